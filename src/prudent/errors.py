@@ -1,0 +1,41 @@
+"""The errors that a user can mend. The command line prints them without a traceback and exits with status 2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class PrudentError(ValueError):
+    """Something is wrong with what was given; the message names the value, the place and the remedy."""
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """One unusable or flagged row of an input file.
+
+    line: physical line (text files, from 1) or row number (tables, from 1). field: column, or "" for the whole row.
+    reason: a short stable key such as ``missing-field``, by which rows are counted. detail: what was found and what to do.
+    """
+
+    line: int
+    field: str
+    reason: str
+    detail: str
+
+    def __str__(self) -> str:
+        where = f"line {self.line}" + (f", field {self.field!r}" if self.field else "")
+        return f"{where}: {self.reason}: {self.detail}"
+
+
+class DataError(PrudentError):
+    """Rows that can't be used. ``rows`` holds every one of them, not only the first."""
+
+    def __init__(self, source: str, rows: list[BadRow], remedy: str = "", shown: int = 20) -> None:
+        self.source, self.rows, self.remedy = source, rows, remedy
+        lines = [f"{source}: {len(rows)} bad row{'s' if len(rows) != 1 else ''}"]
+        lines += [f"  {row}" for row in rows[:shown]]
+        if len(rows) > shown:
+            lines.append(f"  ... and {len(rows) - shown} more")
+        if remedy:
+            lines.append(remedy)
+        super().__init__("\n".join(lines))

@@ -1,0 +1,256 @@
+"""Run folders: written beside their final place, fsynced, renamed; the manifest comes last.
+
+A folder without ``manifest.json`` is unfinished: it is resumed or refused, never read. Only JSON, JSONL, Parquet, HTML,
+images and safetensors are written; no pickle is ever read or written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prudent.errors import PrudentError
+
+MANIFEST = "manifest.json"
+PACKAGES = ("prudent", "torch", "transformers", "datasets", "accelerate", "peft", "trl", "numpy", "scipy", "safetensors")
+
+
+def clean_text(text: str) -> str:
+    """``text`` with lone surrogates replaced by U+FFFD, so that one bad character never costs a whole file."""
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace") if not text.isascii() else text
+
+
+def plain(value: Any, path: str = "$", undefined: list[str] | None = None) -> Any:
+    """``value`` in plain JSON types: arrays to lists, non-finite numbers to None with their path noted in ``undefined``."""
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        if undefined is not None:
+            undefined.append(path)
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, f"{path}.{key}", undefined) for key, item in value.items()}
+    if isinstance(value, (Sequence, set, frozenset)) and not isinstance(value, bytes):
+        return [plain(item, f"{path}[{i}]", undefined) for i, item in enumerate(value)]
+    if hasattr(value, "tolist"):  # numpy and torch, scalars and arrays
+        return plain(value.tolist(), path, undefined)
+    if hasattr(value, "__dataclass_fields__"):
+        return plain({name: getattr(value, name) for name in value.__dataclass_fields__}, path, undefined)
+    return str(value)
+
+
+def dumps(value: Any, indent: int | None = 2) -> str:
+    """Strict JSON text. A number that is not finite becomes ``null`` and its path is listed under ``undefined``."""
+    undefined: list[str] = []
+    data = plain(value, "$", undefined)
+    if undefined and isinstance(data, dict) and "undefined" not in data:
+        data["undefined"] = {"reason": "not finite: it could not be computed from these data", "paths": undefined}
+    return json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def hash_text(*parts: str) -> str:
+    """SHA-256 (hex) of texts, each with its length, so that ("ab", "c") and ("a", "bc") differ."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def hash_file(path: str | Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def fsync_folder(folder: Path) -> None:
+    """Flush every file below ``folder``, and the folder itself, to disk."""
+    for path in [*sorted(p for p in folder.rglob("*")), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_atomic(path: str | Path, data: str | bytes) -> None:
+    """Write one file so that a reader sees the old content or the new one, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data.encode("utf-8") if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Run:
+    """An output folder being written. ``folder`` is where files go until the run is finished."""
+
+    def __init__(self, folder: Path, command: str, options: Mapping[str, Any], seed: int | None) -> None:
+        self.folder = folder
+        self.manifest: dict[str, Any] = {
+            "command": command,
+            "options": plain(options),
+            "seed": seed,
+            "versions": versions(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "hashes": {},
+            "timings_s": {},
+        }
+
+    def path(self, name: str) -> Path:
+        """Path of ``name`` in the folder, its parents made."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def write_text(self, name: str, text: str) -> Path:
+        path = self.path(name)
+        write_atomic(path, clean_text(text))
+        return path
+
+    def write_json(self, name: str, value: Any) -> Path:
+        return self.write_text(name, dumps(value) + "\n")
+
+    def write_jsonl(self, name: str, rows: Sequence[Any]) -> Path:
+        return self.write_text(name, "".join(dumps(row, indent=None) + "\n" for row in rows))
+
+    def write_table(self, name: str, columns: Mapping[str, Any]) -> Path:
+        """Parquet table of equally long columns (lists, numpy or torch)."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.path(name)
+        arrays = {key: column.tolist() if hasattr(column, "tolist") else list(column) for key, column in columns.items()}
+        pq.write_table(pa.table(arrays), path)
+        return path
+
+    def write_tensors(self, name: str, tensors: Mapping[str, Any]) -> Path:
+        from safetensors.torch import save_file
+
+        path = self.path(name)
+        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, path)
+        return path
+
+    def finish(self) -> None:
+        """Flush everything, then write the manifest: from here on the folder may be read."""
+        files = sorted(p.relative_to(self.folder).as_posix() for p in self.folder.rglob("*") if p.is_file())
+        self.manifest["files"] = [name for name in files if name != MANIFEST]
+        self.manifest["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+        fsync_folder(self.folder)
+        write_atomic(self.folder / MANIFEST, dumps(self.manifest) + "\n")
+
+
+def refuse_used(out: str | Path, overwrite: bool = False) -> Path:
+    """``out`` as a path, or PrudentError when it is there already and not to be overwritten."""
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise PrudentError(f"output {out} is a file, not a folder; name another --out")
+    if out.is_dir() and any(out.iterdir()):
+        if not overwrite:
+            state = "a finished run" if (out / MANIFEST).is_file() else "files that no run finished"
+            raise PrudentError(f"output folder {out} is in use: it holds {state}; name another --out or give --overwrite")
+        if not (out / MANIFEST).is_file():
+            raise PrudentError(f"output folder {out} holds no finished run, so it is not overwritten; remove it or name another --out")
+    return out
+
+
+@contextlib.contextmanager
+def new_run(
+    out: str | Path, command: str, options: Mapping[str, Any], seed: int | None = None, overwrite: bool = False
+) -> Iterator[Run]:
+    """A run that appears at ``out`` whole or not at all: an error or Ctrl-C inside leaves nothing behind."""
+    out = refuse_used(out, overwrite)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.parent / f".{out.name}.{os.getpid()}.partial"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        run = Run(temporary, command, options, seed)
+        yield run
+        run.finish()
+        if out.exists():
+            shutil.rmtree(out)
+        os.rename(temporary, out)
+        fsync_folder_entry(out.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def fsync_folder_entry(folder: Path) -> None:
+    """Flush a folder's own entries (after a rename in it)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def resumable_run(out: str | Path, command: str, options: Mapping[str, Any], seed: int | None = None) -> Iterator[tuple[Run, bool]]:
+    """A run written in place that can go on where it stopped. Yields the run and whether it resumes an earlier one.
+
+    ``state.json`` holds the options it was started with; other options refuse to resume it. The manifest comes last.
+    """
+    out = Path(out)
+    if (out / MANIFEST).is_file():
+        raise PrudentError(f"output folder {out} holds a finished run; name another --out")
+    state = out / "state.json"
+    wanted = {"command": command, "options": plain(options), "seed": seed}
+    resumes = state.is_file()
+    if resumes:
+        found = json.loads(state.read_text(encoding="utf-8"))
+        keys = sorted(set(found["options"]) | set(wanted["options"]))
+        differing = [key for key in keys if found["options"].get(key) != wanted["options"].get(key)]
+        if found["command"] != command or found["seed"] != seed or differing:
+            raise PrudentError(f"{out} was started with other options ({', '.join(differing) or 'command or seed'}); name another --out")
+    else:
+        refuse_used(out)
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomic(state, dumps(wanted) + "\n")
+    run = Run(out, command, options, seed)
+    yield run, resumes
+    run.finish()
+
+
+def read_manifest(folder: str | Path, command: str | None = None) -> dict[str, Any]:
+    """Manifest of a finished run folder, or PrudentError when there is none or it is another command's."""
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise PrudentError(f"{folder} holds no {MANIFEST}: it is not a finished run; run the command again or name another folder")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise PrudentError(f"{path} is damaged ({error}); run the command again") from error
+    if command is not None and manifest.get("command") != command:
+        raise PrudentError(f"{folder} was written by {manifest.get('command')!r}, expected {command!r}")
+    return manifest
