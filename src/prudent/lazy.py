@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 
-def attach(package: str, exports: dict[str, str], rooms: tuple[str, ...] = ()) -> tuple[Callable[[str], Any], list[str]]:
+def attach(
+    package: str, exports: dict[str, str], rooms: tuple[str, ...] = ()
+) -> tuple[Callable[[str], Any], list[str]]:
     """Module-level ``__getattr__`` and ``__all__`` of ``package`` (PEP 562).
 
     exports: public name -> module that defines it. rooms: sub-packages or modules reachable as attributes.

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,12 +23,24 @@ from typing import Any
 from prudent.errors import PrudentError
 
 MANIFEST = "manifest.json"
-PACKAGES = ("prudent", "torch", "transformers", "datasets", "accelerate", "peft", "trl", "numpy", "scipy", "safetensors")
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+PACKAGES = (
+    "prudent",
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "peft",
+    "trl",
+    "numpy",
+    "scipy",
+    "safetensors",
+)
 
 
 def clean_text(text: str) -> str:
     """``text`` with lone surrogates replaced by U+FFFD, so that one bad character never costs a whole file."""
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace") if not text.isascii() else text
+    return text if text.isascii() else LONE_SURROGATE.sub("\ufffd", text)
 
 
 def plain(value: Any, path: str = "$", undefined: list[str] | None = None) -> Any:
@@ -58,7 +71,10 @@ def dumps(value: Any, indent: int | None = 2) -> str:
     undefined: list[str] = []
     data = plain(value, "$", undefined)
     if undefined and isinstance(data, dict) and "undefined" not in data:
-        data["undefined"] = {"reason": "not finite: it could not be computed from these data", "paths": undefined}
+        data["undefined"] = {
+            "reason": "not finite: it could not be computed from these data",
+            "paths": undefined,
+        }
     return json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False)
 
 
@@ -150,7 +166,10 @@ class Run:
         import pyarrow.parquet as pq
 
         path = self.path(name)
-        arrays = {key: column.tolist() if hasattr(column, "tolist") else list(column) for key, column in columns.items()}
+        arrays = {
+            key: column.tolist() if hasattr(column, "tolist") else list(column)
+            for key, column in columns.items()
+        }
         pq.write_table(pa.table(arrays), path)
         return path
 
@@ -178,15 +197,23 @@ def refuse_used(out: str | Path, overwrite: bool = False) -> Path:
     if out.is_dir() and any(out.iterdir()):
         if not overwrite:
             state = "a finished run" if (out / MANIFEST).is_file() else "files that no run finished"
-            raise PrudentError(f"output folder {out} is in use: it holds {state}; name another --out or give --overwrite")
+            raise PrudentError(
+                f"output folder {out} is in use: it holds {state}; name another --out or give --overwrite"
+            )
         if not (out / MANIFEST).is_file():
-            raise PrudentError(f"output folder {out} holds no finished run, so it is not overwritten; remove it or name another --out")
+            raise PrudentError(
+                f"output folder {out} holds no finished run, so it is not overwritten; remove it or name another --out"
+            )
     return out
 
 
 @contextlib.contextmanager
 def new_run(
-    out: str | Path, command: str, options: Mapping[str, Any], seed: int | None = None, overwrite: bool = False
+    out: str | Path,
+    command: str,
+    options: Mapping[str, Any],
+    seed: int | None = None,
+    overwrite: bool = False,
 ) -> Iterator[Run]:
     """A run that appears at ``out`` whole or not at all: an error or Ctrl-C inside leaves nothing behind."""
     out = refuse_used(out, overwrite)
@@ -216,7 +243,9 @@ def fsync_folder_entry(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def resumable_run(out: str | Path, command: str, options: Mapping[str, Any], seed: int | None = None) -> Iterator[tuple[Run, bool]]:
+def resumable_run(
+    out: str | Path, command: str, options: Mapping[str, Any], seed: int | None = None
+) -> Iterator[tuple[Run, bool]]:
     """A run written in place that can go on where it stopped. Yields the run and whether it resumes an earlier one.
 
     ``state.json`` holds the options it was started with; other options refuse to resume it. The manifest comes last.
@@ -232,7 +261,9 @@ def resumable_run(out: str | Path, command: str, options: Mapping[str, Any], see
         keys = sorted(set(found["options"]) | set(wanted["options"]))
         differing = [key for key in keys if found["options"].get(key) != wanted["options"].get(key)]
         if found["command"] != command or found["seed"] != seed or differing:
-            raise PrudentError(f"{out} was started with other options ({', '.join(differing) or 'command or seed'}); name another --out")
+            raise PrudentError(
+                f"{out} was started with other options ({', '.join(differing) or 'command or seed'}); name another --out"
+            )
     else:
         refuse_used(out)
         out.mkdir(parents=True, exist_ok=True)
@@ -246,7 +277,9 @@ def read_manifest(folder: str | Path, command: str | None = None) -> dict[str, A
     """Manifest of a finished run folder, or PrudentError when there is none or it is another command's."""
     path = Path(folder) / MANIFEST
     if not path.is_file():
-        raise PrudentError(f"{folder} holds no {MANIFEST}: it is not a finished run; run the command again or name another folder")
+        raise PrudentError(
+            f"{folder} holds no {MANIFEST}: it is not a finished run; run the command again or name another folder"
+        )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

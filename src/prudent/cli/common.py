@@ -37,18 +37,26 @@ def load_config(context: typer.Context, path: Path | None) -> Path | None:
     known = {parameter.name for parameter in context.command.params}
     unknown = sorted(set(named) - known)
     if unknown:
-        raise typer.BadParameter(f"{path} has unknown options {', '.join(unknown)}; known: {', '.join(sorted(map(str, known)))}")
+        raise typer.BadParameter(
+            f"{path} has unknown options {', '.join(unknown)}; known: {', '.join(sorted(map(str, known)))}"
+        )
     context.default_map = {**(context.default_map or {}), **named}
     return path
 
 
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of every random choice below this command.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder to write; it appears whole or not at all.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one strict JSON object on stdout and nothing else there.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a finished run that is in --out.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one strict JSON object on stdout and nothing else there.")
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a finished run that is in --out.")
+]
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", help="YAML file of option names and values.", callback=load_config, is_eager=True),
+    typer.Option(
+        "--config", help="YAML file of option names and values.", callback=load_config, is_eager=True
+    ),
 ]
 
 

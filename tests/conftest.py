@@ -1,0 +1,38 @@
+"""What every test shares: where the real data are, whether a browser is there, quiet and offline libraries."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has a feature cache of its own, so that none reads what another left."""
+    monkeypatch.setenv("PRUDENT_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def shared() -> Path:
+    """Folder of real preference, benchmark and rating files beside the checkout."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("needs the folder ../shared with real data, which is not here")
+    return SHARED
+
+
+@pytest.fixture
+def chromium() -> str:
+    """Path of a headless browser."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("needs Chromium, which is not installed here")
+    return path
