@@ -1,4 +1,4 @@
-"""What every room does with arrays: accept torch or numpy, and say by name what is not finite or has the wrong shape."""
+"""What every room does with arrays: accept torch or numpy, and name what is not finite or has the wrong shape."""
 
 from __future__ import annotations
 

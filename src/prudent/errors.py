@@ -14,7 +14,8 @@ class BadRow:
     """One unusable or flagged row of an input file.
 
     line: physical line (text files, from 1) or row number (tables, from 1). field: column, or "" for the whole row.
-    reason: a short stable key such as ``missing-field``, by which rows are counted. detail: what was found and what to do.
+    reason: a short stable key such as ``missing-field``, by which rows are counted.
+    detail: what was found and what to do.
     """
 
     line: int

@@ -24,18 +24,7 @@ from prudent.errors import PrudentError
 
 MANIFEST = "manifest.json"
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-PACKAGES = (
-    "prudent",
-    "torch",
-    "transformers",
-    "datasets",
-    "accelerate",
-    "peft",
-    "trl",
-    "numpy",
-    "scipy",
-    "safetensors",
-)
+PACKAGES = "prudent torch transformers datasets accelerate peft trl numpy scipy safetensors".split()
 
 
 def clean_text(text: str) -> str:
@@ -44,7 +33,7 @@ def clean_text(text: str) -> str:
 
 
 def plain(value: Any, path: str = "$", undefined: list[str] | None = None) -> Any:
-    """``value`` in plain JSON types: arrays to lists, non-finite numbers to None with their path noted in ``undefined``."""
+    """``value`` in plain JSON types: arrays to lists; non-finite numbers to None, their path noted."""
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, str):
@@ -167,8 +156,7 @@ class Run:
 
         path = self.path(name)
         arrays = {
-            key: column.tolist() if hasattr(column, "tolist") else list(column)
-            for key, column in columns.items()
+            key: column.tolist() if hasattr(column, "tolist") else list(column) for key, column in columns.items()
         }
         pq.write_table(pa.table(arrays), path)
         return path
@@ -278,7 +266,7 @@ def read_manifest(folder: str | Path, command: str | None = None) -> dict[str, A
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise PrudentError(
-            f"{folder} holds no {MANIFEST}: it is not a finished run; run the command again or name another folder"
+            f"{folder} holds no {MANIFEST}: not a finished run; run the command again or name another folder"
         )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))

@@ -49,14 +49,10 @@ OutOption = Annotated[Path, typer.Option("--out", help="Folder to write; it appe
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one strict JSON object on stdout and nothing else there.")
 ]
-OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Replace a finished run that is in --out.")
-]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a finished run that is in --out.")]
 ConfigOption = Annotated[
     Path | None,
-    typer.Option(
-        "--config", help="YAML file of option names and values.", callback=load_config, is_eager=True
-    ),
+    typer.Option("--config", help="YAML file of option names and values.", callback=load_config, is_eager=True),
 ]
 
 

@@ -1,4 +1,4 @@
-"""What a reward model or a policy is worth, and how sure that is. Metric functions take plain arrays and load no model."""
+"""What a reward model or a policy is worth, and how sure that is. Metrics take arrays and load no model."""
 
 from prudent.lazy import attach
 
