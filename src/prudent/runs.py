@@ -24,7 +24,7 @@ from prudent.errors import PrudentError
 
 MANIFEST = "manifest.json"
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-PACKAGES = "prudent torch transformers datasets accelerate peft trl numpy scipy safetensors".split()
+PACKAGES = ("prudent", "torch", "transformers", "datasets", "accelerate", "peft", "trl", "numpy", "scipy")
 
 
 def clean_text(text: str) -> str:
@@ -249,9 +249,8 @@ def resumable_run(
         keys = sorted(set(found["options"]) | set(wanted["options"]))
         differing = [key for key in keys if found["options"].get(key) != wanted["options"].get(key)]
         if found["command"] != command or found["seed"] != seed or differing:
-            raise PrudentError(
-                f"{out} was started with other options ({', '.join(differing) or 'command or seed'}); name another --out"
-            )
+            other = ", ".join(differing) or "command or seed"
+            raise PrudentError(f"{out} was started with other options ({other}); name another --out")
     else:
         refuse_used(out)
         out.mkdir(parents=True, exist_ok=True)
@@ -265,9 +264,7 @@ def read_manifest(folder: str | Path, command: str | None = None) -> dict[str, A
     """Manifest of a finished run folder, or PrudentError when there is none or it is another command's."""
     path = Path(folder) / MANIFEST
     if not path.is_file():
-        raise PrudentError(
-            f"{folder} holds no {MANIFEST}: not a finished run; run the command again or name another folder"
-        )
+        raise PrudentError(f"{folder} holds no {MANIFEST}: not a finished run; run the command again")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
