@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that tests can import tests.tiny
 
 import pytest
 
@@ -36,3 +39,21 @@ def chromium() -> str:
     if path is None:
         pytest.skip("needs Chromium, which is not installed here")
     return path
+
+
+@pytest.fixture
+def tiny_model() -> tuple:
+    """(model, tokenizer): a tiny random Llama-style model and a byte-level tokenizer with a chat template."""
+    from tests.tiny import tiny_causal_lm
+
+    return tiny_causal_lm()
+
+
+@pytest.fixture
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder that holds the tiny model and its tokenizer, as ``save_pretrained`` writes them."""
+    from tests.tiny import tiny_causal_lm
+
+    folder = tmp_path_factory.mktemp("tiny-model")
+    tiny_causal_lm(folder)
+    return folder
