@@ -1,1 +1,1 @@
-"""The rewards room."""
+"""Reward models: everything that gives scores (K members, N responses), and what their disagreement says."""
