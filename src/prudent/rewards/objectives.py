@@ -72,7 +72,9 @@ def reference_statistics(scores: ArrayLike, prompts: ArrayLike, *, floor: float 
     require_finite(scores, "reference scores", ("member", "sample"))
     count = torch.bincount(prompts)
     if bool((count == 0).any()):
-        raise PrudentError(f"prompt {int((count == 0).nonzero()[0])} has no sample of the reference policy to centre on")
+        raise PrudentError(
+            f"prompt {int((count == 0).nonzero()[0])} has no sample of the reference policy to centre on"
+        )
     sums = torch.zeros(len(scores), len(count), dtype=scores.dtype).index_add_(1, prompts, scores)
     centre = sums / count
     centred = scores - centre[:, prompts]
@@ -125,7 +127,9 @@ def _scaled_variance(objective: str, centred: torch.Tensor, reference: Reference
     if usable:
         return (centred.var(dim=0) / reference.scale).clamp_min(reference.floor)
     if objective in VARIANCE_OBJECTIVES:
-        cause = "one member has no spread" if len(centred) < 2 else "the members are identical on the reference's samples"
+        cause = (
+            "one member has no spread" if len(centred) < 2 else "the members are identical on the reference's samples"
+        )
         raise PrudentError(
             f"objective {objective!r} needs a variance, but {cause}; fit at least 2 members that differ "
             "(diversity='bootstrap' for heads), or use objective 'vanilla'"
