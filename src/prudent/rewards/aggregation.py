@@ -46,14 +46,18 @@ def _uwo(scores: torch.Tensor, coefficient: float) -> torch.Tensor:
     return scores.mean(0) - coefficient * scores.var(0, correction=1)
 
 
-def _median(scores: torch.Tensor) -> torch.Tensor:
-    return scores.quantile(0.5, dim=0) if scores.dtype in (torch.float32, torch.float64) else _median(scores.float())
-
-
 def _quantile(scores: torch.Tensor, level: float) -> torch.Tensor:
     if not 0 <= level <= 1:
         raise PrudentError(f"quantile level must lie in [0, 1], got {level}")
-    return scores.quantile(level, dim=0)
+    ordered = scores.sort(0).values  # torch.quantile refuses more than 16 million numbers
+    place = level * (len(scores) - 1)
+    low = int(place)
+    high = min(low + 1, len(scores) - 1)
+    return torch.lerp(ordered[low], ordered[high], place - low)
+
+
+def _median(scores: torch.Tensor) -> torch.Tensor:
+    return _quantile(scores, 0.5)
 
 
 def _cvar(scores: torch.Tensor, level: float) -> torch.Tensor:

@@ -30,6 +30,8 @@ def as_scores(scores: ArrayLike, members_at_least: int = 1) -> torch.Tensor:
     tensor = as_tensor(scores)
     if not tensor.is_floating_point():
         tensor = tensor.to(torch.float64)
+    elif tensor.dtype in (torch.float16, torch.bfloat16):
+        tensor = tensor.float()  # the grid of half precision would turn close scores into ties
     if tensor.ndim < 2:
         raise PrudentError(f"scores have shape {tuple(tensor.shape)}, expected (members, responses)")
     bad = ~torch.isfinite(tensor)
