@@ -58,8 +58,8 @@ def kl_estimates(log_policy: torch.Tensor, log_reference: torch.Tensor) -> KLEst
     """The three usual estimators from samples of the policy, per token.
 
     k1 = log pi - log pi0 (unbiased, can be negative), k2 = k1^2 / 2, k3 = exp(-k1) - 1 + k1 (unbiased, never negative).
-    The log ratio is clamped *before* exp, so that value and gradient stay finite. Source: Schulman (2020), "Approximating
-    KL divergence".
+    The log ratio is clamped *before* exp, so that value and gradient stay finite. Source: Schulman (2020),
+    "Approximating KL divergence".
     """
     k1 = log_policy - log_reference
     clamped = k1.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)

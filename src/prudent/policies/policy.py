@@ -99,7 +99,7 @@ class Policy:
             torch.set_rng_state(state)
 
     def _sharable_layers(self, lora: LoraOptions) -> int:
-        """Layers below the first adapter, if running the network in two parts gives exactly what running it whole does."""
+        """Layers below the first adapter, if the network run in two parts gives exactly what it gives whole."""
         first = _first_adapted(self.base, lora)
         backbone = backbone_of(self.base)
         if first == 0 or not (hasattr(backbone, "layers") and hasattr(backbone, "norm")):
@@ -147,8 +147,9 @@ class Policy:
         tolerance = 1e-3 if self.dtype_now() == torch.float32 else 0.2
         if float((a - b).abs().max()) > tolerance:
             raise PrudentError(
-                f"{type(self.base).__name__} does not honour custom attention masks (packed and separate log-probabilities "
-                f"differ by {float((a - b).abs().max()):.3g}); load it with attn_implementation='sdpa' or use --engine trl"
+                f"{type(self.base).__name__} does not honour custom attention masks (packed and separate "
+                f"log-probabilities differ by {float((a - b).abs().max()):.3g}); load it with "
+                "attn_implementation='sdpa' or use --engine trl"
             )
 
     @property

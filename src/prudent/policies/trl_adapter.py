@@ -1,0 +1,173 @@
+"""Variance-aware RLOO and GRPO on TRL, for scale: its YAML, LoRA, DeepSpeed, FSDP, vLLM, checkpoints and trackers go on
+working, since nothing of TRL's training code is copied. Tested with TRL 1.16 alone (private hooks; the alarm tests fail
+when they move).
+
+RLOO holds its KL as a per-sequence penalty in the reward, ``rewards - self.beta * kl``: exactly the method's shape. The
+coefficient is replaced by a float that carries a weight per completion. GRPO holds its KL in the loss, per token; the
+same coefficient there is a heuristic, with another fixed point, and says so when it starts.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from accelerate.utils import gather
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+from prudent.errors import PrudentError
+from prudent.rewards.reward_function import RewardFunction
+
+TESTED = "1.16"
+
+
+class WeightedBeta(float):
+    """A KL coefficient that multiplies a tensor by ``beta * weight``, elementwise; a plain float everywhere else."""
+
+    weight: torch.Tensor | None = None
+
+    def _coefficient(self, other: torch.Tensor) -> torch.Tensor | float:
+        if self.weight is None:
+            return float(self)
+        return (float(self) * self.weight.double()).to(device=other.device, dtype=other.dtype)
+
+    def __mul__(self, other: Any) -> Any:
+        if isinstance(other, torch.Tensor):
+            return self._coefficient(other) * other
+        return float(self) * other
+
+    __rmul__ = __mul__
+
+
+def check_tested() -> None:
+    """Warn where the installed TRL is not the minor that the private hooks were tested with."""
+    import trl
+
+    if not trl.__version__.startswith(f"{TESTED}."):
+        warnings.warn(
+            f"TRL {trl.__version__} is not the tested {TESTED}.x; run tests/policies/test_trl_adapter.py first",
+            stacklevel=3,
+        )
+
+
+def check_config(args: RLOOConfig | GRPOConfig) -> None:
+    """Raise PrudentError where a setting would make the KL that TRL computes another than the objective's."""
+    problems = []
+    if args.temperature != 1.0:
+        problems.append(f"temperature={args.temperature}: the KL is the policy's only at temperature=1.0")
+    if args.top_p not in (None, 1.0) or args.top_k not in (None, 0) or args.min_p not in (None, 0.0):
+        problems.append(
+            f"truncated sampling (top_p={args.top_p}, top_k={args.top_k}, min_p={args.min_p}): samples are not the "
+            "policy's; set top_p=1.0, top_k=0, min_p=null"
+        )
+    if args.beta == 0.0:
+        problems.append("beta=0.0: without a KL penalty there is nothing to weight; set beta > 0")
+    if getattr(args, "sync_ref_model", False):
+        problems.append("sync_ref_model=true moves the reference during training; set it to false")
+    if getattr(args, "mask_truncated_completions", False):
+        problems.append("mask_truncated_completions=true drops the KL of a truncated completion but keeps its reward")
+    if problems:
+        raise PrudentError("these settings change the objective:\n  " + "\n  ".join(problems))
+
+
+def check_reference(trainer: Any) -> None:
+    """Raise PrudentError where TRL reloaded a reference that is not the policy it was given.
+
+    Without adapters TRL loads the reference again from the model's name or path, so a model changed in memory, or never
+    saved, would be held to somebody else.
+    """
+    if trainer.ref_model is None:
+        return
+    policy = dict(trainer.accelerator.unwrap_model(trainer.model).named_parameters())
+    for name, parameter in trainer.accelerator.unwrap_model(trainer.ref_model).named_parameters():
+        mine = policy.get(name)
+        if mine is None or mine.shape != parameter.shape or not torch.equal(mine.to(parameter), parameter):
+            raise PrudentError(
+                f"the reference that TRL reloaded differs from the policy at {name!r}; save the policy to a folder "
+                "and give that folder as the model, or train adapters (peft_config=...)"
+            )
+
+
+class _VarianceAware:
+    """What both trainers share; ``prudent_reward`` is the reward function whose weights they apply."""
+
+    prudent_reward: RewardFunction
+
+    def _prepare(self, arguments: dict[str, Any]) -> None:
+        check_tested()
+        check_config(arguments["args"])
+        function = arguments.pop("reward_function")
+        if not isinstance(function, RewardFunction):
+            raise PrudentError("reward_function must come from RewardModel.as_reward_function(...)")
+        if function.beta != arguments["args"].beta:
+            raise PrudentError(
+                f"the reward function was made for beta={function.beta}, the trainer has {arguments['args'].beta}"
+            )
+        arguments["reward_funcs"] = [function]
+        self.prudent_reward = function
+
+    def _local_weight(self, device: torch.device) -> torch.Tensor:
+        weight = self.prudent_reward.kl_weight
+        assert weight is not None, "the reward function was not called"
+        return weight.to(device=device, dtype=torch.float32)
+
+
+class VarianceAwareRLOOTrainer(_VarianceAware, RLOOTrainer):
+    """TRL's RLOOTrainer with a KL weight per completion. Takes ``reward_function`` (from
+    ``RewardModel.as_reward_function``) in the place of ``reward_funcs``; everything else is RLOOTrainer's."""
+
+    def __init__(self, **arguments: Any) -> None:
+        self._prepare(arguments)
+        super().__init__(**arguments)
+        check_reference(self)
+        self.beta = WeightedBeta(self.beta)
+
+    def _calculate_rewards(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        rewards = super()._calculate_rewards(*arguments, **options)
+        self.beta.weight = gather(
+            self._local_weight(rewards.device)
+        )  # the rewards are gathered, so the weights must be
+        _require_finite(rewards, arguments)
+        return rewards
+
+
+class VarianceAwareGRPOTrainer(_VarianceAware, GRPOTrainer):
+    """TRL's GRPOTrainer with a KL weight per completion: a heuristic (its KL is a per-token loss term, not a reward, so
+    the fixed point is not the objective's). Takes ``reward_function`` in the place of ``reward_funcs``."""
+
+    def __init__(self, **arguments: Any) -> None:
+        self._prepare(arguments)
+        if self.prudent_reward.objective in ("bregman", "exact"):
+            warnings.warn(
+                "GRPO's KL sits in the loss: a KL weight per completion is a heuristic there; RLOO has the objective",
+                stacklevel=2,
+            )
+        super().__init__(**arguments)
+        check_reference(self)
+        self.beta = WeightedBeta(self.beta)
+
+    def _calculate_rewards(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        rewards = super()._calculate_rewards(*arguments, **options)
+        _require_finite(rewards, arguments)
+        return rewards
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        # A tensor of one value per completion is shuffled and split with the rest of the rollouts.
+        output["kl_weight"] = self._local_weight(output["completion_ids"].device)
+        return output
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        self.beta.weight = inputs["kl_weight"].unsqueeze(1)
+        return super()._compute_loss(model, inputs)
+
+
+def _require_finite(rewards: torch.Tensor, arguments: tuple[Any, ...]) -> None:
+    """Stop before the optimiser step where a reward is not finite, naming its prompt where this process holds it."""
+    bad = (~torch.isfinite(rewards)).any(dim=1)
+    if bool(bad.any()):
+        place = int(bad.nonzero()[0])
+        prompts = arguments[1] if len(arguments) > 1 else []
+        named = str(prompts[place])[:200] if place < len(prompts) else f"completion {place} of the batch"
+        raise PrudentError(f"the reward of {named!r} is {rewards[place].tolist()}; the step was not taken")

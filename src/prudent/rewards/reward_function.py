@@ -1,0 +1,139 @@
+"""A reward model as a plain reward function, in the call contract of TRL's trainers.
+
+``GRPOTrainer(reward_funcs=[model.as_reward_function(objective="proportional", reference=pool)])`` works unchanged: the
+objective is in the reward. Objectives that also weight the KL penalty per completion (``bregman``, ``exact``) need the
+trainers of ``prudent.policies.trl_adapter``, which read ``kl_weight``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from prudent.errors import PrudentError
+from prudent.rewards.objectives import VARIANCE_OBJECTIVES, ReferenceStatistics, Shaped, reference_statistics, shape
+from prudent.runs import dumps, hash_text
+from prudent.seeding import Seed, spawn
+
+KL_WEIGHT_OBJECTIVES = ("bregman", "exact")
+Conversation = str | list[dict[str, Any]]
+
+
+class ScoresText(Protocol):
+    """Anything that scores text: prompts (N), responses (N) -> (K, N)."""
+
+    def score(self, prompts: Any, responses: Any) -> torch.Tensor: ...
+
+
+def prompt_key(prompt: Conversation) -> str:
+    """Hash of a prompt given as a string or as messages (a string is one user turn)."""
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    return hash_text(dumps([[m["role"], m["content"]] for m in turns], indent=None))
+
+
+class RewardFunction:
+    """Shaped rewards of completions. ``kl_weight`` and ``last`` hold what the last call gave, for a trainer to read.
+
+    reference: prompts and samples of the *reference* policy for each (prompts (P), responses (P lists)), from which the
+    centre per prompt and the variance's scale are taken once. None is allowed where no objective needs them (vanilla).
+    """
+
+    def __init__(
+        self,
+        model: ScoresText,
+        objective: str = "proportional",
+        *,
+        beta: float = 0.1,
+        reference: tuple[Sequence[Conversation], Sequence[Sequence[Any]]] | None = None,
+        member: int | None = None,
+        floor: float = 1e-2,
+        rule_options: dict[str, float] | None = None,
+        seed: Seed = 0,
+    ) -> None:
+        self.model, self.objective, self.beta, self.member = model, objective, beta, member
+        self.rule_options, self.seed = rule_options, seed
+        self.__name__ = f"prudent_{objective.replace('-', '_')}"  # trainers log under this name
+        self.calls = 0
+        self.kl_weight: torch.Tensor | None = None
+        self.last: Shaped | None = None
+        self.index: dict[str, int] = {}
+        self.statistics: ReferenceStatistics | None = None
+        if reference is not None:
+            self._take_reference(reference, floor)
+        elif objective in VARIANCE_OBJECTIVES:
+            raise PrudentError(
+                f"objective {objective!r} centres each prompt and scales the variance on samples of the reference; "
+                "give reference=(prompts, responses), for instance from a pool file (prudent.data.pools.read_pool)"
+            )
+
+    def _take_reference(self, reference: tuple[Sequence[Any], Sequence[Sequence[Any]]], floor: float) -> None:
+        prompts, responses = reference
+        self.index = {prompt_key(prompt): i for i, prompt in enumerate(prompts)}
+        flat = [(prompt, i, text) for i, prompt in enumerate(prompts) for text in responses[i]]
+        scores = self.model.score([p for p, _, _ in flat], [t for _, _, t in flat])
+        self.statistics = reference_statistics(scores, torch.tensor([i for _, i, _ in flat]), floor=floor)
+
+    def _places(self, prompts: Sequence[Any]) -> torch.Tensor:
+        missing = [prompt for prompt in prompts if prompt_key(prompt) not in self.index]
+        if missing:
+            raise PrudentError(
+                f"{len(missing)} prompts have no samples of the reference, the first being {str(missing[0])[:200]!r}; "
+                "sample the reference for every training prompt first"
+            )
+        return torch.tensor([self.index[prompt_key(prompt)] for prompt in prompts])
+
+    def shaped(self, prompts: Sequence[Any], responses: Sequence[Any]) -> tuple[torch.Tensor, Shaped]:
+        """Members' scores (K, N) and the shaped rewards of N responses."""
+        scores = self.model.score(list(prompts), list(responses))
+        if self.statistics is None:
+            self.index = {prompt_key(p): 0 for p in prompts}
+            statistics = ReferenceStatistics(torch.zeros(len(scores), 1), float("nan"), 1.0, float("nan"))
+        else:
+            statistics = self.statistics
+        seed = spawn(self.seed, self.calls + 1)[-1]
+        return scores, shape(
+            self.objective,
+            scores,
+            self._places(prompts),
+            statistics,
+            self.beta,
+            member=self.member,
+            rule_options=self.rule_options,
+            seed=seed,
+        )
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        *,
+        log_extra: Callable[[str, list], None] | None = None,
+        log_metric: Callable[[str, float], None] | None = None,
+        **columns: Any,
+    ) -> list[float]:
+        scores, shaped = self.shaped(prompts, completions)
+        self.calls += 1
+        self.kl_weight, self.last = shaped.kl_weight, shaped
+        if log_metric is not None:
+            log_metric("reward_model/mean", float(shaped.mean.mean()))
+            if len(scores) > 1 and self.statistics is not None:
+                log_metric("reward_model/variance", float(shaped.variance.mean()))
+            for k, row in enumerate(scores):
+                log_metric(f"reward_model/member_{k}", float(row.mean()))
+        if log_extra is not None:
+            log_extra("reward_mean", shaped.mean.tolist())
+            log_extra("reward_variance", shaped.variance.tolist())
+            log_extra("reward_members", scores.T.tolist())
+        return shaped.reward.tolist()
+
+
+def for_plain_trainer(function: RewardFunction) -> RewardFunction:
+    """``function``, or PrudentError where its objective would be half applied by a trainer that reads rewards alone."""
+    if function.objective in KL_WEIGHT_OBJECTIVES:
+        raise PrudentError(
+            f"objective {function.objective!r} weights the KL penalty per completion, which a plain reward function "
+            "can't; use prudent.policies.trl_adapter.VarianceAwareRLOOTrainer, or objective='proportional'"
+        )
+    return function

@@ -1,0 +1,138 @@
+"""Alarm tests of the TRL adapter: a constant variance is stock TRL bit for bit, a scaled one is a scaled beta."""
+
+import hashlib
+
+import pytest
+import torch
+
+trl = pytest.importorskip("trl", reason="needs the optional extra prudent[trl]")
+
+from datasets import Dataset
+from tests.tiny import tiny_causal_lm
+
+from prudent.errors import PrudentError
+from prudent.policies.trl_adapter import VarianceAwareGRPOTrainer, VarianceAwareRLOOTrainer, WeightedBeta
+from prudent.rewards.objectives import Shaped
+from prudent.rewards.reward_function import RewardFunction
+
+PROMPTS = ["Name a river.", "Name a hat.", "Say hi.", "Why?"]
+
+
+def text_of(turns) -> str:
+    return turns if isinstance(turns, str) else " ".join(m["content"] for m in turns)
+
+
+class HashedScores:
+    """Three members whose scores are functions of the text alone."""
+
+    def score(self, prompts, responses):
+        digests = [
+            hashlib.sha256(f"{text_of(p)}|{text_of(r)}".encode("utf-8", "replace")).digest()
+            for p, r in zip(prompts, responses)
+        ]
+        return torch.tensor([[d[k] / 128 - 1 for d in digests] for k in range(3)], dtype=torch.float64)
+
+
+class FixedWeight(RewardFunction):
+    """The mean score with a constant KL weight, whatever the objective."""
+
+    constant = 1.0
+
+    def shaped(self, prompts, responses):
+        scores = self.model.score(prompts, responses)
+        mean = scores.mean(0)
+        weight = torch.full_like(mean, self.constant)
+        return scores, Shaped(mean, weight, mean, weight)
+
+
+def train(kind, folder, out, *, constant=None, beta=0.1, steps=3, **options):
+    """Parameters after a few steps of stock TRL (constant None) or of the adapter with a constant weight."""
+    stock, ours, config = {
+        "rloo": (trl.RLOOTrainer, VarianceAwareRLOOTrainer, trl.RLOOConfig),
+        "grpo": (trl.GRPOTrainer, VarianceAwareGRPOTrainer, trl.GRPOConfig),
+    }[kind]
+    args = config(
+        output_dir=str(out), beta=beta, num_generations=2, per_device_train_batch_size=4, max_completion_length=8,
+        max_steps=steps, learning_rate=1e-3, logging_steps=1, save_strategy="no", report_to=[], seed=3, bf16=False,
+        use_cpu=True, disable_tqdm=True, top_k=0, **options,
+    )  # fmt: skip
+    data = Dataset.from_list([{"prompt": [{"role": "user", "content": p}]} for p in PROMPTS])
+    model, tokenizer = tiny_causal_lm(folder)
+    reward = FixedWeight(HashedScores(), "vanilla", beta=beta)
+    reward.__name__ = "reward"
+    common = {"model": str(folder), "args": args, "train_dataset": data, "processing_class": tokenizer}
+    if constant is None:
+        trainer = stock(reward_funcs=[reward], **common)
+    else:
+        reward.constant = constant
+        trainer = ours(reward_function=reward, **common)
+    trainer.train()
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()]), trainer
+
+
+@pytest.mark.parametrize("kind", ["rloo", "grpo"])
+def test_alarm_unit_variance_is_stock_and_scaled_variance_is_scaled_beta(kind, tmp_path):
+    stock, _ = train(kind, tmp_path / "m", tmp_path / "a")
+    unit, trainer = train(kind, tmp_path / "m", tmp_path / "b", constant=1.0)
+    assert torch.equal(stock, unit)
+    logged = [name for entry in trainer.state.log_history for name in entry]
+    assert {"reward_model/mean", "reward_model/member_0", "reward_model/member_2"} <= set(logged)
+    tripled, _ = train(kind, tmp_path / "m", tmp_path / "c", constant=3.0)
+    scaled, _ = train(kind, tmp_path / "m", tmp_path / "d", beta=0.1 * 3.0)
+    assert torch.equal(tripled, scaled)
+    assert not torch.equal(tripled, stock)
+
+
+def test_stock_grpo_takes_the_reward_function_unchanged(tmp_path):
+    folder = tmp_path / "m"
+    model, tokenizer = tiny_causal_lm(folder)
+    prompts = [[{"role": "user", "content": p}] for p in PROMPTS]
+    reference = (prompts, [["one", "two", "three"]] * len(PROMPTS))
+    reward = RewardFunction(HashedScores(), "proportional", beta=0.1, reference=reference)
+    args = trl.GRPOConfig(
+        output_dir=str(tmp_path / "o"), beta=0.1, num_generations=2, per_device_train_batch_size=4,
+        max_completion_length=8, max_steps=1, logging_steps=1, save_strategy="no", report_to=[], use_cpu=True,
+        bf16=False, disable_tqdm=True,
+    )  # fmt: skip
+    trainer = trl.GRPOTrainer(
+        model=str(folder), reward_funcs=[reward], args=args,
+        train_dataset=Dataset.from_list([{"prompt": p} for p in prompts]), processing_class=tokenizer,
+    )  # fmt: skip
+    trainer.train()
+    entry = trainer.state.log_history[0]
+    assert {"reward_model/mean", "reward_model/variance", "reward_model/member_1"} <= set(entry)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"temperature": 0.7}, "temperature=0.7"), ({"top_p": 0.9}, "top_p=0.9"), ({"beta": 0.0}, "beta=0.0"),
+     ({"sync_ref_model": True}, "sync_ref_model")],
+)  # fmt: skip
+def test_settings_that_change_the_objective_are_refused(options, named, tmp_path):
+    beta = options.pop("beta", 0.1)
+    with pytest.raises(PrudentError, match=named):
+        train("rloo", tmp_path / "m", tmp_path / "o", constant=1.0, beta=beta, **options)
+
+
+def test_a_policy_changed_in_memory_is_refused_for_its_reloaded_reference(tmp_path):
+    folder = tmp_path / "m"
+    model, tokenizer = tiny_causal_lm(folder)
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    args = trl.RLOOConfig(output_dir=str(tmp_path / "o"), beta=0.1, use_cpu=True, report_to=[], bf16=False, top_k=0)
+    with pytest.raises(PrudentError, match="save the policy to a folder"):
+        VarianceAwareRLOOTrainer(
+            model=model, args=args, processing_class=tokenizer,
+            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": p}]} for p in PROMPTS]),
+            reward_function=FixedWeight(HashedScores(), "vanilla", beta=0.1),
+        )  # fmt: skip
+
+
+def test_weighted_beta_is_a_float_that_weights_tensors():
+    beta = WeightedBeta(0.1)
+    beta.weight = torch.tensor([1.0, 3.0])
+    assert beta == 0.1 and beta * 2 == 0.2
+    assert (beta * torch.tensor([10.0, 10.0])).tolist() == pytest.approx([1.0, 3.0])
