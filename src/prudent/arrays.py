@@ -16,8 +16,7 @@ def as_tensor(values: ArrayLike, dtype: torch.dtype | None = None) -> torch.Tens
     """Torch tensor of ``values`` (torch, numpy or nested lists), without a copy where none is needed."""
     if isinstance(values, np.ndarray) and not values.flags.writeable:
         values = values.copy()  # torch refuses to promise that it won't write to a read-only buffer
-    tensor = torch.as_tensor(values)
-    return tensor if dtype is None else tensor.to(dtype)
+    return torch.as_tensor(values, dtype=dtype)  # in one step: Python floats must not pass through float32
 
 
 def require_finite(values: torch.Tensor, name: str, axes: tuple[str, ...] = ()) -> None:
