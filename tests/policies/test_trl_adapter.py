@@ -57,7 +57,7 @@ def train(kind, folder, out, *, constant=None, beta=0.1, steps=3, **options):
         use_cpu=True, disable_tqdm=True, top_k=0, **options,
     )  # fmt: skip
     data = Dataset.from_list([{"prompt": [{"role": "user", "content": p}]} for p in PROMPTS])
-    model, tokenizer = tiny_causal_lm(folder)
+    _, tokenizer = tiny_causal_lm(folder)
     reward = FixedWeight(HashedScores(), "vanilla", beta=beta)
     reward.__name__ = "reward"
     common = {"model": str(folder), "args": args, "train_dataset": data, "processing_class": tokenizer}
@@ -85,7 +85,7 @@ def test_alarm_unit_variance_is_stock_and_scaled_variance_is_scaled_beta(kind, t
 
 def test_stock_grpo_takes_the_reward_function_unchanged(tmp_path):
     folder = tmp_path / "m"
-    model, tokenizer = tiny_causal_lm(folder)
+    _, tokenizer = tiny_causal_lm(folder)
     prompts = [[{"role": "user", "content": p}] for p in PROMPTS]
     reference = (prompts, [["one", "two", "three"]] * len(PROMPTS))
     reward = RewardFunction(HashedScores(), "proportional", beta=0.1, reference=reference)
@@ -116,7 +116,7 @@ def test_settings_that_change_the_objective_are_refused(options, named, tmp_path
 
 def test_a_policy_changed_in_memory_is_refused_for_its_reloaded_reference(tmp_path):
     folder = tmp_path / "m"
-    model, tokenizer = tiny_causal_lm(folder)
+    _, tokenizer = tiny_causal_lm(folder)
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder)

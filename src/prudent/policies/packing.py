@@ -1,7 +1,7 @@
 """Prompts and completions packed into rows without padding, a prompt computed once for all its completions.
 
-A pack is one row of tokens. A *group* is a prompt followed by *segments* (completions). A token sees its own
-group's prompt and what precedes it in its own segment, nothing else, so a pack gives what separate rows would, minus the padding
+A pack is one row of tokens. A *group* is a prompt followed by *segments* (completions). A token sees its own group's
+prompt and what precedes it in its own segment, nothing else: a pack gives what separate rows would, minus the padding
 and minus the repeated prompts.
 """
 

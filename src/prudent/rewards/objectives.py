@@ -1,6 +1,7 @@
 """What a policy is trained on: scores of K members turned into one reward and one KL weight per response.
 
-Every objective is KL-regularised RL, ``E[reward] - beta E[weight * log(pi / pi0)]`` with both numbers detached, so any trainer can run it. Their fixed points (tested on tabular policies against ``policies.solve``):
+Every objective is KL-regularised RL, ``E[reward] - beta E[weight * log(pi / pi0)]`` with both numbers detached, so
+any trainer can run it. Their fixed points (tested on tabular policies against ``policies.solve``):
 
 ==============  ==================================  ========  =========================================================
 objective       reward                              weight    fixed point

@@ -1,0 +1,124 @@
+"""Each objective's fixed point under policy gradients is the exact policy of ``policies.solve`` (SPEC 1, check 12)."""
+
+import pytest
+import torch
+
+from prudent.errors import PrudentError
+from prudent.policies.finite import solve
+from prudent.rewards.aggregation import aggregate
+from prudent.rewards.objectives import (
+    OBJECTIVES,
+    VARIANCE_OBJECTIVES,
+    ReferenceStatistics,
+    reference_statistics,
+    shape,
+)
+
+CHECK_6 = {"reward": [1, 0.8, 0.2, 0], "variance": [2, 0.5, 0.5, 1.0]}
+
+
+def members(reward, variance, count=5):
+    """Scores of ``count`` members with the given mean and sample variance exactly."""
+    noise = torch.linspace(-1, 1, count, dtype=torch.float64)
+    noise = noise / noise.std()
+    reward, variance = (torch.tensor(v, dtype=torch.float64) for v in (reward, variance))
+    return reward + noise[:, None] * variance.sqrt()
+
+
+def fixed_point(shaped, reference, beta, steps=6000, rate=0.5):
+    """Exact score-function gradient ascent on the logits, reward and KL weight detached as a trainer sees them."""
+    logits = reference.log().clone()
+    for _ in range(steps):
+        policy = logits.softmax(0)
+        signal = shaped.reward - beta * shaped.kl_weight * (policy.log() - reference.log())
+        logits = logits + rate * policy * (signal - (policy * signal).sum())
+    return logits.softmax(0)
+
+
+def total_variation(a, b):
+    return 0.5 * float((a - b).abs().sum())
+
+
+def shaped_of(objective, scores, beta, seed=0):
+    n = scores.shape[1]
+    statistics = ReferenceStatistics(
+        torch.zeros(len(scores), 1, dtype=torch.float64), scale=1.0, floor=1e-3, spread=float(scores.mean(0).std())
+    )
+    return shape(objective, scores, torch.zeros(n, dtype=torch.long), statistics, beta, seed=seed)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("reference", [[0.25] * 4, [0.4, 0.3, 0.2, 0.1]])
+def test_fixed_point_is_the_exact_policy(objective, reference):
+    reference, beta = torch.tensor(reference, dtype=torch.float64), 1.0
+    scores = members(**CHECK_6)
+    shaped = shaped_of(objective, scores, beta)
+    found = fixed_point(shaped, reference, beta)
+    reward, variance = torch.tensor(CHECK_6["reward"], dtype=torch.float64), torch.tensor(CHECK_6["variance"])
+    expected = {
+        "vanilla": lambda: solve(reward, reference, beta),
+        "proportional": lambda: solve(reward, reference, beta, variance=variance, form="proportional"),
+        "bregman": lambda: solve(reward, reference, beta, variance=variance, form="bregman"),
+        "exact": lambda: solve(reward, reference, beta, variance=variance, form="exact"),
+        "variance-only": lambda: solve(reward.std().expand(4), reference, beta, variance=variance),
+        "permuted": lambda: solve(shaped.reward, reference, beta),
+    }
+    if objective in expected:
+        policy = expected[objective]()
+    else:
+        policy = solve(aggregate(scores, objective), reference, beta)
+    assert total_variation(found, policy) < 1e-3
+
+
+def test_exact_maximises_j_as_in_check_6():
+    found = fixed_point(shaped_of("exact", members(**CHECK_6), 1.0), torch.full((4,), 0.25, dtype=torch.float64), 1.0)
+    assert found.tolist() == pytest.approx([0.160136, 0.566626, 0.170665, 0.102574], abs=1e-4)
+
+
+def test_unit_variance_makes_every_form_vanilla():
+    scores = members([1, 0.8, 0.2, 0], [1.0] * 4)
+    reward = shaped_of("vanilla", scores, 0.3).reward
+    for objective in ("proportional", "bregman"):
+        shaped = shaped_of(objective, scores, 0.3)
+        torch.testing.assert_close(shaped.reward / shaped.kl_weight, reward)
+
+
+def test_permuted_keeps_each_prompts_variances_and_cuts_the_link():
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.randn(4, 12, generator=generator, dtype=torch.float64)
+    prompts = torch.tensor([0, 1, 2] * 4)
+    statistics = reference_statistics(scores, prompts)
+    plain = shape("proportional", scores, prompts, statistics, 0.1)
+    mixed = shape("permuted", scores, prompts, statistics, 0.1, seed=5)
+    used = mixed.mean / mixed.reward
+    for prompt in range(3):
+        torch.testing.assert_close(used[prompts == prompt].sort().values, plain.variance[prompts == prompt].sort().values)
+    assert not torch.allclose(used, plain.variance)
+
+
+def test_statistics_centre_each_member_on_the_reference():
+    scores = torch.tensor([[1.0, 3.0, 10.0], [0.0, 4.0, 20.0]])
+    statistics = reference_statistics(scores, torch.tensor([0, 0, 1]))
+    assert statistics.centre.tolist() == [[2.0, 10.0], [2.0, 20.0]]
+    assert statistics.scale == pytest.approx((0.5 + 0.5 + 0) / 3)
+
+
+@pytest.mark.parametrize("objective", VARIANCE_OBJECTIVES)
+def test_r16_identical_members_or_one_member_refuse_a_variance_objective(objective):
+    for scores in (torch.ones(3, 4), torch.ones(1, 4)):
+        statistics = reference_statistics(scores, torch.zeros(4, dtype=torch.long))
+        with pytest.raises(PrudentError, match="needs a variance"):
+            shape(objective, scores, torch.zeros(4, dtype=torch.long), statistics, 0.1)
+
+
+def test_a_score_that_is_not_finite_is_named():
+    scores = torch.ones(2, 3)
+    statistics = reference_statistics(scores, torch.zeros(3, dtype=torch.long))
+    scores[1, 2] = float("nan")
+    with pytest.raises(PrudentError, match="member 1, response 2"):
+        shape("vanilla", scores, torch.zeros(3, dtype=torch.long), statistics, 0.1)
+
+
+def test_a_prompt_without_reference_samples_is_named():
+    with pytest.raises(PrudentError, match="prompt 1 has no sample"):
+        reference_statistics(torch.ones(2, 2), torch.tensor([0, 2]))
