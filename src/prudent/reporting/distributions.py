@@ -1,0 +1,223 @@
+"""Charts of distributions, grids and calibration; ``prudent.reporting.charts`` offers them beside the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+
+from prudent.reporting.style import (
+    INK,
+    MUTED,
+    PALETTE,
+    Rows,
+    colour,
+    finish,
+    highlight,
+    names_in,
+    reference_rule,
+    rows_of,
+    shape,
+    tips,
+    values,
+    with_text,
+)
+
+
+def histogram(
+    data: Any,
+    *,
+    bins: int = 40,
+    x_title: str = "value",
+    y_title: str = "count",
+    title: str | None = None,
+    reference: float | None = None,
+    reference_label: str | None = None,
+    log_x: bool = False,
+    height: int = 260,
+) -> Any:
+    """Histogram of values, or of several groups as overlaid outlines when ``data`` maps names to values.
+
+    Bins are common to all groups; with groups the height is the share of each group, so that sizes compare.
+    """
+    grouped = {str(k): _finite(v) for k, v in data.items()} if isinstance(data, Mapping) else {"": _finite(data)}
+    pooled = np.concatenate(list(grouped.values())) if grouped else np.zeros(0)
+    if log_x:
+        grouped = {name: found[found > 0] for name, found in grouped.items()}
+        pooled = pooled[pooled > 0]
+    edges = _edges(pooled, bins, log_x)
+    rows = []
+    for name, found in grouped.items():
+        counts, _ = np.histogram(found, edges)
+        share = counts / max(1, counts.sum()) if len(grouped) > 1 else counts
+        rows += [
+            {"group": name, "from": float(a), "to": float(b), "height": float(h)}
+            for a, b, h in zip(edges[:-1], edges[1:], share)
+        ]
+    names = list(grouped)
+    scale = alt.Scale(type="log", nice=False) if log_x else alt.Scale(zero=False, nice=False)
+    horizontal = alt.X("from:Q", title=x_title, scale=scale, axis=alt.Axis(format=".4~g"))
+    tall = alt.Y("height:Q", title=y_title if len(names) < 2 else "share", axis=alt.Axis(format=".4~g"))
+    tooltip = tips(rows, "from", "to", "height")
+    base = alt.Chart(values(rows))
+    if len(names) < 2:
+        bar = base.mark_rect(color=PALETTE[0], opacity=0.85, stroke="white", strokeWidth=0.5)
+        layers = [bar.encode(x=horizontal, x2="to:Q", y=tall, y2=alt.datum(0), tooltip=tooltip)]
+    else:
+        picked, opacity = highlight("group")
+        outline = base.mark_line(interpolate="step-after", strokeWidth=2)
+        layers = [
+            outline.encode(x=horizontal, y=tall, color=colour("group", names), opacity=opacity, tooltip=tooltip)
+            .add_params(picked)
+        ]  # fmt: skip
+    if reference is not None:
+        layers += reference_rule(reference, False, reference_label)
+    return finish(alt.layer(*layers), title, height)
+
+
+def _finite(found: Any) -> np.ndarray:
+    array = np.asarray(found.tolist() if hasattr(found, "tolist") else found, dtype=float).ravel()
+    return array[np.isfinite(array)]
+
+
+def _edges(pooled: np.ndarray, bins: int, log_x: bool = False) -> np.ndarray:
+    if not len(pooled):
+        return np.linspace(0.0, 1.0, bins + 1)
+    low, high = float(pooled.min()), float(pooled.max())
+    if low == high:
+        low, high = (low * 0.9, high * 1.1) if log_x else (low - 0.5, high + 0.5)
+    return np.geomspace(low, high, bins + 1) if log_x else np.linspace(low, high, bins + 1)
+
+
+def ridges(
+    data: Mapping[str, Any],
+    *,
+    bins: int = 48,
+    x_title: str = "value",
+    title: str | None = None,
+    reference: float | None = None,
+    reference_label: str | None = None,
+    row_height: int = 56,
+) -> Any:
+    """One histogram per name, stacked on a common axis, with a tick at each mean and a reference line through all."""
+    grouped = {str(name): _finite(found) for name, found in data.items()}
+    edges = _edges(np.concatenate([*grouped.values(), np.asarray([] if reference is None else [reference])]), bins)
+    names, rows, means = list(grouped), [], []
+    for level, (name, found) in enumerate(grouped.items()):
+        base_line = len(names) - 1 - level
+        counts, _ = np.histogram(found, edges)
+        top = max(1, counts.max(initial=0))
+        rows += [
+            {"name": name, "from": float(a), "to": float(b), "draws": int(c), "floor": base_line,
+             "top": base_line + 0.86 * float(c) / top}
+            for a, b, c in zip(edges[:-1], edges[1:], counts) if c
+        ]  # fmt: skip
+        if len(found):
+            means.append({"name": name, "mean": float(found.mean()), "floor": base_line, "top": base_line + 0.86})
+    labels = ", ".join(f"'{name}'" for name in (n.replace("'", "’") for n in reversed(names)))
+    axis = alt.Axis(
+        values=[i + 0.3 for i in range(len(names))], labelExpr=f"[{labels}][floor(datum.value)]", ticks=False,
+        grid=False, domain=False, labelLimit=150,
+    )  # fmt: skip
+    scale = alt.Scale(domain=[0, max(1, len(names))], nice=False)
+    horizontal = alt.X("from:Q", title=x_title, scale=alt.Scale(zero=False, nice=True), axis=alt.Axis(format=".4~g"))
+    hue = colour("name", names, legend=False)
+    bar = alt.Chart(values(rows)).mark_rect(opacity=0.75, strokeWidth=0)
+    tooltip = tips(rows, "name", "from", "to", "draws")
+    layers = [
+        bar.encode(x=horizontal, x2="to:Q", y=alt.Y("floor:Q", axis=axis, scale=scale, title=None), y2="top:Q",
+                   color=hue, tooltip=tooltip),
+        alt.Chart(values(means)).mark_rule(strokeWidth=2.5).encode(
+            x="mean:Q", y="floor:Q", y2="top:Q", color=hue, tooltip=tips(means, "name", "mean")),
+    ]  # fmt: skip
+    if reference is not None:
+        layers += reference_rule(reference, False, reference_label)
+    return finish(alt.layer(*layers), title, row_height * max(1, len(names)) + 10)
+
+
+def heatmap(
+    data: Rows,
+    x: str,
+    y: str,
+    value: str,
+    *,
+    x_title: str | None = None,
+    y_title: str | None = None,
+    value_title: str | None = None,
+    title: str | None = None,
+    text_format: str | None = ".2~f",
+    diverging_at: float | None = None,
+    tooltip: Sequence[str] = (),
+) -> Any:
+    """Cells coloured and labelled by ``value``. diverging_at: the value shown as white (orange below, blue above)."""
+    rows = [row for row in rows_of(data) if row.get(value) is not None]
+    rows = with_text(rows, x, y)
+    across, down = names_in(rows, x), names_in(rows, y)
+    found = [float(row[value]) for row in rows] or [0.0]
+    if diverging_at is None:
+        low, high = min(found), max(found)
+        scale = alt.Scale(range=["#f0f6fb", "#0072B2"], domain=[low, high if high > low else low + 1])
+        dark = low + 0.6 * (high - low)
+        light_text = alt.datum[value] > dark
+    else:
+        reach = max(max(abs(v - diverging_at) for v in found), 1e-12)
+        domain = [diverging_at - reach, diverging_at, diverging_at + reach]
+        scale = alt.Scale(range=["#D55E00", "#ffffff", "#0072B2"], domain=domain)
+        light_text = (alt.datum[value] > diverging_at + 0.6 * reach) | (alt.datum[value] < diverging_at - 0.6 * reach)
+    base = alt.Chart(values(rows)).encode(
+        x=alt.X(f"{x}:N", sort=across, title=x if x_title is None else x_title, axis=alt.Axis(labelAngle=0)),
+        y=alt.Y(f"{y}:N", sort=down, title=y if y_title is None else y_title),
+    )
+    legend = alt.Legend(title=value_title or value, orient="bottom", gradientLength=220)
+    shown = tips(rows, x, y, value, *tooltip)
+    layers = [
+        base.mark_rect(stroke="white", strokeWidth=2).encode(
+            color=alt.Color(f"{value}:Q", scale=scale, legend=legend), tooltip=shown
+        )
+    ]
+    if text_format:
+        ink = alt.when(light_text).then(alt.value("white")).otherwise(alt.value(INK))
+        layers.append(base.mark_text(fontSize=13).encode(text=alt.Text(f"{value}:Q", format=text_format), color=ink))
+    return finish(alt.layer(*layers), title, 44 * max(1, len(down)) + 10)
+
+
+def calibration(
+    data: Rows,
+    predicted: str = "predicted",
+    observed: str = "observed",
+    *,
+    low: str | None = None,
+    high: str | None = None,
+    group: str | None = None,
+    x_title: str = "predicted probability",
+    y_title: str = "observed share",
+    title: str | None = None,
+    height: int = 340,
+) -> Any:
+    """Calibration curve: observed share against predicted probability, with the diagonal of perfect calibration."""
+    rows = [row for row in rows_of(data) if row.get(predicted) is not None and row.get(observed) is not None]
+    rows = with_text(rows, group)
+    names = names_in(rows, group)
+    unit = alt.Scale(domain=[0, 1])
+    horizontal, vertical = (
+        alt.X(f"{predicted}:Q", title=x_title, scale=unit),
+        alt.Y(f"{observed}:Q", title=y_title, scale=unit),
+    )
+    ends = alt.Chart(values([{predicted: 0, observed: 0}, {predicted: 1, observed: 1}]))
+    layers = [ends.mark_line(color=MUTED, strokeDash=[5, 4], strokeWidth=1.5).encode(x=horizontal, y=vertical)]
+    base = alt.Chart(values(rows))
+    if low and high:
+        rule = base.mark_rule(opacity=0.6)
+        layers.append(
+            rule.encode(x=horizontal, y=alt.Y(f"{low}:Q", title=y_title), y2=f"{high}:Q", color=colour(group, names))
+        )
+    shown = tips(rows, group, predicted, observed, low, high)
+    layers.append(base.mark_line().encode(x=horizontal, y=vertical, color=colour(group, names)))
+    layers.append(
+        base.mark_point(filled=True, size=70).encode(
+            x=horizontal, y=vertical, color=colour(group, names), shape=shape(group, names), tooltip=shown
+        )
+    )
+    return finish(alt.layer(*layers), title, height)
