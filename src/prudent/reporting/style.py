@@ -192,7 +192,7 @@ def reference_rule(at: float, horizontal: bool, label: str | None) -> list[Any]:
             text = base.mark_text(align="right", dy=-8, color=MUTED, fontSize=12)
             drawn.append(text.encode(text="label:N", x=alt.value("width"), **channel))
         else:
-            text = base.mark_text(align="left", dx=6, dy=-4, color=MUTED, fontSize=12, baseline="top")
+            text = base.mark_text(align="left", dx=6, color=MUTED, fontSize=12, baseline="bottom")
             drawn.append(text.encode(text="label:N", y=alt.value(-2), **channel))
     return drawn
 
