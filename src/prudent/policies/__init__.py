@@ -4,6 +4,18 @@ from prudent.lazy import attach
 
 __getattr__, __all__ = attach(
     "prudent.policies",
-    exports={"solve": "prudent.policies.finite", "ball": "prudent.policies.finite"},
-    rooms=("finite", "best_of_n", "objectives", "rlhf", "trl_adapter", "rlp"),
+    exports={
+        "solve": "prudent.policies.finite",
+        "log_solve": "prudent.policies.finite",
+        "ball": "prudent.policies.finite",
+        "kl": "prudent.policies.finite",
+        "value": "prudent.policies.finite",
+        "objective": "prudent.policies.finite",
+        "beta_for_kl": "prudent.policies.finite",
+        "METHODS": "prudent.policies.methods",
+        "Estimate": "prudent.policies.methods",
+        "estimate": "prudent.policies.methods",
+        "method_beta_for_kl": "prudent.policies.methods",
+    },
+    rooms=("finite", "methods", "spd", "best_of_n", "rlhf", "trl_adapter", "rlp"),
 )
