@@ -83,7 +83,9 @@ RULES: dict[str, Rule] = {
     "lcb": Rule(_lcb, "mean - coefficient * sample standard deviation (ddof=1)", {"coefficient": 1.0}, 2),
     "uwo": Rule(_uwo, "mean - coefficient * sample variance (ddof=1)", {"coefficient": 1.0}, 2),
     "median": Rule(_median, "median over members (mean of the middle two when K is even)", {}),
-    "quantile": Rule(_quantile, "quantile over members, linear interpolation between order statistics", {"level": 0.25}),
+    "quantile": Rule(
+        _quantile, "quantile over members, linear interpolation between order statistics", {"level": 0.25}
+    ),
     "cvar": Rule(_cvar, "mean of the lowest level * K members, the last one in part", {"level": 0.3}),
     "entropic": Rule(_entropic, "-1/c ln mean exp(-c r); c > 0 is cautious, c -> 0 is the mean", {"coefficient": 1.0}),
 }

@@ -8,7 +8,7 @@ with x_i the feature difference of pair i, c_hi its row weight (a bootstrap coun
 ``losses.bradley_terry``. All heads share the rows, so the work is shared too:
 
 1. The rows are rotated once into the eigenbasis of their Gram matrix (after a QR step when there are fewer rows than
-   features: r = min(n, d) unknowns are left). There the Hessian of a typical head is nearly diagonal, whatever its ridge.
+   features: r = min(n, d) unknowns are left). There a typical head's Hessian is nearly diagonal, whatever its ridge.
 2. Newton steps are found by conjugate gradients, preconditioned by that diagonal. An iteration for all heads is two
    matrix products, in single precision; gradients, losses and iterates are in double precision.
 3. Each head has its own step length and leaves the batch when its gradient norm is reached, so a head's result doesn't
@@ -141,7 +141,7 @@ class Problem(NamedTuple):
 
 
 def _solve(problem: Problem, curvature: torch.Tensor, gradient: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Newton directions (H, r): H x = -g to the relative residual ``wanted`` (H,), by preconditioned conjugate gradients."""
+    """Newton directions (H, r): Hessian x = -g to the relative residual ``wanted`` (H,), by conjugate gradients."""
     rows, ridge = problem.rows, problem.ridge.float()
     diagonal = rows.spectrum.float() * curvature.sum(1, keepdim=True) + ridge
     # Unit gradients: single precision would lose tiny ones.
@@ -175,7 +175,12 @@ def _solve(problem: Problem, curvature: torch.Tensor, gradient: torch.Tensor, wa
 
 
 def _step_length(
-    problem: Problem, point: torch.Tensor, logit: torch.Tensor, direction: torch.Tensor, moved: torch.Tensor, slope: torch.Tensor
+    problem: Problem,
+    point: torch.Tensor,
+    logit: torch.Tensor,
+    direction: torch.Tensor,
+    moved: torch.Tensor,
+    slope: torch.Tensor,
 ) -> torch.Tensor:
     """Step (H, 1) that lowers the objective enough (Armijo), by halving; needs no further pass over the rows."""
     base = problem.data_loss(logit)
@@ -195,7 +200,9 @@ def _step_length(
     return step[:, None]
 
 
-def _newton(problem: Problem, tolerance: float, max_iterations: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+def _newton(
+    problem: Problem, tolerance: float, max_iterations: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
     """Rotated weights (H, r), gradient norms, losses and iterations of one batch of heads."""
     heads, rank = len(problem.weights), len(problem.rows.spectrum)
     point = torch.zeros(heads, rank, dtype=torch.float64)
@@ -303,7 +310,8 @@ def fit_heads(
         point, norm, loss, iterations = _newton(problem, tolerance, max_iterations)
         parts.append((point @ rows.basis.T, norm, loss))
         most = max(most, iterations)
-    fit = HeadFit(*(torch.cat(column) for column in zip(*parts)), iterations=most)
+    solved, norms, losses = (torch.cat(column) for column in zip(*parts))
+    fit = HeadFit(solved, norms, losses, most)
     late = torch.nonzero(~(fit.gradient_norm <= tolerance))
     if len(late):
         head = int(late[0])

@@ -1,7 +1,8 @@
 """K linear Bradley-Terry heads on frozen features: the cheap end of reward models that know their spread.
 
 Features are standardised (mean and scale over all training responses, kept in the artefact), heads are fitted on
-differences of standardised features, and each head is centred on the training responses, so that members share an origin.
+differences of standardised features, and each head is centred on the training responses, so that members share an
+origin.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import torch
 
 from prudent.arrays import ArrayLike, as_tensor, require_finite
 from prudent.errors import PrudentError
+from prudent.rewards.columns import NO_COLUMNS, PairColumns, pair_columns
 from prudent.rewards.convex import HeadFit, fit_heads
-from prudent.rewards.losses import bradley_terry
 from prudent.rewards.training import member_draws, member_orders, member_seeds, shared_seed, train_members
 from prudent.seeding import Seed, numpy_generator, spawn
 
@@ -43,7 +44,7 @@ def _part(values: Any, rows: slice | torch.Tensor) -> torch.Tensor:
 
 
 def standardisation(*sources: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation (population, constant features get 1) of features over all rows; (d,) float32 each."""
+    """Mean and standard deviation (population, constant features get 1) of features over all rows; (d,) float32."""
     width = int(sources[0].shape[1])
     total, square = torch.zeros(2, width, dtype=torch.float64)
     shift = _part(sources[0], slice(0, 1))[0].double()  # keeps the squares small
@@ -111,9 +112,9 @@ def draw_counts(
 ) -> torch.Tensor:
     """Row weights of many independent reward models: (draws, members, n) float32.
 
-    A draw resamples the pairs (or whole prompts); its members resample that draw. So the draw is the data a person might
-    have collected, and the members are what they would have bootstrapped from it. Pass ``counts.flatten(0, 1)`` to
-    ``fit_heads`` and unflatten its weights.
+    A draw resamples the pairs (or whole prompts); its members resample that draw. So the draw is the data a person
+    might have collected, and the members are what they would have bootstrapped from it. Pass
+    ``counts.flatten(0, 1)`` to ``fit_heads`` and unflatten its weights.
     """
     index, units = _unit_members(groups, n)
     counts = torch.empty(draws, members, n)
@@ -127,9 +128,7 @@ def draw_counts(
 def choose_ridge(
     difference: Any,
     *,
-    weight: torch.Tensor | None = None,
-    soft_label: torch.Tensor | None = None,
-    margin: torch.Tensor | None = None,
+    columns: PairColumns = NO_COLUMNS,
     groups: Sequence[Any] | ArrayLike | None = None,
     seed: Seed = 0,
     folds: int = 5,
@@ -137,8 +136,8 @@ def choose_ridge(
 ) -> tuple[float, dict[str, Any]]:
     """Ridge with the lowest cross-validated mean loss, and the whole table. Folds x grid are fitted as one batch.
 
-    groups: (n,) prompt of each pair; a prompt's pairs fall into one fold. Above CV_ROWS pairs a random part of that size
-    is used and the choice scaled by part/n: on the mean loss, a fixed prior weighs 1/n.
+    groups: (n,) prompt of each pair; a prompt's pairs fall into one fold. Above CV_ROWS pairs a random part of that
+    size is used and the choice scaled by part/n: on the mean loss, a fixed prior weighs 1/n.
     """
     n = int(difference.shape[0])
     generator = numpy_generator(seed)
@@ -154,9 +153,8 @@ def choose_ridge(
     folds = min(folds, units)
     fold = torch.from_numpy(generator.permutation(units) % folds)[unit]
     rows = difference[part] if n > CV_ROWS or not isinstance(difference, torch.Tensor) else difference
-    base = torch.ones(len(part)) if weight is None else weight[part].float()
-    columns = {"soft_label": soft_label, "margin": margin}
-    chosen = {name: None if column is None else column[part] for name, column in columns.items()}
+    chosen = columns.at(part)
+    base = torch.ones(len(part)) if chosen.weight is None else chosen.weight.float()
     train = torch.stack([(fold != k) * base for k in range(folds)])
     if bool((train.sum(1) == 0).any()):
         raise PrudentError("a fold leaves no pair with a positive weight to train on; give ridge as a number")
@@ -164,11 +162,12 @@ def choose_ridge(
         rows,
         train.repeat(len(grid), 1),
         ridge=torch.tensor(grid, dtype=torch.float64).repeat_interleave(folds),
+        soft_label=chosen.soft_label,
+        margin=chosen.margin,
         tolerance=1e-4,
-        **chosen,
     )
     score = (rows.double() @ fit.weights.T).T  # (grid * folds, pairs)
-    losses = bradley_terry(score, **{k: None if v is None else v.double() for k, v in chosen.items()})
+    losses = chosen.losses(score)
     held = torch.stack([(fold == k) * base for k in range(folds)]).double().repeat(len(grid), 1)
     mean = (losses * held).reshape(len(grid), -1).sum(1) / base.double().sum()
     best = int(mean.argmin())
@@ -235,7 +234,7 @@ class HeadEnsemble:
         better, worse = _source(chosen, "chosen"), _source(rejected, "rejected")
         if tuple(better.shape) != tuple(worse.shape):
             raise PrudentError(
-                f"chosen features have shape {tuple(better.shape)}, rejected {tuple(worse.shape)}; one row a pair in both"
+                f"chosen features have shape {tuple(better.shape)}, rejected {tuple(worse.shape)}; they must be equal"
             )
         n = int(better.shape[0])
         columns = pair_columns(n, weight, soft_label, margin)
@@ -245,21 +244,21 @@ class HeadEnsemble:
             difference = difference[slice(0, n)]
         table = None
         if ridge == "cv":
-            ridge, table = choose_ridge(difference, **columns, groups=groups, seed=shared_seed(seed))
+            ridge, table = choose_ridge(difference, columns=columns, groups=groups, seed=shared_seed(seed))
         elif isinstance(ridge, str):
             raise PrudentError(f'ridge must be "cv" or a positive number, got {ridge!r}')
         info: dict[str, Any] = {"pairs": n, "diversity": diversity, "ridge": float(ridge), "ridge_table": table}
         seeds = member_seeds(seed, members)
         if diversity == "bootstrap":
             counts = bootstrap_counts(n, seeds, groups)
-            if columns["weight"] is not None:
-                counts = counts * columns["weight"].float()
+            if columns.weight is not None:
+                counts = counts * columns.weight.float()
             fit = fit_heads(
                 difference,
                 counts,
                 ridge=ridge,
-                soft_label=columns["soft_label"],
-                margin=columns["margin"],
+                soft_label=columns.soft_label,
+                margin=columns.margin,
                 tolerance=tolerance,
             )
             weights = fit.weights
@@ -301,13 +300,12 @@ class HeadEnsemble:
 
     @classmethod
     def from_state(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> HeadEnsemble:
-        numbers = (torch.tensor(config[name], dtype=torch.float32) for name in ("offsets", "mean", "scale"))
-        return cls(tensors["heads.weight"], *numbers, config["info"])
+        offsets, mean, scale = (torch.tensor(config[name]).float() for name in ("offsets", "mean", "scale"))
+        return cls(tensors["heads.weight"], offsets, mean, scale, config["info"])
 
-    def probes(self) -> torch.Tensor:
+    def probes(self) -> dict[str, torch.Tensor]:
         """Eight feature vectors whose scores are written beside the weights and checked at load."""
-        noise = np.random.default_rng(0).standard_normal((8, len(self.mean)))
-        return self.mean + self.scale * torch.from_numpy(noise).float()
+        return {"features": probe_features(self.mean, self.scale)}
 
     def save(self, folder: str | Path) -> None:
         """Write the artefact folder: safetensors, JSON and golden scores (see ``artefact``)."""
@@ -323,24 +321,10 @@ class HeadEnsemble:
         return load(folder, expected=cls)
 
 
-def pair_columns(
-    n: int, weight: ArrayLike | None, soft_label: ArrayLike | None, margin: ArrayLike | None
-) -> dict[str, torch.Tensor | None]:
-    """The optional columns of pairs as checked (n,) float64 tensors; soft labels in [0, 1], weights not negative."""
-    columns: dict[str, torch.Tensor | None] = {}
-    for name, values in (("weight", weight), ("soft_label", soft_label), ("margin", margin)):
-        column = None if values is None else as_tensor(values, torch.float64)
-        if column is not None:
-            if column.shape != (n,):
-                raise PrudentError(f"{name} has shape {tuple(column.shape)}, expected ({n},), one number a pair")
-            require_finite(column, name, ("pair",))
-            low, high = {"weight": (0.0, np.inf), "soft_label": (0.0, 1.0), "margin": (-np.inf, np.inf)}[name]
-            outside = torch.nonzero((column < low) | (column > high))
-            if len(outside):
-                pair = int(outside[0])
-                raise PrudentError(f"{name} of pair {pair} is {float(column[pair])}, expected {low} to {high}")
-        columns[name] = column
-    return columns
+def probe_features(mean: torch.Tensor, scale: torch.Tensor, count: int = 8) -> torch.Tensor:
+    """``count`` feature vectors (count, d) spread like the training responses, the same for equal statistics."""
+    noise = np.random.default_rng(0).standard_normal((count, len(mean)))
+    return mean + scale * torch.from_numpy(noise).float()
 
 
 def _train_linear(
@@ -349,7 +333,7 @@ def _train_linear(
     common: np.random.SeedSequence,
     diversity: str,
     ridge: float,
-    columns: dict[str, torch.Tensor | None],
+    columns: PairColumns,
     epochs: int,
     batch_size: int,
     learning_rate: float,
@@ -360,16 +344,13 @@ def _train_linear(
     same = [common] * len(seeds)
     start = member_draws(seeds if "init" in diversity else same, (width,), 0.02)  # transformers' scale for score heads
     orders = member_orders(seeds if "shuffle" in diversity else same, n, epochs)
-    weight = columns["weight"]
-    share = None if weight is None else weight * n / weight.sum()
+    columns = columns.scaled()
 
     def loss(parameters: dict[str, torch.Tensor], batch: torch.Tensor, step: int) -> torch.Tensor:
-        head = parameters["weight"]
-        score = torch.einsum("kbd,kd->kb", rows[batch], head)
-        picked = {k: None if columns[k] is None else columns[k][batch] for k in ("soft_label", "margin")}  # type: ignore[index]
-        losses = bradley_terry(score, **picked)
-        if share is not None:
-            losses = losses * share[batch]
+        head, picked = parameters["weight"], columns.at(batch)
+        losses = picked.losses(torch.einsum("kbd,kd->kb", rows[batch], head))
+        if picked.weight is not None:
+            losses = losses * picked.weight
         return losses.mean(1) + 0.5 * ridge * (head * head).sum(1)
 
     parameters = {"weight": start}

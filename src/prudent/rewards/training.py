@@ -36,7 +36,7 @@ def shared_seed(seed: Seed | Sequence[Seed]) -> np.random.SeedSequence:
 def member_orders(
     seeds: Sequence[np.random.SeedSequence], rows: int, epochs: int, rows_of: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """(K, epochs, rows) row numbers: each member's own permutation of its rows (of 0..rows-1, or of ``rows_of`` (K, rows))."""
+    """(K, epochs, rows): each member's own orders of its rows, which are 0..rows-1 or ``rows_of`` (K, rows)."""
     orders = torch.empty(len(seeds), epochs, rows, dtype=torch.long)
     for member, seed in enumerate(seeds):
         generator = numpy_generator(spawn(seed, 2)[1])
@@ -84,7 +84,7 @@ def train_members(
                 member = int(torch.nonzero(~torch.isfinite(each))[0])
                 raise PrudentError(
                     f"the loss of member {member} is {float(each[member].detach())} at step {step} (rows "
-                    f"{batch[member].tolist()[:10]}); stopped before the step: lower the learning rate or mend these rows"
+                    f"{batch[member].tolist()[:10]}); stopped before the step: lower the learning rate or mend the rows"
                 )
             optimiser.zero_grad(set_to_none=True)
             each.sum().backward()

@@ -1,0 +1,201 @@
+"""The one format of every reward model on disk: a folder of safetensors and JSON that proves itself when it is read.
+
+``reward_model.json``   family, config with all statistics as plain numbers, names and shapes of the tensors, the
+                        encoder, hashes, golden scores
+``weights.safetensors`` the tensors of the members
+``golden.safetensors``  eight probe inputs; their scores are computed again at load and compared
+``manifest.json``       written last: a folder without it is unfinished and never read
+
+A weight that is missing stops the load and is named; nothing is ever drawn afresh. No pickle is read or written.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prudent.errors import PrudentError
+from prudent.runs import Run, hash_file, new_run, read_manifest
+
+FORMAT = 1
+CARD, WEIGHTS, GOLDEN = "reward_model.json", "weights.safetensors", "golden.safetensors"
+PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib")
+TOLERANCE = 1e-5  # of golden scores, relative to their largest size
+
+FAMILIES = {
+    "heads": "prudent.rewards.heads.HeadEnsemble",
+    "external": "prudent.rewards.external.ExternalModels",
+}
+
+# Short neutral texts of our own; a reward model's scores of them show at first use whether encoder, template and
+# precision are still what they were.
+PROBE_PROMPTS = [
+    "Name a river in Europe.",
+    "How do I keep bread fresh?",
+    "Write one sentence about the sea.",
+    "What is 17 plus 25?",
+    "Explain what a lighthouse is for.",
+    "Is it safe to eat raw potatoes?",
+    "Suggest a name for a grey cat.",
+    "Say nothing.",
+]
+PROBE_RESPONSES = [
+    "The Danube.",
+    "Keep it in a linen bag or a bread box, and freeze what you won't eat within three days.",
+    "The sea breathed slowly under the fog, as if it were asleep.",
+    "42",
+    "A lighthouse warns ships of rocks and helps them find the harbour at night.\n\nIts light can be seen for miles.",
+    "No idea!!! just try it",
+    "- Ash\n- Pebble\n- Mister Smoke",
+    "Okay.",
+]
+
+
+def refuse_pickle(path: Path) -> None:
+    """PrudentError with a hint when ``path`` is a pickle, or a folder whose only weights are pickles."""
+    files = [path] if path.is_file() else [file for file in path.glob("*") if file.is_file()]
+    pickles = [file for file in files if file.suffix.lower() in PICKLES]
+    if pickles and not any(file.suffix == ".safetensors" for file in files):
+        raise PrudentError(
+            f"{pickles[0]} is a pickle, which can run code when it is read, so it is refused; convert it where you "
+            "trust it: load it there and write its tensors with safetensors.torch.save_file (transformers models: "
+            "model.save_pretrained(folder) writes safetensors)"
+        )
+
+
+def family_class(name: str) -> Any:
+    """Class that a family name stands for."""
+    if name not in FAMILIES:
+        raise PrudentError(f"unknown reward-model family {name!r}; known: {', '.join(FAMILIES)}")
+    module, _, attribute = FAMILIES[name].rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def write(run: Run, scorer: Any, *, encoder: dict[str, Any] | None = None, texts: torch.Tensor | None = None) -> None:
+    """Write a scorer into a run folder that is being made.
+
+    scorer: has ``family``, ``state() -> (config, tensors)`` and, where it works on features, ``probes()`` and
+    ``scores(**probes)``. encoder: what makes its features. texts: its scores (K, 8) of the probe texts.
+    """
+    config, tensors = scorer.state()
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise PrudentError(f"weight {name!r} holds values that are not finite; it is not saved")
+    card: dict[str, Any] = {
+        "format": FORMAT,
+        "family": scorer.family,
+        "members": scorer.members,
+        "config": config,
+        "tensors": {name: list(tensor.shape) for name, tensor in tensors.items()},
+        "encoder": encoder,
+    }
+    run.write_tensors(WEIGHTS, tensors)
+    card["hashes"] = {WEIGHTS: hash_file(run.folder / WEIGHTS)}
+    if hasattr(scorer, "probes"):
+        probes = scorer.probes()
+        run.write_tensors(GOLDEN, probes)
+        card["golden"] = scorer.scores(**probes).tolist()
+    if texts is not None:
+        card["golden_texts"] = texts.tolist()
+    run.write_json(CARD, card)
+
+
+def save(
+    folder: str | Path, scorer: Any, *, encoder: dict[str, Any] | None = None, texts: torch.Tensor | None = None
+) -> None:
+    """``write`` into a folder of its own, which appears whole or not at all."""
+    with new_run(folder, "reward-model", {"family": scorer.family}) as run:
+        write(run, scorer, encoder=encoder, texts=texts)
+
+
+def is_artefact(folder: str | Path) -> bool:
+    return (Path(folder) / CARD).is_file()
+
+
+def read_card(folder: str | Path) -> dict[str, Any]:
+    """The checked ``reward_model.json`` of a finished folder."""
+    folder = Path(folder)
+    if folder.exists() and not is_artefact(folder):
+        refuse_pickle(folder)
+    if not is_artefact(folder):
+        raise PrudentError(f"{folder} holds no reward model ({CARD} is missing); write one with prudent fit")
+    read_manifest(folder)
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise PrudentError(f"{folder / CARD} is damaged ({error}); fit the reward model again") from error
+    if card.get("format") != FORMAT:
+        raise PrudentError(f"{folder / CARD} has format {card.get('format')!r}, this version reads {FORMAT}")
+    return card
+
+
+def read_tensors(folder: Path, card: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Tensors of the members, each one named in the card present with its shape and finite."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise PrudentError(f"{path} is missing: it holds {', '.join(card['tensors']) or 'no weights'}; copy it back")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise PrudentError(f"{path} is damaged ({error}); copy it again or fit the reward model again") from error
+    missing = [name for name in card["tensors"] if name not in tensors]
+    if missing:
+        raise PrudentError(
+            f"weights {', '.join(missing)} are missing from {path}: without them the scores would be random; "
+            "copy the file again or fit the reward model again"
+        )
+    for name, shape in card["tensors"].items():
+        if list(tensors[name].shape) != shape:
+            raise PrudentError(f"weight {name} in {path} has shape {list(tensors[name].shape)}, expected {shape}")
+        if not bool(torch.isfinite(tensors[name]).all()):
+            raise PrudentError(f"weight {name} in {path} holds values that are not finite; fit the model again")
+    if hash_file(path) != card["hashes"][WEIGHTS]:
+        raise PrudentError(f"{path} is not the file that was saved with {CARD}; copy both from one place")
+    return tensors
+
+
+def load(folder: str | Path, expected: type | None = None) -> Any:
+    """Scorer of an artefact folder. Missing or changed weights and golden scores that differ raise PrudentError."""
+    folder = Path(folder)
+    card = read_card(folder)
+    kind = family_class(card["family"])
+    if expected is not None and not issubclass(kind, expected):
+        raise PrudentError(
+            f"{folder} holds a reward model of family {card['family']!r}, not {expected.__name__}; "
+            "read it with prudent.RewardModel.load"
+        )
+    scorer = kind.from_state(card["config"], read_tensors(folder, card))
+    if hasattr(scorer, "probes"):
+        _check_golden(folder, scorer, card)
+    return scorer
+
+
+def _check_golden(folder: Path, scorer: Any, card: dict[str, Any]) -> None:
+    from safetensors.torch import load_file
+
+    path = folder / GOLDEN
+    if not path.is_file():
+        raise PrudentError(f"{path} is missing; copy it back: it proves that the scores are what they were")
+    compare_golden(scorer.scores(**load_file(path)), torch.tensor(card["golden"]), TOLERANCE, f"{folder}: probe")
+
+
+def compare_golden(found: torch.Tensor, wanted: torch.Tensor, tolerance: float, what: str) -> None:
+    """PrudentError when scores moved by more than ``tolerance`` times the largest golden score."""
+    if found.shape != wanted.shape:
+        raise PrudentError(f"{what} scores have shape {tuple(found.shape)}, saved ones {tuple(wanted.shape)}")
+    change = float((found - wanted).abs().max())
+    scale = float(wanted.abs().max()) or 1.0
+    if not change <= tolerance * scale:
+        member, item = divmod(int((found - wanted).abs().argmax()), wanted.shape[1])
+        raise PrudentError(
+            f"{what} {item + 1} scored {float(wanted[member, item]):.6g} by member {member + 1} when saved and "
+            f"{float(found[member, item]):.6g} now (allowed change {tolerance * scale:.2g}): weights, language model, "
+            "template or precision are not the ones it was saved with"
+        )

@@ -1,0 +1,135 @@
+"""Any reward model from text: ``RewardModel.load(folder_or_hub_id).score(prompts, responses) -> (K, N)``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prudent.errors import PrudentError
+from prudent.rewards import artefact
+
+Prompt = str | Sequence[dict[str, str]]
+TEXT_TOLERANCE = {"float32": 1e-3}
+HALF_TOLERANCE = 0.1  # bfloat16 kernels differ between processors
+
+
+def encoder_card(encoder: Any, model: str) -> dict[str, Any]:
+    """What an artefact keeps of the encoder that made its features."""
+    return {
+        "model": model,
+        "pooling": encoder.pooling,
+        "max_length": encoder.max_length,
+        "dtype": str(encoder.dtype).removeprefix("torch."),
+        "fingerprint": encoder.fingerprint,
+    }
+
+
+class RewardModel:
+    """K members that score text. Made from a scorer and, where it works on features, their encoder.
+
+    scorer: feature family (``scores(features)``) or text family (``score(prompts, responses)``).
+    """
+
+    def __init__(self, scorer: Any, encoder: Any = None, card: dict[str, Any] | None = None, name: str = "") -> None:
+        self.scorer, self.name = scorer, name
+        self._encoder, self._card = encoder, card or {}
+        self._checked = not self._card.get("golden_texts")
+
+    @property
+    def members(self) -> int:
+        return self.scorer.members
+
+    @property
+    def family(self) -> str:
+        return self.scorer.family
+
+    @classmethod
+    def load(
+        cls, source: str | Path, *, model: str | None = None, dtype: str | None = None, device: str | None = None
+    ) -> RewardModel:
+        """Reward model from a folder that ``prudent fit`` wrote, or a sequence-classification model (folder or hub id).
+
+        model: language model to use in place of the one named in the folder (moved, not changed: the fingerprint and
+        the golden scores are still compared). dtype, device: of the language model. Raises PrudentError where a
+        weight is missing, for pickles, and for a classifier with other than one output.
+        """
+        path = Path(source)
+        if not artefact.is_artefact(path):
+            if path.exists():
+                artefact.refuse_pickle(path)
+            from prudent.rewards.external import ExternalModels
+
+            return cls(ExternalModels.open([str(source)], dtype=dtype, device=device), name=str(source))
+        card = artefact.read_card(path)
+        scorer = artefact.load(path)
+        for option, value in (("model", model), ("dtype", dtype), ("device", device)):
+            if value is not None:
+                target = card["encoder"] if card["encoder"] is not None else getattr(scorer, "options", {})
+                target[option] = value
+        return cls(scorer, card=card, name=str(source))
+
+    @property
+    def encoder(self) -> Any:
+        """Encoder of the features, loaded on first use and held to the fingerprint kept in the artefact."""
+        if self._encoder is None:
+            kept = self._card.get("encoder")
+            if kept is None:
+                raise PrudentError(f"{self.name or 'this reward model'} names no encoder; give it features, not text")
+            from prudent.features.encoder import Encoder
+
+            options = {key: kept[key] for key in ("pooling", "max_length", "dtype", "device") if kept.get(key)}
+            found = Encoder(kept["model"], **options)
+            if found.fingerprint != kept["fingerprint"]:
+                raise PrudentError(
+                    f"language model {kept['model']!r} (pooling {found.pooling}, dtype {found.dtype}) is not the one "
+                    f"that {self.name} was fitted on: its fingerprint is {found.fingerprint[:12]}, expected "
+                    f"{kept['fingerprint'][:12]}; give the same weights, template and precision"
+                )
+            self._encoder = found
+        return self._encoder
+
+    def score(self, prompts: Sequence[Prompt], responses: Sequence[Any]) -> torch.Tensor:
+        """Scores (K, N) float32 of N responses, each with its prompt (a text or messages).
+
+        The first call also scores eight built-in texts and compares them with the scores kept in the artefact.
+        """
+        if len(prompts) != len(responses):
+            raise PrudentError(f"{len(prompts)} prompts and {len(responses)} responses; give one prompt a response")
+        if not self._checked:
+            self._check_texts()
+        return self._score(prompts, responses)
+
+    def _score(self, prompts: Sequence[Prompt], responses: Sequence[Any]) -> torch.Tensor:
+        if hasattr(self.scorer, "score"):
+            return self.scorer.score(prompts, responses)
+        features = {"features": self.encoder.encode(prompts, responses)}
+        if getattr(self.scorer, "needs_prompts", False):
+            features["prompts"] = encode_prompts(self.encoder, prompts)
+        return self.scorer.scores(**features)
+
+    def _check_texts(self) -> None:
+        found = self._score(artefact.PROBE_PROMPTS, artefact.PROBE_RESPONSES)
+        kept = self._card.get("encoder") or {}
+        tolerance = TEXT_TOLERANCE.get(kept.get("dtype", "float32"), HALF_TOLERANCE)
+        artefact.compare_golden(found, torch.tensor(self._card["golden_texts"]), tolerance, f"{self.name}: probe text")
+        self._checked = True
+
+    def probe_scores(self) -> torch.Tensor:
+        """Scores (K, 8) of the built-in probe texts, as ``fit`` keeps them in the artefact."""
+        return self._score(artefact.PROBE_PROMPTS, artefact.PROBE_RESPONSES)
+
+
+def encode_prompts(encoder: Any, prompts: Sequence[Prompt]) -> torch.Tensor:
+    """Features (N, d) of the prompts alone, for families that gate by prompt: the state at the assistant turn's start.
+
+    Rendered with an empty response, each distinct prompt once.
+    """
+    keys = [repr(prompt) for prompt in prompts]
+    first = {key: place for place, key in reversed(list(enumerate(keys)))}
+    distinct = list(first)
+    encoded = encoder.encode([prompts[first[key]] for key in distinct], [""] * len(distinct))
+    where = {key: place for place, key in enumerate(distinct)}
+    return encoded[torch.tensor([where[key] for key in keys])]
