@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
 from prudent.arrays import ArrayLike, as_tensor, require_finite
 from prudent.errors import PrudentError
@@ -131,7 +131,7 @@ class Problem(NamedTuple):
         return self._replace(weights=self.weights[heads], ridge=self.ridge[heads])
 
     def data_loss(self, logit: torch.Tensor) -> torch.Tensor:
-        loss = softplus(-logit)
+        loss = -logsigmoid(logit)
         if self.soft_label is not None:
             loss = loss + (1 - self.soft_label) * logit
         return (self.weights * loss).sum(1)

@@ -2,7 +2,7 @@
 
 With z = r_chosen - r_rejected - margin and s = probability that chosen is the better answer,
 
-    L = -[s log sg(z) + (1 - s) log sg(-z)] = softplus(-z) + (1 - s) z          sg(z) = 1 / (1 + exp(-z))
+    L = -[s log sg(z) + (1 - s) log sg(-z)] = -log sg(z) + (1 - s) z          sg(z) = 1 / (1 + exp(-z))
 
 s = 1 and margin = 0 give the ordinary loss -log sg(r_chosen - r_rejected). In the notation of "Secrets of RLHF II"
 (arXiv 2401.06080) the smoothing p of the soft-label loss is 1 - s, and the adaptive margin is the pair's strength mu.
@@ -11,7 +11,7 @@ s = 1 and margin = 0 give the ordinary loss -log sg(r_chosen - r_rejected). In t
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
 from prudent.errors import PrudentError
 
@@ -54,7 +54,7 @@ def bradley_terry(
     soft_label = _per_pair(soft_label, "soft_label", difference)
     margin = _per_pair(margin, "margin", difference)
     logit = difference if margin is None else difference - margin
-    loss = softplus(-logit)
+    loss = -logsigmoid(logit)
     return loss if soft_label is None else loss + (1 - soft_label) * logit
 
 
