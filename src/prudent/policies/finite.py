@@ -39,8 +39,8 @@ def _ratio(
 ) -> torch.Tensor:
     """log pi for pi ~ pi0 exp(r / (beta sigma2)), and its limit as variances that are 0 go to 0 together."""
     support = log_reference > MINUS_INFINITY
-    exponent = reward / (beta * variance)
-    if bool(torch.isfinite(masked(exponent, support, 0.0)).all()):
+    exponent = masked(reward / (beta * variance), support, 0.0)
+    if bool(torch.isfinite(exponent).all()):
         top = masked(exponent, support, MINUS_INFINITY).amax(-1, keepdim=True)
         return torch.log_softmax(log_reference + (exponent - top), -1)
     # Overflow or variance 0. Ratios are taken in units of the largest reward and the smallest positive variance. Among
@@ -256,14 +256,17 @@ def ball(
     if not bool((torch.isfinite(size) & (size >= 0)).all()):
         raise PrudentError(f"radius is {size.min().item()}, must be finite and >= 0")
     solved = _inverse_of(covariance, reward, support, dense)
-    direction = solved(reward)
+    # A reward that tells nothing apart leaves only rounding, which must not be blown up to the radius.
+    least = 1e-26 * (reward * solved(reward)).sum(-1, keepdim=True) if on_simplex else 0.0
     if on_simplex:
+        reward = reward - ones * (reward * ones).sum(-1, keepdim=True) / ones.sum(-1, keepdim=True)
+    direction = solved(reward)
+    if on_simplex and covariance is not None:
         flat = solved(ones)
         shift = (ones * direction).sum(-1, keepdim=True) / (ones * flat).sum(-1, keepdim=True)
         direction = direction - shift * flat
     squared = (reward * direction).sum(-1, keepdim=True)
-    # A reward that tells nothing apart leaves only rounding here, which must not be blown up to the radius.
-    moves = squared > 1e-28 * (reward * solved(reward)).sum(-1, keepdim=True)
+    moves = squared > least
     step = size * direction / torch.where(moves, squared, torch.ones_like(squared)).sqrt()
     return reference + masked(step, moves & support, 0.0)
 
