@@ -1,0 +1,41 @@
+"""Statistics on arrays, in one place; nothing here knows models or files.
+
+``wilson``, ``proportion``, ``bootstrap`` (plain or by clusters), ``paired_bootstrap``, ``mcnemar``, ``holm``,
+``correlation``; ``calibration``, ``auroc``, ``risk_coverage``. See ``resampling`` for how a million values and a
+thousand rounds stay exact, fast and small.
+"""
+
+from prudent.evaluation.calibration import Calibration, RiskCoverage, auroc, calibration, risk_coverage
+from prudent.evaluation.intervals import (
+    Estimate,
+    McNemar,
+    Paired,
+    bootstrap,
+    correlation,
+    holm,
+    mcnemar,
+    paired_bootstrap,
+    proportion,
+    wilson,
+)
+from prudent.evaluation.resampling import resampled_means, resampled_sums
+
+__all__ = [
+    "Calibration",
+    "Estimate",
+    "McNemar",
+    "Paired",
+    "RiskCoverage",
+    "auroc",
+    "bootstrap",
+    "calibration",
+    "correlation",
+    "holm",
+    "mcnemar",
+    "paired_bootstrap",
+    "proportion",
+    "resampled_means",
+    "resampled_sums",
+    "risk_coverage",
+    "wilson",
+]
