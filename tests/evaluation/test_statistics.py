@@ -172,7 +172,7 @@ def test_calibration_numbers_by_hand() -> None:
 def test_calibrated_scores_have_small_error_and_intervals_that_hold_it() -> None:
     rng = np.random.default_rng(1)
     truth = rng.uniform(0, 1, 20_000)
-    result = s.calibration(truth, (rng.random(20_000) < truth).astype(float), rounds=300)
+    result = s.calibration(truth, (rng.random(20_000) < truth).astype(float), rounds=2000, level=0.999)
     assert result.ece.value < 0.02 and result.brier.low < 1 / 6 < result.brier.high
     assert result.brier.low < result.brier.value < result.brier.high
 
