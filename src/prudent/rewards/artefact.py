@@ -28,6 +28,7 @@ TOLERANCE = 1e-5  # of golden scores, relative to their largest size
 
 FAMILIES = {
     "heads": "prudent.rewards.heads.HeadEnsemble",
+    "laplace": "prudent.rewards.laplace.LaplacePosterior",
     "external": "prudent.rewards.external.ExternalModels",
 }
 

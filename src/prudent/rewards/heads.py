@@ -64,6 +64,16 @@ def standardisation(*sources: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return (mean + shift).float(), torch.where(constant, 1.0, spread).float()
 
 
+def paired_features(chosen: Any, rejected: Any) -> tuple[Any, Any]:
+    """Both sides' features (n, d) of equal shape, memory maps left on disk, or PrudentError."""
+    better, worse = _source(chosen, "chosen"), _source(rejected, "rejected")
+    if tuple(better.shape) != tuple(worse.shape):
+        raise PrudentError(
+            f"chosen features have shape {tuple(better.shape)}, rejected {tuple(worse.shape)}; they must be equal"
+        )
+    return better, worse
+
+
 class PairDifference:
     """(chosen - rejected) / scale, computed for the rows asked for: neither side needs to fit in memory."""
 
@@ -231,11 +241,7 @@ class HeadEnsemble:
             raise PrudentError(f"unknown diversity {diversity!r}; known: {', '.join(DIVERSITIES)}")
         if members < 1:
             raise PrudentError(f"members must be at least 1, got {members}")
-        better, worse = _source(chosen, "chosen"), _source(rejected, "rejected")
-        if tuple(better.shape) != tuple(worse.shape):
-            raise PrudentError(
-                f"chosen features have shape {tuple(better.shape)}, rejected {tuple(worse.shape)}; they must be equal"
-            )
+        better, worse = paired_features(chosen, rejected)
         n = int(better.shape[0])
         columns = pair_columns(n, weight, soft_label, margin)
         mean, scale = standardisation(better, worse)

@@ -1,0 +1,193 @@
+"""Laplace posterior of a linear Bradley-Terry head: variance and covariance for any response, without an ensemble.
+
+The head w minimises sum_i c_i L(w' x_i) + lam/2 ||w||^2 with lam = ridge * sum_i c_i (the ridge objective of
+``convex``, times the number of pairs). As a log posterior with prior N(0, I / lam) its curvature at the minimum gives
+
+    A = sum_i c_i sg(z_i) (1 - sg(z_i)) x_i x_i' + lam I         posterior covariance   C = A^-1
+    B = sum_i c_i^2 (sg(z_i) - s_i)^2 x_i x_i'                    sandwich covariance    C = A^-1 B A^-1
+
+C = A^-1 trusts the Bradley-Terry model and counts the prior; the sandwich (Huber 1967, White 1982) takes the noise from
+the residuals, which is what a bootstrap ensemble measures too, and leaves the prior's own spread out. The covariance
+of the scores of responses with standardised features f_a, f_b is f_a' C f_b: linear in w, so nothing else is approximated.
+Sources: MacKay 1992; Daxberger et al., arXiv 2106.14806 (last-layer Laplace).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from prudent.arrays import ArrayLike
+from prudent.errors import PrudentError
+from prudent.rewards.columns import PairColumns, pair_columns
+from prudent.rewards.convex import fit_heads
+from prudent.rewards.heads import PairDifference, choose_ridge, paired_features, probe_features, standardisation
+from prudent.rewards.training import member_seeds, shared_seed
+from prudent.rewards.uncertainty import centre
+from prudent.seeding import Seed, numpy_generator
+
+
+@dataclass(frozen=True)
+class LaplacePosterior:
+    """Posterior N(weight, root root') of one head on standardised features.
+
+    weight (d,), root (d, r), mean, scale (d,): float64. draws (K, d): weights drawn from the posterior, the members
+    behind ``scores``. info: ridge, pairs, which covariance.
+    """
+
+    weight: torch.Tensor
+    root: torch.Tensor
+    mean: torch.Tensor
+    scale: torch.Tensor
+    draws: torch.Tensor
+    info: dict[str, Any] = field(default_factory=dict)
+    family = "laplace"
+
+    @property
+    def members(self) -> int:
+        return len(self.draws)
+
+    @classmethod
+    def fit(
+        cls,
+        chosen: ArrayLike,
+        rejected: ArrayLike,
+        *,
+        ridge: float | str = "cv",
+        sandwich: bool = False,
+        members: int = 10,
+        weight: ArrayLike | None = None,
+        soft_label: ArrayLike | None = None,
+        margin: ArrayLike | None = None,
+        groups: Sequence[Any] | ArrayLike | None = None,
+        seed: Seed = 0,
+    ) -> LaplacePosterior:
+        """Posterior from features (n, d) of chosen and rejected answers.
+
+        ridge: as in ``HeadEnsemble.fit``. sandwich: covariance A^-1 B A^-1 in place of A^-1. members: how many weights
+        are drawn for ``scores``; variances don't use them. weight: (n,), scaled to mean 1, so that they shift attention
+        between pairs and don't claim more of them. soft_label, margin, groups: see ``HeadEnsemble.fit``.
+        """
+        better, worse = paired_features(chosen, rejected)
+        n = int(better.shape[0])
+        columns = pair_columns(n, weight, soft_label, margin).scaled()
+        mean, scale = standardisation(better, worse)
+        difference = PairDifference(better, worse, scale)
+        if ridge == "cv":
+            ridge, _ = choose_ridge(difference[slice(0, n)], columns=columns, groups=groups, seed=shared_seed(seed))
+        elif isinstance(ridge, str):
+            raise PrudentError(f'ridge must be "cv" or a positive number, got {ridge!r}')
+        counts = None if columns.weight is None else columns.weight[None]
+        head = fit_heads(
+            difference[slice(0, n)], counts, ridge=ridge, soft_label=columns.soft_label, margin=columns.margin
+        ).weights[0]
+        root = posterior_root(difference[slice(0, n)], head, float(ridge), columns, sandwich)
+        noise = [numpy_generator(one).standard_normal(root.shape[1]) for one in member_seeds(seed, members)]
+        draws = head + torch.from_numpy(np.stack(noise)) @ root.T
+        info = {"pairs": n, "ridge": float(ridge), "covariance": "sandwich" if sandwich else "posterior"}
+        return cls(head, root, mean.double(), scale.double(), draws, info)
+
+    def _standardised(self, features: ArrayLike) -> torch.Tensor:
+        values = features if isinstance(features, torch.Tensor) else torch.as_tensor(np.asarray(features))
+        if values.ndim != 2 or values.shape[1] != len(self.mean):
+            raise PrudentError(f"features have shape {tuple(values.shape)}, expected (responses, {len(self.mean)})")
+        return (values.double() - self.mean) / self.scale
+
+    def expected(self, features: ArrayLike) -> torch.Tensor:
+        """Posterior mean of the scores of N responses: (N, d) -> (N,) float64."""
+        return self._standardised(features) @ self.weight
+
+    def factor(
+        self, features: ArrayLike, groups: Sequence[Any] | None = None, weights: ArrayLike | None = None
+    ) -> torch.Tensor:
+        """F (N, r) float64 with F F' = the scores' covariance: products and solves in O(N r) without the N x N matrix.
+
+        groups (N,), weights (N,): centre scores per prompt first (see ``uncertainty.centre``); None leaves them as they
+        are, with the origin at the mean of the training responses.
+        """
+        factor = self._standardised(features) @ self.root
+        return factor if groups is None else centre(factor.T, groups, weights).T
+
+    def variance(
+        self, features: ArrayLike, groups: Sequence[Any] | None = None, weights: ArrayLike | None = None
+    ) -> torch.Tensor:
+        """Variance of the scores of N responses: (N,) float64. groups, weights: as in ``factor``."""
+        return self.factor(features, groups, weights).square().sum(1)
+
+    def covariance(
+        self, features: ArrayLike, groups: Sequence[Any] | None = None, weights: ArrayLike | None = None
+    ) -> torch.Tensor:
+        """Covariance of the scores of a whole pool: (N, N) float64, the theory's Sigma. groups, weights: see ``factor``.
+
+        Its rank is at most the feature width (and lower when centred), so it is singular for larger pools.
+        """
+        factor = self.factor(features, groups, weights)
+        return factor @ factor.T
+
+    def margin_variance(self, chosen: ArrayLike, rejected: ArrayLike) -> torch.Tensor:
+        """Variance of score differences of n pairs: two (n, d) -> (n,) float64."""
+        return (self.factor(chosen) - self.factor(rejected)).square().sum(1)
+
+    def scores(self, features: ArrayLike) -> torch.Tensor:
+        """Scores (K, N) float32 of K weights drawn from the posterior, so that it can stand in for an ensemble."""
+        return (self.draws @ self._standardised(features).T).float()
+
+    def probes(self) -> dict[str, torch.Tensor]:
+        return {"features": probe_features(self.mean.float(), self.scale.float())}
+
+    def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        config = {"info": self.info, "mean": self.mean.tolist(), "scale": self.scale.tolist()}
+        return config, {"head.weight": self.weight, "posterior.root": self.root, "draws.weight": self.draws}
+
+    @classmethod
+    def from_state(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> LaplacePosterior:
+        mean, scale = (torch.tensor(config[name], dtype=torch.float64) for name in ("mean", "scale"))
+        weight, root, draws = (tensors[name] for name in ("head.weight", "posterior.root", "draws.weight"))
+        return cls(weight, root, mean, scale, draws, config["info"])
+
+    def save(self, folder: str | Path) -> None:
+        """Write the artefact folder (see ``artefact``)."""
+        from prudent.rewards.artefact import save
+
+        save(folder, self)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> LaplacePosterior:
+        """Read what ``save`` wrote; its golden scores are computed again and compared."""
+        from prudent.rewards.artefact import load
+
+        return load(folder, expected=cls)
+
+
+def posterior_root(
+    difference: ArrayLike, weight: torch.Tensor, ridge: float, columns: PairColumns, sandwich: bool = False
+) -> torch.Tensor:
+    """Root R (d, r) with R R' the covariance of a head's weights, from the feature differences (n, d) it was fitted on.
+
+    Posterior: R = chol(A)^-T, (d, d). Sandwich: R = A^-1 times the scaled rows, (d, min(n, d)).
+    """
+    rows = torch.as_tensor(difference).double()
+    n = len(rows)
+    logit = rows @ weight
+    if columns.margin is not None:
+        logit = logit - columns.margin
+    chance = torch.sigmoid(logit)
+    count = torch.ones(n, dtype=torch.float64) if columns.weight is None else columns.weight
+    curvature = count * chance * (1 - chance)
+    precision = rows.T @ (curvature[:, None] * rows)
+    precision.diagonal().add_(ridge * float(count.sum()))
+    lower = torch.linalg.cholesky(precision)
+    eye = torch.eye(len(lower), dtype=torch.float64)
+    inverse = torch.linalg.solve_triangular(lower, eye, upper=False)  # chol(A)^-1
+    if not sandwich:
+        return inverse.T.contiguous()
+    label = 1.0 if columns.soft_label is None else columns.soft_label
+    noise = (count * (chance - label))[:, None] * rows
+    if n > rows.shape[1]:
+        noise = torch.linalg.qr(noise, mode="r").R  # same noise' noise from fewer rows
+    return (inverse.T @ (inverse @ noise.T)).contiguous()
