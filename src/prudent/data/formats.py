@@ -1,0 +1,368 @@
+"""Shapes of preference rows in the wild, each turned into one: prompt, chosen and rejected as lists of messages.
+
+Pure functions on one row. A row that can't be used raises ``Reject`` with every reason found in it; what was mended or
+deserves a look is noted as a flag. The rules are listed in docs/data.md.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prudent.data.files import MISSING_TEXT
+
+Message = dict[str, str]
+Note = Callable[[str, str, str], None]
+
+ROLES = {
+    "system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatbot": "assistant",
+    "tool": "tool", "function": "tool",
+}  # fmt: skip
+MARK = re.compile(r"(?:\A|\n[ \t]*\r?\n)\s*(Human|Assistant):")
+LISTED = re.compile(r"""\s*\[\s*\{\s*['"](role|from|content|value)['"]\s*:""")
+SCORES = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen_rating", "rejected_rating"),
+    ("rating_chosen", "rating_rejected"),
+)
+NUMBERS = {"weight": (0.0, math.inf), "soft_label": (0.0, 1.0), "margin": (-math.inf, math.inf)}
+# Left out rather than refused: the row is well formed, it just holds no preference that can be trained on.
+LEFT_OUT = frozenset(
+    {"tie", "undecided", "both-bad", "no-votes", "diverged", "prompt-mismatch", "missing-rating", "single"}
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a row (or one field of it) can't be used, before its line is known."""
+
+    field: str
+    reason: str
+    detail: str
+
+
+class Reject(Exception):
+    """A row that gives no pair. ``problems`` holds every reason found in it."""
+
+    def __init__(self, *problems: Problem) -> None:
+        self.problems = list(problems)
+        super().__init__("; ".join(f"{p.field}: {p.reason}: {p.detail}" for p in problems))
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Choices a user makes once for a whole file (see ``read_preferences``)."""
+
+    ties: str = "drop"
+    diverged: str = "drop"
+    shared_prefix: bool = False
+    soft_votes: str | None = "half"
+    min_share: float = 0.5
+
+
+@dataclass
+class Pair:
+    """One normalised pair. numbers: any of weight, soft_label, margin. extra: other columns. shape: what it was."""
+
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    numbers: dict[str, float] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+    shape: str = "strings"
+
+
+def number(value: Any) -> float | None:
+    """``value`` as a finite float; None when it is missing ("N/A", "", null, NaN); ValueError when it is other text."""
+    if value is None or (isinstance(value, str) and value.strip().lower() in MISSING_TEXT):
+        return None
+    found = float(value)
+    return found if math.isfinite(found) else None
+
+
+def text_of(message: Mapping[str, Any]) -> Any:
+    """Content of a message; a list of text parts is joined. None where there is none."""
+    content = message.get("content", message.get("value"))
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        texts = [part for part in parts if isinstance(part, str)]
+        return "".join(texts) if texts and len(texts) == len(parts) else None
+    return content
+
+
+def read_messages(value: Sequence[Any], name: str, note: Note) -> list[Message]:
+    """Chat messages with role and content alone. Null keys (Arrow's union of keys) vanish, other keys are noted."""
+    if not value:
+        raise Reject(Problem(name, "empty", "an empty list of messages"))
+    if not all(isinstance(item, Mapping) for item in value):
+        kind = type(next(item for item in value if not isinstance(item, Mapping))).__name__
+        raise Reject(Problem(name, "not-messages", f"a list of {kind}; messages are objects with role and content"))
+    messages = []
+    for place, item in enumerate(value):
+        where = f"message {place + 1}"
+        role = item.get("role", item.get("from"))
+        content = text_of(item)
+        if not isinstance(role, str) or role.lower() not in ROLES:
+            raise Reject(Problem(name, "unknown-role", f"{where} has role {role!r}; known: {', '.join(sorted(ROLES))}"))
+        if content is None:
+            raise Reject(Problem(name, "null-content", f"{where} ({role}) has no text content"))
+        if not isinstance(content, str):
+            raise Reject(Problem(name, "not-text", f"{where} ({role}) has content of type {type(content).__name__}"))
+        other = sorted(k for k, v in item.items() if v is not None and k not in ("role", "content", "from", "value"))
+        if other:
+            note(name, "extra-message-keys", f"{where}: {', '.join(other)} left out; templates get role and content")
+        messages.append({"role": ROLES[role.lower()], "content": content})
+    return messages
+
+
+def read_side(value: Any, name: str, note: Note) -> str | list[Message]:
+    """A prompt or an answer as text or as messages, whatever holds it (JSON text of a list too)."""
+    if value is None:
+        raise Reject(Problem(name, "null", "null where text or messages are needed"))
+    if hasattr(value, "tolist"):
+        value = value.tolist()  # numpy arrays of messages, as Parquet readers give them
+    if isinstance(value, str):
+        if LISTED.match(value):
+            try:
+                return read_messages(json.loads(value), name, note)
+            except ValueError as error:
+                remedy = "looks like a list of messages but is not JSON; write it with json.dumps"
+                raise Reject(Problem(name, "not-json", f"{remedy} ({error})")) from error
+        if not value:
+            raise Reject(Problem(name, "empty", "empty text"))
+        if not value.strip():
+            raise Reject(Problem(name, "blank", "only white space"))
+        return value
+    if isinstance(value, Mapping):
+        value = [value]
+    if isinstance(value, (list, tuple)):
+        return read_messages(value, name, note)
+    raise Reject(Problem(name, "not-text", f"{value!r} ({type(value).__name__}) where text or messages are needed"))
+
+
+def is_transcript(text: Any) -> bool:
+    """Whether a text begins with HH's "Human:" mark."""
+    found = MARK.match(text) if isinstance(text, str) else None
+    return found is not None and found.group(1) == "Human"
+
+
+def parse_transcript(text: str, name: str, note: Note) -> list[Message]:
+    """HH transcript -> messages. A mark counts only at the start or after an empty line; turns in a row are joined."""
+    marks = list(MARK.finditer(text))
+    messages: list[Message] = []
+    for mark, following in zip(marks, [*marks[1:], None]):
+        role = "user" if mark.group(1) == "Human" else "assistant"
+        content = text[mark.end() : following.start() if following else len(text)].strip()
+        if messages and messages[-1]["role"] == role:
+            note(name, "joined-turns", f"two {role} turns in a row were joined with an empty line")
+            messages[-1]["content"] += "\n\n" + content
+        else:
+            messages.append({"role": role, "content": content})
+    return messages
+
+
+def squeeze(text: str) -> str:
+    """Text with every run of white space as one blank, for comparisons that white space must not decide."""
+    return " ".join(text.split())
+
+
+def same_message(a: Message, b: Message) -> bool:
+    return a["role"] == b["role"] and (a["content"] == b["content"] or squeeze(a["content"]) == squeeze(b["content"]))
+
+
+def shared_turns(a: list[Message], b: list[Message]) -> int:
+    """Number of messages that both lists begin with."""
+    count = 0
+    for left, right in zip(a, b):
+        if not same_message(left, right):
+            break
+        count += 1
+    return count
+
+
+def _agrees(prompt: str | list[Message], prefix: list[Message]) -> list[Message] | None:
+    """The prompt that a prompt column and the sides' shared turns agree on, or None when they don't."""
+    if isinstance(prompt, str):
+        wanted = squeeze(prompt)
+        turns = [squeeze(message["content"]) for message in prefix if message["role"] == "user"]
+        return prefix if wanted in turns or wanted == squeeze(" ".join(turns)) else None
+    short, long = sorted((prompt, prefix), key=len)
+    tail = long[len(long) - len(short) :]
+    return long if all(same_message(a, b) for a, b in zip(short, tail)) else None
+
+
+def _parted(chosen: list[Message], rejected: list[Message], choices: Choices) -> tuple[list[Message], ...]:
+    """(prompt, chosen answer, rejected answer) of two whole conversations by their shared turns."""
+    count = shared_turns(chosen, rejected)
+    if count == len(chosen) == len(rejected):
+        raise Reject(Problem("chosen", "identical-sides", "chosen and rejected are the same conversation"))
+    if count == len(chosen) or count == len(rejected):
+        name = "chosen" if count == len(chosen) else "rejected"
+        raise Reject(Problem(name, "empty", "no answer after the turns that both sides share"))
+    if count == 0:
+        a, b = squeeze(chosen[0]["content"])[:60], squeeze(rejected[0]["content"])[:60]
+        raise Reject(Problem("chosen", "prompt-mismatch", f"the sides begin with different turns: {a!r} and {b!r}"))
+    prompt, answers = chosen[:count], (chosen[count:], rejected[count:])
+    parted_early = any(message["role"] not in ("assistant", "tool") for answer in answers for message in answer)
+    keep = choices.diverged == "keep" and all(answer[0]["role"] == "assistant" for answer in answers)
+    if parted_early and not keep:
+        detail = f"the sides part after {count} of {max(len(chosen), len(rejected))} turns, before the last answer"
+        raise Reject(Problem("rejected", "diverged", detail + '; diverged="keep" keeps both remainders'))
+    return prompt, *answers
+
+
+def _whole(side: str | list[Message]) -> bool:
+    return isinstance(side, list) and side[0]["role"] != "assistant"
+
+
+def split_sides(
+    prompt: str | list[Message] | None,
+    chosen: str | list[Message],
+    rejected: str | list[Message],
+    choices: Choices,
+    note: Note,
+) -> tuple[list[Message], list[Message], list[Message], str]:
+    """(prompt, chosen answer, rejected answer, shape), the prompt exactly once."""
+    shape = "strings" if isinstance(chosen, str) and isinstance(rejected, str) else "messages"
+    transcripts = [is_transcript(chosen), is_transcript(rejected)]
+    if all(transcripts):
+        chosen, rejected = parse_transcript(chosen, "chosen", note), parse_transcript(rejected, "rejected", note)  # type: ignore[arg-type]
+        if isinstance(prompt, str) and is_transcript(prompt):
+            prompt = parse_transcript(prompt, "prompt", note)
+            prompt = prompt[:-1] if prompt[-1] == {"role": "assistant", "content": ""} else prompt
+        shape = "transcripts"
+    elif prompt is None and shape == "strings":
+        if choices.shared_prefix:
+            prompt, chosen, rejected = _text_prefix(chosen, rejected)  # type: ignore[arg-type]
+        elif any(transcripts):
+            name = "rejected" if transcripts[0] else "chosen"
+            raise Reject(Problem(name, "no-speaker-mark", 'does not begin with "Human:" as the other side does'))
+        else:
+            remedy = 'no prompt column and no "Human:" mark; name the prompt column or give shared_prefix=True'
+            raise Reject(Problem("prompt", "missing-field", remedy))
+    if isinstance(prompt, str) and is_transcript(prompt) and prompt.rstrip().endswith("Assistant:"):
+        prompt = parse_transcript(prompt, "prompt", note)[:-1]
+    if _whole(chosen) and _whole(rejected):
+        found, better, worse = _parted(chosen, rejected, choices)  # type: ignore[arg-type]
+        if prompt is not None:
+            agreed = _agrees(prompt, found)
+            if agreed is None:
+                raise Reject(
+                    Problem("prompt", "prompt-mismatch", "the prompt column is not the turn that the sides share")
+                )
+            return agreed, better, worse, shape if shape == "transcripts" else "repeated-prompt"
+        return found, better, worse, shape if shape == "transcripts" else "implicit-prompt"
+    if prompt is None:
+        raise Reject(Problem("prompt", "missing-field", "no prompt column and the sides hold answers alone"))
+    start = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    answers = [_answer(side, start, name) for name, side in (("chosen", chosen), ("rejected", rejected))]
+    return start, answers[0], answers[1], shape
+
+
+def _answer(side: str | list[Message], prompt: list[Message], name: str) -> list[Message]:
+    """Answer turns of one side; a conversation that begins with the prompt loses it."""
+    if isinstance(side, str):
+        return [{"role": "assistant", "content": side}]
+    if not _whole(side):
+        return side
+    if shared_turns(side, prompt) == len(prompt) < len(side):
+        return side[len(prompt) :]
+    raise Reject(Problem(name, "prompt-mismatch", "a whole conversation that does not begin with the prompt"))
+
+
+def _text_prefix(chosen: str, rejected: str) -> tuple[str, str, str]:
+    """(shared beginning, rest of chosen, rest of rejected) of two texts, cut at a blank (TRL's implicit prompt)."""
+    count = next((i for i, (a, b) in enumerate(zip(chosen, rejected)) if a != b), min(len(chosen), len(rejected)))
+    while count and not chosen[count - 1].isspace():
+        count -= 1
+    if not chosen[:count].strip():
+        raise Reject(Problem("prompt", "missing-field", "the sides share no beginning that could be the prompt"))
+    return chosen[:count], chosen[count:], rejected[count:]
+
+
+def check_answers(prompt: list[Message], chosen: list[Message], rejected: list[Message]) -> None:
+    """Reject a pair whose prompt or answer holds no text or whose answers are the same."""
+    problems = []
+    for name, answer in (("chosen", chosen), ("rejected", rejected)):
+        if not answer[-1]["content"].strip():
+            reason = "blank" if answer[-1]["content"] else "empty"
+            problems.append(Problem(name, reason, "the answer holds no text"))
+    if not any(message["content"].strip() for message in prompt):
+        problems.append(Problem("prompt", "blank", "the prompt holds no text"))
+    if not problems and chosen == rejected:
+        problems.append(Problem("chosen", "identical-sides", "chosen and rejected are the same text"))
+    if problems:
+        raise Reject(*problems)
+
+
+def read_numbers(row: Mapping[str, Any], note: Note) -> dict[str, float]:
+    """weight, soft_label and margin of a row where they are given and in range; anything else is noted and missing."""
+    found = {}
+    for name, (low, high) in NUMBERS.items():
+        try:
+            value = number(row.get(name))
+        except (TypeError, ValueError):
+            note(name, "not-a-number", f"{row[name]!r} is no number; treated as missing")
+            continue
+        if value is None:
+            continue
+        if low <= value <= high:
+            found[name] = value
+        else:
+            note(name, "out-of-range", f"{value} lies outside {low} to {high}; treated as missing")
+    return found
+
+
+def compare_scores(row: Mapping[str, Any], choices: Choices, numbers: dict[str, float], note: Note) -> None:
+    """Ties by equal scores are left out (or kept with soft label 1/2); inverted scores are noted, never swapped."""
+    for better, worse in SCORES:
+        if better not in row or worse not in row:
+            continue
+        try:
+            high, low = number(row[better]), number(row[worse])
+        except (TypeError, ValueError):
+            note(better, "not-a-number", f"scores {row[better]!r} and {row[worse]!r} are not numbers; not compared")
+            return
+        if high is None or low is None:
+            return
+        if high == low:
+            if choices.ties != "keep":
+                raise Reject(
+                    Problem(better, "tie", f'both scores are {high:g}; ties="keep" keeps it with soft label 0.5')
+                )
+            numbers["soft_label"] = 0.5
+            note(better, "kept-tie", f"both scores are {high:g}; soft label 0.5")
+        elif high < low:
+            note(better, "inverted-scores", f"{high:g} is lower than {worse} {low:g}; kept as it stands, not swapped")
+        return
+
+
+def pair_of_sides(row: Mapping[str, Any], choices: Choices, note: Note) -> Pair:
+    """Pair of a row with chosen and rejected (and perhaps a prompt)."""
+    problems: list[Problem] = []
+    sides: dict[str, Any] = {"prompt": None}
+    for name in ("prompt", "chosen", "rejected"):
+        if name not in row:
+            if name != "prompt":
+                problems.append(Problem(name, "missing-field", f"columns found: {', '.join(map(str, row))}"))
+            continue
+        try:
+            sides[name] = read_side(row[name], name, note)
+        except Reject as reject:
+            # A prompt column that is null in some rows (mixed files) counts as absent when the sides carry the prompt.
+            if name != "prompt" or row[name] is not None:
+                problems += reject.problems
+    if problems:
+        raise Reject(*problems)
+    prompt, chosen, rejected, shape = split_sides(sides["prompt"], sides["chosen"], sides["rejected"], choices, note)
+    check_answers(prompt, chosen, rejected)
+    numbers = read_numbers(row, note)
+    compare_scores(row, choices, numbers, note)
+    known = {"prompt", "chosen", "rejected", *NUMBERS}
+    return Pair(prompt, chosen, rejected, numbers, {k: v for k, v in row.items() if k not in known}, shape)

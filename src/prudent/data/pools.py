@@ -1,0 +1,125 @@
+"""Candidate pools: prompts with several responses each and, where it is known, the gold reward of each response."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prudent.data.files import read_records
+from prudent.data.formats import Message, Problem, Reject, read_side
+from prudent.errors import BadRow, DataError, PrudentError
+from prudent.runs import dumps, write_atomic
+
+
+@dataclass(frozen=True)
+class Pool:
+    """prompts: message lists. responses: texts, one list a prompt, of any lengths >= 2. gold: rewards of the same
+    shape, or None. ids: one a prompt."""
+
+    prompts: list[list[Message]]
+    responses: list[list[str]]
+    gold: list[list[float]] | None
+    ids: list[str]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def flat(self) -> tuple[list[list[Message]], list[str], list[int]]:
+        """(prompts, responses, prompt number) with one entry a response: what an encoder takes."""
+        owner = [place for place, texts in enumerate(self.responses) for _ in texts]
+        return [self.prompts[place] for place in owner], [text for texts in self.responses for text in texts], owner
+
+
+def read_pool(path: str | Path) -> Pool:
+    """Pool of a JSONL file (or any other kind that ``read_records`` knows) with ``prompt`` (text or messages),
+    ``responses``, and optionally ``gold`` and ``id``.
+
+    Raises DataError with every bad row: fewer than two responses, a response that is no text, gold that is not finite
+    or not one number a response, gold in some rows only.
+    """
+    path = Path(path)
+    bad: list[BadRow] = []
+    rows: list[tuple[int, dict[str, Any]]] = []
+    for record in read_records(path):
+        bad += record.errors
+        bad += [flag for flag in record.flags if flag.reason == "not-a-number" and flag.field == "gold"]
+        if record.value is None:
+            continue
+        try:
+            rows.append((record.line, _read_row(record.value)))
+        except Reject as reject:
+            bad += [BadRow(record.line, p.field, p.reason, p.detail) for p in reject.problems]
+    with_gold = sum(row["gold"] is not None for _, row in rows)
+    if 0 < with_gold < len(rows):
+        detail = f"{with_gold} of {len(rows)} rows have gold; give it in every row or in none"
+        bad += [BadRow(line, "gold", "missing-field", detail) for line, row in rows if row["gold"] is None]
+    if bad:
+        unique = {(row.line, row.field, row.reason): row for row in bad}
+        raise DataError(str(path), sorted(unique.values(), key=lambda row: row.line), "mend these rows of the pool")
+    if not rows:
+        raise PrudentError(f"{path} holds no prompt; a pool has one prompt with its responses a line")
+    ids = [str(row["id"]) if row["id"] is not None else str(place) for place, (_, row) in enumerate(rows)]
+    gold = [row["gold"] for _, row in rows] if with_gold else None
+    return Pool([row["prompt"] for _, row in rows], [row["responses"] for _, row in rows], gold, ids)
+
+
+def _read_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Prompt, responses, gold and id of one row; Reject names every fault in it."""
+    problems: list[Problem] = []
+    prompt: Any = None
+    try:
+        if "prompt" not in row:
+            raise Reject(Problem("prompt", "missing-field", f"columns found: {', '.join(map(str, row))}"))
+        prompt = read_side(row["prompt"], "prompt", lambda *_: None)
+        prompt = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    except Reject as reject:
+        problems += reject.problems
+    responses = row.get("responses")
+    if not isinstance(responses, list):
+        detail = "no list of responses" if responses is None else f"{type(responses).__name__} where a list is needed"
+        problems.append(Problem("responses", "missing-field", detail))
+        responses = []
+    elif len(responses) < 2:
+        detail = f"{len(responses)} response; a policy needs at least two candidates to choose from"
+        problems.append(Problem("responses", "single-response", detail))
+    for place, text in enumerate(responses, start=1):
+        if not isinstance(text, str):
+            problems.append(
+                Problem("responses", "not-text", f"response {place} is {type(text).__name__}, expected text")
+            )
+    gold = row.get("gold")
+    if gold is not None:
+        gold, found = _read_gold(gold, len(responses))
+        problems += found
+    if problems:
+        raise Reject(*problems)
+    return {"prompt": prompt, "responses": list(responses), "gold": gold, "id": row.get("id")}
+
+
+def _read_gold(gold: Any, count: int) -> tuple[list[float] | None, list[Problem]]:
+    if not isinstance(gold, list) or len(gold) != count:
+        found = f"{len(gold)} numbers" if isinstance(gold, list) else repr(gold)
+        return None, [Problem("gold", "wrong-length", f"{found} for {count} responses; one number a response")]
+    bad = [
+        (place, value) for place, value in enumerate(gold, start=1)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
+    ]  # fmt: skip
+    if bad:
+        place, value = bad[0]
+        return None, [
+            Problem("gold", "not-a-number", f"gold of response {place} is {value!r}; it must be a finite number")
+        ]
+    return [float(value) for value in gold], []
+
+
+def write_pool(path: str | Path, pool: Pool) -> None:
+    """Write a pool as JSONL, whole or not at all; ``read_pool`` gives it back."""
+    rows = []
+    for place, prompt in enumerate(pool.prompts):
+        row: dict[str, Any] = {"id": pool.ids[place], "prompt": prompt, "responses": pool.responses[place]}
+        if pool.gold is not None:
+            row["gold"] = pool.gold[place]
+        rows.append(dumps(row, indent=None))
+    write_atomic(path, "\n".join(rows) + "\n")

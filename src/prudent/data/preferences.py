@@ -1,0 +1,382 @@
+"""Read preference pairs of any shape into one: columns prompt, chosen, rejected as lists of chat messages."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prudent.data.files import KINDS, Record, read_records
+from prudent.data.formats import (
+    LEFT_OUT,
+    LISTED,
+    NUMBERS,
+    Choices,
+    Message,
+    Pair,
+    Problem,
+    Reject,
+    pair_of_sides,
+    squeeze,
+)
+from prudent.data.ratings import Rated, pairs_of_ratings, pick_rating, read_rated
+from prudent.data.votes import SOFT_RULES, pair_of_votes
+from prudent.errors import BadRow, DataError, PrudentError
+from prudent.runs import clean_text, hash_text
+from prudent.seeding import numpy_generator
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Source = str | Path
+MESSAGE_COLUMNS = ("prompt", "chosen", "rejected")
+NEUTRAL = {"weight": 1.0, "soft_label": 1.0, "margin": 0.0}
+
+
+@dataclass
+class ReadReport:
+    """What one pass over a source found. bad: rows that can't be used. left_out: well-formed rows without a preference
+    (ties, undecided votes, ...). flagged: rows kept after a mending or with something to look at."""
+
+    source: str
+    read: int = 0
+    kept: int = 0
+    bad: list[BadRow] = field(default_factory=list)
+    left_out: list[BadRow] = field(default_factory=list)
+    flagged: list[BadRow] = field(default_factory=list)
+    shapes: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def dropped(self) -> int:
+        """Rows that gave no pair because they are bad."""
+        return len({row.line for row in self.bad})
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Number of entries by reason: ``bad``, ``left_out`` and ``flagged``."""
+        return {
+            name: dict(Counter(row.reason for row in getattr(self, name))) for name in ("bad", "left_out", "flagged")
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "source": self.source, "read": self.read, "kept": self.kept, "dropped": self.dropped,
+            "shapes": self.shapes, "counts": self.counts(), "notes": self.notes,
+            "rows": {
+                name: [vars(row) for row in getattr(self, name)[:1000]] for name in ("bad", "left_out", "flagged")
+            },
+        }  # fmt: skip
+
+    def summary(self) -> str:
+        """A few lines for a person."""
+        lines = [f"{self.source}: {self.read} rows read, {self.kept} pairs kept"]
+        for name, counts in self.counts().items():
+            if counts:
+                lines.append(
+                    f"  {name.replace('_', ' ')}: " + ", ".join(f"{n} {reason}" for reason, n in counts.items())
+                )
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+
+def read_preferences(
+    source: Source | Sequence[Source], *, split: str | None = None, on_error: str = "raise", **options: Any
+) -> Dataset:
+    """Preference pairs of a hub id, a local file (JSONL, JSON, CSV, also .gz; Parquet, Arrow) or several of them.
+
+    Returns a Dataset with ``prompt``, ``chosen`` and ``rejected`` (lists of {"role", "content"}; chosen and rejected
+    hold the answer turns only), ``row`` (line of the file, from 1), where given ``weight``, ``soft_label`` (probability
+    that chosen is better) and ``margin``, and the file's other columns where their types allow.
+
+    split: split of a hub data set ("train" by default). on_error: "raise" reports every bad row in one DataError;
+    "skip" leaves them out, counted (see ``read_preferences_with_report``).
+
+    Options: columns={"prompt": "question", ...} maps names; ties="drop" | "keep" (soft label 1/2); diverged="drop" |
+    "keep" for conversations that part before the last answer; rating= column of rated single responses;
+    soft_votes="half" | "ignore" | None rule of soft labels from votes; min_share= share of votes that a winner needs;
+    shared_prefix=True takes the common beginning of two plain texts as the prompt; errors= reasons that are errors too
+    ("all": every flag and every row left out); config= configuration of a hub data set.
+
+    Raises DataError (bad rows) or PrudentError (the whole source: missing, empty, wrong encoding, no pair in it).
+    """
+    return read_preferences_with_report(source, split=split, on_error=on_error, **options)[0]
+
+
+def read_preferences_with_report(
+    source: Source | Sequence[Source],
+    *,
+    split: str | None = None,
+    on_error: str = "raise",
+    columns: Mapping[str, str] | None = None,
+    ties: str = "drop",
+    diverged: str = "drop",
+    rating: str | None = None,
+    soft_votes: str | None = "half",
+    min_share: float = 0.5,
+    shared_prefix: bool = False,
+    errors: str | Iterable[str] = (),
+    config: str | None = None,
+) -> tuple[Dataset, ReadReport]:
+    """``read_preferences`` and the report of the pass: rows read, kept and left out by reason, with their lines."""
+    _choice("on_error", on_error, ("raise", "skip"))
+    _choice("ties", ties, ("drop", "keep"))
+    _choice("diverged", diverged, ("drop", "keep"))
+    if soft_votes is not None:
+        _choice("soft_votes", soft_votes, SOFT_RULES)
+    choices = Choices(ties, diverged, shared_prefix, soft_votes, min_share)
+    sources = [source] if isinstance(source, (str, Path)) else list(source)
+    if not sources:
+        raise PrudentError("no source of preferences was given")
+    report = ReadReport(", ".join(map(str, sources)))
+    pairs: list[tuple[int, Pair]] = []
+    for one in sources:
+        label = f"{Path(str(one)).name}: " if len(sources) > 1 else ""
+        pairs += _read_one(open_records(one, split, config), report, choices, columns or {}, rating, label)
+    report.kept = len(pairs)
+    report.shapes = dict(Counter(pair.shape for _, pair in pairs))
+    if report.shapes.get("votes") and soft_votes:
+        rule = {"half": "a tie counts as half a vote for each side", "ignore": "ties left out"}[soft_votes]
+        report.notes.append(f"soft_label from votes: {rule}")
+    _raise_bad(report, on_error, errors)
+    if not pairs:
+        counts = {reason: n for part in report.counts().values() for reason, n in part.items()}
+        why = ", ".join(f"{n} {reason}" for reason, n in counts.items()) or "no rows"
+        raise PrudentError(f"{report.source}: no usable preference pair in {report.read} rows ({why})")
+    return to_dataset(pairs, report), report
+
+
+def _choice(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise PrudentError(f"{name} is {value!r}; known: {', '.join(known)}")
+
+
+def _raise_bad(report: ReadReport, on_error: str, errors: str | Iterable[str]) -> None:
+    wanted = {errors} if isinstance(errors, str) else set(errors)
+    promoted = [row for row in [*report.left_out, *report.flagged] if "all" in wanted or row.reason in wanted]
+    bad = ([] if on_error == "skip" else report.bad) + promoted
+    if bad:
+        remedy = f'{report.read} rows read. Mend these rows, or give on_error="skip" to leave the unusable ones out'
+        error = DataError(report.source, sorted(bad, key=lambda row: row.line), remedy)
+        error.report = report  # type: ignore[attr-defined]
+        raise error
+
+
+def open_records(source: Source, split: str | None = None, config: str | None = None) -> Iterator[Record]:
+    """Records of a local file, a folder written by ``Dataset.save_to_disk``, or a hub data set."""
+    path = Path(source)
+    if path.is_file():
+        if split not in (None, "train"):
+            raise PrudentError(f"{path} is a single file and has no split {split!r}; name the file of that split")
+        yield from read_records(path)
+        return
+    looks_local = path.exists() or any(part.lower() in KINDS for part in path.suffixes) or path.is_absolute()
+    if looks_local and not path.is_dir():
+        raise PrudentError(f"{path} is not there; check the path")
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        loaded: Any = (
+            datasets.load_from_disk(str(path)) if path.is_dir() else datasets.load_dataset(str(source), config)
+        )
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        what = "a folder that save_to_disk wrote" if path.is_dir() else "a file here or a data set that the hub gives"
+        raise PrudentError(f"{source} is not {what} ({type(error).__name__}: {first[:300]})") from error
+    if isinstance(loaded, Mapping):
+        name = split or ("train" if "train" in loaded else next(iter(loaded)) if len(loaded) == 1 else None)
+        if name is None or name not in loaded:
+            raise PrudentError(f"{source} has splits {', '.join(map(str, loaded))}; split is {split!r}")
+        loaded = loaded[name]
+    for number, row in enumerate(loaded, start=1):
+        yield Record(number, dict(row))
+
+
+def _read_one(
+    records: Iterable[Record],
+    report: ReadReport,
+    choices: Choices,
+    columns: Mapping[str, str],
+    rating: str | None,
+    label: str,
+) -> list[tuple[int, Pair]]:
+    """Pairs of one source with their lines; what is wrong goes into the report, one entry a field."""
+    pairs: list[tuple[int, Pair]] = []
+    rated: list[Rated] = []
+
+    def named(row: BadRow) -> BadRow:
+        return BadRow(row.line, row.field, row.reason, label + row.detail) if label else row
+
+    for record in _decode_cells(records):
+        report.read += 1
+        report.flagged += map(named, record.flags)
+        report.bad += map(named, record.errors)
+        if record.value is None or record.errors:
+            continue
+        line = record.line
+
+        def note(name: str, reason: str, detail: str, line: int = line) -> None:
+            report.flagged.append(named(BadRow(line, name, reason, detail)))
+
+        try:
+            outcome = _read_row(rename(record.value, columns), line, choices, rating, note)
+        except Reject as reject:
+            for problem in reject.problems:
+                target = report.left_out if problem.reason in LEFT_OUT else report.bad
+                target.append(named(BadRow(line, problem.field, problem.reason, problem.detail)))
+            continue
+        if isinstance(outcome, Rated):
+            rated.append(outcome)
+        else:
+            pairs.append((line, outcome))
+    if rated:
+        name = rating or pick_rating([*rated[0].extra], rating)
+        found, left_out = pairs_of_ratings(rated, name, choices.ties)
+        report.left_out += map(named, left_out)
+        report.notes.append(f"pairs from single responses by {name!r}: every two of one prompt with different ratings")
+        pairs += found
+    return pairs
+
+
+def rename(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """``row`` with a user's names in place of ours: columns = {our name: name in the file}."""
+    if not columns:
+        return dict(row)
+    missing = [theirs for theirs in columns.values() if theirs not in row]
+    if missing:
+        found = ", ".join(map(str, row))
+        raise Reject(
+            *(Problem(name, "missing-field", f"mapped column is not there; found: {found}") for name in missing)
+        )
+    ours = {theirs: name for name, theirs in columns.items()}
+    return {ours.get(key, key): value for key, value in row.items() if key not in columns or key in ours}
+
+
+def _read_row(
+    row: dict[str, Any], line: int, choices: Choices, rating: str | None, note: Callable[[str, str, str], None]
+) -> Pair | Rated:
+    if "chosen" in row or "rejected" in row:
+        return pair_of_sides(row, choices, note)
+    if "votes" in row and ("response_1" in row or "response_2" in row):
+        return pair_of_votes(row, choices, note)
+    if "response" in row:
+        return read_rated(row, line, rating, note)
+    found = ", ".join(map(str, row)) or "none"
+    detail = (
+        f"columns found: {found}; expected chosen and rejected, response_1, response_2 and votes, or response and a "
+        'rating; map yours with columns={"chosen": "your_column", ...}'
+    )
+    raise Reject(Problem("", "unknown-columns", detail))
+
+
+def _decode_cells(records: Iterable[Record]) -> Iterator[Record]:
+    """A text column in which some cells hold JSON lists of messages must hold them in every row (CSV files)."""
+    listed: set[str] = set()
+    kept: list[Record] = []
+    names = ("prompt", "chosen", "rejected", "response")
+    for record in records:
+        kept.append(record)
+        if record.value is not None:
+            listed |= {n for n in names if isinstance(record.value.get(n), str) and LISTED.match(record.value[n])}
+    for record in kept:
+        for name in listed if record.value is not None else ():
+            cell = record.value.get(name)  # type: ignore[union-attr]
+            if isinstance(cell, str) and cell.strip() and not LISTED.match(cell):
+                detail = "plain text in a column whose other cells hold JSON lists of messages; not used as an answer"
+                record.errors.append(BadRow(record.line, name, "not-json", detail))
+        yield record
+
+
+def to_dataset(pairs: Sequence[tuple[int, Pair]], report: ReadReport | None = None) -> Dataset:
+    """Dataset of normalised pairs. A column that Arrow can't hold in one type is left out and named in the report."""
+    import pyarrow as pa
+    from datasets import Dataset
+
+    messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+    table: dict[str, pa.Array] = {
+        name: pa.array([_clean(getattr(pair, name)) for _, pair in pairs], messages) for name in MESSAGE_COLUMNS
+    }
+    table["row"] = pa.array([line for line, _ in pairs], pa.int64())
+    for name in NUMBERS:
+        values = [pair.numbers.get(name) for _, pair in pairs]
+        if any(value is not None for value in values):
+            table[name] = pa.array(values, pa.float64())
+            missing = sum(value is None for value in values)
+            if missing and report is not None:
+                report.notes.append(
+                    f"{name}: missing in {missing} of {len(values)} rows; training takes {NEUTRAL[name]}"
+                )
+    extras = dict.fromkeys(key for _, pair in pairs for key in pair.extra)
+    for name in extras:
+        if name in table:
+            if report is not None:
+                report.notes.append(f"the file's own column {name!r} left out: Prudent writes one of that name")
+            continue
+        try:
+            column = pa.array([pair.extra.get(name) for _, pair in pairs])
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, UnicodeError, OverflowError) as error:
+            if report is not None:
+                report.notes.append(f"column {name!r} left out: its values have no common type ({str(error)[:80]})")
+            continue
+        if not pa.types.is_null(column.type):
+            table[str(name)] = column
+    return Dataset(pa.table(table))
+
+
+def _clean(messages: list[Message]) -> list[Message]:
+    return [{"role": message["role"], "content": clean_text(message["content"])} for message in messages]
+
+
+def training_columns(dataset: Dataset) -> dict[str, np.ndarray]:
+    """The columns weight, soft_label and margin that a data set has, (n,) float64 each; a missing value is neutral
+    (weight 1, soft label 1, margin 0). Pass them on to ``HeadEnsemble.fit``."""
+    found = {}
+    for name, neutral in NEUTRAL.items():
+        if name in dataset.column_names:
+            values = [neutral if value is None else value for value in dataset[name]]
+            found[name] = np.asarray(values, dtype=np.float64)
+    return found
+
+
+def prompt_key(prompt: list[Message]) -> str:
+    """Hash of a prompt's text, white space and role names of equal turns set aside."""
+    return hash_text(*(f"{message['role']}\n{squeeze(message['content'])}" for message in prompt))
+
+
+def row_hash(row: Mapping[str, Any]) -> str:
+    """Hash of one pair (prompt, chosen, rejected): a decision about a row holds only while this is the same."""
+    return hash_text(*(json.dumps(row[name], sort_keys=True) for name in MESSAGE_COLUMNS))
+
+
+def data_hash(dataset: Dataset) -> str:
+    """SHA-256 (hex) of a data set's pairs in order with weight, soft_label and margin, for manifests."""
+    digest = hashlib.sha256()
+    for row in dataset.select_columns([n for n in (*MESSAGE_COLUMNS, *NUMBERS) if n in dataset.column_names]):
+        digest.update(json.dumps(row, sort_keys=True).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def split_by_prompt(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """(a, b): about ``share`` of the prompts in a, the rest in b; rows of one prompt text never on both sides.
+
+    Which prompts go where depends on the seed and the prompts' texts alone, not on the order of rows. Raises
+    PrudentError unless both sides get at least one prompt.
+    """
+    keys = [prompt_key(prompt) for prompt in dataset["prompt"]]
+    unique = sorted(set(keys))
+    count = round(share * len(unique))
+    if not 0 < share < 1 or not 0 < count < len(unique):
+        raise PrudentError(
+            f"share {share} of {len(unique)} prompts leaves one side empty; both need at least one prompt"
+        )
+    order = numpy_generator(seed).permutation(len(unique))
+    first = {unique[place] for place in order[:count]}
+    sides = ([i for i, key in enumerate(keys) if key in first], [i for i, key in enumerate(keys) if key not in first])
+    return dataset.select(sides[0]), dataset.select(sides[1])
