@@ -66,7 +66,7 @@ def test_variances_agree_with_a_large_bootstrap_ensemble():
 
 
 def test_sandwich_sees_noise_that_the_model_does_not_expect():
-    """The same pairs given twice: the posterior halves its variance; residual noise per pair is what the sandwich adds."""
+    """Pairs given twice halve the posterior variance; the sandwich measures residuals, and is 0 without any."""
     chosen, rejected = world(400)
     once = LaplacePosterior.fit(chosen, rejected, ridge=1e-3)
     twice = LaplacePosterior.fit(chosen.repeat(2, 1), rejected.repeat(2, 1), ridge=1e-3)

@@ -8,7 +8,8 @@ The head w minimises sum_i c_i L(w' x_i) + lam/2 ||w||^2 with lam = ridge * sum_
 
 C = A^-1 trusts the Bradley-Terry model and counts the prior; the sandwich (Huber 1967, White 1982) takes the noise from
 the residuals, which is what a bootstrap ensemble measures too, and leaves the prior's own spread out. The covariance
-of the scores of responses with standardised features f_a, f_b is f_a' C f_b: linear in w, so nothing else is approximated.
+of the scores of responses with standardised features f_a, f_b is f_a' C f_b: scores are linear in w, so nothing else
+is approximated.
 Sources: MacKay 1992; Daxberger et al., arXiv 2106.14806 (last-layer Laplace).
 """
 
@@ -122,7 +123,7 @@ class LaplacePosterior:
     def covariance(
         self, features: ArrayLike, groups: Sequence[Any] | None = None, weights: ArrayLike | None = None
     ) -> torch.Tensor:
-        """Covariance of the scores of a whole pool: (N, N) float64, the theory's Sigma. groups, weights: see ``factor``.
+        """Covariance of the scores of a pool: (N, N) float64, the theory's Sigma. groups, weights: see ``factor``.
 
         Its rank is at most the feature width (and lower when centred), so it is singular for larger pools.
         """
