@@ -1,0 +1,212 @@
+"""The embedded world: our own prompts, 16 sampled responses each, and a gold reward that is exact for any text.
+
+Preferences are drawn from gold by Bradley-Terry with a chosen noise, so the truth behind every estimate is known.
+docs/embedded-data.md says how the world was made and what a rule blind to the prompt gains in it.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prudent import seeding
+from prudent.arrays import ArrayLike, as_tensor, require_finite
+from prudent.demo.constraints import Constraint, gold
+from prudent.errors import PrudentError
+from prudent.runs import hash_text
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from prudent.data.pools import Pool
+
+TASKS, PROMPTS, RESPONSES = "tasks.jsonl", "prompts.jsonl", "responses.jsonl.gz"
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class World:
+    """Prompts with their constraints, sampled responses and gold rewards, one entry a prompt.
+
+    prompts: messages (one user turn). responses: as many texts for each prompt. gold: (prompts, responses) float64 in
+    [0, 1]. topics and tasks: what the prompt is about, and the prompt without its constraints.
+    """
+
+    ids: list[str]
+    topics: list[str]
+    tasks: list[str]
+    prompts: list[list[Message]]
+    constraints: list[tuple[Constraint, ...]]
+    responses: list[list[str]]
+    gold: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def flat(self) -> tuple[list[list[Message]], list[str]]:
+        """(prompts, responses) with one entry a response, prompt by prompt: what an encoder takes."""
+        owners = [prompt for prompt, texts in zip(self.prompts, self.responses, strict=True) for _ in texts]
+        return owners, [text for texts in self.responses for text in texts]
+
+    def take(self, places: Sequence[int] | torch.Tensor) -> World:
+        """The world of some prompts, by place, in the order given."""
+        order = [int(place) for place in places]
+        parts = (self.ids, self.topics, self.tasks, self.prompts, self.constraints, self.responses)
+        columns: list[Any] = [[part[i] for i in order] for part in parts]
+        return World(*columns, gold=self.gold[order])
+
+
+def read_lines(name: str) -> list[dict[str, Any]]:
+    """Rows of a packaged JSONL file, gzipped or not."""
+    data = (resources.files("prudent.demo") / "data" / name).read_bytes()
+    text = (gzip.decompress(data) if name.endswith(".gz") else data).decode("utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@functools.cache
+def _whole() -> World:
+    rows = read_lines(PROMPTS)
+    answers = {row["id"]: row["responses"] for row in read_lines(RESPONSES)}
+    constraints = [tuple(Constraint(**part) for part in row["constraints"]) for row in rows]
+    responses = [answers[row["id"]] for row in rows]
+    rewards = [[gold(c, text) for text in texts] for c, texts in zip(constraints, responses, strict=True)]
+    return World(
+        ids=[row["id"] for row in rows],
+        topics=[row["topic"] for row in rows],
+        tasks=[row["task"] for row in rows],
+        prompts=[[{"role": "user", "content": row["prompt"]}] for row in rows],
+        constraints=constraints,
+        responses=responses,
+        gold=torch.tensor(rewards, dtype=torch.float64),
+    )
+
+
+def load_world(prompts: int | Sequence[str] | None = None) -> World:
+    """The embedded world, or a part of it.
+
+    prompts: None for all; a number n for n prompts spread evenly over the topics (the same ones every time, and those
+    of a smaller n among those of a larger); or ids. Gold is computed at load from the texts. Raises PrudentError for a
+    number outside the world or an unknown id.
+    """
+    world = _whole()
+    if prompts is None:
+        return world
+    if isinstance(prompts, int):
+        if not 1 <= prompts <= len(world):
+            raise PrudentError(f"prompts is {prompts}; the embedded world has 1 to {len(world)}")
+        return world.take(sorted(_spread(world)[:prompts]))
+    place = {name: i for i, name in enumerate(world.ids)}
+    unknown = [name for name in prompts if name not in place]
+    if unknown:
+        raise PrudentError(f"prompt id {unknown[0]!r} is not in the embedded world; ids look like {world.ids[0]!r}")
+    return world.take([place[name] for name in prompts])
+
+
+def _spread(world: World) -> list[int]:
+    """All places, ordered so that every beginning is even over the topics; within a topic in an order by hash."""
+    keyed = sorted(range(len(world)), key=lambda i: hash_text("spread", world.ids[i]))
+    seen: dict[str, int] = {}
+    rank = {}
+    for place in keyed:
+        topic = world.topics[place]
+        rank[place] = seen.get(topic, 0)
+        seen[topic] = rank[place] + 1
+    return sorted(keyed, key=lambda place: (rank[place], hash_text("topic", world.topics[place])))
+
+
+def gold_reward(
+    prompts: Sequence[str | Sequence[Constraint | Mapping[str, Any]]], texts: Sequence[str]
+) -> torch.Tensor:
+    """Gold rewards (N,) float64 in [0, 1] of any texts, one prompt each.
+
+    prompts: an id of the embedded world, or constraints (``Constraint`` or mappings with kind, number, word), a text.
+    Raises PrudentError for an unknown id, an unknown kind or unequal lengths.
+    """
+    if len(prompts) != len(texts):
+        raise PrudentError(f"{len(prompts)} prompts for {len(texts)} texts; give one prompt a text")
+    world = _whole() if any(isinstance(prompt, str) for prompt in prompts) else None
+    known = dict(zip(world.ids, world.constraints, strict=True)) if world else {}
+    found = []
+    for place, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+        if isinstance(prompt, str):
+            if prompt not in known:
+                raise PrudentError(f"prompt id {prompt!r} (number {place}) is not in the embedded world")
+            prompt = known[prompt]
+        found.append(gold(prompt, text))
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def draw_preferences(
+    world: World | ArrayLike, prompt_indices: Sequence[int] | torch.Tensor, pairs: int, slope: float, seed: seeding.Seed
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """``pairs`` noisy preferences: (prompt index, chosen response, rejected response), int64 tensors (pairs,).
+
+    world: a World, or its gold (prompts, responses). Each pair takes a prompt of ``prompt_indices`` (as evenly as can
+    be), two different responses of it, and prefers the first with probability sigmoid(slope * (gold_a - gold_b)),
+    Bradley-Terry. Pairs are drawn with replacement. Slope 0 is pure noise. The indices returned are places in ``world``.
+    """
+    rewards = as_tensor(world.gold if isinstance(world, World) else world, torch.float64)
+    require_finite(rewards, "gold", ("prompt", "response"))
+    places = torch.as_tensor([int(i) for i in prompt_indices])
+    if not len(places) or int(places.min()) < 0 or int(places.max()) >= len(rewards):
+        raise PrudentError(f"prompt_indices must lie in 0 to {len(rewards) - 1} and not be empty")
+    if pairs < 1 or rewards.shape[1] < 2:
+        raise PrudentError(f"pairs is {pairs} and each prompt has {rewards.shape[1]} responses; need >= 1 and >= 2")
+    generator = seeding.torch_generator(seed)
+    rounds = -(-pairs // len(places))
+    order = torch.cat([torch.randperm(len(places), generator=generator) for _ in range(rounds)])[:pairs]
+    prompt = places[order]
+    count = rewards.shape[1]
+    first = torch.randint(count, (pairs,), generator=generator)
+    second = (first + torch.randint(1, count, (pairs,), generator=generator)) % count
+    margin = rewards[prompt, first] - rewards[prompt, second]
+    wins = torch.rand(pairs, generator=generator, dtype=torch.float64) < torch.sigmoid(slope * margin)
+    return prompt, torch.where(wins, first, second), torch.where(wins, second, first)
+
+
+def preferences_dataset(
+    world: World, prompt_indices: Sequence[int] | torch.Tensor, pairs: int, slope: float, seed: seeding.Seed
+) -> Dataset:
+    """The draw of :func:`draw_preferences` in the form of ``prudent.read_preferences``: prompt, chosen, rejected.
+
+    Extra columns: ``row`` (from 1), ``id`` (of the prompt). Gold isn't among them: reward models see preferences only.
+    """
+    from datasets import Dataset
+
+    prompt, chosen, rejected = draw_preferences(world, prompt_indices, pairs, slope, seed)
+
+    def answer(place: int, response: int) -> list[Message]:
+        return [{"role": "assistant", "content": world.responses[place][response]}]
+
+    rows = [
+        {
+            "prompt": world.prompts[place],
+            "chosen": answer(place, better),
+            "rejected": answer(place, worse),
+            "row": number,
+            "id": world.ids[place],
+        }
+        for number, (place, better, worse) in enumerate(
+            zip(prompt.tolist(), chosen.tolist(), rejected.tolist(), strict=True), 1
+        )
+    ]
+    return Dataset.from_list(rows)
+
+
+def pool(world: World) -> Pool:
+    """The world as a candidate pool with its gold rewards."""
+    from prudent.data.pools import Pool
+
+    return Pool(
+        prompts=world.prompts,
+        responses=world.responses,
+        gold=[[float(value) for value in row] for row in world.gold],
+        ids=world.ids,
+    )
