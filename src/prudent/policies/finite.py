@@ -303,13 +303,32 @@ def beta_for_kl(
     tolerance: relative, on the KL. strict=False gives nan, in place of PrudentError, where no beta reaches the target.
     """
     reference = as_tensor(reference, torch.float64)
+
+    def divergence(beta: torch.Tensor) -> torch.Tensor:
+        found = kl(policy_at(beta[..., None, None]), reference)
+        return found.mean(dim=tuple(range(len(shape), found.ndim)))
+
+    return beta_at(divergence, target, shape=shape, strict=strict, tolerance=tolerance)
+
+
+def beta_at(
+    measure: Callable[[torch.Tensor], torch.Tensor],
+    target: ArrayLike,
+    *,
+    shape: tuple[int, ...] = (),
+    strict: bool = True,
+    tolerance: float = 1e-6,
+) -> torch.Tensor:
+    """beta of shape ``shape`` at which a divergence that falls with beta, ``measure(beta)``, is ``target`` > 0 nats.
+
+    Bracketed search on the logarithms of both, all entries at once. strict, tolerance: as in `beta_for_kl`.
+    """
     goal = as_tensor(target, torch.float64).expand(shape)
     if not bool((goal > 0).all()):
         raise PrudentError(f"target KL must be positive, found {goal.min().item()}")
 
     def excess(x: torch.Tensor) -> torch.Tensor:
-        found = kl(policy_at(torch.exp(x)[..., None, None]), reference)
-        return torch.log(found.mean(dim=tuple(range(len(shape), found.ndim))).clamp(min=1e-300) / goal)
+        return torch.log(measure(torch.exp(x)).clamp(min=1e-300) / goal)
 
     low, high, at_low, at_high = _bracket(excess, shape)
     unreached = (at_low < 0) | (at_high > 0)
@@ -319,19 +338,16 @@ def beta_for_kl(
             "policies for any beta in [1e-12, 1e12]; choose a target within what the candidates allow"
         )
     for step in range(100):
-        middle = (low + high) / 2
         guess = low + (high - low) * at_low / (at_low - at_high)
         inside = (guess > low) & (guess < high) & (step % 3 != 2)  # every third step halves, so that no end gets stuck
-        x = torch.where(inside, guess, middle)
+        x = torch.where(inside, guess, (low + high) / 2)
         y = excess(x)
         above = y > 0
         low, at_low = torch.where(above, x, low), torch.where(above, y, at_low)
         high, at_high = torch.where(above, high, x), torch.where(above, at_high, y)
         if bool(((y.abs() <= tolerance) | (high - low <= 1e-13) | unreached).all()):
             break
-    nearest = torch.where(
-        y.abs() <= torch.minimum(at_low.abs(), at_high.abs()), x, torch.where(-at_high < at_low, high, low)
-    )
+    nearest = torch.where(-at_high < at_low, high, low)
     return masked(torch.exp(nearest), ~unreached, float("nan"))
 
 
