@@ -12,7 +12,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -301,3 +301,34 @@ def read_records(path: str | Path) -> Iterator[Record]:
     if not data.strip():
         raise PrudentError(f"{path} is empty; it needs at least one row")
     yield from {"jsonl": _jsonl, "json": _json, "csv": _csv}[kind](path, data)
+
+
+def open_records(source: str | Path, split: str | None = None, config: str | None = None) -> Iterator[Record]:
+    """Records of a local file, a folder written by ``Dataset.save_to_disk``, or a hub data set."""
+    path = Path(source)
+    if path.is_file():
+        if split not in (None, "train"):
+            raise PrudentError(f"{path} is a single file and has no split {split!r}; name the file of that split")
+        yield from read_records(path)
+        return
+    looks_local = path.exists() or any(part.lower() in KINDS for part in path.suffixes) or path.is_absolute()
+    if looks_local and not path.is_dir():
+        raise PrudentError(f"{path} is not there; check the path")
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        loaded: Any = (
+            datasets.load_from_disk(str(path)) if path.is_dir() else datasets.load_dataset(str(source), config)
+        )
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        what = "a folder that save_to_disk wrote" if path.is_dir() else "a file here or a data set that the hub gives"
+        raise PrudentError(f"{source} is not {what} ({type(error).__name__}: {first[:300]})") from error
+    if isinstance(loaded, Mapping):
+        name = split or ("train" if "train" in loaded else next(iter(loaded)) if len(loaded) == 1 else None)
+        if name is None or name not in loaded:
+            raise PrudentError(f"{source} has splits {', '.join(map(str, loaded))}; split is {split!r}")
+        loaded = loaded[name]
+    for number, row in enumerate(loaded, start=1):
+        yield Record(number, dict(row))

@@ -6,13 +6,12 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prudent.data.files import KINDS, Record, read_records
+from prudent.data.files import Record, open_records
 from prudent.data.formats import (
     LEFT_OUT,
     LISTED,
@@ -26,8 +25,9 @@ from prudent.data.formats import (
     squeeze,
 )
 from prudent.data.ratings import Rated, pairs_of_ratings, pick_rating, read_rated
+from prudent.data.read_report import ReadReport
 from prudent.data.votes import SOFT_RULES, pair_of_votes
-from prudent.errors import BadRow, DataError, PrudentError
+from prudent.errors import BadRow, PrudentError
 from prudent.runs import clean_text, hash_text
 from prudent.seeding import numpy_generator
 
@@ -37,52 +37,6 @@ if TYPE_CHECKING:
 Source = str | Path
 MESSAGE_COLUMNS = ("prompt", "chosen", "rejected")
 NEUTRAL = {"weight": 1.0, "soft_label": 1.0, "margin": 0.0}
-
-
-@dataclass
-class ReadReport:
-    """What one pass over a source found. bad: rows that can't be used. left_out: well-formed rows without a preference
-    (ties, undecided votes, ...). flagged: rows kept after a mending or with something to look at."""
-
-    source: str
-    read: int = 0
-    kept: int = 0
-    bad: list[BadRow] = field(default_factory=list)
-    left_out: list[BadRow] = field(default_factory=list)
-    flagged: list[BadRow] = field(default_factory=list)
-    shapes: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def dropped(self) -> int:
-        """Rows that gave no pair because they are bad."""
-        return len({row.line for row in self.bad})
-
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Number of entries by reason: ``bad``, ``left_out`` and ``flagged``."""
-        return {
-            name: dict(Counter(row.reason for row in getattr(self, name))) for name in ("bad", "left_out", "flagged")
-        }
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "source": self.source, "read": self.read, "kept": self.kept, "dropped": self.dropped,
-            "shapes": self.shapes, "counts": self.counts(), "notes": self.notes,
-            "rows": {
-                name: [vars(row) for row in getattr(self, name)[:1000]] for name in ("bad", "left_out", "flagged")
-            },
-        }  # fmt: skip
-
-    def summary(self) -> str:
-        """A few lines for a person."""
-        lines = [f"{self.source}: {self.read} rows read, {self.kept} pairs kept"]
-        for name, counts in self.counts().items():
-            if counts:
-                lines.append(
-                    f"  {name.replace('_', ' ')}: " + ", ".join(f"{n} {reason}" for reason, n in counts.items())
-                )
-        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
 
 def read_preferences(
@@ -143,7 +97,7 @@ def read_preferences_with_report(
     if report.shapes.get("votes") and soft_votes:
         rule = {"half": "a tie counts as half a vote for each side", "ignore": "ties left out"}[soft_votes]
         report.notes.append(f"soft_label from votes: {rule}")
-    _raise_bad(report, on_error, errors)
+    report.require(on_error, errors)
     if not pairs:
         counts = {reason: n for part in report.counts().values() for reason, n in part.items()}
         why = ", ".join(f"{n} {reason}" for reason, n in counts.items()) or "no rows"
@@ -154,48 +108,6 @@ def read_preferences_with_report(
 def _choice(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise PrudentError(f"{name} is {value!r}; known: {', '.join(known)}")
-
-
-def _raise_bad(report: ReadReport, on_error: str, errors: str | Iterable[str]) -> None:
-    wanted = {errors} if isinstance(errors, str) else set(errors)
-    promoted = [row for row in [*report.left_out, *report.flagged] if "all" in wanted or row.reason in wanted]
-    bad = ([] if on_error == "skip" else report.bad) + promoted
-    if bad:
-        remedy = f'{report.read} rows read. Mend these rows, or give on_error="skip" to leave the unusable ones out'
-        error = DataError(report.source, sorted(bad, key=lambda row: row.line), remedy)
-        error.report = report  # type: ignore[attr-defined]
-        raise error
-
-
-def open_records(source: Source, split: str | None = None, config: str | None = None) -> Iterator[Record]:
-    """Records of a local file, a folder written by ``Dataset.save_to_disk``, or a hub data set."""
-    path = Path(source)
-    if path.is_file():
-        if split not in (None, "train"):
-            raise PrudentError(f"{path} is a single file and has no split {split!r}; name the file of that split")
-        yield from read_records(path)
-        return
-    looks_local = path.exists() or any(part.lower() in KINDS for part in path.suffixes) or path.is_absolute()
-    if looks_local and not path.is_dir():
-        raise PrudentError(f"{path} is not there; check the path")
-    import datasets
-
-    datasets.disable_progress_bars()
-    try:
-        loaded: Any = (
-            datasets.load_from_disk(str(path)) if path.is_dir() else datasets.load_dataset(str(source), config)
-        )
-    except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        what = "a folder that save_to_disk wrote" if path.is_dir() else "a file here or a data set that the hub gives"
-        raise PrudentError(f"{source} is not {what} ({type(error).__name__}: {first[:300]})") from error
-    if isinstance(loaded, Mapping):
-        name = split or ("train" if "train" in loaded else next(iter(loaded)) if len(loaded) == 1 else None)
-        if name is None or name not in loaded:
-            raise PrudentError(f"{source} has splits {', '.join(map(str, loaded))}; split is {split!r}")
-        loaded = loaded[name]
-    for number, row in enumerate(loaded, start=1):
-        yield Record(number, dict(row))
 
 
 def _read_one(

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from prudent.data.files import open_records
 from prudent.data.formats import Message, Note, Pair, Problem, Reject, number, read_side
-from prudent.errors import BadRow
+from prudent.data.read_report import ReadReport
+from prudent.errors import BadRow, PrudentError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 RATINGS = ("helpfulness", "rating", "score", "overall_score", "label", "reward")
 
@@ -34,8 +40,8 @@ def pick_rating(columns: Sequence[str], wanted: str | None) -> str:
     return found
 
 
-def read_rated(row: Mapping[str, Any], line: int, rating: str | None, note: Note) -> Rated:
-    """Rated response of a row with prompt, response and a rating. "N/A", null and NaN are missing; 0 is a rating."""
+def read_response(row: Mapping[str, Any], note: Note) -> tuple[list[Message], list[Message]]:
+    """(prompt, response) of a row as messages; Reject names every fault in them."""
     problems: list[Problem] = []
     sides: list[list[Message]] = []
     for name, role in (("prompt", "user"), ("response", "assistant")):
@@ -46,17 +52,25 @@ def read_rated(row: Mapping[str, Any], line: int, rating: str | None, note: Note
             sides.append([{"role": role, "content": side}] if isinstance(side, str) else side)
         except Reject as reject:
             problems += reject.problems
-    value = None
-    try:
-        column = pick_rating(list(row), rating)
-        value = number(row[column])
-    except Reject as reject:
-        problems += reject.problems
-    except (TypeError, ValueError):
-        problems.append(Problem(column, "not-a-number", f"{row[column]!r} is no rating; give a number or leave it out"))
     if problems:
         raise Reject(*problems)
-    return Rated(line, sides[0], sides[1], value, {k: v for k, v in row.items() if k not in ("prompt", "response")})
+    return sides[0], sides[1]
+
+
+def read_rated(row: Mapping[str, Any], line: int, rating: str | None, note: Note) -> Rated:
+    """Rated response of a row with prompt, response and a rating. "N/A", null and NaN are missing; 0 is a rating."""
+    prompt, response = read_response(row, note)
+    column = pick_rating(list(row), rating)
+    try:
+        value = number(row[column])
+    except (TypeError, ValueError):
+        detail = f"{row[column]!r} is no rating; give a number or leave it out"
+        raise Reject(Problem(column, "not-a-number", detail)) from None
+    return Rated(line, prompt, response, value, other_columns(row))
+
+
+def other_columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in ("prompt", "response")}
 
 
 def pairs_of_ratings(
@@ -100,3 +114,75 @@ def _pair(one: Rated, other: Rated, ties: str) -> tuple[Rated, Pair] | BadRow:
     extra = {"rating_gap": gap, "chosen_line": high.line, "rejected_line": low.line}
     numbers = {"soft_label": 0.5} if gap == 0 else {}
     return high, Pair(high.prompt, high.response, low.response, numbers, extra, "ratings")
+
+
+def read_ratings(
+    source: str | Path,
+    attributes: Sequence[str] | None = None,
+    *,
+    split: str | None = None,
+    on_error: str = "raise",
+) -> tuple[Dataset, ReadReport]:
+    """Rated single responses as they are, for attribute regression: columns prompt, response (messages), row and one
+    float column an attribute, null where a rating is missing (mask it: no loss and no gradient, not 0).
+
+    attributes: the rating columns; by default every column that holds numbers in more than half of the rows. Raises
+    DataError with every bad row, PrudentError for the whole source.
+    """
+    import pyarrow as pa
+    from datasets import Dataset
+
+    report = ReadReport(str(source))
+    rows: list[Rated] = []
+    for record in open_records(source, split):
+        report.read += 1
+        report.flagged += record.flags
+        report.bad += record.errors
+        if record.value is None:
+            continue
+
+        def note(name: str, reason: str, detail: str, line: int = record.line) -> None:
+            report.flagged.append(BadRow(line, name, reason, detail))
+
+        try:
+            prompt, response = read_response(record.value, note)
+            rows.append(Rated(record.line, prompt, response, None, other_columns(record.value)))
+        except Reject as reject:
+            report.bad += [BadRow(record.line, p.field, p.reason, p.detail) for p in reject.problems]
+    names = list(attributes) if attributes is not None else numeric_columns(rows)
+    values: dict[str, list[float | None]] = {name: [] for name in names}
+    for row in rows:
+        for name in names:
+            try:
+                values[name].append(number(row.extra.get(name)))
+            except (TypeError, ValueError):
+                values[name].append(None)
+                detail = f"{row.extra[name]!r} is no rating; give a number or leave it out"
+                report.bad.append(BadRow(row.line, name, "not-a-number", detail))
+    report.require(on_error)
+    bad = {row.line for row in report.bad}
+    kept = [place for place, row in enumerate(rows) if row.line not in bad]
+    report.kept = len(kept)
+    if not kept or not names:
+        raise PrudentError(
+            f"{source}: no rated response in {report.read} rows; rating columns: {', '.join(names) or 'none'}"
+        )
+    messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+    table = {
+        "prompt": pa.array([rows[i].prompt for i in kept], messages),
+        "response": pa.array([rows[i].response for i in kept], messages),
+        "row": pa.array([rows[i].line for i in kept], pa.int64()),
+    }
+    table |= {name: pa.array([values[name][i] for i in kept], pa.float64()) for name in names}
+    return Dataset(pa.table(table)), report
+
+
+def numeric_columns(rows: Sequence[Rated]) -> list[str]:
+    """Columns that hold a number in some row and nothing but numbers and missing values in more than half of them."""
+    found = []
+    for name in dict.fromkeys(key for row in rows for key in row.extra if key):
+        values = [row.extra.get(name) for row in rows]
+        numbers = sum(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+        if 2 * numbers > len(values):
+            found.append(str(name))
+    return found
