@@ -29,6 +29,8 @@ TOLERANCE = 1e-5  # of golden scores, relative to their largest size
 FAMILIES = {
     "heads": "prudent.rewards.heads.HeadEnsemble",
     "laplace": "prudent.rewards.laplace.LaplacePosterior",
+    "mlp": "prudent.rewards.mlp.MLPEnsemble",
+    "dropout": "prudent.rewards.mlp.DropoutEnsemble",
     "external": "prudent.rewards.external.ExternalModels",
 }
 

@@ -146,7 +146,7 @@ class ExternalModels:
         return self._loaded[name]
 
     def _score_one(self, name: str, prompts: Sequence[Any], responses: Sequence[Any]) -> torch.Tensor:
-        from prudent.features.rendering import render
+        from prudent.features.rendering import Renderer
 
         model, tokenizer = self._open(name)
         rows = [

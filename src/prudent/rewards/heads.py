@@ -117,6 +117,16 @@ def bootstrap_counts(
     return counts[:, index]
 
 
+def bootstrap_rows(
+    n: int, seeds: Sequence[np.random.SeedSequence], groups: Sequence[Any] | ArrayLike | None = None
+) -> torch.Tensor:
+    """Row numbers (K, n) of each member's bootstrap resample, for stochastic training (resampled prompts may be of
+    unequal size, so the rows are cut or repeated to n)."""
+    counts = bootstrap_counts(n, seeds, groups).long()
+    rows = [torch.repeat_interleave(torch.arange(n), count) for count in counts]
+    return torch.stack([row.repeat(-(-n // len(row)))[:n] for row in rows])
+
+
 def draw_counts(
     n: int, draws: int, members: int, seed: Seed, groups: Sequence[Any] | ArrayLike | None = None
 ) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 
 from prudent.errors import PrudentError
 from prudent.rewards import artefact
+from prudent.runs import Run, new_run
 
 Prompt = str | Sequence[dict[str, str]]
 TEXT_TOLERANCE = {"float32": 1e-3}
@@ -17,9 +18,9 @@ HALF_TOLERANCE = 0.1  # bfloat16 kernels differ between processors
 
 
 def encoder_card(encoder: Any, model: str) -> dict[str, Any]:
-    """What an artefact keeps of the encoder that made its features."""
+    """What an artefact keeps of the encoder that made its features. A folder is kept as its absolute path."""
     return {
-        "model": model,
+        "model": str(Path(model).resolve()) if Path(model).is_dir() else model,
         "pooling": encoder.pooling,
         "max_length": encoder.max_length,
         "dtype": str(encoder.dtype).removeprefix("torch."),
@@ -33,9 +34,12 @@ class RewardModel:
     scorer: feature family (``scores(features)``) or text family (``score(prompts, responses)``).
     """
 
-    def __init__(self, scorer: Any, encoder: Any = None, card: dict[str, Any] | None = None, name: str = "") -> None:
+    def __init__(
+        self, scorer: Any, encoder: Any = None, *, model: str = "", card: dict[str, Any] | None = None, name: str = ""
+    ) -> None:
+        """model: name of the encoder's language model, kept in the artefact. card, name: of a loaded artefact."""
         self.scorer, self.name = scorer, name
-        self._encoder, self._card = encoder, card or {}
+        self._encoder, self._model, self._card = encoder, model, card or {}
         self._checked = not self._card.get("golden_texts")
 
     @property
@@ -45,6 +49,12 @@ class RewardModel:
     @property
     def family(self) -> str:
         return self.scorer.family
+
+    def parameters(self) -> int:
+        """Number of trained numbers, all members together (what is shared and frozen is not counted)."""
+        if hasattr(self.scorer, "parameters"):
+            return self.scorer.parameters()
+        return sum(tensor.numel() for tensor in self.scorer.state()[1].values())
 
     @classmethod
     def load(
@@ -117,9 +127,17 @@ class RewardModel:
         artefact.compare_golden(found, torch.tensor(self._card["golden_texts"]), tolerance, f"{self.name}: probe text")
         self._checked = True
 
-    def probe_scores(self) -> torch.Tensor:
-        """Scores (K, 8) of the built-in probe texts, as ``fit`` keeps them in the artefact."""
-        return self._score(artefact.PROBE_PROMPTS, artefact.PROBE_RESPONSES)
+    def write(self, run: Run) -> None:
+        """Write the artefact, with its scores of the built-in texts, into a run folder that is being made."""
+        kept = self._card.get("encoder") or (encoder_card(self._encoder, self._model) if self._encoder else None)
+        artefact.write(
+            run, self.scorer, encoder=kept, texts=self._score(artefact.PROBE_PROMPTS, artefact.PROBE_RESPONSES)
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write a reward-model folder, which appears whole or not at all; ``RewardModel.load`` reads it."""
+        with new_run(folder, "reward-model", {"family": self.family}) as run:
+            self.write(run)
 
 
 def encode_prompts(encoder: Any, prompts: Sequence[Prompt]) -> torch.Tensor:

@@ -7,11 +7,13 @@ optimiser state, and losses are summed. So K members trained together equal K tr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 
 from prudent.errors import PrudentError
+from prudent.rewards.meta import ascended
 from prudent.seeding import Seed, numpy_generator, sequence, spawn
 
 Parameters = dict[str, torch.Tensor]
@@ -52,6 +54,10 @@ def member_draws(seeds: Sequence[np.random.SeedSequence], shape: Sequence[int], 
     return torch.from_numpy(np.stack(draws))
 
 
+def _nothing() -> torch.Tensor:
+    return torch.zeros(())
+
+
 def train_members(
     parameters: Parameters,
     loss: Loss,
@@ -61,11 +67,15 @@ def train_members(
     learning_rate: float = 1e-3,
     weight_decay: float = 0.0,
     warmup: float = 0.0,
+    meta: Callable[[Parameters, int], torch.Tensor] | None = None,
+    meta_rate: float = 0.0,
 ) -> list[float]:
     """Adam on all members at once, in place. Returns the mean loss over members of every step.
 
     parameters: leaf tensors (K, ...). loss(parameters, rows (K, B), step) -> (K,), the loss of each member's batch.
     orders: (K, epochs, rows), see ``member_orders``. warmup: share of the steps over which the rate grows to full.
+    meta(parameters, step) -> (K,): MetaRM's difference objective, raised at rate ``meta_rate`` before each gradient is
+    taken (see ``meta``); 0 is ordinary training.
     A loss that is not finite raises PrudentError before the optimiser's step, naming the members and rows.
     """
     leaves = [tensor.requires_grad_() for tensor in parameters.values()]
@@ -79,15 +89,17 @@ def train_members(
             if warmup > 0:
                 optimiser.param_groups[0]["lr"] = learning_rate * min(1.0, (step + 1) / (warmup * steps))
             batch = orders[:, epoch, start : start + batch_size]
-            each = loss(parameters, batch, step)
-            if not bool(torch.isfinite(each).all()):
-                member = int(torch.nonzero(~torch.isfinite(each))[0])
-                raise PrudentError(
-                    f"the loss of member {member} is {float(each[member].detach())} at step {step} (rows "
-                    f"{batch[member].tolist()[:10]}); stopped before the step: lower the learning rate or mend the rows"
-                )
             optimiser.zero_grad(set_to_none=True)
-            each.sum().backward()
+            with ascended(leaves, partial(meta, parameters, step) if meta else _nothing, meta_rate if meta else 0.0):
+                each = loss(parameters, batch, step)
+                if not bool(torch.isfinite(each).all()):
+                    member = int(torch.nonzero(~torch.isfinite(each))[0])
+                    raise PrudentError(
+                        f"the loss of member {member} is {float(each[member].detach())} at step {step} (rows "
+                        f"{batch[member].tolist()[:10]}); stopped before the step: lower the learning rate or mend the "
+                        "rows"
+                    )
+                each.sum().backward()
             optimiser.step()
             history.append(float(each.detach().mean()))
     for tensor in leaves:

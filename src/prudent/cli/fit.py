@@ -1,0 +1,170 @@
+"""``prudent fit``: train a reward model of any family on preference pairs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prudent.cli.common import (
+    ConfigOption,
+    JsonOption,
+    OutOption,
+    OverwriteOption,
+    SeedOption,
+    guarded,
+    print_json,
+    say,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from prudent.rewards.model import RewardModel
+
+EPILOG = "Example: prudent fit --preferences train.jsonl --test test.jsonl --members 10 --out runs/rm"
+PANEL = "Options of single families (others refuse them)"
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="fit", epilog=EPILOG)(fit)
+
+
+def _ridge(value: str | None) -> float | str | None:
+    if value is None or value == "cv":
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        raise typer.BadParameter(f'"{value}" is neither a number nor "cv"') from None
+
+
+@guarded
+def fit(
+    preferences: Annotated[list[str], typer.Option(help="Preference file or hub id; may be given several times.")],
+    out: OutOption,
+    family: Annotated[str, typer.Option(help="Family of reward model; see docs/reward-models.md.")] = "heads",
+    model: Annotated[str, typer.Option(help="Language model: smollm2 (embedded), a folder or a hub id.")] = "smollm2",
+    members: Annotated[
+        int | None, typer.Option(min=1, help="Number of members K; by default the family's own.")
+    ] = None,
+    test: Annotated[list[str] | None, typer.Option(help="Preference file to report accuracy on.")] = None,
+    on_error: Annotated[
+        str, typer.Option(help="Bad rows: raise (list all and stop) or skip (drop, counted).")
+    ] = "raise",
+    split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
+    rows: Annotated[int | None, typer.Option(min=2, help="Use the first so many pairs only.")] = None,
+    pooling: Annotated[str, typer.Option(help="Features: last, mean or last+mean token states.")] = "last",
+    max_length: Annotated[int, typer.Option(help="Longest text in tokens.")] = 1024,
+    dtype: Annotated[str | None, typer.Option(help="Precision of the language model; by default what is fast.")] = None,
+    diversity: Annotated[
+        str | None, typer.Option(help="bootstrap, shuffle, init or init+shuffle.", rich_help_panel=PANEL)
+    ] = None,
+    ridge: Annotated[str | None, typer.Option(help='Number or "cv".', rich_help_panel=PANEL)] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, rich_help_panel=PANEL)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, rich_help_panel=PANEL)] = None,
+    learning_rate: Annotated[float | None, typer.Option(rich_help_panel=PANEL)] = None,
+    sandwich: Annotated[bool | None, typer.Option("--sandwich", rich_help_panel=PANEL)] = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+    overwrite: OverwriteOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Train K members on preference pairs and write a reward-model folder: weights, golden scores, fit.json."""
+    from prudent.data.preferences import data_hash, read_preferences_with_report
+    from prudent.rewards.families import check_options, fit_reward_model
+    from prudent.runs import new_run, refuse_used
+
+    refuse_used(out, overwrite)
+    options = {
+        "diversity": diversity, "ridge": _ridge(ridge), "epochs": epochs, "batch_size": batch_size,
+        "learning_rate": learning_rate, "sandwich": sandwich or None,
+    }  # fmt: skip
+    given = check_options(family, options)
+    encoder_options = {"pooling": pooling, "max_length": max_length, "dtype": dtype}
+    data, report = read_preferences_with_report(preferences, split=split, on_error=on_error)
+    data = data.select(range(min(rows, len(data)))) if rows else data
+    held = read_preferences_with_report(test, on_error=on_error)[0] if test else None
+    say(f"{len(data)} pairs; family {family} on {model}")
+    started = time.perf_counter()
+    reward_model = fit_reward_model(
+        data, family, model=model, members=members, seed=seed, encoder_options=encoder_options, **given
+    )
+    seconds = time.perf_counter() - started
+    result = describe_fit(reward_model, data, held, seconds)
+    result["reading"] = {"read": report.read, "kept": report.kept, **report.counts()}
+    wanted = {"preferences": preferences, "family": family, "model": model, "members": members, **encoder_options}
+    with new_run(out, "fit", {**wanted, **given, "rows": rows, "test": test}, seed, overwrite) as run:
+        run.manifest["hashes"]["preferences"] = data_hash(data)
+        run.manifest["timings_s"]["fit"] = seconds
+        reward_model.write(run)
+        run.write_json("fit.json", result)
+    if as_json:
+        print_json({**result, "out": str(out)})
+    else:
+        print_summary(result, out)
+
+
+def describe_fit(reward_model: RewardModel, data: Dataset, held: Dataset | None, seconds: float) -> dict[str, Any]:
+    """What fit.json holds: members, parameters, cost, accuracy with intervals and the length-only baseline."""
+    result: dict[str, Any] = {
+        "family": reward_model.family,
+        "members": reward_model.members,
+        "pairs": len(data),
+        "parameters": reward_model.parameters(),
+        "seconds": seconds,
+        "info": getattr(reward_model.scorer, "info", {}),
+        "train": accuracy_of(reward_model, data),
+        "test": accuracy_of(reward_model, held) if held is not None else None,
+    }
+    return result
+
+
+def accuracy_of(reward_model: RewardModel, data: Dataset) -> dict[str, Any]:
+    """Accuracy of the mean and of every member (ties half), the longer answer's, and the members' disagreement."""
+    from prudent.evaluation.statistics import proportion
+    from prudent.rewards.families import pair_scores
+    from prudent.rewards.uncertainty import margin_moments, warn_if_identical
+
+    chosen, rejected = pair_scores(reward_model, data)
+    margin = chosen - rejected
+    credit = (margin > 0).double() + 0.5 * (margin == 0).double()
+    mean = margin.mean(0)
+    length = [sum(len(m["content"]) for m in side) for name in ("chosen", "rejected") for side in data[name]]
+    n = len(data)
+    longer = [0.5 if a == b else float(a > b) for a, b in zip(length[:n], length[n:])]
+    found: dict[str, Any] = {
+        "pairs": n,
+        "accuracy": proportion((mean > 0).double() + 0.5 * (mean == 0).double()),
+        "ties": int((mean == 0).sum()),
+        "member_accuracy": [proportion(row) for row in credit],
+        "longer_answer_accuracy": proportion(longer),
+        "margin_standard_deviation": None,
+        "identical_members": [],
+    }
+    if len(chosen) > 1:
+        average, variance = margin_moments(chosen, rejected)
+        found["margin_standard_deviation"] = float(variance.sqrt().mean())
+        found["median_sigma_over_margin"] = float((variance.sqrt() / average.abs()).median())
+        found["identical_members"] = warn_if_identical(chosen) if n > 1 else []
+    else:
+        found["reason"] = {"margin_standard_deviation": "the spread of one member is undefined"}
+    return found
+
+
+def print_summary(result: dict[str, Any], out: Path) -> None:
+    """The few lines that a person reads."""
+    print(f"{result['family']}: {result['members']} members on {result['pairs']} pairs in {result['seconds']:.1f} s")
+    for name in ("train", "test"):
+        found = result[name]
+        if found is None:
+            continue
+        mean, longer = found["accuracy"], found["longer_answer_accuracy"]
+        members = sorted(one.value for one in found["member_accuracy"])
+        print(
+            f"{name}: accuracy {mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}] on {found['pairs']} pairs; members "
+            f"{members[0]:.3f} to {members[-1]:.3f}; longer answer {longer.value:.3f}"
+        )
+    print(f"wrote {out}")

@@ -1,0 +1,293 @@
+"""Heads beyond linear: K two-layer heads trained in one batched computation, and Monte-Carlo dropout of one such head.
+
+A head scores r(x) = v' act(W x + b) on standardised features. All members' weights carry a leading member axis, so a
+step of K heads is a few batched matrix products. Monte-Carlo dropout (Gal and Ghahramani, arXiv 1506.02142) trains one
+head with dropout; its K members are K fixed thinned networks, the same for every response, so that score differences
+between responses mean something within a member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from prudent.arrays import ArrayLike
+from prudent.errors import PrudentError
+from prudent.rewards.columns import PairColumns, pair_columns
+from prudent.rewards.contrastive import KINDS, PLACES, contrastive_term, views
+from prudent.rewards.heads import bootstrap_rows, paired_features, probe_features, standardisation
+from prudent.rewards.meta import difference_objective
+from prudent.rewards.training import Parameters, member_draws, member_orders, member_seeds, shared_seed, train_members
+from prudent.seeding import Seed, numpy_generator, spawn
+
+DIVERSITIES = ("init+shuffle", "init", "shuffle", "bootstrap")
+PROTOTYPES = 16
+
+
+def hidden(parameters: Parameters, features: torch.Tensor) -> torch.Tensor:
+    """Representations (K, B, h) of features (K, B, d), or (B, d) shared by all members."""
+    return torch.relu(features @ parameters["inner.weight"].transpose(1, 2) + parameters["inner.bias"][:, None])
+
+
+def score(parameters: Parameters, state: torch.Tensor) -> torch.Tensor:
+    """Scores (K, B) of representations (K, B, h)."""
+    return (state @ parameters["outer.weight"][:, :, None])[..., 0]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is added to the Bradley-Terry loss. kind, place, weight: the contrastive term. dropout: in training."""
+
+    dropout: float = 0.0
+    kind: str | None = None
+    place: str = "feature"
+    weight: float = 0.1
+
+
+@dataclass(frozen=True)
+class MLPEnsemble:
+    """K two-layer heads. tensors: inner.weight (K, h, d), inner.bias (K, h), outer.weight (K, h), and for Monte-Carlo
+    dropout mask (K, h); offsets (K,) centre each member on the training responses; mean, scale (d,)."""
+
+    tensors: dict[str, torch.Tensor]
+    offsets: torch.Tensor
+    mean: torch.Tensor
+    scale: torch.Tensor
+    info: dict[str, Any] = field(default_factory=dict)
+    family = "mlp"
+
+    @property
+    def members(self) -> int:
+        return len(self.offsets)
+
+    @classmethod
+    def fit(
+        cls,
+        chosen: ArrayLike,
+        rejected: ArrayLike,
+        *,
+        members: int = 10,
+        diversity: str = "init+shuffle",
+        weight: ArrayLike | None = None,
+        soft_label: ArrayLike | None = None,
+        margin: ArrayLike | None = None,
+        groups: Sequence[Any] | ArrayLike | None = None,
+        seed: Seed | Sequence[Seed] = 0,
+        width: int = 64,
+        dropout: float = 0.1,
+        epochs: int = 5,
+        batch_size: int = 32,
+        learning_rate: float = 3e-4,
+        weight_decay: float = 0.1,
+        contrastive: str | None = None,
+        contrastive_on: str = "feature",
+        contrastive_weight: float = 0.1,
+        meta_features: ArrayLike | None = None,
+        meta_rate: float = 0.0,
+    ) -> MLPEnsemble:
+        """Train K heads on features (n, d) of chosen and rejected answers with AdamW, all in one batched computation.
+
+        diversity: init+shuffle, init, shuffle or bootstrap (own rows, start and order). width: hidden units. dropout: of
+        hidden units in training. contrastive: simcse or swav, on "feature" or "difference" (see ``contrastive``).
+        meta_features (prompts, k, d): features of k responses per prompt sampled from the policy, for MetaRM at
+        ``meta_rate`` (see ``meta``). Others: as in ``HeadEnsemble.fit``.
+        """
+        data = _Data.of(chosen, rejected, weight, soft_label, margin)
+        seeds = member_seeds(seed, members)
+        terms = _terms(dropout, contrastive, contrastive_on, contrastive_weight)
+        parameters, history = _train(
+            data, seeds, shared_seed(seed), diversity, groups, width, epochs, batch_size, learning_rate, weight_decay,
+            terms, _meta(meta_features, data), meta_rate,
+        )  # fmt: skip
+        tensors = {name: parameters[name].float() for name in ("inner.weight", "inner.bias", "outer.weight")}
+        steps = -(-data.n // batch_size)
+        info = {
+            "pairs": data.n, "diversity": diversity, "width": width, "dropout": dropout, "epochs": epochs,
+            "batch_size": batch_size, "learning_rate": learning_rate, "weight_decay": weight_decay,
+            "contrastive": contrastive, "contrastive_on": contrastive_on if contrastive else None,
+            "contrastive_weight": contrastive_weight if contrastive else None, "meta_rate": meta_rate,
+            "train_loss": float(np.mean(history[-steps:])),
+        }  # fmt: skip
+        made = cls(tensors, torch.zeros(members), data.mean, data.scale, info)
+        return made._centred(data)
+
+    def _centred(self, data: _Data) -> Any:
+        total = sum(self.scores(side * data.scale + data.mean).mean(1) for side in (data.chosen, data.rejected))
+        return type(self)(self.tensors, self.offsets + total / 2, self.mean, self.scale, self.info)
+
+    def scores(self, features: ArrayLike) -> torch.Tensor:
+        """Scores (K, N) float32 of N responses from their features (N, d)."""
+        values = torch.as_tensor(features).float()
+        if values.ndim != 2 or values.shape[1] != len(self.mean):
+            raise PrudentError(f"features have shape {tuple(values.shape)}, expected (responses, {len(self.mean)})")
+        parts = []
+        for part in values.split(4096):
+            state = hidden(self.tensors, (part - self.mean) / self.scale)
+            if "mask" in self.tensors:
+                state = state * self.tensors["mask"][:, None]
+            parts.append(score(self.tensors, state))
+        return torch.cat(parts, 1) - self.offsets[:, None] if parts else torch.empty(self.members, 0)
+
+    def probes(self) -> dict[str, torch.Tensor]:
+        return {"features": probe_features(self.mean, self.scale)}
+
+    def parameters(self) -> int:
+        """Trained numbers of all members; dropout's thinned networks share theirs."""
+        return sum(tensor.numel() for name, tensor in self.tensors.items() if name != "mask")
+
+    def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        config = {
+            "info": self.info,
+            "mean": self.mean.tolist(),
+            "scale": self.scale.tolist(),
+            "offsets": self.offsets.tolist(),
+        }
+        return config, self.tensors
+
+    @classmethod
+    def from_state(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> MLPEnsemble:
+        offsets, mean, scale = (torch.tensor(config[name]).float() for name in ("offsets", "mean", "scale"))
+        return cls(tensors, offsets, mean, scale, config["info"])
+
+
+class DropoutEnsemble(MLPEnsemble):
+    """Monte-Carlo dropout: one trained head (leading axis 1) and K fixed masks of its hidden units."""
+
+    family = "dropout"
+
+    @classmethod
+    def fit(  # type: ignore[override]
+        cls,
+        chosen: ArrayLike,
+        rejected: ArrayLike,
+        *,
+        members: int = 10,
+        dropout: float = 0.2,
+        seed: Seed = 0,
+        **options: Any,
+    ) -> DropoutEnsemble:
+        """As ``MLPEnsemble.fit`` for one head; ``members`` counts the thinned networks behind ``scores``."""
+        if not 0 < dropout < 1:
+            raise PrudentError(f"dropout must lie between 0 and 1 (both excluded) to give a spread, got {dropout}")
+        head = MLPEnsemble.fit(chosen, rejected, members=1, dropout=dropout, seed=seed, **options)
+        units = head.tensors["outer.weight"].shape[1]
+        masks = [numpy_generator(one).random(units) >= dropout for one in member_seeds(shared_seed(seed), members)]
+        mask = torch.from_numpy(np.stack(masks)).float() / (1 - dropout)
+        made = cls({**head.tensors, "mask": mask}, torch.zeros(members), head.mean, head.scale, head.info)
+        return made._centred(_Data.of(chosen, rejected))
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Standardised features (n, d) of both sides, in float32, and the pairs' columns."""
+
+    chosen: torch.Tensor
+    rejected: torch.Tensor
+    mean: torch.Tensor
+    scale: torch.Tensor
+    columns: PairColumns
+
+    @property
+    def n(self) -> int:
+        return len(self.chosen)
+
+    @classmethod
+    def of(cls, chosen: ArrayLike, rejected: ArrayLike, *columns: ArrayLike | None) -> _Data:
+        better, worse = paired_features(chosen, rejected)
+        mean, scale = standardisation(better, worse)
+        sides = [(torch.as_tensor(np.asarray(side)).float() - mean) / scale for side in (better, worse)]
+        return cls(*sides, mean, scale, pair_columns(len(sides[0]), *columns).scaled().to(torch.float32))
+
+
+def _terms(dropout: float, kind: str | None, place: str, weight: float) -> Terms:
+    if not 0 <= dropout < 1:
+        raise PrudentError(f"dropout must lie in [0, 1), got {dropout}")
+    if kind is not None and (kind not in KINDS or place not in PLACES):
+        raise PrudentError(f"contrastive is {kind!r} on {place!r}; known: {', '.join(KINDS)} on {', '.join(PLACES)}")
+    if kind == "simcse" and dropout == 0:
+        raise PrudentError("simcse compares two dropout passes; give dropout above 0")
+    return Terms(dropout, kind, place, weight)
+
+
+def _meta(features: ArrayLike | None, data: _Data) -> torch.Tensor | None:
+    if features is None:
+        return None
+    values = torch.as_tensor(features).float()
+    if values.ndim != 3 or values.shape[2] != len(data.mean) or values.shape[1] < 2:
+        raise PrudentError(
+            f"meta_features have shape {tuple(values.shape)}, expected (prompts, at least 2 responses, {len(data.mean)})"
+        )
+    return (values - data.mean) / data.scale
+
+
+def _masks(seeds: Sequence[np.random.SeedSequence], rate: float, units: int) -> Callable[[int], torch.Tensor | float]:
+    """mask(rows) -> (K, rows, h), each member's from its own stream, so that joint training equals training alone."""
+    if rate == 0:
+        return lambda rows: 1.0
+    generators = [numpy_generator(spawn(seed, 3)[2]) for seed in seeds]
+
+    def mask(rows: int) -> torch.Tensor:
+        drawn = np.stack([generator.random((rows, units), dtype=np.float32) for generator in generators])
+        return torch.from_numpy((drawn >= rate).astype(np.float32)) / (1 - rate)
+
+    return mask
+
+
+def _train(
+    data: _Data,
+    seeds: list[np.random.SeedSequence],
+    common: np.random.SeedSequence,
+    diversity: str,
+    groups: Any,
+    width: int,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    weight_decay: float,
+    terms: Terms,
+    meta: torch.Tensor | None,
+    meta_rate: float,
+) -> tuple[Parameters, list[float]]:
+    if diversity not in DIVERSITIES:
+        raise PrudentError(f"unknown diversity {diversity!r}; known: {', '.join(DIVERSITIES)}")
+    shared = [common] * len(seeds)
+    starts = shared if diversity == "shuffle" else seeds
+    rows = bootstrap_rows(data.n, seeds, groups) if diversity == "bootstrap" else None
+    orders = member_orders(shared if diversity == "init" else seeds, data.n, epochs, rows)
+    size = len(data.mean)
+    parts = [spawn(seed, 3) for seed in starts]
+    parameters = {
+        "inner.weight": member_draws([part[0] for part in parts], (width, size), size**-0.5).float(),
+        "inner.bias": torch.zeros(len(seeds), width),
+        "outer.weight": member_draws([part[1] for part in parts], (width,), 0.5 * width**-0.5).float(),
+    }
+    if terms.kind == "swav":
+        parameters["prototypes"] = member_draws([part[2] for part in parts], (PROTOTYPES, width), 1.0).float()
+    mask = _masks(seeds, terms.dropout, width)
+
+    def loss(values: Parameters, batch: torch.Tensor, step: int) -> torch.Tensor:
+        picked = data.columns.at(batch)
+        clean = [hidden(values, side[batch]) for side in (data.chosen, data.rejected)]
+        first = [state * mask(batch.shape[1]) for state in clean]
+        losses = picked.losses(score(values, first[0]) - score(values, first[1]))
+        total = (losses if picked.weight is None else losses * picked.weight).mean(1)
+        if terms.kind is not None:
+            second = [state * mask(batch.shape[1]) for state in clean]
+            pair = (views(*first, terms.place), views(*second, terms.place))
+            total = total + terms.weight * contrastive_term(terms.kind, *pair, values.get("prototypes"))
+        return total
+
+    def objective(values: Parameters, step: int) -> torch.Tensor:
+        assert meta is not None
+        scores = score(values, hidden(values, meta.flatten(0, 1)))
+        return difference_objective(scores.unflatten(1, meta.shape[:2]))
+
+    history = train_members(
+        parameters, loss, orders, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay,
+        meta=objective if meta is not None else None, meta_rate=meta_rate,
+    )  # fmt: skip
+    return {name: tensor.detach() for name, tensor in parameters.items()}, history
