@@ -15,11 +15,16 @@ import torch
 
 @dataclass(frozen=True)
 class Group:
-    """A prompt's token ids and its segments' token ids; ``names`` say which completion each segment is."""
+    """A prompt's token ids and its segments' token ids; ``names`` say which completion each segment is.
+
+    actions: how many of each segment's tokens, from its first, the policy chose; what follows (the template's closing
+    marks) is only read by the reward model. None: all of them.
+    """
 
     prompt: list[int]
     segments: list[list[int]]
     names: list[int]
+    actions: list[int] | None = None
 
     @property
     def tokens(self) -> int:
@@ -30,9 +35,9 @@ class Group:
 class Pack:
     """One row: ids, positions (T,); mask (T, T), True where the row's token may see the column's.
 
-    sources, targets: (M,) for every segment token, the place whose hidden state predicts it and the token itself.
-    owners: (M,) which of the pack's segments it belongs to, in order; last: (S,) place of each segment's last token.
-    names: (S,) the completions' names.
+    sources, targets: (M,) for every action, the place whose hidden state predicts it and the token itself.
+    owners: (M,) which of the pack's segments it belongs to, in order. segment_of, group_of: (T,) each token's segment
+    (-1 in a prompt) and group; group_of_segment: (S,). names: (S,) the completions' names.
     """
 
     ids: torch.Tensor
@@ -41,7 +46,9 @@ class Pack:
     sources: torch.Tensor
     targets: torch.Tensor
     owners: torch.Tensor
-    last: torch.Tensor
+    segment_of: torch.Tensor
+    group_of: torch.Tensor
+    group_of_segment: torch.Tensor
     names: list[int]
 
     @property
@@ -63,7 +70,7 @@ def fill(groups: Sequence[Group], budget: int) -> list[list[Group]]:
 
 
 def pack(groups: Sequence[Group]) -> Pack:
-    """One row of ``groups``. Every prompt has at least one token; a segment may be empty (it then predicts nothing)."""
+    """One row of ``groups``. Every prompt has at least one token; a segment without actions predicts nothing."""
     ids: list[int] = []
     positions: list[int] = []
     group_of: list[int] = []
@@ -71,7 +78,7 @@ def pack(groups: Sequence[Group]) -> Pack:
     sources: list[int] = []
     targets: list[int] = []
     owners: list[int] = []
-    last: list[int] = []
+    group_of_segment: list[int] = []
     names: list[int] = []
     for number, group in enumerate(groups):
         start, length = len(ids), len(group.prompt)
@@ -79,16 +86,17 @@ def pack(groups: Sequence[Group]) -> Pack:
         positions += range(length)
         group_of += [number] * length
         segment_of += [-1] * length
-        for name, segment in zip(group.names, group.segments, strict=True):
+        actions = group.actions or [len(segment) for segment in group.segments]
+        for name, segment, acts in zip(group.names, group.segments, actions, strict=True):
             first = len(ids)
             ids += segment
             positions += range(length, length + len(segment))
             group_of += [number] * len(segment)
             segment_of += [len(names)] * len(segment)
-            sources += [start + length - 1, *range(first, first + len(segment) - 1)][: len(segment)]
-            targets += segment
-            owners += [len(names)] * len(segment)
-            last.append(first + len(segment) - 1 if segment else start + length - 1)
+            sources += [start + length - 1, *range(first, first + acts - 1)][:acts]
+            targets += segment[:acts]
+            owners += [len(names)] * acts
+            group_of_segment.append(number)
             names.append(name)
     g, s = torch.tensor(group_of), torch.tensor(segment_of)
     order = torch.arange(len(ids))
@@ -101,7 +109,9 @@ def pack(groups: Sequence[Group]) -> Pack:
         torch.tensor(sources, dtype=torch.long),
         torch.tensor(targets, dtype=torch.long),
         torch.tensor(owners, dtype=torch.long),
-        torch.tensor(last, dtype=torch.long),
+        s,
+        g,
+        torch.tensor(group_of_segment, dtype=torch.long),
         names,
     )
 

@@ -113,7 +113,7 @@ def _measure(meter: Meter, log_policy: torch.Tensor, reference: Pass, row: Pack)
     meter.add("kl", per_sequence.sum(), len(row.names))
     meter.add("kl_k3", estimate.k3.sum(), len(row.names))
     meter.add("kl_negative_share", (per_sequence < 0).float().sum(), len(row.names))
-    meter.add("clamped_tokens", estimate.clamped, 0.0)
+    meter.add("clamped_tokens", estimate.clamped, len(log_policy))
     meter.add("surprise", -log_policy.sum(), len(log_policy))
 
 
@@ -131,8 +131,7 @@ def rloo_backward(
             scored.shaped.reward[row.names].to(penalty)
             - options.beta * scored.shaped.kl_weight[row.names].to(penalty) * penalty
         )
-        advantages, equal = leave_one_out(reward, options.completions)
-        meter.add("equal_reward_groups", equal * len(row.names), len(row.names))
+        advantages = leave_one_out(reward, options.completions).advantages
         _measure(meter, old, reference, row)
         loss = -(advantages * segment_sums(current, row)).sum() / scored.total
         require_sound(loss, "the loss", row, describe)
