@@ -91,5 +91,5 @@ def test_an_ascent_raises_the_objective_and_comes_back():
     assert torch.equal(weight.detach(), before)
     with ascended([weight], objective, 0.0) as value:
         assert value is None and torch.equal(weight.detach(), before)
-    with pytest.raises(PrudentError, match="not finite|nan"), ascended([weight], lambda: objective() * math.nan, 0.1):
+    with pytest.raises(PrudentError, match="nan"), ascended([weight], lambda: objective() * math.nan, 0.1):
         pass

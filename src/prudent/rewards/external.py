@@ -149,9 +149,7 @@ class ExternalModels:
         from prudent.features.rendering import Renderer
 
         model, tokenizer = self._open(name)
-        rows = [
-            list(render(tokenizer, prompt, answer))[: self.max_length] for prompt, answer in zip(prompts, responses)
-        ]
+        rows = [one.ids for one in Renderer(tokenizer, self.max_length).conversations(prompts, responses)]
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0  # never read: the mask rules
         scores = torch.empty(len(rows))
         for batch in token_batches([len(row) for row in rows]):

@@ -91,8 +91,8 @@ class MLPEnsemble:
     ) -> MLPEnsemble:
         """Train K heads on features (n, d) of chosen and rejected answers with AdamW, all in one batched computation.
 
-        diversity: init+shuffle, init, shuffle or bootstrap (own rows, start and order). width: hidden units. dropout: of
-        hidden units in training. contrastive: simcse or swav, on "feature" or "difference" (see ``contrastive``).
+        diversity: init+shuffle, init, shuffle or bootstrap (own rows, start and order). width: hidden units. dropout:
+        of hidden units in training. contrastive: simcse or swav, on "feature" or "difference" (see ``contrastive``).
         meta_features (prompts, k, d): features of k responses per prompt sampled from the policy, for MetaRM at
         ``meta_rate`` (see ``meta``). Others: as in ``HeadEnsemble.fit``.
         """
@@ -199,8 +199,8 @@ class _Data:
     def of(cls, chosen: ArrayLike, rejected: ArrayLike, *columns: ArrayLike | None) -> _Data:
         better, worse = paired_features(chosen, rejected)
         mean, scale = standardisation(better, worse)
-        sides = [(torch.as_tensor(np.asarray(side)).float() - mean) / scale for side in (better, worse)]
-        return cls(*sides, mean, scale, pair_columns(len(sides[0]), *columns).scaled().to(torch.float32))
+        first, second = ((torch.as_tensor(np.asarray(side)).float() - mean) / scale for side in (better, worse))
+        return cls(first, second, mean, scale, pair_columns(len(first), *columns).scaled().to(torch.float32))
 
 
 def _terms(dropout: float, kind: str | None, place: str, weight: float) -> Terms:
@@ -219,7 +219,7 @@ def _meta(features: ArrayLike | None, data: _Data) -> torch.Tensor | None:
     values = torch.as_tensor(features).float()
     if values.ndim != 3 or values.shape[2] != len(data.mean) or values.shape[1] < 2:
         raise PrudentError(
-            f"meta_features have shape {tuple(values.shape)}, expected (prompts, at least 2 responses, {len(data.mean)})"
+            f"meta_features have shape {tuple(values.shape)}, expected (prompts, 2 or more responses, {len(data.mean)})"
         )
     return (values - data.mean) / data.scale
 
@@ -272,13 +272,13 @@ def _train(
     def loss(values: Parameters, batch: torch.Tensor, step: int) -> torch.Tensor:
         picked = data.columns.at(batch)
         clean = [hidden(values, side[batch]) for side in (data.chosen, data.rejected)]
-        first = [state * mask(batch.shape[1]) for state in clean]
-        losses = picked.losses(score(values, first[0]) - score(values, first[1]))
+        good, bad = (state * mask(batch.shape[1]) for state in clean)
+        losses = picked.losses(score(values, good) - score(values, bad))
         total = (losses if picked.weight is None else losses * picked.weight).mean(1)
         if terms.kind is not None:
-            second = [state * mask(batch.shape[1]) for state in clean]
-            pair = (views(*first, terms.place), views(*second, terms.place))
-            total = total + terms.weight * contrastive_term(terms.kind, *pair, values.get("prototypes"))
+            again, worse = (state * mask(batch.shape[1]) for state in clean)
+            first, second = views(good, bad, terms.place), views(again, worse, terms.place)
+            total = total + terms.weight * contrastive_term(terms.kind, first, second, values.get("prototypes"))
         return total
 
     def objective(values: Parameters, step: int) -> torch.Tensor:
