@@ -1,4 +1,4 @@
-"""Empirical risk of policies: what they are worth over many draws of the reward model, and how often that is too little.
+"""Empirical risk of policies: what they are worth over draws of the reward model, and how often that is too little.
 
 The protocol of arXiv 2410.23726 and 2507.15906: one policy a draw, its true value beside the reference policy's, and
 risk = share of draws whose policy is worth no more than the reference.

@@ -1,0 +1,191 @@
+"""The answer in words: how risky is vanilla, which method and beta to take, and what would help most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prudent.preflight.core import BASELINE
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """tone: good, warn or bad. headline: one line. sentences: the reasons. choice: the recommended row, or None.
+    vanilla: vanilla's row at the beta where it is worth most. advice: what would help, most first."""
+
+    tone: str
+    headline: str
+    sentences: list[str]
+    choice: dict[str, Any] | None
+    vanilla: dict[str, Any]
+    advice: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    @property
+    def text(self) -> str:
+        return "\n\n".join([" ".join(self.sentences), *self.advice])
+
+
+def percent(share: float | None) -> str:
+    """A share as a person reads it: 0 %, 0.5 %, 12 %."""
+    if share is None:
+        return "unknown"
+    value = 100 * share
+    return f"{value:.0f} %" if value >= 10 or value == round(value) else f"{value:.1f} %"
+
+
+def with_interval(row: Row) -> str:
+    return f"{percent(row['risk'])} ({percent(row['low'])} to {percent(row['high'])})"
+
+
+def usable(rows: Sequence[Row]) -> list[Row]:
+    """Rows that hold a risk and whose method a person might deploy (controls are there to be compared with)."""
+    return [row for row in rows if row.get("risk") is not None and row["kind"] != "control"]
+
+
+def choose(rows: Sequence[Row], max_risk: float) -> Row | None:
+    """The row of the largest mean gain among those whose risk interval lies wholly under ``max_risk``."""
+    safe = [row for row in usable(rows) if row["high"] <= max_risk and row["gain"] > 0]
+    return max(safe, key=lambda row: row["gain"]) if safe else None
+
+
+def conclude(
+    rows: Sequence[Row],
+    equal_kl: Sequence[Row],
+    outlook: Sequence[Row],
+    *,
+    max_risk: float,
+    unit: str,
+    truth: str,
+    weak_judge: bool = False,
+) -> Verdict:
+    """Verdict from the tables at equal beta and equal KL (``core.table``) and the outlook (``outlook.compare``).
+
+    weak_judge: the judge's own accuracy can't be told from guessing; then no setting is called safe.
+    """
+    vanilla_rows = [row for row in rows if row["method"] == BASELINE and row.get("risk") is not None]
+    vanilla = max(vanilla_rows, key=lambda row: row["gain"])
+    choice = None if weak_judge else choose(rows, max_risk)
+    sentences = [_vanilla_sentence(vanilla, vanilla_rows, unit)]
+    if weak_judge:
+        tone, headline = "warn", "These data can't tell whether any setting is safe"
+        sentences.append(
+            "The judge that values the policies can't be told from guessing on pairs that it has not seen, so its "
+            "risks say little: give a pool with a gold column, or a better judge."
+        )
+    elif choice is None:
+        tone, headline = "bad", f"No setting is safe with these data (risk under {percent(max_risk)})"
+        least = min(usable(rows), key=lambda row: (row["high"], -row["gain"]))
+        sentences.append(
+            f"The least risk found is {with_interval(least)}: {least['method']} at beta {least['setting']:g}; its "
+            f"interval reaches above {percent(max_risk)}."
+            if least["risk"] <= max_risk
+            else f"The least risk found is {with_interval(least)}: {least['method']} at beta {least['setting']:g}."
+        )
+    else:
+        safe_vanilla = vanilla["high"] <= max_risk
+        tone = "good" if safe_vanilla else "warn"
+        headline = (
+            f"Vanilla is safe here; best is {choice['method']} at beta {choice['setting']:g}"
+            if safe_vanilla
+            else f"Take {choice['method']} at beta {choice['setting']:g}"
+        )
+        sentences.append(
+            f"Of the settings whose risk interval lies under {percent(max_risk)}, **{choice['method']} at beta "
+            f"{choice['setting']:g}** is worth most: {choice['gain']:+.3f} {unit}, risk {with_interval(choice)}, KL "
+            f"{choice['kl']:.2f} nats."
+        )
+    sentences += _controls(equal_kl)
+    sentences.append(f"Truth here is {truth}.")
+    advice = advise(rows, outlook, vanilla, max_risk)
+    picked = None if choice is None else dict(choice)
+    return Verdict(tone, headline, sentences, picked, dict(vanilla), advice)
+
+
+def _vanilla_sentence(vanilla: Row, rows: Sequence[Row], unit: str) -> str:
+    others = ", ".join(f"{percent(row['risk'])} at {row['setting']:g}" for row in rows)
+    return (
+        f"**Vanilla** (KL-regularised, one reward model) is worth most at beta {vanilla['setting']:g}: "
+        f"{vanilla['gain']:+.3f} {unit} over the model you start from, and {with_interval(vanilla)} of the reward "
+        f"models that your data might have given end at or below it. Its risk by beta: {others}."
+    )
+
+
+def _controls(equal_kl: Sequence[Row]) -> list[str]:
+    """What the variance-aware forms gain over vanilla at equal KL, beside the two controls."""
+    aware = [row for row in equal_kl if row["kind"] == "variance-aware" and row.get("vs_gain") is not None]
+    if not aware:
+        return []
+    best = max(aware, key=lambda row: row["vs_gain"])
+    same = {row["method"]: row for row in equal_kl if row["setting"] == best["setting"]}
+    only, shuffled = same.get("variance-only"), same.get("permuted")
+    low = best["vs_gain_low"]
+    better = low is not None and low > 0
+    words = (
+        f"At equal KL the best variance-aware form ({best['method']}, KL of vanilla at beta {best['setting']:g}) is "
+        f"{'better than' if better else 'not better than'} vanilla: {best['vs_gain']:+.3f}"
+        + (f" ({low:+.3f} to {best['vs_gain_high']:+.3f})" if low is not None else "")
+        + f", risk {percent(best['risk'])} against {percent(best['risk'] - best['vs_risk'])}."
+    )
+    if not better or only is None or only.get("gain") is None or shuffled is None or shuffled.get("gain") is None:
+        return [words]
+    blind = only["gain"]
+    verdict = (
+        "so part of the advantage is luck of the data: here low variance goes with truth"
+        if blind > 0.5 * best["vs_gain"]
+        else "so the advantage isn't luck of low variance going with truth"
+    )
+    permuted_keeps = shuffled.get("vs_gain") is not None and shuffled["vs_gain"] > 0.5 * best["vs_gain"]
+    link = (
+        "and shuffling the variances keeps most of it, so it isn't the link between a response and its variance"
+        if permuted_keeps
+        else "and shuffling the variances loses it, so the link between a response and its variance carries it"
+    )
+    return [words + f" The control that never looks at the reward gains {blind:+.3f}, {verdict}, {link}."]
+
+
+def advise(rows: Sequence[Row], outlook: Sequence[Row], vanilla: Row, max_risk: float) -> list[str]:
+    """What lowers risk, the largest reduction first; only what the numbers show."""
+    found: list[tuple[float, str]] = []
+    beta = vanilla["setting"]
+    pairs = [r for r in outlook if r["change"] == "pairs" and r["method"] == BASELINE and r["beta"] == beta]
+    for row in pairs:
+        after = row["risk_double_extrapolated"]
+        trend = f"vanilla's risk at beta {beta:g} is {percent(row['risk_half'])} with half of them"
+        if after is not None:
+            found.append((
+                row["risk_full"] - after,
+                f"**More pairs**: {trend}, {percent(row['risk_full'])} with all, and about {percent(after)} with twice "
+                "as many (a rough extrapolation).",
+            ))  # fmt: skip
+        else:
+            found.append((0.0, f"**More pairs**: {trend}, {percent(row['risk_full'])} with all of them."))
+    found.extend(
+        (
+            vanilla["risk"] - row["risk"],
+            f"**More members**: the mean of the members as the reward has risk {percent(row['risk'])} at the same "
+            f"beta, one member {percent(vanilla['risk'])}.",
+        )
+        for row in rows
+        if row["method"] == "mean" and row["setting"] == beta and row.get("risk") is not None
+    )
+    calmer = [row for row in rows if row["method"] == BASELINE and row.get("risk") is not None]
+    least = min(calmer, key=lambda row: (row["risk"], -row["gain"]))
+    if least["setting"] != beta and least["risk"] < vanilla["risk"]:
+        direction = "smaller" if least["setting"] < beta else "larger"
+        found.append((
+            vanilla["risk"] - least["risk"],
+            f"**A {direction} beta**: vanilla at {least['setting']:g} has risk {percent(least['risk'])} and gains "
+            f"{least['gain']:+.3f}.",
+        ))  # fmt: skip
+    else:
+        found.append((0.0, "**Another beta** doesn't lower vanilla's risk on this grid."))
+    ordered = sorted(found, key=lambda item: -item[0])
+    if vanilla["high"] <= max_risk:
+        return []
+    return ["What would help, most first:", *(text for _, text in ordered)]
