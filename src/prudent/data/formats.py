@@ -64,6 +64,7 @@ class Choices:
     shared_prefix: bool = False
     soft_votes: str | None = "half"
     min_share: float = 0.5
+    allow: frozenset[str] = frozenset()  # of "empty", "blank", "identical-sides": noted, the row is kept
 
 
 @dataclass
@@ -121,7 +122,7 @@ def read_messages(value: Sequence[Any], name: str, note: Note) -> list[Message]:
     return messages
 
 
-def read_side(value: Any, name: str, note: Note) -> str | list[Message]:
+def read_side(value: Any, name: str, note: Note, allow: frozenset[str] = frozenset()) -> str | list[Message]:
     """A prompt or an answer as text or as messages, whatever holds it (JSON text of a list too)."""
     if value is None:
         raise Reject(Problem(name, "null", "null where text or messages are needed"))
@@ -134,10 +135,9 @@ def read_side(value: Any, name: str, note: Note) -> str | list[Message]:
             except ValueError as error:
                 remedy = "looks like a list of messages but is not JSON; write it with json.dumps"
                 raise Reject(Problem(name, "not-json", f"{remedy} ({error})")) from error
-        if not value:
-            raise Reject(Problem(name, "empty", "empty text"))
-        if not value.strip():
-            raise Reject(Problem(name, "blank", "only white space"))
+        reason, detail = ("blank", "only white space") if value else ("empty", "empty text")
+        if not value.strip() and reason not in allow:
+            raise Reject(Problem(name, reason, detail))
         return value
     if isinstance(value, Mapping):
         value = [value]
@@ -201,6 +201,8 @@ def _parted(chosen: list[Message], rejected: list[Message], choices: Choices) ->
     """(prompt, chosen answer, rejected answer) of two whole conversations by their shared turns."""
     count = shared_turns(chosen, rejected)
     if count == len(chosen) == len(rejected):
+        if "identical-sides" in choices.allow and count > 1:
+            return chosen[:-1], chosen[-1:], rejected[-1:]
         raise Reject(Problem("chosen", "identical-sides", "chosen and rejected are the same conversation"))
     if count == len(chosen) or count == len(rejected):
         name = "chosen" if count == len(chosen) else "rejected"
@@ -286,8 +288,10 @@ def _text_prefix(chosen: str, rejected: str) -> tuple[str, str, str]:
     return chosen[:count], chosen[count:], rejected[count:]
 
 
-def check_answers(prompt: list[Message], chosen: list[Message], rejected: list[Message]) -> None:
-    """Reject a pair whose prompt or answer holds no text or whose answers are the same."""
+def check_answers(
+    prompt: list[Message], chosen: list[Message], rejected: list[Message], choices: Choices, note: Note
+) -> None:
+    """Reject a pair whose prompt or answer holds no text or whose answers are the same; allowed reasons are noted."""
     problems = []
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
         if not answer[-1]["content"].strip():
@@ -297,6 +301,10 @@ def check_answers(prompt: list[Message], chosen: list[Message], rejected: list[M
         problems.append(Problem("prompt", "blank", "the prompt holds no text"))
     if not problems and chosen == rejected:
         problems.append(Problem("chosen", "identical-sides", "chosen and rejected are the same text"))
+    for problem in problems:
+        if problem.reason in choices.allow:
+            note(problem.field, problem.reason, problem.detail)
+    problems = [problem for problem in problems if problem.reason not in choices.allow]
     if problems:
         raise Reject(*problems)
 
@@ -353,7 +361,7 @@ def pair_of_sides(row: Mapping[str, Any], choices: Choices, note: Note) -> Pair:
                 problems.append(Problem(name, "missing-field", f"columns found: {', '.join(map(str, row))}"))
             continue
         try:
-            sides[name] = read_side(row[name], name, note)
+            sides[name] = read_side(row[name], name, note, choices.allow if name != "prompt" else frozenset())
         except Reject as reject:
             # A prompt column that is null in some rows (mixed files) counts as absent when the sides carry the prompt.
             if name != "prompt" or row[name] is not None:
@@ -361,7 +369,7 @@ def pair_of_sides(row: Mapping[str, Any], choices: Choices, note: Note) -> Pair:
     if problems:
         raise Reject(*problems)
     prompt, chosen, rejected, shape = split_sides(sides["prompt"], sides["chosen"], sides["rejected"], choices, note)
-    check_answers(prompt, chosen, rejected)
+    check_answers(prompt, chosen, rejected, choices, note)
     numbers = read_numbers(row, note)
     compare_scores(row, choices, numbers, note)
     known = {"prompt", "chosen", "rejected", *NUMBERS}

@@ -32,9 +32,9 @@ class Pool:
         return [self.prompts[place] for place in owner], [text for texts in self.responses for text in texts], owner
 
 
-def read_pool(path: str | Path) -> Pool:
+def read_pool(path: str | Path, gold: str = "gold") -> Pool:
     """Pool of a JSONL file (or any other kind that ``read_records`` knows) with ``prompt`` (text or messages),
-    ``responses``, and optionally ``gold`` and ``id``.
+    ``responses``, and optionally ``gold`` and ``id``. gold: the column's name where it is another.
 
     Raises DataError with every bad row: fewer than two responses, a response that is no text, gold that is not finite
     or not one number a response, gold in some rows only.
@@ -44,29 +44,29 @@ def read_pool(path: str | Path) -> Pool:
     rows: list[tuple[int, dict[str, Any]]] = []
     for record in read_records(path):
         bad += record.errors
-        bad += [flag for flag in record.flags if flag.reason == "not-a-number" and flag.field == "gold"]
+        bad += [flag for flag in record.flags if flag.reason == "not-a-number" and flag.field == gold]
         if record.value is None:
             continue
         try:
-            rows.append((record.line, _read_row(record.value)))
+            rows.append((record.line, _read_row({**record.value, "gold": record.value.get(gold)}, gold)))
         except Reject as reject:
             bad += [BadRow(record.line, p.field, p.reason, p.detail) for p in reject.problems]
     with_gold = sum(row["gold"] is not None for _, row in rows)
     if 0 < with_gold < len(rows):
         detail = f"{with_gold} of {len(rows)} rows have gold; give it in every row or in none"
-        bad += [BadRow(line, "gold", "missing-field", detail) for line, row in rows if row["gold"] is None]
+        bad += [BadRow(line, gold, "missing-field", detail) for line, row in rows if row["gold"] is None]
     if bad:
         unique = {(row.line, row.field, row.reason): row for row in bad}
         raise DataError(str(path), sorted(unique.values(), key=lambda row: row.line), "mend these rows of the pool")
     if not rows:
         raise PrudentError(f"{path} holds no prompt; a pool has one prompt with its responses a line")
     ids = [str(row["id"]) if row["id"] is not None else str(place) for place, (_, row) in enumerate(rows)]
-    gold = [row["gold"] for _, row in rows] if with_gold else None
-    return Pool([row["prompt"] for _, row in rows], [row["responses"] for _, row in rows], gold, ids)
+    rewards = [row["gold"] for _, row in rows] if with_gold else None
+    return Pool([row["prompt"] for _, row in rows], [row["responses"] for _, row in rows], rewards, ids)
 
 
-def _read_row(row: dict[str, Any]) -> dict[str, Any]:
-    """Prompt, responses, gold and id of one row; Reject names every fault in it."""
+def _read_row(row: dict[str, Any], gold_name: str = "gold") -> dict[str, Any]:
+    """Prompt, responses, gold and id of one row; Reject names every fault in it. gold_name: column that gold came from."""
     problems: list[Problem] = []
     prompt: Any = None
     try:
@@ -91,17 +91,17 @@ def _read_row(row: dict[str, Any]) -> dict[str, Any]:
             )
     gold = row.get("gold")
     if gold is not None:
-        gold, found = _read_gold(gold, len(responses))
+        gold, found = _read_gold(gold, len(responses), gold_name)
         problems += found
     if problems:
         raise Reject(*problems)
     return {"prompt": prompt, "responses": list(responses), "gold": gold, "id": row.get("id")}
 
 
-def _read_gold(gold: Any, count: int) -> tuple[list[float] | None, list[Problem]]:
+def _read_gold(gold: Any, count: int, name: str) -> tuple[list[float] | None, list[Problem]]:
     if not isinstance(gold, list) or len(gold) != count:
         found = f"{len(gold)} numbers" if isinstance(gold, list) else repr(gold)
-        return None, [Problem("gold", "wrong-length", f"{found} for {count} responses; one number a response")]
+        return None, [Problem(name, "wrong-length", f"{found} for {count} responses; one number a response")]
     bad = [
         (place, value) for place, value in enumerate(gold, start=1)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
@@ -109,7 +109,7 @@ def _read_gold(gold: Any, count: int) -> tuple[list[float] | None, list[Problem]
     if bad:
         place, value = bad[0]
         return None, [
-            Problem("gold", "not-a-number", f"gold of response {place} is {value!r}; it must be a finite number")
+            Problem(name, "not-a-number", f"gold of response {place} is {value!r}; it must be a finite number")
         ]
     return [float(value) for value in gold], []
 

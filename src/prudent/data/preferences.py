@@ -55,7 +55,8 @@ def read_preferences(
     "keep" for conversations that part before the last answer; rating= column of rated single responses;
     soft_votes="half" | "ignore" | None rule of soft labels from votes; min_share= share of votes that a winner needs;
     shared_prefix=True takes the common beginning of two plain texts as the prompt; errors= reasons that are errors too
-    ("all": every flag and every row left out); config= configuration of a hub data set.
+    ("all": every flag and every row left out); allow= reasons of "empty", "blank" and "identical-sides" that are noted
+    instead (for cleaning); config= configuration of a hub data set.
 
     Raises DataError (bad rows) or PrudentError (the whole source: missing, empty, wrong encoding, no pair in it).
     """
@@ -76,6 +77,7 @@ def read_preferences_with_report(
     shared_prefix: bool = False,
     errors: str | Iterable[str] = (),
     config: str | None = None,
+    allow: Iterable[str] = (),
 ) -> tuple[Dataset, ReadReport]:
     """``read_preferences`` and the report of the pass: rows read, kept and left out by reason, with their lines."""
     _choice("on_error", on_error, ("raise", "skip"))
@@ -83,7 +85,7 @@ def read_preferences_with_report(
     _choice("diverged", diverged, ("drop", "keep"))
     if soft_votes is not None:
         _choice("soft_votes", soft_votes, SOFT_RULES)
-    choices = Choices(ties, diverged, shared_prefix, soft_votes, min_share)
+    choices = Choices(ties, diverged, shared_prefix, soft_votes, min_share, frozenset(allow))
     sources = [source] if isinstance(source, (str, Path)) else list(source)
     if not sources:
         raise PrudentError("no source of preferences was given")

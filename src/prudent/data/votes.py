@@ -89,7 +89,7 @@ def pair_of_votes(row: Mapping[str, Any], choices: Choices, note: Note) -> Pair:
         try:
             if name not in row:
                 raise Reject(Problem(name, "missing-field", f"columns found: {', '.join(map(str, row))}"))
-            sides[name] = read_side(row[name], name, note)
+            sides[name] = read_side(row[name], name, note, choices.allow if name != "prompt" else frozenset())
         except Reject as reject:
             problems += reject.problems
     votes: list[int] = []
@@ -103,7 +103,7 @@ def pair_of_votes(row: Mapping[str, Any], choices: Choices, note: Note) -> Pair:
         [{"role": role, "content": side}] if isinstance(side, str) else side
         for role, side in zip(("user", "assistant", "assistant"), (sides[name] for name in sides))
     )
-    check_answers(prompt, first, second)
+    check_answers(prompt, first, second, choices, note)
     verdict = merge_votes(votes, choices.soft_votes, choices.min_share)
     extra = {k: v for k, v in row.items() if k not in ("prompt", "response_1", "response_2")}
     extra["agreement"] = verdict.share
@@ -112,13 +112,21 @@ def pair_of_votes(row: Mapping[str, Any], choices: Choices, note: Note) -> Pair:
         if verdict.soft_label is not None:
             numbers["soft_label"] = verdict.soft_label if verdict.outcome == "first" else 1 - verdict.soft_label
         chosen, rejected = (first, second) if verdict.outcome == "first" else (second, first)
+        extra["votes"] = recode(votes, swap=verdict.outcome == "second")
         return Pair(prompt, chosen, rejected, numbers, extra, "votes")
     if choices.ties == "keep" and verdict.outcome in ("tie", "undecided"):
         note("votes", "kept-tie", f"{verdict.outcome} ({votes}); soft label 0.5")
+        extra["votes"] = recode(votes)
         return Pair(prompt, first, second, {**numbers, "soft_label": 0.5}, extra, "votes")
     named = {0: "tie", 1: "1", 2: "2", 3: "both bad"}
     detail = "no votes in this row" if not votes else "votes " + ", ".join(named[vote] for vote in votes)
     raise Reject(Problem("votes", verdict.outcome, detail))
+
+
+def recode(votes: Sequence[int], swap: bool = False) -> list[int]:
+    """Votes about (chosen, rejected): 1 for chosen, 2 for rejected, 0 for a tie of either kind."""
+    codes = {FIRST: SECOND, SECOND: FIRST} if swap else {}
+    return [TIE if vote == BOTH_BAD else codes.get(vote, vote) for vote in votes]
 
 
 def krippendorff_alpha(votes: Sequence[Sequence[int]], both_bad_is_tie: bool = True) -> float | None:
