@@ -44,7 +44,7 @@ class Estimate:
 
 def array(values: ArrayLike, name: str) -> np.ndarray:
     """1-D float64 numpy array of ``values``; PrudentError naming the first entry that is not finite."""
-    result = as_tensor(values).detach().cpu().to(torch.float64).numpy()
+    result = as_tensor(values, torch.float64).detach().cpu().numpy()
     if result.ndim != 1:
         raise PrudentError(f"{name} has shape {result.shape}, expected one dimension")
     bad = np.flatnonzero(~np.isfinite(result))
