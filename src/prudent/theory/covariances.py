@@ -27,7 +27,7 @@ Covariance: TypeAlias = ArrayLike | LowRank
 
 
 def from_members(scores: ArrayLike, ridge: float = 0.0) -> LowRank:
-    """Sample covariance (ddof=1) of members' scores (K, N) as a factor (N, K); ridge: variance added to each response."""
+    """Sample covariance (ddof=1) of members' scores (K, N) as a factor (N, K); ridge: added variance."""
     members = as_tensor(scores, torch.float64)
     if members.ndim != 2 or len(members) < 2:
         raise PrudentError(
