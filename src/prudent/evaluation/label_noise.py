@@ -1,0 +1,156 @@
+"""Does cleaning help, and what can strength find? Reward models before and after on one untouched test split.
+
+All heads of one comparison are fitted together; the resamples, the test pairs and the scale of features are shared, so
+that variants differ in their labels alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from prudent.arrays import ArrayLike, as_tensor
+from prudent.errors import PrudentError
+from prudent.evaluation.calibration import auroc
+from prudent.evaluation.intervals import Estimate, bootstrap, paired_bootstrap
+from prudent.rewards.columns import pair_columns
+from prudent.rewards.convex import fit_heads
+from prudent.rewards.heads import bootstrap_counts, choose_ridge
+from prudent.seeding import Seed, spawn
+
+
+@dataclass(frozen=True)
+class Labels:
+    """One variant of the labels of n pairs. flip, keep: (n,) bool. weight, soft_label, margin: (n,) or None."""
+
+    flip: ArrayLike
+    keep: ArrayLike
+    soft_label: ArrayLike | None = None
+    margin: ArrayLike | None = None
+    weight: ArrayLike | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """accuracy: test accuracy, mean over seeds, interval by bootstrap of test prompts. by_seed (S,): each seed's. gain:
+    against the first variant on the same seeds and test pairs, paired; p two-sided. credit (T,): mean over seeds."""
+
+    accuracy: Estimate
+    by_seed: np.ndarray
+    gain: Estimate | None
+    p: float | None
+    seeds_better: float | None
+    ridge: float
+    pairs: int
+    credit: np.ndarray
+
+
+def credit(margin: torch.Tensor) -> torch.Tensor:
+    """1 for a positive margin, 0 for a negative one, 1/2 for a tie."""
+    return (margin > 0).double() + 0.5 * (margin == 0).double()
+
+
+def compare_labels(
+    difference: ArrayLike,
+    test_difference: ArrayLike,
+    variants: Mapping[str, Labels],
+    *,
+    groups: Sequence[Any],
+    test_groups: Sequence[Any],
+    seeds: int = 20,
+    ridge: float | str = "cv",
+    seed: Seed = 0,
+    rounds: int = 2000,
+) -> dict[str, Variant]:
+    """Train ``seeds`` reward models on each variant of the labels and compare them on the test pairs.
+
+    difference (n, d), test_difference (T, d): standardised features of chosen minus rejected, labels as given. A seed
+    is one bootstrap resample of the training prompts, the same for every variant. ridge: "cv" is chosen for each
+    variant on its own labels. Gains are against the first variant. Intervals resample test prompts (``test_groups``);
+    how far seeds differ is in ``by_seed``.
+    """
+    rows, test = as_tensor(difference, torch.float32), as_tensor(test_difference, torch.float64)
+    n = len(rows)
+    ridge_seed, count_seed, interval_seed = spawn(seed, 3)
+    counts = bootstrap_counts(n, spawn(count_seed, seeds), groups)
+    found: dict[str, Variant] = {}
+    first: Variant | None = None
+    for name, labels in variants.items():
+        keep = as_tensor(labels.keep).bool()
+        sign = 1.0 - 2.0 * as_tensor(labels.flip).float()
+        columns = pair_columns(n, labels.weight, labels.soft_label, labels.margin).at(keep)
+        kept = (rows * sign[:, None])[keep]
+        chosen_ridge = ridge
+        if ridge == "cv":
+            units = [group for group, stays in zip(groups, keep.tolist()) if stays]
+            chosen_ridge = choose_ridge(kept, columns=columns, groups=units, seed=ridge_seed)[0]
+        elif isinstance(ridge, str):
+            raise PrudentError(f'ridge must be "cv" or a positive number, got {ridge!r}')
+        weights = counts[:, keep] if columns.weight is None else counts[:, keep] * columns.weight.float()
+        fit = fit_heads(
+            kept,
+            weights,
+            ridge=float(chosen_ridge),
+            soft_label=columns.soft_label,
+            margin=columns.margin,
+            tolerance=1e-6,
+        )
+        right = credit(fit.weights @ test.T)  # (seeds, T)
+        mean = right.mean(0).numpy()
+        accuracy = bootstrap(mean, rounds=rounds, seed=interval_seed, clusters=list(test_groups))
+        gain, p, better = None, None, None
+        by_seed = right.mean(1).numpy()
+        if first is not None:
+            paired = paired_bootstrap(mean, first.credit, rounds=rounds, seed=interval_seed, clusters=list(test_groups))
+            gain, p = paired.difference, paired.p
+            better = float(np.mean(by_seed > first.by_seed) + 0.5 * np.mean(by_seed == first.by_seed))
+        found[name] = Variant(accuracy, by_seed, gain, p, better, float(chosen_ridge), int(keep.sum()), mean)
+        first = first or found[name]
+    return found
+
+
+def find_flips(strength: ArrayLike, planted: ArrayLike, shares: Sequence[float]) -> dict[str, Any]:
+    """How well low strength finds labels that are known to be wrong.
+
+    strength (n,): mean margin of each pair as labelled. planted (n,) bool: wrong labels. For each share: the lowest so
+    many pairs are called wrong; precision, recall, and the share of wrong labels left after flipping exactly those.
+    base_rate is the precision of guessing.
+    """
+    mean, wrong = as_tensor(strength, torch.float64), as_tensor(planted).bool()
+    n, total = len(mean), int(wrong.sum())
+    order = torch.argsort(mean, stable=True)
+    table = []
+    for share in shares:
+        picked = order[: int(share * n + 1e-9)]
+        hits = int(wrong[picked].sum())
+        table.append(
+            {
+                "share": share,
+                "picked": len(picked),
+                "precision": hits / len(picked) if len(picked) else None,
+                "recall": hits / total if total else None,
+                "wrong_after_flipping": (total - hits + len(picked) - hits) / n,
+                "wrong_after_dropping": (total - hits) / (n - len(picked)) if n > len(picked) else None,
+            }
+        )
+    area = auroc(-mean, wrong.double())
+    return {"pairs": n, "wrong": total, "base_rate": total / n, "auroc": area, "by_share": table}
+
+
+def plant_flips(n: int, share: float, seed: Seed) -> np.ndarray:
+    """(n,) bool: exactly ``floor(share n)`` pairs whose labels are turned round, drawn without replacement."""
+    if not 0 <= share <= 1:
+        raise PrudentError(f"share of planted flips is {share}; give 0 to 1")
+    wrong = np.zeros(n, dtype=bool)
+    generator = np.random.default_rng(spawn(seed, 1)[0])
+    wrong[generator.permutation(n)[: int(share * n + 1e-9)]] = True
+    return wrong
+
+
+def noisy_accuracy(accuracy: float, noise: float) -> float:
+    """Accuracy that a scorer of true accuracy ``a`` shows on labels of which a share p is wrong: a(1-p) + (1-a)p."""
+    return accuracy * (1 - noise) + (1 - accuracy) * noise
