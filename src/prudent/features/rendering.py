@@ -1,0 +1,241 @@
+"""From a conversation to token ids: the one rendering that training, scoring and sampling share.
+
+A conversation is a prompt (messages, or a string: one user turn) and an answer (a string: one assistant turn, or
+messages). Its ids are the prompt's ids followed by the answer's ids, each encoded by itself. So the ids of a prompt
+are the same whatever answer follows: what a policy is shown when it samples is what a reward model reads when it
+scores, and answers to one prompt share its computation.
+
+With a chat template, the prompt's text is the template's with the generation prompt, the answer's text is what the
+template adds for the answer turns (its end-of-turn mark included). Without one, turns are written ``User: ...`` and
+``Assistant: ...``, a blank line between, and the answer ends with the tokenizer's end mark where it has one. Either
+way the ids hold exactly one begin mark where the tokenizer has a begin mark: the template's, or the encoder's own.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import jinja2
+
+from prudent.errors import PrudentError
+from prudent.runs import clean_text
+
+Messages: TypeAlias = list[dict[str, Any]]
+Prompt: TypeAlias = "str | Messages"
+Response: TypeAlias = "str | Messages"
+
+ROLES = {"user": "User", "assistant": "Assistant", "system": "System"}
+# Some templates print today's date. Scores must not change overnight, so they are always told the same day.
+DAY = datetime.date(2024, 7, 26)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Token ids of one conversation in two parts, cut on the right to the length limit.
+
+    prompt: ids up to where the answer begins. response: ids of the answer, its end mark included; empty where the
+    prompt alone fills the limit. removed: how many ids the limit cut off.
+    """
+
+    prompt: list[int]
+    response: list[int]
+    removed: int = 0
+
+    @property
+    def ids(self) -> list[int]:
+        return self.prompt + self.response
+
+
+def as_messages(turns: Prompt, role: str) -> Messages:
+    """Messages of ``turns``; a string is one turn of ``role``."""
+    if isinstance(turns, str):
+        return [{"role": role, "content": clean_text(turns)}]
+    return [
+        {**turn, "content": clean_text(turn["content"])} if isinstance(turn.get("content"), str) else turn
+        for turn in turns
+    ]
+
+
+def prompt_text(tokenizer: Any, prompt: Prompt, row: int = 0) -> str:
+    """The text that a policy continues: the prompt and whatever opens the assistant's turn."""
+    messages = as_messages(prompt, "user")
+    if not messages:
+        raise PrudentError(f"prompt {row} has no message; give at least one turn")
+    if has_template(tokenizer):
+        return _apply(tokenizer, messages, True, row)
+    return _plain(messages) + "\n\nAssistant:"
+
+
+def answer_text(tokenizer: Any, prompt: Prompt, response: Response, opened: str, row: int = 0) -> tuple[str, str]:
+    """(prompt text, answer text) of one conversation; ``opened`` is ``prompt_text`` of its prompt.
+
+    The prompt's text is ``opened``, unless the template rewrites earlier turns once an answer follows.
+    """
+    answer = as_messages(response, "assistant")
+    if not answer:
+        raise PrudentError(f"response {row} has no message; give at least one turn")
+    if not has_template(tokenizer):
+        return opened, " " + _content(answer[0], row) + "".join("\n\n" + _plain([turn]) for turn in answer[1:])
+    whole = _apply(tokenizer, [*as_messages(prompt, "user"), *answer], False, row)
+    if not whole.startswith(opened):
+        same = (place for place, (a, b) in enumerate(zip(whole, opened)) if a != b)
+        opened = opened[: next(same, min(len(whole), len(opened)))]
+    return opened, whole[len(opened) :]
+
+
+def has_template(tokenizer: Any) -> bool:
+    """Whether the tokenizer brings a chat template."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def _content(turn: dict[str, Any], row: int) -> str:
+    content = turn.get("content")
+    if not isinstance(content, str):
+        raise PrudentError(f"row {row}: a message's content is {type(content).__name__}, expected text")
+    return content
+
+
+def _plain(messages: Messages) -> str:
+    return "\n\n".join(f"{ROLES.get(turn['role'], turn['role'])}: {_content(turn, 0)}" for turn in messages)
+
+
+def _apply(tokenizer: Any, messages: Messages, generation: bool, row: int) -> str:
+    try:
+        return tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=generation, strftime_now=DAY.strftime
+        )
+    except (jinja2.TemplateError, TypeError, KeyError) as error:
+        roles = ", ".join(str(turn.get("role")) for turn in messages)
+        raise PrudentError(
+            f"row {row}: the model's chat template refuses turns with roles {roles}: {error}; change the turns, "
+            "or give the tokenizer another chat_template"
+        ) from error
+
+
+class Renderer:
+    """A tokenizer's rendering of many conversations: each text is templated once and all are encoded in one call.
+
+    max_length: ids kept of a conversation, cut on the right (None keeps all).
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int | None = None) -> None:
+        if max_length is not None and max_length < 1:
+            raise PrudentError(f"max_length is {max_length}; it must be at least 1 token")
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.begin, self.end = added_marks(tokenizer)
+        if has_template(tokenizer):
+            self.end = []  # the template closes the turn itself
+        elif not self.end and tokenizer.eos_token_id is not None:
+            self.end = [tokenizer.eos_token_id]
+        self.anchor = _anchor(tokenizer)
+
+    def prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Ids of each prompt as a policy is shown it, one begin mark first; uncut."""
+        return self._prompt_ids([prompt_text(self.tokenizer, prompt, row) for row, prompt in enumerate(prompts)])
+
+    def conversations(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Rendered]:
+        """Ids of each (prompt, response), in two parts."""
+        if len(prompts) != len(responses):
+            raise PrudentError(f"{len(prompts)} prompts but {len(responses)} responses; give one response a prompt")
+        opened: dict[str, str] = {}
+        pairs = []
+        for row, (prompt, response) in enumerate(zip(prompts, responses)):
+            key = prompt if isinstance(prompt, str) else repr(prompt)
+            if key not in opened:
+                opened[key] = prompt_text(self.tokenizer, prompt, row)
+            pairs.append(answer_text(self.tokenizer, prompt, response, opened[key], row))
+        heads = list(dict.fromkeys(head for head, _ in pairs))
+        tails = list(dict.fromkeys(tail for _, tail in pairs))
+        head_ids = dict(zip(heads, self._prompt_ids(heads)))
+        tail_ids = dict(zip(tails, self._response_ids(tails)))
+        return [self._cut(head_ids[head], tail_ids[tail]) for head, tail in pairs]
+
+    def _cut(self, prompt: list[int], response: list[int]) -> Rendered:
+        limit = self.max_length
+        if limit is None or len(prompt) + len(response) <= limit:
+            return Rendered(prompt, response)
+        kept = prompt[:limit], response[: max(0, limit - len(prompt))]
+        return Rendered(*kept, removed=len(prompt) + len(response) - len(kept[0]) - len(kept[1]))
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+
+    def _prompt_ids(self, texts: list[str]) -> list[list[int]]:
+        begin = self.begin
+        return [ids if ids[: len(begin)] == begin else begin + ids for ids in self._encode(texts)]
+
+    def _response_ids(self, texts: list[str]) -> list[list[int]]:
+        anchor, end, ids = self.anchor, self.end, []
+        if not anchor:
+            return [encoded + end for encoded in self._encode(texts)]
+        for text, encoded in zip(texts, self._encode(["\n" + text for text in texts])):
+            whole = encoded[: len(anchor)] == anchor
+            ids.append((encoded[len(anchor) :] if whole else self._encode([text])[0]) + end)
+        return ids
+
+
+def added_marks(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """(ids that encoding puts before a text, ids that it puts after): a begin mark, a class mark, an end mark."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a", add_special_tokens=True)["input_ids"]
+    for start in range(len(full) - len(bare) + 1):
+        if full[start : start + len(bare)] == bare:
+            return list(full[:start]), list(full[start + len(bare) :])
+    return [], []
+
+
+def _anchor(tokenizer: Any) -> list[int]:
+    """Ids of a line break, for tokenizers that put a space before every text they are given; else nothing.
+
+    Such a tokenizer would begin an answer, encoded by itself, with a space that the conversation doesn't have. There
+    the answer is encoded behind a line break, whose ids are then taken off.
+    """
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    return encode("\n") if encode("\na") != encode("\n") + encode("a") else []
+
+
+def render(tokenizer: Any, prompt: Prompt, response: Response, max_length: int | None = None) -> list[int]:
+    """Token ids of one conversation, with exactly one begin mark, cut on the right to ``max_length``."""
+    return Renderer(tokenizer, max_length).conversations([prompt], [response])[0].ids
+
+
+def render_parts(tokenizer: Any, prompt: Prompt, response: Response, max_length: int | None = None) -> Rendered:
+    """Ids of the prompt and of the response apart; joined, they are what ``render`` gives."""
+    return Renderer(tokenizer, max_length).conversations([prompt], [response])[0]
+
+
+def render_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
+    """Ids that a policy is shown before it answers."""
+    return Renderer(tokenizer).prompts([prompt])[0]
+
+
+def count_begin_marks(tokenizer: Any, ids: Sequence[int]) -> int:
+    """How many begin marks stand at the start of ``ids`` (some models use the same token inside, to open turns)."""
+    begin = tokenizer.bos_token_id
+    count = 0
+    while count < len(ids) and ids[count] == begin and begin is not None:
+        count += 1
+    return count
+
+
+def show_ids(tokenizer: Any, prompt: Prompt, response: Response, max_length: int | None = None) -> str:
+    """One line a token: place, id, token, and where the answer begins; for a person who checks the assembly."""
+    parts = render_parts(tokenizer, prompt, response, max_length)
+    names = tokenizer.convert_ids_to_tokens(parts.ids)
+    lines = [
+        f"{place:5d} {token:7d} {'response' if place >= len(parts.prompt) else 'prompt  '} {name!r}"
+        for place, (token, name) in enumerate(zip(parts.ids, names))
+    ]
+    begin = count_begin_marks(tokenizer, parts.ids)
+    lines.append(
+        f"{len(parts.ids)} ids, {len(parts.response)} of them the response's; begin marks at the start: {begin}; "
+        f"cut off: {parts.removed}"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,305 @@
+"""Sample answers from a language model: many prompts, several answers each, in one batch that stays full.
+
+A prompt is read once and its key-value cache expanded over its samples; finished rows leave the batch and the next
+prompts take their place. Every answer has random numbers of its own, drawn from (seed, prompt ids, sample number), so
+batch size, order and the other prompts change nothing but the last bits of the logits: in float32 the answers are the
+same for every batch size save where a random number falls within rounding of a boundary; in bfloat16 logits round
+coarsely and answers may part.
+
+Nothing is truncated: no top-k, no top-p; at temperature 1 the answers are draws from the model itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from prudent.errors import PrudentError
+from prudent.features.attention_cache import RoomyLayer, cache_argument, is_roomy, new_cache
+from prudent.features.progress import token_progress
+from prudent.features.rendering import Prompt, Renderer, has_template
+from prudent.seeding import Seed, sequence
+
+BLOCK = 256  # tokens summed together before one is picked among them
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Sampled answers of P prompts, S each, padded to the longest, T.
+
+    tokens: (P, S, T) int64, padded with the pad id. lengths: (P, S) tokens of each, the stop token included.
+    logprobs: (P, S, T) float32, log-probability (nats) of each token under the distribution it was drawn from
+    (temperature included); 0 at padding. stopped: (P, S), whether the answer ended by a stop token.
+    """
+
+    tokens: torch.Tensor
+    lengths: torch.Tensor
+    logprobs: torch.Tensor
+    stopped: torch.Tensor
+
+
+def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Ids that end an answer: the tokenizer's end mark and those of the model's generation settings."""
+    found = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
+    for settings in (getattr(model, "generation_config", None), model.config):
+        named = getattr(settings, "eos_token_id", None)
+        found |= set(named if isinstance(named, (list, tuple)) else [] if named is None else [named])
+    return sorted(int(token) for token in found)
+
+
+def pick(logits: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens drawn by inverse distribution function, and their log-probabilities.
+
+    logits: (rows, vocabulary) float32. uniform: (rows,) float64 in [0, 1). Two levels (blocks of the vocabulary, then
+    tokens in the block), since a running sum over a whole vocabulary costs more than the rest of the draw.
+    """
+    rows, size = logits.shape
+    top = logits.amax(-1, keepdim=True)
+    weights = torch.nn.functional.pad((logits - top).exp_(), (0, -size % BLOCK)).view(rows, -1, BLOCK)
+    blocks = weights.sum(-1, dtype=torch.float32).double()
+    running = blocks.cumsum(-1)
+    total = running[:, -1:]
+    target = uniform.to(running.device).unsqueeze(-1) * total
+    block = torch.searchsorted(running, target, right=True).clamp_(max=running.shape[1] - 1)
+    target = target - (running - blocks).gather(1, block)
+    inside = weights.gather(1, block.unsqueeze(-1).expand(-1, 1, BLOCK)).squeeze(1).double()
+    within = inside.cumsum(-1)
+    # Rounding may put the target past the block's end: its last token with any weight is meant then.
+    last = (inside > 0).int().mul(torch.arange(1, BLOCK + 1, device=inside.device)).amax(-1, keepdim=True) - 1
+    token = torch.minimum(torch.searchsorted(within, target, right=True), last.clamp(min=0))
+    logprob = (inside.gather(1, token).log() - total.log()).squeeze(1).float()
+    return (block * BLOCK + token).squeeze(1), logprob
+
+
+def _streams(prompt_ids: Sequence[Sequence[int]], samples: int, length: int, seed: Seed) -> list[np.ndarray]:
+    """For each prompt (samples, length) uniform numbers that depend on (seed, its ids, repeat, sample) alone."""
+    root = sequence(seed).generate_state(4, np.uint32).tolist()
+    seen: Counter[bytes] = Counter()
+    streams = []
+    for ids in prompt_ids:
+        digest = hashlib.sha256(np.asarray(ids, dtype=np.int64).tobytes()).digest()
+        words = np.frombuffer(digest[:16], dtype=np.uint32).tolist()
+        keys = [[*root, *words, seen[digest], sample] for sample in range(samples)]
+        seen[digest] += 1
+        streams.append(np.stack([np.random.Generator(np.random.Philox(key)).random(length) for key in map(_key, keys)]))
+    return streams
+
+
+def _key(words: list[int]) -> int:
+    return int.from_bytes(hashlib.sha256(np.asarray(words, dtype=np.uint64).tobytes()).digest()[:16], "little")
+
+
+class _Batch:
+    """Rows being decoded together: their caches, masks, places and last tokens. Left-padded, so they end together."""
+
+    def __init__(self, model: Any, pad: int, room: int) -> None:
+        self.model, self.pad, self.room = model, pad, room
+        self.device = model.device
+        self.argument = cache_argument(model)
+        self.cache = new_cache(model, room)
+        self.movable = is_roomy(self.cache)
+        self.rows = torch.empty(0, dtype=torch.long)  # number of the answer in each row
+        self.mask = torch.empty(0, 0, dtype=torch.long)
+        self.places = torch.empty(0, 1, dtype=torch.long)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def forward(self, cache: Any, ids: torch.Tensor, mask: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        output = self.model(
+            input_ids=ids, attention_mask=mask, position_ids=places, use_cache=True, logits_to_keep=1,
+            **{self.argument: cache},
+        )  # fmt: skip
+        return output.logits[:, -1].float()
+
+    def admit(self, prompts: list[list[int]], rows: torch.Tensor, samples: int) -> torch.Tensor:
+        """Read prompts once, expand them over their samples, append them. Returns the logits of the new rows."""
+        width = max(map(len, prompts))
+        ids = torch.full((len(prompts), width), self.pad)
+        mask = torch.zeros(len(prompts), width, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask[row, width - len(prompt) :] = 1
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        places = (mask.cumsum(-1) - 1).clamp(min=0)
+        cache = new_cache(self.model, 0)
+        logits = self.forward(cache, ids, mask, places).repeat_interleave(samples, 0)
+        mask, places = mask.repeat_interleave(samples, 0), places[:, -1:].repeat_interleave(samples, 0)
+        if not self.movable:
+            cache.batch_repeat_interleave(samples)
+            self.cache, self.mask, self.places, self.rows = cache, mask, places, rows
+            return logits
+        spread = torch.arange(len(prompts), device=self.device).repeat_interleave(samples)
+        if not len(self):
+            for layer in cache.layers:
+                layer.take(spread, room=self.room)
+            self.cache, self.mask, self.places, self.rows = cache, mask, places, rows
+            return logits
+        self._join(cache, mask, spread)
+        self.places = torch.cat([self.places, places])
+        self.rows = torch.cat([self.rows, rows])
+        return logits
+
+    def _join(self, cache: Any, mask: torch.Tensor, spread: torch.Tensor) -> None:
+        skip = int((self.mask.sum(0) == 0).long().cumprod(0).sum())  # columns that no row uses any more
+        old, new = self.mask.shape[1] - skip, mask.shape[1]
+        width = max(old, new)
+        for mine, theirs in zip(self.cache.layers, cache.layers):
+            assert isinstance(mine, RoomyLayer) and isinstance(theirs, RoomyLayer)
+            mine.take(None, skip=skip, before=width - old, room=self.room)
+            theirs.take(spread, before=width - new, room=self.room)
+            mine.join(theirs)
+        pad = torch.nn.functional.pad
+        self.mask = torch.cat([pad(self.mask[:, skip:], (width - old, 0)), pad(mask, (width - new, 0))])
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Drop all but the given rows, and the columns that none of them uses."""
+        if len(rows) == 0:
+            self.rows = self.rows[:0]
+            return
+        place = rows.to(self.device)
+        skip = int((self.mask[place].sum(0) == 0).long().cumprod(0).sum()) if self.movable else 0
+        if self.movable:
+            for layer in self.cache.layers:
+                layer.take(place, skip=skip, room=self.room)
+        else:
+            self.cache.batch_select_indices(place)
+        self.mask, self.places, self.rows = self.mask[place, skip:], self.places[place], self.rows[rows]
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits after appending one token to every row."""
+        self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
+        self.places = self.places + 1
+        return self.forward(self.cache, tokens.to(self.device).unsqueeze(1), self.mask, self.places)
+
+
+def sample_ids(
+    model: Any,
+    prompt_ids: Sequence[Sequence[int]],
+    *,
+    samples: int,
+    max_new_tokens: int,
+    stop: Sequence[int],
+    pad: int,
+    temperature: float = 1.0,
+    seed: Seed,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> Samples:
+    """Sample ``samples`` answers of at most ``max_new_tokens`` tokens to each prompt, given as ids.
+
+    temperature: divides the logits; 0 takes the likeliest token. stop: ids that end an answer (kept as its last
+    token). batch_size: rows decoded together. Raises PrudentError for an empty prompt or an option out of range.
+    """
+    _check(prompt_ids, samples, max_new_tokens, temperature, batch_size)
+    count = len(prompt_ids) * samples
+    drawn = Samples(
+        torch.full((count, max_new_tokens), pad), torch.zeros(count, dtype=torch.long),
+        torch.zeros(count, max_new_tokens), torch.zeros(count, dtype=torch.bool),
+    )  # fmt: skip
+    if count:
+        uniform = torch.from_numpy(np.concatenate(_streams(prompt_ids, samples, max_new_tokens, seed)))
+        batch = _Batch(model, pad, max_new_tokens)
+        with token_progress("sampling", count, progress) as advance, torch.inference_mode():
+            _fill(batch, prompt_ids, drawn, uniform, stop, temperature, batch_size, advance)
+    width = max(int(drawn.lengths.max()), 1) if count else 1
+    shape = (len(prompt_ids), samples)
+    return Samples(
+        drawn.tokens[:, :width].view(*shape, width), drawn.lengths.view(shape),
+        drawn.logprobs[:, :width].view(*shape, width), drawn.stopped.view(shape),
+    )  # fmt: skip
+
+
+def _fill(
+    batch: _Batch,
+    prompt_ids: Sequence[Sequence[int]],
+    drawn: Samples,
+    uniform: torch.Tensor,
+    stop: Sequence[int],
+    temperature: float,
+    batch_size: int,
+    advance: Callable[[int, int, str], None],
+) -> None:
+    """Decode every answer into ``drawn`` (one row an answer), admitting prompts as rows become free."""
+    samples = len(drawn.lengths) // len(prompt_ids)
+    limit, stops = drawn.tokens.shape[1], torch.tensor(list(stop), dtype=torch.long)
+    # Longest first: prompts of like length are read together, and the last to start are short.
+    waiting = deque(sorted(range(len(prompt_ids)), key=lambda row: -len(prompt_ids[row])))
+    logits = torch.empty(0, device=batch.device)
+    while waiting or len(batch):
+        free = batch_size - len(batch)
+        if waiting and (not len(batch) or (batch.movable and free >= max(samples, batch_size // 4))):
+            taken = [waiting.popleft() for _ in range(min(len(waiting), max(1, free // samples)))]
+            rows = torch.cat([torch.arange(p * samples, (p + 1) * samples) for p in taken])
+            fresh = batch.admit([list(prompt_ids[p]) for p in taken], rows, samples)
+            logits = torch.cat([logits, fresh]) if len(logits) else fresh
+        rows = batch.rows
+        at = drawn.lengths[rows]
+        if temperature == 0:
+            logprob, chosen = logits.log_softmax(-1).max(-1)
+        else:
+            chosen, logprob = pick(logits if temperature == 1 else logits / temperature, uniform[rows, at])
+        chosen = chosen.cpu()
+        drawn.tokens[rows, at], drawn.logprobs[rows, at] = chosen, logprob.cpu()
+        drawn.lengths[rows] += 1
+        drawn.stopped[rows] = torch.isin(chosen, stops)
+        going = ~drawn.stopped[rows] & (at + 1 < limit)
+        advance(int((~going).sum()), len(rows), f"{len(rows)} rows")
+        if not going.all():
+            batch.keep(going.nonzero().squeeze(1))
+        logits = batch.step(chosen[going]) if len(batch) else logits[:0]
+
+
+def _check(prompts: Sequence[Sequence[int]], samples: int, length: int, temperature: float, batch: int) -> None:
+    for name, value in (("samples", samples), ("max_new_tokens", length), ("batch_size", batch)):
+        if value < 1:
+            raise PrudentError(f"{name} is {value}; it must be at least 1")
+    if not 0 <= temperature < float("inf"):
+        raise PrudentError(f"temperature is {temperature}; it must be 0 (likeliest token) or a positive number")
+    for row, ids in enumerate(prompts):
+        if len(ids) == 0:
+            raise PrudentError(f"prompt {row} has no tokens; give at least one turn with text")
+
+
+def sample(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    *,
+    samples: int,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    seed: Seed,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> list[list[str]]:
+    """Texts of ``samples`` answers to each prompt (a string or messages): a list of ``samples`` strings a prompt.
+
+    Prompts are rendered as training and scoring render them. Same seed, prompts and batch size: the same texts.
+    """
+    drawn = sample_ids(
+        model, Renderer(tokenizer).prompts(prompts), samples=samples, max_new_tokens=max_new_tokens,
+        stop=stop_tokens(model, tokenizer), pad=tokenizer.pad_token_id or 0, temperature=temperature, seed=seed,
+        batch_size=batch_size, progress=progress,
+    )  # fmt: skip
+    return decode(tokenizer, drawn)
+
+
+def decode(tokenizer: Any, drawn: Samples) -> list[list[str]]:
+    """Texts of sampled answers, without their end marks."""
+    texts = []
+    for rows, lengths in zip(drawn.tokens, drawn.lengths):
+        kept = [row[:length].tolist() for row, length in zip(rows, lengths.tolist())]
+        texts.append([_tidy(text, tokenizer) for text in tokenizer.batch_decode(kept, skip_special_tokens=True)])
+    return texts
+
+
+def _tidy(text: str, tokenizer: Any) -> str:
+    """Without a template the answer follows ``Assistant:`` after a space, and ends where the next turn is opened."""
+    return text if has_template(tokenizer) else text.split("\n\nUser:")[0].removeprefix(" ")
