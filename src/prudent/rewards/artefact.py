@@ -31,6 +31,9 @@ FAMILIES = {
     "laplace": "prudent.rewards.laplace.LaplacePosterior",
     "mlp": "prudent.rewards.mlp.MLPEnsemble",
     "dropout": "prudent.rewards.mlp.DropoutEnsemble",
+    "singles": "prudent.rewards.adapters.TransformerEnsemble",
+    "linear": "prudent.rewards.adapters.TransformerEnsemble",
+    "lora": "prudent.rewards.adapters.TransformerEnsemble",
     "external": "prudent.rewards.external.ExternalModels",
 }
 

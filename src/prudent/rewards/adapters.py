@@ -1,0 +1,441 @@
+"""Trained transformers as ensembles (arXiv 2401.16635): singles, linear and lora, on transformers' Trainer and peft.
+
+singles  K clones of the language model, each trained with a head of its own from another seed:    K (M + L) parameters
+linear   one language model, trained, with K heads on it:                                             M + K L
+lora     phase one as linear on a first part of the pairs, then that base is frozen and K LoRA adapters with K heads
+         are trained on the rest:                                                                     M + K (L + A)
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from prudent.errors import PrudentError
+from prudent.rewards.backbone import EnsembleModel, average_adapters, put_tensors, trained_tensors
+from prudent.rewards.external import padded, token_batches
+from prudent.rewards.heads import bootstrap_counts
+from prudent.rewards.training import member_seeds, shared_seed
+from prudent.seeding import Seed, numpy_generator, spawn
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+KINDS = ("singles", "linear", "lora")
+CENTRED_ON = 32  # training pairs on whose responses each member's mean score is set to 0
+LORA_SHARE = 3  # by default the last third of the blocks is adapted
+Sampler = Callable[[int], tuple[Sequence[Any], Sequence[Sequence[str]]]]
+
+
+def parameter_counts(kind: str, backbone: int, head: int, adapter: int, members: int) -> int:
+    """Parameters of an ensemble of K members (arXiv 2401.16635): of clones, of heads on one model, of adapters."""
+    if kind == "singles":
+        return members * (backbone + head)
+    return backbone + members * head + (members * adapter if kind == "lora" else 0)
+
+
+class TransformerEnsemble:
+    """K members on one language model. tensors: everything that was trained. offsets (K,): each member's mean score on
+    training responses. config: how the model is put together again (model, kind, members, rank, ...)."""
+
+    def __init__(self, config: dict[str, Any], tensors: dict[str, torch.Tensor], offsets: torch.Tensor) -> None:
+        self.config, self.tensors, self.offsets = config, tensors, offsets
+        self.options: dict[str, Any] = {}  # model, dtype, device: where the base is now
+        self._ready: tuple[EnsembleModel, Any] | None = None
+
+    @property
+    def family(self) -> str:
+        return self.config["kind"]
+
+    @property
+    def members(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        return self.config["info"]
+
+    def parameters(self) -> int:
+        return self.config["info"]["parameters"]["total"]
+
+    def _open(self) -> tuple[EnsembleModel, Any]:
+        """Base model with this ensemble's structure and its tensors (``score`` puts those of singles in one by one)."""
+        if self._ready is None:
+            from prudent.features.models import load_language_model
+
+            name = self.options.get("model") or self.config["model"]
+            dtype = self.options.get("dtype") or self.config["dtype"]
+            language_model, tokenizer = load_language_model(name, dtype=dtype, device=self.options.get("device"))
+            count = 1 if self.family == "singles" else self.members
+            model = EnsembleModel(language_model.base_model, spawn(0, count))
+            if self.family == "lora":
+                keys = ("rank", "alpha", "layers", "targets")
+                model.add_adapters(spawn(0, count), *(self.config[key] for key in keys))
+            if self.family != "singles":
+                put_tensors(model, self.tensors)
+            self._ready = model.to(language_model.device).eval(), tokenizer
+        return self._ready
+
+    @torch.inference_mode()
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> torch.Tensor:
+        """Scores (K, N) float32 of N responses."""
+        from prudent.features.rendering import Renderer
+
+        model, tokenizer = self._open()
+        rows = [one.ids for one in Renderer(tokenizer, self.config["max_length"]).conversations(prompts, responses)]
+        if self.family != "singles":
+            return score_rows(model, rows) - self.offsets[:, None]
+        found = []
+        for member in range(self.members):
+            start = f"member{member}."
+            own = {name.removeprefix(start): value for name, value in self.tensors.items() if name.startswith(start)}
+            put_tensors(model, own)
+            found.append(score_rows(model, rows))
+        return torch.cat(found) - self.offsets[:, None]
+
+    def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        return {**self.config, "offsets": self.offsets.tolist()}, self.tensors
+
+    @classmethod
+    def from_state(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> TransformerEnsemble:
+        rest = {key: value for key, value in config.items() if key != "offsets"}
+        return cls(rest, tensors, torch.tensor(config["offsets"]))
+
+    def averaged(self) -> TransformerEnsemble:
+        """WARM: one member whose weights are the mean of all members' (arXiv 2401.12187). No spread is left."""
+        config = {**self.config, "info": {**self.info, "averaged_members": self.members}}
+        if self.family == "singles":
+            names = [name.removeprefix("member0.") for name in self.tensors if name.startswith("member0.")]
+            tensors = {
+                f"member0.{name}": torch.stack([self.tensors[f"member{k}.{name}"] for k in range(self.members)]).mean(0)
+                for name in names
+            }
+        elif self.family == "lora":
+            tensors = average_adapters(self.tensors, self.members)
+            config |= {"rank": self.config["rank"] * self.members, "alpha": self.config["alpha"] * self.members}
+        else:
+            raise PrudentError(f"weights of family {self.family!r} can't be averaged; fit singles or lora")
+        made = TransformerEnsemble(config, tensors, torch.zeros(1))
+        made.options = dict(self.options)
+        return made
+
+
+@torch.inference_mode()
+def score_rows(model: EnsembleModel, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Raw scores (K, N) float32 of token sequences, batched by length."""
+    device = model.heads.device
+    scores = torch.empty(len(model.heads), len(rows))
+    for batch in token_batches([len(row) for row in rows]):
+        ids, mask = padded([rows[row] for row in batch], 0, device)
+        scores[:, batch] = model.scores(ids, mask).float().cpu()
+    return scores
+
+
+def prepare(preferences: Dataset, tokenizer: Any, max_length: int) -> tuple[list[dict[str, Any]], list[int]]:
+    """Examples of token ids with their columns, and the rows left out: both sides equal after truncation (they train
+    nothing; the check uses the very ids that training uses)."""
+    from prudent.data.preferences import training_columns
+    from prudent.features.rendering import Renderer
+
+    prompts = list(preferences["prompt"])
+    n = len(prompts)
+    both = [*preferences["chosen"], *preferences["rejected"]]
+    ids = [one.ids for one in Renderer(tokenizer, max_length).conversations(prompts * 2, both)]
+    columns = training_columns(preferences)
+    if "weight" in columns:
+        columns["weight"] = columns["weight"] / columns["weight"].mean()
+    examples, dropped = [], []
+    for row in range(n):
+        if ids[row] == ids[n + row]:
+            dropped.append(row)
+            continue
+        numbers = {name: float(column[row]) for name, column in columns.items()}
+        examples.append({"chosen": ids[row], "rejected": ids[n + row], "row": row, **numbers})
+    if not examples:
+        raise PrudentError(
+            f"all {n} pairs are identical after truncation at {max_length} tokens; give a larger --max-length"
+        )
+    return examples, dropped
+
+
+def _with_counts(examples: list[dict[str, Any]], seeds: Sequence[np.random.SeedSequence]) -> list[dict[str, Any]]:
+    counts = bootstrap_counts(len(examples), seeds).T.tolist()
+    return [{**example, "counts": row} for example, row in zip(examples, counts)]
+
+
+def train(
+    model: EnsembleModel,
+    examples: list[dict[str, Any]],
+    *,
+    seed: np.random.SeedSequence,
+    epochs: float,
+    batch_size: int,
+    learning_rate: float,
+    head_learning_rate: float,
+    schedule: str,
+    length: int,
+    checkpoints: Path | None,
+    training: Mapping[str, Any],
+    fast: bool,
+    sampler: Any = None,
+    meta_rate: float = 0.0,
+) -> list[float]:
+    """Train what requires a gradient; the logged losses (summed over members). Resumes from ``checkpoints`` when there
+    is a whole checkpoint. fast: compute in bfloat16. training: a user's own TrainingArguments, which win."""
+    from functools import partial
+
+    from transformers import TrainingArguments
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+    from prudent.rewards.checkpoints import EnsembleTrainer, collate, explain_memory, last_checkpoint
+
+    steps = math.ceil(len(examples) / batch_size) * epochs
+    number = int(seed.generate_state(1)[0]) >> 1
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(checkpoints or temporary)
+        options: dict[str, Any] = {
+            "per_device_train_batch_size": batch_size, "num_train_epochs": epochs, "learning_rate": learning_rate,
+            "lr_scheduler_type": schedule, "warmup_steps": math.ceil(0.03 * steps), "weight_decay": 0.0,
+            # a norm over all members' gradients would couple them
+            "max_grad_norm": 0.0, "logging_steps": max(1, int(steps // 20)), "report_to": "none",
+            "save_strategy": "steps" if checkpoints else "no", "save_steps": max(1, int(steps // 4)),
+            "save_total_limit": 2, "remove_unused_columns": False, "seed": number, "data_seed": number,
+            "dataloader_pin_memory": False, "disable_tqdm": True, "use_cpu": not torch.cuda.is_available(),
+            "bf16": fast,
+        }  # fmt: skip
+        arguments = TrainingArguments(output_dir=str(folder), **{**options, **training})
+        trainer = EnsembleTrainer(
+            model=model, args=arguments, train_dataset=examples, data_collator=partial(collate, pad=0)
+        )
+        trainer.head_rate, trainer.sampler, trainer.meta_rate = head_learning_rate, sampler, meta_rate
+        for callback in (PrinterCallback, ProgressCallback):  # they write to stdout
+            trainer.remove_callback(callback)
+        trainer.add_callback(_progress())
+        try:
+            trainer.train(resume_from_checkpoint=last_checkpoint(folder) if checkpoints else None)
+        except RuntimeError as error:
+            told = explain_memory(error, batch_size, length, len(model.heads))
+            if told is None:
+                raise
+            raise told from error
+        return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def _progress() -> Any:
+    from transformers import TrainerCallback
+
+    class Progress(TrainerCallback):
+        """Step and loss on stderr."""
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **options: Any) -> None:
+            if logs and "loss" in logs and state.is_world_process_zero:
+                print(
+                    f"step {state.global_step}/{state.max_steps} loss {logs['loss']:.4f}", file=sys.stderr, flush=True
+                )
+
+    return Progress()
+
+
+def _numbers(model: EnsembleModel, members: int, kind: str) -> dict[str, int]:
+    """Parameter counts of an ensemble, from the model's own tensors."""
+    adapters = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
+    backbone = sum(p.numel() for name, p in model.backbone.named_parameters() if "lora_" not in name)
+    adapter = adapters // max(1, len(model.adapters))
+    head = model.heads.shape[1]
+    total = parameter_counts(kind, backbone, head, adapter, members)
+    return {"backbone": backbone, "head": head, "adapter": adapter, "total": total}
+
+
+def meta_batches(
+    sampler: Sampler, tokenizer: Any, max_length: int
+) -> Callable[[int], tuple[torch.Tensor, torch.Tensor]]:
+    """A policy sampler's texts as token batches: step -> ids and mask, each (prompts, k, T)."""
+    from prudent.features.rendering import Renderer
+
+    renderer = Renderer(tokenizer, max_length)
+
+    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        prompts, responses = sampler(step)
+        k = min(len(texts) for texts in responses)
+        flat = [(prompt, text) for prompt, texts in zip(prompts, responses) for text in texts[:k]]
+        rows = [one.ids for one in renderer.conversations([p for p, _ in flat], [text for _, text in flat])]
+        ids, mask = padded(rows, 0)
+        return ids.unflatten(0, (-1, k)), mask.unflatten(0, (-1, k))
+
+    return batch
+
+
+def pool_sampler(pool: Any, prompts: int, seed: Seed) -> Sampler:
+    """Sampler that draws prompts with their responses from a pool (``data.pools.Pool``) sampled from the policy."""
+
+    def sample(step: int) -> tuple[Sequence[Any], Sequence[Sequence[str]]]:
+        rows = numpy_generator(spawn(seed, step + 1)[step]).choice(len(pool), min(prompts, len(pool)), replace=False)
+        return [pool.prompts[row] for row in rows], [pool.responses[row] for row in rows]
+
+    return sample
+
+
+def fit_transformers(
+    preferences: Dataset,
+    model: str,
+    *,
+    kind: str,
+    members: int = 3,
+    seed: Seed | Sequence[Seed] = 0,
+    epochs: float = 1,
+    batch_size: int = 8,
+    learning_rate: float | None = None,
+    head_learning_rate: float = 1e-3,
+    max_length: int = 512,
+    layers: int | None = None,
+    rank: int = 8,
+    alpha: int = 16,
+    targets: Sequence[str] | None = None,
+    phase_one: float = 0.5,
+    diversity: str = "init",
+    contrastive: str | None = None,
+    contrastive_on: str = "feature",
+    contrastive_weight: float = 0.1,
+    sampler: Sampler | None = None,
+    meta_rate: float = 0.0,
+    dtype: str | None = None,
+    training: Mapping[str, Any] | None = None,
+    checkpoints: str | Path | None = None,
+) -> TransformerEnsemble:
+    """Train ``kind`` singles, linear or lora on preference pairs.
+
+    layers: blocks that are trained, counted from the top (None: all; lora: the last third is adapted). rank, alpha,
+    targets: of the LoRA adapters. phase_one: share of the pairs that lora's shared base is trained on first (0 keeps
+    the base as it is). diversity: "init" (heads and adapters drawn from each member's seed) or "bootstrap" (rows
+    weighted by each member's own resample too). sampler(step) -> (prompts, responses): MetaRM at ``meta_rate``.
+    dtype: of a frozen base and of the products; what is trained is kept in float32 (None: bfloat16 where that is fast).
+    training: TrainingArguments of your own (DeepSpeed, bf16, save_steps, ...). checkpoints: folder to keep checkpoints
+    in and to resume from.
+    """
+    from prudent.features.models import as_dtype, best_device, load_language_model
+
+    if kind not in KINDS or diversity not in ("init", "bootstrap"):
+        raise PrudentError(f"kind {kind!r}, diversity {diversity!r}: known are {', '.join(KINDS)}; init, bootstrap")
+    if not 0 <= phase_one < 1:
+        raise PrudentError(
+            f"phase_one is the share of pairs for the shared base, at least 0 and below 1; got {phase_one}"
+        )
+    seeds, common = member_seeds(seed, members), shared_seed(seed)
+    language_model, tokenizer = load_language_model(model, dtype="float32" if kind != "lora" or phase_one else dtype)
+    examples, dropped = prepare(preferences, tokenizer, max_length)
+    info: dict[str, Any] = {
+        "pairs": len(examples), "identical_after_truncation": len(dropped), "epochs": epochs, "batch_size": batch_size,
+        "diversity": diversity, "contrastive": contrastive, "meta_rate": meta_rate,
+    }  # fmt: skip
+    config: dict[str, Any] = {
+        "kind": kind, "model": str(Path(model).resolve()) if Path(model).is_dir() else model, "max_length": max_length,
+        "dtype": str(next(language_model.parameters()).dtype).removeprefix("torch."), "info": info,
+    }  # fmt: skip
+    rate = learning_rate if learning_rate is not None else (2e-4 if kind == "lora" else 2e-5)
+    shared: dict[str, Any] = {
+        "epochs": epochs, "batch_size": batch_size, "head_learning_rate": head_learning_rate, "length": max_length,
+        "training": training or {}, "meta_rate": meta_rate,
+        "fast": as_dtype(dtype, best_device()) == torch.bfloat16,
+        "sampler": meta_batches(sampler, tokenizer, max_length) if sampler is not None else None,
+    }  # fmt: skip
+    folder = Path(checkpoints) if checkpoints is not None else None
+
+    def term(ensemble: EnsembleModel) -> EnsembleModel:
+        if contrastive is not None:
+            ensemble.set_contrastive(contrastive, contrastive_on, contrastive_weight, common)
+        return ensemble
+
+    backbone = language_model.base_model
+    if kind == "singles":
+        return _fit_singles(backbone, examples, seeds, config, term, layers, rate, diversity, folder, shared)
+    if kind == "linear":
+        ensemble = term(EnsembleModel(backbone, seeds))
+        ensemble.train_layers(layers)
+        rows = _with_counts(examples, seeds) if diversity == "bootstrap" else examples
+        info["loss"] = train(
+            ensemble, rows, seed=common, learning_rate=rate, schedule="cosine", checkpoints=folder, **shared
+        )
+        return _finish(ensemble, config, trained_tensors(ensemble), examples, members)
+    config |= {"rank": rank, "alpha": alpha, "targets": list(targets) if targets else None}
+    blocks = backbone.config.num_hidden_layers
+    config["layers"] = layers or math.ceil(blocks / LORA_SHARE)
+    return _fit_lora(backbone, examples, seeds, common, config, term, phase_one, rate, diversity, folder, shared)
+
+
+def _fit_singles(
+    backbone: Any, examples: list[dict[str, Any]], seeds: Sequence[np.random.SeedSequence], config: dict[str, Any],
+    term: Any, layers: int | None, rate: float, diversity: str, folder: Path | None, shared: dict[str, Any],
+) -> TransformerEnsemble:  # fmt: skip
+    """One member after another on one copy of the base, which is put back before each: memory of one model."""
+    start = {name: tensor.detach().clone() for name, tensor in backbone.named_parameters()}
+    tensors: dict[str, torch.Tensor] = {}
+    offsets, losses = [], []
+    ensemble = None
+    for member, seed in enumerate(seeds):
+        with torch.no_grad():
+            for name, parameter in backbone.named_parameters():
+                parameter.copy_(start[name])
+        ensemble = term(EnsembleModel(backbone, [seed]))
+        ensemble.train_layers(layers)
+        rows = _with_counts(examples, [seed]) if diversity == "bootstrap" else examples
+        own = folder / f"member-{member}" if folder is not None else None
+        losses.append(
+            train(ensemble, rows, seed=seed, learning_rate=rate, schedule="cosine", checkpoints=own, **shared)
+        )
+        found = {name: tensor for name, tensor in trained_tensors(ensemble).items() if name != "prototypes"}
+        tensors |= {f"member{member}.{name}": tensor.clone() for name, tensor in found.items()}
+        offsets.append(_mean_scores(ensemble, examples))
+    assert ensemble is not None
+    config["info"] |= {"loss": losses, "parameters": _numbers(ensemble, len(seeds), "singles")}
+    return TransformerEnsemble(config, tensors, torch.cat(offsets))
+
+
+def _fit_lora(
+    backbone: Any, examples: list[dict[str, Any]], seeds: Sequence[np.random.SeedSequence],
+    common: np.random.SeedSequence, config: dict[str, Any], term: Any, phase_one: float, rate: float, diversity: str,
+    folder: Path | None, shared: dict[str, Any],
+) -> TransformerEnsemble:  # fmt: skip
+    order = numpy_generator(spawn(common, 1)[0]).permutation(len(examples))
+    cut = round(phase_one * len(examples))
+    first, rest = ([examples[row] for row in sorted(part)] for part in (order[:cut], order[cut:]))
+    info, changed = config["info"], set()
+    if first:
+        base = term(EnsembleModel(backbone, seeds))
+        base.train_layers(None)
+        place = folder / "phase-one" if folder is not None else None
+        info["phase_one_loss"] = train(
+            base, first, seed=common, learning_rate=rate / 10, schedule="cosine", checkpoints=place, **shared
+        )
+        changed = {id(parameter) for parameter in backbone.parameters()}
+    ensemble = term(EnsembleModel(backbone, seeds))
+    ensemble.add_adapters(seeds, config["rank"], config["alpha"], config["layers"], config["targets"])
+    rows = _with_counts(rest, seeds) if diversity == "bootstrap" else rest
+    place = folder / "phase-two" if folder is not None else None
+    info["loss"] = train(
+        ensemble, rows, seed=common, learning_rate=rate, schedule="constant_with_warmup", checkpoints=place, **shared
+    )
+    info |= {"phase_one_pairs": len(first), "phase_two_pairs": len(rest)}
+    tensors = trained_tensors(ensemble)
+    tensors |= {name: p.detach() for name, p in ensemble.named_parameters() if id(p) in changed}
+    return _finish(ensemble, config, tensors, examples, len(seeds))
+
+
+def _finish(
+    ensemble: EnsembleModel, config: dict[str, Any], tensors: dict[str, torch.Tensor], examples: Any, members: int
+) -> TransformerEnsemble:
+    kept = {name: tensor.cpu().clone() for name, tensor in tensors.items() if name != "prototypes"}
+    config["info"]["parameters"] = _numbers(ensemble, members, config["kind"])
+    return TransformerEnsemble(config, kept, _mean_scores(ensemble, examples))
+
+
+def _mean_scores(ensemble: EnsembleModel, examples: Sequence[dict[str, Any]]) -> torch.Tensor:
+    """Each member's mean score (K,) on the first training responses: its origin."""
+    rows = [example[side] for example in examples[:CENTRED_ON] for side in ("chosen", "rejected")]
+    return score_rows(ensemble.eval(), rows).mean(1)

@@ -1,0 +1,249 @@
+"""A trained transformer with K reward heads, and optionally one LoRA adapter a member above shared, frozen layers.
+
+What members share is computed once. With adapters, everything below the first adapted layer is the same for all
+members: the first member's pass keeps the state that enters that layer, the others start from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from prudent.errors import PrudentError
+from prudent.rewards.columns import PairColumns
+from prudent.rewards.contrastive import contrastive_term, views
+from prudent.rewards.external import last_state
+from prudent.rewards.losses import pair_difference
+from prudent.seeding import numpy_generator, torch_generator
+
+HEAD_SCALE = 0.02  # transformers' own for new score heads
+PROTOTYPES = 16
+
+
+def decoder_layers(backbone: torch.nn.Module) -> torch.nn.ModuleList:
+    """The stack of transformer blocks, whatever its name: the module list as long as the config says."""
+    count = backbone.config.num_hidden_layers  # type: ignore[union-attr]
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == count:
+            return module
+    raise PrudentError(
+        f"{type(backbone).__name__} has no list of {count} blocks, so its upper layers can't be told from the lower; "
+        "use family singles or linear without layers"
+    )
+
+
+class EnsembleModel(torch.nn.Module):
+    """heads (K, d) float32 on the last token's state of ``backbone``. adapters: names of LoRA adapters, one a member,
+    or empty; adapted: the first adapted layer.
+
+    ``forward`` takes pairs: input_ids, attention_mask (B, 2, T) with chosen first, and per-pair columns; it gives the
+    loss *summed over members* and the scores (K, B, 2). So any Trainer, DeepSpeed or DDP can drive it.
+    """
+
+    def __init__(self, backbone: torch.nn.Module, seeds: Sequence[np.random.SeedSequence]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        width = int(backbone.config.hidden_size)  # type: ignore[union-attr, arg-type]
+        draws = [numpy_generator(seed).standard_normal(width) * HEAD_SCALE for seed in seeds]
+        self.heads = torch.nn.Parameter(torch.from_numpy(np.stack(draws)).float())
+        self.prototypes: torch.nn.Parameter | None = None
+        self.adapters: list[str] = []
+        self.adapted = 0
+        self.share_lower = True
+        self.contrastive: tuple[str, str, float] | None = None  # kind, place, weight
+        self.dropout = 0.1  # of the representation, between the two passes of a contrastive term
+
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        self.backbone.gradient_checkpointing_enable(**options)  # type: ignore[operator]
+
+    def set_contrastive(self, kind: str, place: str, weight: float, seed: np.random.SeedSequence) -> None:
+        """Add a contrastive term on the representation (see ``contrastive``); swav brings prototypes of its own."""
+        self.contrastive = (kind, place, weight)
+        if kind == "swav":
+            width = self.heads.shape[1]
+            start = torch.randn(PROTOTYPES, width, generator=torch_generator(seed))
+            self.prototypes = torch.nn.Parameter(start)
+
+    def add_adapters(
+        self,
+        seeds: Sequence[np.random.SeedSequence],
+        rank: int,
+        alpha: int,
+        layers: int,
+        targets: Sequence[str] | None,
+    ) -> None:
+        """One LoRA adapter a member on the linear maps of the last ``layers`` blocks, each drawn from its own seed.
+
+        targets: names of linear maps (q_proj, ...), None for all of a block's. Everything else is frozen.
+        """
+        from peft import LoraConfig, inject_adapter_in_model
+
+        stack = decoder_layers(self.backbone)
+        if not 0 < layers <= len(stack):
+            raise PrudentError(f"layers is {layers}; this model has {len(stack)} blocks to adapt")
+        self.adapted = len(stack) - layers
+        chosen = {id(module) for block in list(stack)[self.adapted :] for module in block.modules()}
+        names = [
+            name
+            for name, module in self.backbone.named_modules()
+            if id(module) in chosen
+            and (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D")
+            and (targets is None or name.rpartition(".")[2] in targets)
+        ]
+        if not names:
+            raise PrudentError(f"no linear map named {', '.join(targets or ())} in the last {layers} blocks")
+        for member, seed in enumerate(seeds):
+            config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, lora_dropout=0.0, bias="none")
+            with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are meant
+                torch.manual_seed(int(seed.generate_state(1)[0]))
+                inject_adapter_in_model(config, self.backbone, f"member{member}")
+            self.adapters.append(f"member{member}")
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_("lora_" in name or not name.startswith("backbone."))
+
+    def train_layers(self, layers: int | None) -> None:
+        """Train the last ``layers`` blocks (and the final norm) only; None trains the whole backbone."""
+        if layers is None:
+            self.backbone.requires_grad_(True)
+            return
+        stack = decoder_layers(self.backbone)
+        self.backbone.requires_grad_(False)
+        for block in list(stack)[max(0, len(stack) - layers) :]:
+            block.requires_grad_(True)
+        for name in ("norm", "ln_f", "final_layer_norm"):
+            if isinstance(module := getattr(self.backbone, name, None), torch.nn.Module):
+                module.requires_grad_(True)
+
+    def _states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Last token's states (N, d) of the backbone as it stands."""
+        states = self.backbone(input_ids=ids, attention_mask=mask, **self._no_cache()).last_hidden_state
+        return last_state(states, mask).float()
+
+    def _no_cache(self) -> dict[str, bool]:
+        return {"use_cache": False} if hasattr(self.backbone.config, "use_cache") else {}
+
+    def represent(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Representations (K, N, d), or (1, N, d) where members share the whole backbone; ids, mask (N, T)."""
+        if not self.adapters:
+            return self._states(ids, mask)[None]
+        states = []
+        entering: list[Any] = []
+        lower = list(decoder_layers(self.backbone))[: self.adapted] if self.share_lower else []
+        for member, name in enumerate(self.adapters):
+            activate(self.backbone, name)
+            if not lower:
+                states.append(self._states(ids, mask))
+            elif member == 0:
+                handle = lower[-1].register_forward_hook(lambda module, args, output: entering.append(output))
+                try:
+                    states.append(self._states(ids, mask))
+                finally:
+                    handle.remove()
+            else:
+                with replaced(lower, entering[0]):
+                    states.append(self._states(ids, mask))
+        return torch.stack(states)
+
+    def scores(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Scores (K, N) float32 of N token sequences (N, T)."""
+        return self._heads(self.represent(ids, mask))
+
+    def _heads(self, states: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(states.device.type, enabled=False):
+            if len(states) == 1:
+                return self.heads @ states[0].float().T
+            return (states.float() @ self.heads[:, :, None])[..., 0]
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        soft_label: torch.Tensor | None = None,
+        margin: torch.Tensor | None = None,
+        counts: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Loss and scores of B pairs. weight, soft_label, margin (B,); counts (B, K): rows' weights for each member."""
+        pairs = len(input_ids)
+        states = self.represent(input_ids.flatten(0, 1), attention_mask.flatten(0, 1))
+        scores = self._heads(states).unflatten(1, (pairs, 2))
+        losses = PairColumns(None, soft_label, margin).losses(pair_difference(scores[..., 0], scores[..., 1]))
+        if weight is not None:
+            losses = losses * weight
+        if counts is not None:
+            losses = losses * counts.T
+        loss = losses.mean(1).sum()
+        if self.contrastive is not None:
+            loss = loss + self._contrastive_loss(states.unflatten(1, (pairs, 2)))
+        return {"loss": loss, "scores": scores.detach()}
+
+    def _contrastive_loss(self, states: torch.Tensor) -> torch.Tensor:
+        assert self.contrastive is not None
+        kind, place, strength = self.contrastive
+        sides = [torch.nn.functional.dropout(states, self.dropout) for _ in range(2)]
+        first, second = (views(side[:, :, 0], side[:, :, 1], place) for side in sides)
+        return strength * contrastive_term(kind, first, second, self.prototypes).sum()
+
+
+def activate(backbone: torch.nn.Module, name: str) -> None:
+    """Make one adapter the active one and leave every adapter's requires_grad alone (peft's own switch changes it)."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in backbone.modules():
+        if isinstance(module, BaseTunerLayer):
+            module._active_adapter = [name]
+
+
+@contextlib.contextmanager
+def replaced(layers: Sequence[torch.nn.Module], output: Any) -> Iterator[None]:
+    """Inside, each of these blocks gives ``output`` at once: they were computed already, with the same weights."""
+    for layer in layers:
+        layer.forward = lambda *arguments, **options: output
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def trained_tensors(model: EnsembleModel) -> dict[str, torch.Tensor]:
+    """The tensors that training may have changed, by name: what an artefact must hold."""
+    return {name: tensor.detach() for name, tensor in model.named_parameters() if tensor.requires_grad}
+
+
+def put_tensors(model: EnsembleModel, tensors: dict[str, torch.Tensor]) -> None:
+    """Copy tensors into the parameters of the same names; PrudentError for a name that the model doesn't have."""
+    known = dict(model.named_parameters())
+    unknown = sorted(set(tensors) - set(known))
+    if unknown:
+        raise PrudentError(f"weights {', '.join(unknown[:5])} have no place in this model; is it another base model?")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            if known[name].shape != tensor.shape:
+                raise PrudentError(
+                    f"weight {name} has shape {tuple(tensor.shape)}, the model's is {tuple(known[name].shape)}; "
+                    "is it another base model?"
+                )
+            known[name].copy_(tensor)
+
+
+def average_adapters(tensors: dict[str, torch.Tensor], members: int) -> dict[str, torch.Tensor]:
+    """Tensors of one member whose weights are the mean of K adapted members' (WARM, arXiv 2401.12187).
+
+    The mean of the K products B_k A_k is one product of rank K r: [B_1 ... B_K] / K times the stacked A. Heads are
+    averaged. The adapter's alpha must grow by K too, since LoRA scales by alpha / rank.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        if "lora_" not in name:
+            found[name] = tensor.mean(0, keepdim=True) if name == "heads" else tensor
+        elif ".member0." in name:
+            parts = [tensors[name.replace(".member0.", f".member{member}.")] for member in range(members)]
+            found[name] = torch.cat(parts, 1) / members if "lora_B" in name else torch.cat(parts, 0)
+    return found
