@@ -149,9 +149,11 @@ def heatmap(
     title: str | None = None,
     text_format: str | None = ".2~f",
     diverging_at: float | None = None,
+    reverse: bool = False,
     tooltip: Sequence[str] = (),
 ) -> Any:
-    """Cells coloured and labelled by ``value``. diverging_at: the value shown as white (orange below, blue above)."""
+    """Cells coloured and labelled by ``value``. diverging_at: the value shown as white (orange below, blue
+    above; ``reverse`` turns that round, for values of which less is better)."""
     rows = [row for row in rows_of(data) if row.get(value) is not None]
     rows = with_text(rows, x, y)
     across, down = names_in(rows, x), names_in(rows, y)
@@ -164,7 +166,8 @@ def heatmap(
     else:
         reach = max(max(abs(v - diverging_at) for v in found), 1e-12)
         domain = [diverging_at - reach, diverging_at, diverging_at + reach]
-        scale = alt.Scale(range=["#D55E00", "#ffffff", "#0072B2"], domain=domain)
+        ends = ["#0072B2", "#ffffff", "#D55E00"] if reverse else ["#D55E00", "#ffffff", "#0072B2"]
+        scale = alt.Scale(range=ends, domain=domain)
         light_text = (alt.datum[value] > diverging_at + 0.6 * reach) | (alt.datum[value] < diverging_at - 0.6 * reach)
     base = alt.Chart(values(rows)).encode(
         x=alt.X(f"{x}:N", sort=across, title=x if x_title is None else x_title, axis=alt.Axis(labelAngle=0)),

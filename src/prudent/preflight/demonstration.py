@@ -1,0 +1,73 @@
+"""``prudent preflight --demo``: a part of the embedded world, whose truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prudent.demo.world import World, draw_preferences, load_world, pool, preferences_dataset
+from prudent.preflight.inputs import Inputs, Source
+from prudent.preflight.regimes import assumed_map, learned_map
+from prudent.seeding import Seed, numpy_generator, spawn
+
+if TYPE_CHECKING:
+    from prudent.data.pools import Pool
+
+PROMPTS = 120  # of the embedded world: encoding their responses is most of the demo's time
+TEST_SHARE = 1 / 3
+PAIRS, TEST_PAIRS = 400, 200
+SLOPE = 4.0  # of the Bradley-Terry labels: preferences noisy enough that one reward model is not to be trusted
+MAP_PAIRS, MAP_SLOPES, MAP_BETAS = (100, 300, 1000), (2.0, 4.0, 8.0), (0.1, 0.3)
+MAP_DRAWS = 40
+UNEQUAL, NOISES = (0.0, 0.5, 1.0, 1.5, 2.0), (10.0, 40.0)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The part of the world in use, and which of its prompts are for learning and which for the policies."""
+
+    world: World
+    train: torch.Tensor
+    test: torch.Tensor
+
+
+def demo_inputs(seed: int, prompts: int = PROMPTS) -> tuple[Inputs, Pool, Demo]:
+    """Noisy preferences on two thirds of the prompts, candidates with gold on the rest."""
+    world = load_world(prompts)
+    split, learn, held = spawn(seed, 3)
+    order = torch.from_numpy(numpy_generator(split).permutation(len(world)))
+    count = round(len(world) * TEST_SHARE)
+    test, train = order[:count].sort().values, order[count:].sort().values
+    source = Source(
+        "embedded world",
+        preferences_dataset(world, train, PAIRS, SLOPE, learn),
+        preferences_dataset(world, test, TEST_PAIRS, SLOPE, held),
+    )
+    notes = [
+        f"{len(world)} of the embedded prompts: {PAIRS} preference pairs on {len(train)} of them, drawn from gold by "
+        f"Bradley-Terry with slope {SLOPE:g}; policies are solved on the candidates of the other {len(test)}",
+        "no reward model sees gold or a prompt that policies are solved on",
+    ]
+    return Inputs([source], notes), pool(world.take(test)), Demo(world, train, test)
+
+
+def demo_regimes(demo: Demo, features: torch.Tensor, seed: Seed, tick: Callable[[str], None]) -> dict[str, Any]:
+    """Both maps of ``regimes``. features (P, C, d) of all responses of the demo's prompts."""
+    learn, assume = spawn(seed, 2)
+    gold = demo.world.gold
+
+    def choose(pairs: int, slope: float, seed: Seed) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return draw_preferences(gold, demo.train, pairs, slope, seed)
+
+    learned = learned_map(
+        features, gold, choose, demo.test, pairs=MAP_PAIRS, slopes=MAP_SLOPES, betas=MAP_BETAS, draws=MAP_DRAWS,
+        seed=learn, tick=tick,
+    )  # fmt: skip
+    tick("independent noise")
+    assumed = assumed_map(
+        gold[demo.test], inequalities=UNEQUAL, noises=NOISES, betas=(1.0, 3.0), draws=100, seed=assume
+    )
+    return {"learned": learned, "assumed": assumed}

@@ -1,0 +1,129 @@
+"""The report's map: in which regime the variance-aware forms beat vanilla, with both controls in every table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prudent.preflight.regimes import METHODS, pick
+from prudent.preflight.verdict import percent
+from prudent.reporting import charts
+from prudent.reporting.report import Report
+
+Row = Mapping[str, Any]
+AWARE = ("proportional", "bregman", "exact")
+COLUMNS = ("", "vanilla", *AWARE, "variance-only", "permuted")
+
+
+def regime_section(report: Report, learned: Sequence[dict[str, Any]], assumed: Sequence[dict[str, Any]]) -> None:
+    """Both maps; each table holds both controls."""
+    report.heading("When does it pay, and when not?")
+    report.text(
+        "Gold is exact in this world, so reward models can be trained again and again on fresh preferences, and each "
+        "policy's true value is known. All comparisons are at the KL that vanilla spends in the same draw."
+    )
+    if learned:
+        _learned(report, learned)
+    if assumed:
+        _assumed(report, assumed)
+
+
+def _learned(report: Report, rows: Sequence[dict[str, Any]]) -> None:
+    betas = sorted({row["setting"] for row in rows})
+    report.heading("Reward models that learn from preferences", 3)
+    report.text(summary(rows))
+    for beta in betas:
+        cells = [
+            {
+                "pairs": f"{row['pairs']} pairs", "slope": f"slope {row['slope']:g}",
+                "difference": 100 * row["vs_risk"], "gain": row["vs_gain"],
+            }
+            for row in pick(rows, comparison="equal kl", method="proportional", setting=beta)
+            if row.get("vs_risk") is not None
+        ]  # fmt: skip
+        report.chart(
+            charts.heatmap(
+                cells, "pairs", "slope", "difference", x_title="", y_title="labels", text_format="+.0f",
+                diverging_at=0.0,
+                value_title="points of risk", title=f"Proportional minus vanilla, KL of vanilla at beta {beta:g}",
+                tooltip=("gain",), reverse=True,
+            ),
+            f"regime-beta-{beta:g}",
+            "Points of risk at equal KL: blue, the variance-aware form is safer; orange, riskier. A slope is how sure "
+            "the preferences are: 2 is noisy, 8 nearly clean.",
+        )  # fmt: skip
+    table = []
+    for row in pick(rows, comparison="equal kl", method="vanilla"):
+        same = {r["method"]: r for r in pick(rows, comparison="equal kl", pairs=row["pairs"], slope=row["slope"],
+                                             setting=row["setting"])}  # fmt: skip
+        table.append([row["pairs"], f"{row['slope']:g}", f"{row['setting']:g}", *map(risk_and_gain, _ordered(same)),
+                      f"{row['inequality']:.2f}", f"{row['link']:+.2f}"])  # fmt: skip
+    with report.details("Every regime: risk and gain, with both controls"):
+        report.table(
+            ("pairs", "slope", "beta of vanilla", *METHODS, "inequality", "link"), table,
+            "Each cell: risk, gain. Inequality: coefficient of variation of the variance. Link: correlation of log "
+            "variance and gold within a prompt (negative: low variance goes with truth).",
+        )  # fmt: skip
+
+
+def _ordered(same: Mapping[str, Row]) -> list[Row | None]:
+    return [same.get(method) for method in METHODS]
+
+
+def risk_and_gain(row: Row | None) -> str:
+    return "–" if row is None or row.get("risk") is None else f"{percent(row['risk'])}, {row['gain']:+.3f}"
+
+
+def counts(rows: Sequence[Row], method: str) -> dict[str, int]:
+    """In how many regimes a method gains surely more than vanilla at equal KL, surely less, or neither."""
+    found = [row for row in rows if row["method"] == method and row["comparison"] == "equal kl"]
+    found = [row for row in found if row.get("vs_gain_low") is not None]
+    better = sum(row["vs_gain_low"] > 0 for row in found)
+    worse = sum(row["vs_gain_high"] < 0 for row in found)
+    return {"regimes": len(found), "better": better, "worse": worse, "neither": len(found) - better - worse}
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> str:
+    """The map in words: better, worse or neither for each form and control."""
+    parts = []
+    for method in (*AWARE, "variance-only", "permuted"):
+        found = counts(rows, method)
+        if found["regimes"]:
+            parts.append(
+                f"`{method}` gains more than vanilla in {found['better']} of {found['regimes']} regimes, "
+                f"less in {found['worse']}"
+            )
+    return "At equal KL, by the 95 % interval of the paired difference: " + "; ".join(parts) + "."
+
+
+def _assumed(report: Report, rows: Sequence[dict[str, Any]]) -> None:
+    report.heading("The theory's own assumption: independent noise of known kind", 3)
+    report.text(
+        "Here a reward estimate is gold plus independent Gaussian noise, as the theory assumes, and the variance is "
+        f"estimated from the members. {summary(rows)} The advantage grows with how unequal the variances are; "
+        "`variance-only` gains nothing, since this noise knows nothing of truth."
+    )
+    noises = sorted({row["noise"] for row in rows})
+    beta = sorted({row["setting"] for row in rows})[0]
+    chosen = [
+        {**row, "unequal": row["unequal"]}
+        for row in pick(rows, comparison="equal kl", noise=noises[-1], setting=beta)
+        if row["method"] in ("vanilla", *AWARE, "variance-only", "permuted") and row.get("gain") is not None
+    ]
+    report.chart(
+        charts.lines(
+            chosen, "unequal", "gain", low="gain_low", high="gain_high", group="method",
+            x_title="how unequal: standard deviation of log variance", y_title="gain, sd within a prompt",
+            title=f"Gain at equal KL, noise variance {noises[-1]:g} times the signal's", reference=0.0,
+        ),
+        "assumed-noise",
+        f"KL of vanilla at beta {beta:g}. Bands: bootstrap intervals over the draws.",
+    )  # fmt: skip
+    table = []
+    for row in pick(rows, comparison="equal kl", method="vanilla"):
+        same = {r["method"]: r for r in pick(rows, comparison="equal kl", unequal=row["unequal"], noise=row["noise"],
+                                             setting=row["setting"])}  # fmt: skip
+        table.append([f"{row['unequal']:g}", f"{row['noise']:g}", f"{row['setting']:g}",
+                      *map(risk_and_gain, _ordered(same)), f"{row['inequality']:.2f}"])  # fmt: skip
+    with report.details("Every cell: risk and gain, with both controls"):
+        report.table(("unequal", "noise", "beta of vanilla", *METHODS, "inequality"), table)
