@@ -48,7 +48,8 @@ def read_pool(path: str | Path, gold: str = "gold") -> Pool:
         if record.value is None:
             continue
         try:
-            rows.append((record.line, _read_row({**record.value, "gold": record.value.get(gold)}, gold)))
+            value = record.value if gold == "gold" else {**record.value, "gold": record.value.get(gold)}
+            rows.append((record.line, _read_row(value, gold)))
         except Reject as reject:
             bad += [BadRow(record.line, p.field, p.reason, p.detail) for p in reject.problems]
     with_gold = sum(row["gold"] is not None for _, row in rows)
@@ -66,7 +67,7 @@ def read_pool(path: str | Path, gold: str = "gold") -> Pool:
 
 
 def _read_row(row: dict[str, Any], gold_name: str = "gold") -> dict[str, Any]:
-    """Prompt, responses, gold and id of one row; Reject names every fault in it. gold_name: column that gold came from."""
+    """Prompt, responses, gold (of the column ``gold_name``) and id of one row; Reject names every fault in it."""
     problems: list[Problem] = []
     prompt: Any = None
     try:
