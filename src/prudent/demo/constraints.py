@@ -1,9 +1,10 @@
 """Constraints that a program can check, in opposed pairs, and the gold reward that they define.
 
-Every kind has an opposite that gives the complement: for one text, "at most 20 words" and "at least 40 words" earn credits
-that add up to 1, and so do "no commas" and "at least three commas". A rule that doesn't read the prompt ("shorter", "fewer
-commas", "less disputed") therefore gains on one side what it loses on the other, as far as the responses don't themselves
-follow the prompt. Sentence counts and lists are the exception: exactly k is two-sided by itself.
+Every kind has an opposite that gives the complement: for one text, "at most 20 words" and "at least 40 words" earn
+credits that add up to 1, and so do "no commas" and "at least three commas". A rule that doesn't read the prompt
+("shorter", "fewer commas", "less disputed") therefore gains on one side what it loses on the other, as far as the
+responses don't themselves follow the prompt. Sentence counts and lists are the exception: exactly k is two-sided by
+itself.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ QUOTES = "\"'“”‘’`*_#([{ \t\n"
 
 @dataclass(frozen=True)
 class Constraint:
-    """One checkable demand. ``number``: its limit or count, where the kind has one. ``word``: its word, where it has one."""
+    """One checkable demand. ``number``: its limit or count, ``word``: its word, where the kind has one."""
 
     kind: str
     number: int | None = None
@@ -118,7 +119,8 @@ WORDED = frozenset({"use_word", "avoid_word", "opening", "other_opening"})
 
 
 def credit(constraint: Constraint | Mapping[str, Any], text: str) -> float:
-    """How far ``text`` meets one constraint, in [0, 1]; 1 is met. PrudentError names an unknown kind or a missing part."""
+    """How far ``text`` meets one constraint, in [0, 1]; 1 is met. PrudentError: unknown kind, missing number or
+    word."""
     if not isinstance(constraint, Constraint):
         constraint = Constraint(**constraint)
     kind, number, word = constraint.kind, constraint.number, constraint.word
@@ -134,8 +136,9 @@ def credit(constraint: Constraint | Mapping[str, Any], text: str) -> float:
 def soundness(text: str) -> float:
     """1 for an ordinary text, less for endless repetition, for a text of one or two words and for one without letters.
 
-    The product of three factors: words / 3 up to 1; distinct word triples over all triples, doubled, up to 1; letters over
-    visible characters, doubled, up to 1. It keeps a fine-tuned policy from earning "no commas" with an empty answer.
+    The product of three factors: words / 3 up to 1; distinct word triples over all triples, doubled, up to 1; letters
+    over visible characters, doubled, up to 1. It keeps a fine-tuned policy from earning "no commas" with an empty
+    answer.
     """
     found = [part.lower() for part in words(text)]
     if not found:
@@ -154,4 +157,5 @@ def gold(constraints: Sequence[Constraint | Mapping[str, Any]], text: str) -> fl
     """
     if not constraints:
         raise PrudentError("gold needs at least one constraint; the prompt has none")
-    return soundness(text) * sum(credit(constraint, text) for constraint in constraints) / len(constraints)
+    met = sum(credit(constraint, text) for constraint in constraints) / len(constraints)
+    return soundness(text) * min(1.0, met)  # a mean of ones may round to just above 1

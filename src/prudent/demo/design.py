@@ -1,14 +1,15 @@
-"""Which prompt gets which constraints: a seeded design in which every kind and every pair of kinds is as frequent as its opposite.
+"""Which prompt gets which constraints: a seeded design that balances every kind and pair of kinds with its opposite.
 
-Ten opposed pairs of kinds are combined two at a time. Of the 45 combinations the five in ``LEFT_OUT`` don't occur (a list
-of n points and a number of sentences contradict each other; the rest keep the numbers even), so each pair of kinds meets
-eight others. With 320 prompts each combination occurs eight times, twice in each of its four senses: every kind has 32
-prompts, and whatever a combination pulls to, another with the opposite sense pulls away from.
+Ten opposed pairs of kinds are combined two at a time. Of the 45 combinations the five in ``LEFT_OUT`` don't occur (a
+list of n points and a number of sentences contradict each other; the rest keep the numbers even), so each pair of
+kinds meets eight others. With 320 prompts each combination occurs eight times, twice in each of its four senses:
+every kind has 32 prompts, and whatever a combination pulls to, another with the opposite sense pulls away from.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from prudent import seeding
 from prudent.demo.constraints import Constraint
 from prudent.errors import PrudentError
+from prudent.runs import hash_text
 
 PAIRS: dict[str, tuple[str, str]] = {
     "length": ("at_most_words", "at_least_words"),
@@ -30,11 +32,17 @@ PAIRS: dict[str, tuple[str, str]] = {
     "digits": ("no_digits", "digits"),
     "opening": ("other_opening", "opening"),
 }
-LEFT_OUT = (("list", "sentences"), ("question", "exclamation"), ("length", "digits"), ("commas", "opening"), ("person", "word"))
-LIMITS = (16, 18, 20, 22, 24)  # at most n words; the opposite asks for at least 2 n
-FEW, MANY = (1, 2), (4, 5)
+LEFT_OUT = (
+    ("list", "sentences"),
+    ("question", "exclamation"),
+    ("length", "digits"),
+    ("commas", "opening"),
+    ("person", "word"),
+)
+LIMITS = (14, 16, 18, 20)  # at most n words; the opposite asks for at least 2 n
+FEW, MANY = (1, 2), (3, 4)
 POINTS = (2, 3, 4)
-OPENINGS = ("The", "A", "To", "You", "If", "I", "It", "When")
+OPENINGS = ("The", "A", "To", "I", "When", "One")
 SPELLED = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
 PHRASES: dict[str, tuple[str, ...]] = {
     "at_most_words": (
@@ -90,9 +98,9 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "No lists, please: plain prose only.",
     ),
     "end_question": (
-        "End with a question.",
-        "Let the last sentence be a question.",
-        "Close by asking the reader something.",
+        'End with a question, such as "What do you think?"',
+        "Let the last sentence be a question. Would you?",
+        'Close by asking the reader something, like "Have you tried it?"',
     ),
     "no_question": (
         "Don't ask any questions.",
@@ -110,9 +118,9 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "Make it {s} sentences, no more and no less.",
     ),
     "exclamation": (
-        "Use an exclamation mark.",
-        "Sound excited, with at least one exclamation mark.",
-        "Put an exclamation mark somewhere.",
+        "Use an exclamation mark!",
+        "Sound excited, with at least one exclamation mark!",
+        'Put an exclamation mark somewhere, as in "Wonderful!"',
     ),
     "no_exclamation": (
         "Don't use exclamation marks.",
@@ -132,7 +140,7 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "opening": (
         'Start with the word "{w}".',
         'The first word must be "{w}".',
-        'Begin with "{w}".',
+        'Begin your answer like this: "{w} ..."',
     ),
     "other_opening": (
         'Don\'t start with the word "{w}".',
@@ -160,7 +168,7 @@ def combinations() -> list[tuple[str, str]]:
 
 
 def slots(count: int, generator: np.random.Generator) -> list[tuple[str, str]]:
-    """``count`` pairs of kinds, all combinations and senses equally often as far as ``count`` allows, in random order."""
+    """``count`` pairs of kinds in random order, all combinations and senses as equally often as can be."""
     pairs = [(a, b) for first, second in combinations() for a in PAIRS[first] for b in PAIRS[second]]
     chosen: list[tuple[str, str]] = []
     while len(chosen) < count:
@@ -214,3 +222,28 @@ def assign(tasks: list[dict[str, Any]], seed: int) -> list[Designed]:
         name = f"{row['topic'].replace(' ', '-')}-{counts[row['topic']]:02d}"
         designed.append(Designed(name, row["topic"], row["task"], text, constraints))
     return designed
+
+
+def cell(constraints: Sequence[Constraint]) -> tuple[tuple[str, ...], int]:
+    """Place of a prompt in the design: its pairs of kinds, and 0 where its two kinds stand on the same side of their
+    pairs ("at most" with "no commas"), 1 where they don't ("at most" with "commas"). Cells of one combination
+    balance."""
+    sides = sorted(
+        (name, kinds.index(part.kind)) for part in constraints for name, kinds in PAIRS.items() if part.kind in kinds
+    )
+    return tuple(name for name, _ in sides), sum(side for _, side in sides) % 2
+
+
+def blocks(prompts: Sequence[Sequence[Constraint]], keys: Sequence[str]) -> list[int]:
+    """Block (from 0) of each prompt: a block holds each combination of kinds in two opposite senses, so that a block of
+    80 prompts is balanced like the whole. keys: what decides which of equal prompts comes first."""
+    seen: dict[tuple[str, ...], int] = {}
+    found = [0] * len(prompts)
+    for place in sorted(range(len(prompts)), key=lambda i: keys[i]):
+        pairs, diagonal = cell(prompts[place])
+        sense = (*pairs, *sorted(part.kind for part in prompts[place]))
+        copy = seen.get(sense, 0)
+        seen[sense] = copy + 1
+        first = int(hash_text("first", *pairs)[:2], 16) % 2  # half of the combinations begin with each sort of sense
+        found[place] = 2 * copy + (diagonal ^ first)
+    return found

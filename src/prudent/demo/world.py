@@ -18,6 +18,7 @@ import torch
 
 from prudent import seeding
 from prudent.arrays import ArrayLike, as_tensor, require_finite
+from prudent.demo import design
 from prudent.demo.constraints import Constraint, gold
 from prudent.errors import PrudentError
 from prudent.runs import hash_text
@@ -91,9 +92,9 @@ def _whole() -> World:
 def load_world(prompts: int | Sequence[str] | None = None) -> World:
     """The embedded world, or a part of it.
 
-    prompts: None for all; a number n for n prompts spread evenly over the topics (the same ones every time, and those
-    of a smaller n among those of a larger); or ids. Gold is computed at load from the texts. Raises PrudentError for a
-    number outside the world or an unknown id.
+    prompts: None for all; a number n for n prompts (the same ones every time, those of a smaller n among those of a
+    larger; multiples of 80 are balanced over the constraints like the whole); or ids. Gold is computed at load from
+    the texts. Raises PrudentError for a number outside the world or an unknown id.
     """
     world = _whole()
     if prompts is None:
@@ -110,15 +111,31 @@ def load_world(prompts: int | Sequence[str] | None = None) -> World:
 
 
 def _spread(world: World) -> list[int]:
-    """All places, ordered so that every beginning is even over the topics; within a topic in an order by hash."""
-    keyed = sorted(range(len(world)), key=lambda i: hash_text("spread", world.ids[i]))
-    seen: dict[str, int] = {}
-    rank = {}
-    for place in keyed:
-        topic = world.topics[place]
-        rank[place] = seen.get(topic, 0)
-        seen[topic] = rank[place] + 1
-    return sorted(keyed, key=lambda place: (rank[place], hash_text("topic", world.topics[place])))
+    """All places, block of the design by block, so that 80, 160 and 240 prompts are balanced like all of them."""
+    keys = [hash_text("spread", name) for name in world.ids]
+    block = design.blocks(world.constraints, keys)
+    return sorted(range(len(world)), key=lambda place: (block[place], keys[place]))
+
+
+def split(world: World, share: float = 0.5, seed: seeding.Seed = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """(places for preferences, places for evaluation): a random split of the prompts, balanced over the constraints.
+
+    Of the prompts with the same two kinds, ``share`` go to the first side, in random order; with the whole world and
+    share 1/2 every kind has 16 prompts on either side. Reward models see preferences on the first side only, policies
+    are judged on the second, so neither a prompt nor a balance of kinds is shared by accident.
+    """
+    if not 0 < share < 1:
+        raise PrudentError(f"share is {share}, must be between 0 and 1")
+    generator = seeding.numpy_generator(seed)
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for place in generator.permutation(len(world)).tolist():
+        kinds = sorted(part.kind for part in world.constraints[place])
+        groups.setdefault(tuple(kinds), []).append(place)
+    ranked = [(i / len(group), place) for group in groups.values() for i, place in enumerate(group)]
+    ranked.sort(key=lambda entry: entry[0])
+    cut = min(max(1, round(share * len(world))), len(world) - 1)
+    places = torch.tensor([place for _, place in ranked])
+    return places[:cut].sort().values, places[cut:].sort().values
 
 
 def gold_reward(
@@ -150,7 +167,8 @@ def draw_preferences(
 
     world: a World, or its gold (prompts, responses). Each pair takes a prompt of ``prompt_indices`` (as evenly as can
     be), two different responses of it, and prefers the first with probability sigmoid(slope * (gold_a - gold_b)),
-    Bradley-Terry. Pairs are drawn with replacement. Slope 0 is pure noise. The indices returned are places in ``world``.
+    Bradley-Terry. Pairs are drawn with replacement. Slope 0 is pure noise. The indices returned are places in
+    ``world``.
     """
     rewards = as_tensor(world.gold if isinstance(world, World) else world, torch.float64)
     require_finite(rewards, "gold", ("prompt", "response"))
