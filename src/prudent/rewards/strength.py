@@ -67,8 +67,29 @@ def prompt_folds(groups: Sequence[Any] | ArrayLike, folds: int, seed: Seed) -> t
 
 
 def strength(
-    chosen: ArrayLike,
-    rejected: ArrayLike,
+    chosen: ArrayLike, rejected: ArrayLike, groups: Sequence[Any] | ArrayLike | None = None, **options: Any
+) -> Strength:
+    """Margins of M bootstrap heads for every pair. chosen, rejected: features (n, d) (memory maps are read in chunks).
+
+    They are standardised over all responses; the rest is ``strength_of_differences``, whose options these are.
+    """
+    return strength_of_differences(standard_differences(chosen, rejected)[0], groups, **options)
+
+
+def standard_differences(chosen: ArrayLike, rejected: ArrayLike, *others: ArrayLike) -> tuple[Any, ...]:
+    """Differences chosen - rejected of features (n, d), over the standard deviation of each feature among all n pairs'
+    responses; ``others`` (further chosen, rejected pairs, such as a test split) on the same scale."""
+    better, worse = paired_features(chosen, rejected)
+    _, scale = standardisation(better, worse)
+    found: list[Any] = []
+    for one, other in zip((better, *others[::2]), (worse, *others[1::2])):
+        difference: Any = PairDifference(*paired_features(one, other), scale)
+        found.append(difference[slice(0, len(one))] if len(one) * len(scale) <= 60_000_000 else difference)
+    return tuple(found)
+
+
+def strength_of_differences(
+    difference: Any,
     groups: Sequence[Any] | ArrayLike | None = None,
     *,
     members: int = 10,
@@ -80,7 +101,7 @@ def strength(
     seed: Seed = 0,
     tolerance: float = 1e-6,
 ) -> Strength:
-    """Margins of M bootstrap heads for every pair. chosen, rejected: features (n, d) (a memory map is read in chunks).
+    """Margins of M bootstrap heads for every pair. difference: (n, d), see ``standard_differences``.
 
     groups: (n,) prompt of each pair; None takes every pair as a prompt of its own. folds: parts of the cross-fit; all
     folds x members heads are fitted as one batch. ridge: "cv" chooses it once by cross-validation over all pairs (a
@@ -89,21 +110,16 @@ def strength(
     """
     if members < 2:
         raise PrudentError(f"members is {members}; a standard deviation over members needs at least 2")
-    better, worse = paired_features(chosen, rejected)
-    n = int(better.shape[0])
+    n = int(difference.shape[0])
     units = list(range(n)) if groups is None else groups
     fold_seed, ridge_seed, *member_seeds = spawn(seed, 2 + members)
-    _, scale = standardisation(better, worse)
-    difference: Any = PairDifference(better, worse, scale)
-    if n * len(scale) <= 60_000_000:
-        difference = difference[slice(0, n)]
     columns = pair_columns(n, weight, soft_label)
     table = None
+    fold = torch.zeros(n, dtype=torch.long) if in_sample else prompt_folds(units, folds, fold_seed)
     if ridge == "cv":
         ridge, table = choose_ridge(difference, columns=columns, groups=units, seed=ridge_seed)
     elif isinstance(ridge, str):
         raise PrudentError(f'ridge must be "cv" or a positive number, got {ridge!r}')
-    fold = torch.zeros(n, dtype=torch.long) if in_sample else prompt_folds(units, folds, fold_seed)
     parts = 1 if in_sample else folds
     counts = torch.cat([_fold_counts(units, fold, None if in_sample else k, member_seeds) for k in range(parts)])
     if columns.weight is not None:

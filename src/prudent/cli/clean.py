@@ -1,0 +1,194 @@
+"""``prudent clean``: find faulty preference pairs, show why, and give back a cleaned file with its provenance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prudent.cli.common import (
+    ConfigOption,
+    JsonOption,
+    OutOption,
+    OverwriteOption,
+    SeedOption,
+    guarded,
+    print_json,
+    say,
+)
+
+if TYPE_CHECKING:
+    from prudent.clean.run import Outcome
+    from prudent.runs import Run
+
+EPILOG = "Example: prudent clean train.jsonl --flip 0.1 --test test.jsonl --out runs/clean"
+REPAIRS = "Repairs (by strength)"
+PROOF = "Proof"
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="clean", epilog=EPILOG)(clean)
+
+
+@guarded
+def clean(
+    source: Annotated[str, typer.Argument(metavar="FILE", help="Preference file or hub id.")],
+    out: OutOption,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=flag, drop, apply (what is suggested) or keep (off); NAME may be all. See docs/clean.md."
+        ),
+    ] = None,
+    encoder: Annotated[str, typer.Option(help='Model that gives the features; "none" for rules alone.')] = "smollm2",
+    features: Annotated[
+        Path | None, typer.Option(help="Safetensors file of features (chosen, rejected), in place of --encoder.")
+    ] = None,
+    pooling: Annotated[str, typer.Option(help="Features: last, mean or last+mean token states.")] = "last",
+    max_length: Annotated[int, typer.Option(min=1, help="Longest conversation in tokens.")] = 1024,
+    split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="OURS=THEIRS, for example prompt=question.")] = None,
+    max_pairs: Annotated[int | None, typer.Option(min=2, help="Take the first so many pairs only.")] = None,
+    against: Annotated[list[str] | None, typer.Option(help="Other splits whose prompts must not recur.")] = None,
+    flip: Annotated[float, typer.Option(help="Share of the weakest labels to flip.", rich_help_panel=REPAIRS)] = 0.0,
+    soften: Annotated[str, typer.Option(help="Deciles to soften, as 1-4 or all.", rich_help_panel=REPAIRS)] = "",
+    soft_label: Annotated[
+        str, typer.Option(help='"strength" (the members\' probability) or a number.', rich_help_panel=REPAIRS)
+    ] = "strength",
+    widen: Annotated[str, typer.Option(help="Deciles that get a margin.", rich_help_panel=REPAIRS)] = "",
+    drop_deciles: Annotated[str, typer.Option(help="Deciles to drop.", rich_help_panel=REPAIRS)] = "",
+    members: Annotated[int, typer.Option(min=2, help="Members that judge a pair.", rich_help_panel=REPAIRS)] = 10,
+    folds: Annotated[int, typer.Option(min=2, help="Parts of the cross-fit.", rich_help_panel=REPAIRS)] = 5,
+    in_sample: Annotated[
+        bool, typer.Option("--in-sample", help="Let members judge pairs they trained on.", rich_help_panel=REPAIRS)
+    ] = False,
+    ridge: Annotated[str, typer.Option(help='Number or "cv".', rich_help_panel=REPAIRS)] = "cv",
+    second_label: Annotated[
+        str | None, typer.Option(help="Column with another judge's probability.", rich_help_panel=REPAIRS)
+    ] = None,
+    test: Annotated[list[str] | None, typer.Option(help="Untouched test files.", rich_help_panel=PROOF)] = None,
+    holdout: Annotated[
+        float, typer.Option(help="Share of prompts to test on without --test; 0 for none.", rich_help_panel=PROOF)
+    ] = 0.25,
+    seeds: Annotated[int, typer.Option(min=2, help="Reward models per variant.", rich_help_panel=PROOF)] = 20,
+    plant: Annotated[
+        list[float] | None, typer.Option(help="Share of labels to turn round and seek.", rich_help_panel=PROOF)
+    ] = None,
+    decisions: Annotated[Path | None, typer.Option(help="Decisions saved on the page review.html.")] = None,
+    review: Annotated[int, typer.Option(min=0, help="Changes of one rule on the review page.")] = 100,
+    output: Annotated[str, typer.Option(help="Cleaned file: jsonl or parquet.")] = "jsonl",
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+    overwrite: OverwriteOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Find faulty preference pairs, show why, and write a cleaned file in which every change has its evidence."""
+    from prudent.clean.run import clean as run_clean
+    from prudent.clean.run import summary
+    from prudent.clean.settings import Settings
+    from prudent.data.preferences import data_hash
+    from prudent.errors import PrudentError
+    from prudent.runs import new_run, refuse_used
+
+    refuse_used(out, overwrite)
+    if output not in ("jsonl", "parquet"):
+        raise PrudentError(f"output {output!r}: give jsonl or parquet")
+    settings = Settings(
+        source=source, rule=tuple(rule or ()), encoder=None if features or encoder == "none" else encoder,
+        features=str(features) if features else None, pooling=pooling, max_length=max_length, split=split,
+        columns=_mapping(column or []), max_pairs=max_pairs, against=tuple(against or ()), test=tuple(test or ()),
+        holdout=holdout, seeds=seeds, members=members, folds=folds, ridge=_ridge(ridge), in_sample=in_sample, flip=flip,
+        soften=soften, soft_label=soft_label, widen=widen, drop_deciles=drop_deciles, second_label=second_label,
+        plant=tuple(plant or ()), decisions=str(decisions) if decisions else None, review=review, seed=seed,
+    )  # fmt: skip
+    outcome = run_clean(settings)
+    result = summary(outcome)
+    with new_run(out, "clean", vars(settings), seed, overwrite) as run:
+        run.manifest["hashes"]["preferences"] = data_hash(outcome.inputs.data)
+        run.manifest["timings_s"] = outcome.timings
+        write(run, outcome, result, output)
+    if as_json:
+        print_json({**result, "out": str(out)})
+    else:
+        _say(result, out)
+
+
+def _mapping(columns: list[str]) -> dict[str, str]:
+    from prudent.errors import PrudentError
+
+    pairs = [column.partition("=") for column in columns]
+    for ours, _, theirs in pairs:
+        if not ours or not theirs:
+            raise PrudentError(f"column {ours!r}: give OURS=THEIRS, for example prompt=question")
+    return {ours: theirs for ours, _, theirs in pairs}
+
+
+def _ridge(value: str) -> float | str:
+    from prudent.errors import PrudentError
+
+    try:
+        return value if value == "cv" else float(value)
+    except ValueError:
+        raise PrudentError(f'ridge {value!r} is neither a number nor "cv"') from None
+
+
+def write(run: Run, outcome: Outcome, result: dict[str, Any], output: str) -> None:
+    """Cleaned pairs, provenance, strength, results, report and review page."""
+    from prudent.clean.page import build_report
+    from prudent.clean.review import review_page
+
+    reading = outcome.inputs.report
+    unread = [
+        {"pair": None, "row": row.line, "rule": row.reason, "suggestion": "drop", "action": "drop", "before": None,
+         "after": None, "evidence": {"field": row.field, "detail": row.detail}, "decided": None, "hash": None}
+        for row in [*reading.bad, *reading.left_out]
+    ]  # fmt: skip
+    run.write_jsonl("changes.jsonl", [*unread, *outcome.cleaned.log])
+    if output == "jsonl":
+        run.write_jsonl("cleaned.jsonl", outcome.cleaned.rows)
+    else:
+        from datasets import Dataset
+
+        Dataset.from_list(outcome.cleaned.rows).to_parquet(str(run.path("cleaned.parquet")))
+    if outcome.judged is not None:
+        judged = outcome.judged
+        lines = outcome.inputs.data["row"]
+        run.write_table(
+            "strength.parquet",
+            {
+                "pair": judged.places + 1, "row": [lines[int(place)] for place in judged.places], "mean": judged.mean,
+                "sigma": judged.std, "decile": judged.decile, "fold": judged.strength.fold,
+                "members": judged.strength.margins.T,
+            },
+        )  # fmt: skip
+    run.write_json("result.json", result)
+    build_report(outcome).write(run)
+    rows = outcome.inputs.data.select_columns(["prompt", "chosen", "rejected"])
+    run.write_text("review.html", review_page(rows, outcome.changes, outcome.settings.source, outcome.settings.review))
+
+
+def _say(result: dict[str, Any], out: Path) -> None:
+    say(
+        f"{result['pairs']} pairs read, {result['kept']} kept: {result['dropped']} dropped, {result['flipped']} flipped"
+    )
+    for row in result["changes"]:
+        say(
+            f"  {row['rule']}: {row['found']} found, {row['dropped']} dropped, {row['flipped']} flipped, "
+            f"{row['set']} set"
+        )
+    for name, counts in result["reading"]["counts"].items():
+        if counts:
+            say(f"  reading, {name.replace('_', ' ')}: " + ", ".join(f"{n} {reason}" for reason, n in counts.items()))
+    strength = result["strength"]
+    if strength:
+        shares = strength["shares"]
+        say(
+            f"strength ({strength['mode']}): {shares['below_zero']:.1%} below zero, {shares['near_zero']:.1%} near zero"
+        )
+    if result["proof"]:
+        for row in result["proof"]["table"]:
+            gain = row["gain"]
+            more = "" if gain is None else f", gain {gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
+            say(f"  {row['labels']}: test accuracy {row['accuracy']['value']:.3f}{more}")
+    say(f"report: {out / 'report.html'}; review: {out / 'review.html'}")
