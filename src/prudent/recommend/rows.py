@@ -1,0 +1,204 @@
+"""Rows of interaction files as plain tuples (line, user, item, rating, time), whatever the format."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from prudent.errors import BadRow, PrudentError
+
+USUAL = {
+    "user": ("user", "user_id", "userid", "uid"),
+    "item": ("item", "item_id", "itemid", "iid", "movieid", "movie_id"),
+    "rating": ("rating", "value", "score", "count", "weight"),
+    "timestamp": ("timestamp", "time", "ts", "datetime"),
+}
+Row = tuple[int, Any, Any, Any, Any] | BadRow  # a row that can't even be taken apart is told as a BadRow
+Blank = Callable[[], int]
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Names of the columns that hold the user, item, rating and time; None where there is none."""
+
+    user: str | None = None
+    item: str | None = None
+    rating: str | None = None
+    timestamp: str | None = None
+
+
+def find_fields(columns: Sequence[str], wanted: Fields, source: str) -> Fields:
+    """Columns by their given or their usual names; PrudentError names what is missing and what is there."""
+    lowered = {column.strip().lower(): column for column in reversed(columns)}
+    found = Fields()
+    for role, names in USUAL.items():
+        given = getattr(wanted, role)
+        if given is not None and given not in columns:
+            raise PrudentError(
+                f"{source}: no column {given!r} for the {role}; there are {', '.join(columns) or 'none'}"
+            )
+        column = given or next((lowered[name] for name in names if name in lowered), None)
+        if column is None and role in ("user", "item"):
+            raise PrudentError(
+                f"{source}: no {role} column (looked for {', '.join(names)}); there are {', '.join(columns) or 'none'}; "
+                f"name it with {role}=... (--{role}-column)"
+            )
+        found = replace(found, **{role: column})
+    return found
+
+
+def rows_of(source: str | Path | Mapping[str, Any], wanted: Fields) -> tuple[Iterator[Row], Fields, Blank]:
+    """Rows of a file or of a mapping of columns, the columns they come from, and a count of blank lines (read it last)."""
+    if not isinstance(source, (str, Path)):
+        return column_rows(source, wanted)
+    path = Path(source)
+    if not path.is_file():
+        raise PrudentError(f"{path}: no such file; give a CSV, TSV, JSONL or Parquet file of interactions")
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
+    kind = suffixes[-1] if suffixes else ""
+    if kind in (".csv", ".tsv", ".txt"):
+        return csv_rows(path, wanted, "," if kind == ".csv" else "\t")
+    if kind in (".jsonl", ".ndjson", ".json"):
+        return json_rows(path, wanted)
+    if kind in (".parquet", ".pq"):
+        return parquet_rows(path, wanted)
+    raise PrudentError(f"{path}: unknown kind of file {kind!r}; give .csv, .tsv, .jsonl (also .gz) or .parquet")
+
+
+def open_text(path: Path) -> io.TextIOBase:
+    """The file as UTF-8 text (a byte order mark is dropped), unpacked when it is gzipped."""
+    binary = gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")  # noqa: SIM115
+    return io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")  # type: ignore[arg-type]
+
+
+def readable(rows: Iterator[Any], path: Path) -> Iterator[Any]:
+    """``rows``, with damage of the file told as a PrudentError."""
+    try:
+        yield from rows
+    except UnicodeDecodeError as error:
+        raise PrudentError(f"{path}: not UTF-8 at byte {error.start} ({error.reason}); save it as UTF-8") from error
+    except (OSError, EOFError) as error:
+        raise PrudentError(f"{path}: can't be read ({error}); fetch or unpack it again") from error
+
+
+def csv_rows(path: Path, wanted: Fields, delimiter: str) -> tuple[Iterator[Row], Fields, Blank]:
+    """Rows of a CSV or TSV file with a header; ``line`` is the physical line on which a row ends."""
+    blanks = [0]
+    with open_text(path) as file:
+        try:
+            header = next(csv.reader(file, delimiter=delimiter), [])
+        except (UnicodeDecodeError, csv.Error, OSError) as error:
+            raise PrudentError(f"{path}: can't be read ({error}); give UTF-8 text with a header line") from error
+    header = [name.strip() for name in header]
+    fields = find_fields(header, wanted, str(path))
+    places = [header.index(name) if name is not None else None for name in vars(fields).values()]
+
+    def rows() -> Iterator[Row]:
+        with open_text(path) as file:
+            reader = csv.reader(file, delimiter=delimiter)
+            try:
+                next(reader)
+                for cells in reader:
+                    if not cells:
+                        blanks[0] += 1
+                        continue
+                    if len(cells) > len(header):
+                        detail = (
+                            f"{len(cells)} fields under {len(header)} columns; quote a field that holds {delimiter!r}"
+                        )
+                        yield BadRow(reader.line_num, "", "too-many-fields", detail)
+                        continue
+                    user, item, rating, time = (
+                        cells[place] if place is not None and place < len(cells) else None for place in places
+                    )
+                    yield reader.line_num, user, item, rating, time
+            except csv.Error as error:
+                raise PrudentError(f"{path}, line {reader.line_num}: {error}; mend the line") from error
+
+    return readable(rows(), path), fields, lambda: blanks[0]
+
+
+def json_rows(path: Path, wanted: Fields) -> tuple[Iterator[Row], Fields, Blank]:
+    """Rows of a file with one JSON object a line. Columns are taken from the first hundred objects."""
+    blanks = [0]
+
+    def objects() -> Iterator[tuple[int, dict] | BadRow]:
+        with open_text(path) as file:
+            for line, text in enumerate(file, 1):
+                if not text.strip():
+                    blanks[0] += 1
+                    continue
+                try:
+                    value = json.loads(text)
+                except (json.JSONDecodeError, RecursionError) as error:
+                    yield BadRow(line, "", "no-json", f"{error}; give one object a line")
+                    continue
+                if isinstance(value, dict):
+                    yield line, value
+                else:
+                    yield BadRow(line, "", "no-object", f"found {type(value).__name__}; give one object a line")
+
+    columns: dict[str, None] = {}
+    for found in itertools.islice(readable(objects(), path), 100):
+        columns.update(dict.fromkeys({} if isinstance(found, BadRow) else found[1]))
+    blanks[0] = 0
+    fields = find_fields(list(columns), wanted, str(path))
+    names = list(vars(fields).values())
+
+    def rows() -> Iterator[Row]:
+        for found in objects():
+            if isinstance(found, BadRow):
+                yield found
+                continue
+            line, value = found
+            user, item, rating, time = (value.get(name) if name is not None else None for name in names)
+            yield line, user, item, rating, time
+
+    return readable(rows(), path), fields, lambda: blanks[0]
+
+
+def parquet_rows(path: Path, wanted: Fields) -> tuple[Iterator[Row], Fields, Blank]:
+    """Rows of a Parquet file, batch by batch; ``line`` is the row's number from 1."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise PrudentError(f"{path}: no readable Parquet file ({error})") from error
+    fields = find_fields(file.schema_arrow.names, wanted, str(path))
+    names = list(vars(fields).values())
+
+    def rows() -> Iterator[Row]:
+        line = 0
+        for batch in file.iter_batches(65536, columns=[name for name in names if name is not None]):
+            columns = [batch.column(name).to_pylist() if name is not None else [None] * len(batch) for name in names]
+            for user, item, rating, time in zip(*columns):
+                line += 1
+                yield line, user, item, rating, time
+
+    return readable(rows(), path), fields, lambda: 0
+
+
+def column_rows(source: Mapping[str, Any], wanted: Fields) -> tuple[Iterator[Row], Fields, Blank]:
+    """Rows of a mapping of columns (dict of lists, pandas frame, datasets.Dataset); ``line`` counts rows from 1."""
+    names = list(getattr(source, "column_names", None) or source.keys())
+    fields = find_fields([str(name) for name in names], wanted, "the given columns")
+    columns = [list(source[name]) if name is not None else None for name in vars(fields).values()]
+    length = len(columns[0] or [])
+    if any(column is not None and len(column) != length for column in columns):
+        raise PrudentError("the given columns have different lengths; give one value a row in each")
+
+    def rows() -> Iterator[Row]:
+        for index in range(length):
+            user, item, rating, time = (column[index] if column is not None else None for column in columns)
+            yield index + 1, user, item, rating, time
+
+    return rows(), fields, lambda: 0
