@@ -1,0 +1,292 @@
+"""The RL engine on a tiny model: passes, packs, learning, resuming, processes, and what it refuses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from prudent.errors import PrudentError
+from prudent.features.rendering import Renderer
+from prudent.policies.checkpoints import latest_checkpoint
+from prudent.policies.packing import Group, fill, pack
+from prudent.policies.policy import LoraOptions, Policy, round_stochastically
+from prudent.policies.rlhf import Trainer, TrainOptions, UpdateOptions
+from prudent.policies.rollouts import Rollouts, groups_of, pack_and_score, roll_out
+from prudent.policies.updates import Meter, Scored, padded, rloo_backward, segment_sums
+from prudent.rewards.objectives import ReferenceStatistics, shape
+from tests.tiny import tiny_causal_lm
+
+PROMPTS = ["Hi there", "Name a hat", "Yes?", "Say it again, please"]
+
+
+class Letters:
+    """Three members that count letters: a plain function of the text."""
+
+    shared = False
+
+    def scores(self, prompts, texts, features):
+        vowels = torch.tensor([float(sum(c in "aeiou" for c in t)) for t in texts], dtype=torch.float64)
+        width = torch.tensor([float(len(t)) for t in texts], dtype=torch.float64)
+        return torch.stack([vowels, vowels + 0.1 * width, vowels - 0.1 * width])
+
+
+def new_policy(lora=LoraOptions(rank=4, layers=2), seed=0):
+    model, tokenizer = tiny_causal_lm()
+    return Policy(model, lora=lora, seed=seed), tokenizer
+
+
+def new_trainer(folder=None, *, steps=6, lora=LoraOptions(rank=4, layers=2), scorer=None, **changes):
+    policy, tokenizer = new_policy(lora)
+    update = UpdateOptions(**{"beta": 0.05, **changes.pop("update", {})})
+    options = TrainOptions(
+        **{"objective": "proportional", "update": update, "steps": steps, "prompts": 2, "max_new_tokens": 6,
+           "learning_rate": 3e-3, "save_every": 2, "pack_tokens": 64, **changes}
+    )  # fmt: skip
+    ids = Renderer(tokenizer).prompts(PROMPTS)
+    statistics = ReferenceStatistics(torch.zeros(3, 4, dtype=torch.float64), 1.0, 1e-2, 1.0)
+    return Trainer(
+        policy, tokenizer, ids, scorer or Letters(), statistics, options, describe=PROMPTS, folder=folder
+    )  # fmt: skip
+
+
+def state(trainer):
+    moments = trainer.optimizer.state_dict()["state"]
+    return [p.detach().clone() for p in trainer.weights().values()] + [
+        torch.as_tensor(moments[i][k]).clone() for i in sorted(moments) for k in sorted(moments[i])
+    ]
+
+
+def same(first, second):
+    return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("lora", [None, LoraOptions(rank=4), LoraOptions(rank=4, layers=1)])
+def test_a_pack_gives_what_separate_rows_give(lora):
+    policy, _ = new_policy(lora)
+    for name, parameter in policy.trainable().items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    groups = [Group([4, 5, 6], [[7, 8], [9, 10, 11]], [0, 1]), Group([12, 13], [[14]], [2])]
+    joint = policy.policy_pass(pack(groups)).log_probabilities
+    model = policy.sampler()
+    expected = []
+    for prompt, segment in (([4, 5, 6], [7, 8]), ([4, 5, 6], [9, 10, 11]), ([12, 13], [14])):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + segment])).logits[0].log_softmax(-1)
+        expected += [float(logits[len(prompt) - 1 + i, token]) for i, token in enumerate(segment)]
+    torch.testing.assert_close(joint, torch.tensor(expected), atol=2e-5, rtol=0)
+    reference = policy.reference_pass(pack(groups))
+    again = policy.policy_pass(pack(groups), reference.trunk).log_probabilities
+    torch.testing.assert_close(again, joint)
+    assert (reference.log_probabilities - joint).abs().max() > 1e-3 or lora is None
+
+
+def test_layers_below_the_first_adapter_are_shared():
+    policy, _ = new_policy(LoraOptions(rank=4, layers=1))
+    assert policy.shared_layers == 2
+    assert policy.reference_pass(pack([Group([4, 5], [[6]], [0])])).trunk is not None
+
+
+def test_actions_leave_closing_marks_out():
+    row = pack([Group([4, 5], [[6, 7, 2]], [0], [2])])
+    assert row.targets.tolist() == [6, 7] and row.sources.tolist() == [1, 2] and row.tokens == 5
+
+
+def test_fill_keeps_the_budget_and_every_group():
+    groups = [Group([1] * n, [[2]], [n]) for n in (5, 3, 9, 2, 30)]
+    filled = fill(groups, 12)
+    assert sorted(g.names[0] for content in filled for g in content) == [2, 3, 5, 9, 30]
+    assert all(sum(g.tokens for g in content) <= 12 or len(content) == 1 for content in filled)
+
+
+def test_answers_that_tokenise_otherwise_are_read_apart():
+    rollouts = Rollouts([0, 0], [[4, 5], [4, 5]], [[6, 7], [8]], [True, False], ["a", "b"])
+    together, apart = groups_of(rollouts, [[6, 7, 2], [9, 2]])
+    assert together[0].segments == [[6, 7, 2], [8]] and together[0].actions == [2, 1]
+    assert apart[0].segments == [[9, 2]] and apart[0].names == [1] and apart[0].actions == [0]
+
+
+def test_gradients_don_t_depend_on_how_rows_are_packed():
+    gradients = []
+    for budget in (8, 64, 512):
+        policy, tokenizer = new_policy()
+        ids = Renderer(tokenizer).prompts(PROMPTS)
+        rollouts = roll_out(
+            policy, tokenizer, ids, [0, 1, 2, 3], completions=3, max_new_tokens=5, seed=1
+        )  # fmt: skip
+        found = pack_and_score(policy, rollouts, Letters(), budget)
+        statistics = ReferenceStatistics(torch.zeros(3, 4, dtype=torch.float64), 1.0, 1e-2, 1.0)
+        shaped = shape("bregman", found.scores, torch.tensor(rollouts.prompts), statistics, 0.1)
+        update = UpdateOptions(completions=3)
+        rloo_backward(policy, Scored(found.rows, found.references, shaped, 12), update, PROMPTS * 3, Meter())
+        gradients.append(torch.cat([p.grad.flatten() for p in policy.trainable().values() if p.grad is not None]))
+    for other in gradients[1:]:
+        torch.testing.assert_close(other, gradients[0], atol=1e-6, rtol=1e-4)
+
+
+def test_padding_and_sums_follow_the_segments():
+    row = pack([Group([4], [[5, 6, 7], [8]], [0, 1])])
+    values = torch.tensor([1.0, 2.0, 3.0, 10.0])
+    assert segment_sums(values, row).tolist() == [6.0, 10.0]
+    full, mask = padded(values, row)
+    assert full.tolist() == [[1, 2, 3], [10, 0, 0]] and mask.tolist() == [[True] * 3, [True, False, False]]
+
+
+def test_bf16_merge_keeps_small_updates_in_the_mean_and_leaves_others_alone():
+    base = torch.full((200_000,), 1.0)
+    moved = round_stochastically(base + 1e-3, torch.bfloat16, torch.Generator().manual_seed(0)).float()
+    assert float(moved.mean()) == pytest.approx(1.001, abs=2e-5)
+    assert torch.equal(round_stochastically(base, torch.bfloat16, torch.Generator().manual_seed(0)).float(), base)
+
+
+@pytest.mark.parametrize("update", [{}, {"algorithm": "ppo", "epochs": 2, "minibatches": 2}, {"epochs": 2}])
+def test_training_raises_the_reward(update):
+    trainer = new_trainer(steps=25, objective="vanilla", update={"beta": 0.01, **update}, prompts=4, learning_rate=1e-2)
+    history = trainer.train()
+    first, last = (sum(h["reward"] for h in part) / 8 for part in (history[:8], history[-8:]))
+    assert last > first + 0.3
+    assert all(h["kl_k3"] >= 0 and h["surprise"] >= 0 for h in history)
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "ppo"])
+def test_resume_equals_an_uninterrupted_run_bit_for_bit(algorithm, tmp_path):
+    update = {"algorithm": algorithm, "epochs": 2, "minibatches": 2}
+    whole = new_trainer(steps=6, update=update)
+    whole.train()
+    part = new_trainer(tmp_path, steps=4, update=update)
+    part.train()
+    rest = new_trainer(tmp_path, steps=6, update=update)
+    assert rest.done == 4
+    rest.train()
+    assert same(state(whole), state(rest))
+    strip = [{k: v for k, v in h.items() if k != "seconds"} for h in whole.history]
+    assert json.dumps(strip) == json.dumps([{k: v for k, v in h.items() if k != "seconds"} for h in rest.history])
+
+
+def test_a_damaged_or_half_written_checkpoint_is_never_resumed(tmp_path):
+    new_trainer(tmp_path, steps=2).train()
+    (tmp_path / ".step-000009.1.part").mkdir()
+    (tmp_path / "step-000008").mkdir()
+    assert latest_checkpoint(tmp_path).name == "step-000002"
+    with open(tmp_path / "step-000002" / "weights.safetensors", "ab") as file:
+        file.write(b"x")
+    with pytest.raises(PrudentError, match="differs from what was saved"):
+        new_trainer(tmp_path, steps=4)
+
+
+def test_a_reward_that_is_not_finite_stops_before_the_step_and_names_the_prompt():
+    class Broken(Letters):
+        def scores(self, prompts, texts, features):
+            scores = super().scores(prompts, texts, features)
+            scores[1, [i for i, p in enumerate(prompts) if p == 2]] = float("nan")
+            return scores
+
+    trainer = new_trainer(prompts=4, scorer=Broken())
+    before = state(trainer)
+    with pytest.raises(PrudentError, match="Yes\\?"):
+        trainer.train()
+    assert same(before, state(trainer))
+
+
+def test_a_broken_policy_stops_before_the_step():
+    trainer = new_trainer(lora=None, objective="vanilla")
+    rollouts = roll_out(
+        trainer.policy, trainer.tokenizer, trainer.prompts[:1], [0], completions=4, max_new_tokens=4, seed=0
+    )  # fmt: skip
+    found = pack_and_score(trainer.policy, rollouts, Letters(), 64)
+    with torch.no_grad():
+        trainer.policy.model.lm_head.weight[0] = float("nan")
+    shaped = shape("vanilla", found.scores, torch.zeros(4, dtype=torch.long), trainer.statistics, 0.1)
+    with pytest.raises(PrudentError, match="log-probability of the policy is not finite"):
+        rloo_backward(
+            trainer.policy, Scored(found.rows, found.references, shaped, 4), UpdateOptions(), PROMPTS * 4, Meter()
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"algorithm": "grpo"}, "unknown algorithm"),
+        ({"beta": 0.0}, "must be positive"),
+        ({"completions": 1}, "at least 2"),
+    ],
+)
+def test_options_that_can_t_work_are_refused(options, message):
+    with pytest.raises(PrudentError, match=message):
+        UpdateOptions(**options)
+
+
+def test_all_equal_rewards_and_long_prompts_are_counted_and_don_t_crash():
+    class Constant(Letters):
+        def scores(self, prompts, texts, features):
+            return torch.ones(3, len(texts), dtype=torch.float64)
+
+    trainer = new_trainer(steps=2, objective="vanilla", scorer=Constant())
+    history = trainer.train()
+    assert all(h["equal_reward_groups"] == 1.0 for h in history)
+    assert all(0 <= h["no_end_mark"] <= 1 and 0 <= h["empty"] <= 1 for h in history)
+
+
+KILLED = """
+import sys; sys.path.insert(0, {root!r})
+from pathlib import Path
+from tests.policies.test_rlhf import new_trainer
+new_trainer(Path({folder!r}), steps=9, save_every=1).train(lambda s: print(s.step, flush=True))
+"""
+
+
+@pytest.mark.parametrize("after", [1, 3, 5])
+def test_kill_in_the_middle_always_resumes(after, tmp_path):
+    root = str(Path(__file__).resolve().parents[2])
+    code = KILLED.format(root=root, folder=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if int(line) >= after:
+            process.kill()
+            break
+    process.wait()
+    rest = new_trainer(tmp_path, steps=9, save_every=1)
+    assert rest.done >= after
+    rest.train()
+    whole = new_trainer(steps=9)
+    whole.train()
+    assert same(state(whole), state(rest))
+
+
+TWO = """
+import sys; sys.path.insert(0, {root!r})
+import torch
+from tests.policies.test_rlhf import new_trainer, state
+torch.set_num_threads(1)
+trainer = new_trainer(steps=2, prompts=4)
+trainer.train()
+if trainer.accelerator.is_main_process:
+    torch.save(state(trainer), {out!r})
+"""
+
+
+def test_two_processes_take_one_process_s_step(tmp_path):
+    root = str(Path(__file__).resolve().parents[2])
+    out = str(tmp_path / "state.pt")
+    script = tmp_path / "two.py"
+    script.write_text(TWO.format(root=root, out=out))
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    subprocess.run(
+        [*command, "--mixed_precision", "no", "--dynamo_backend", "no", str(script)], check=True, capture_output=True
+    )
+    one = new_trainer(steps=2, prompts=4)
+    one.train()
+    for mine, theirs in zip(state(one), torch.load(out), strict=True):
+        torch.testing.assert_close(theirs, mine, atol=1e-6, rtol=1e-4)
