@@ -136,3 +136,25 @@ def test_weighted_beta_is_a_float_that_weights_tensors():
     beta.weight = torch.tensor([1.0, 3.0])
     assert beta == 0.1 and beta * 2 == 0.2
     assert (beta * torch.tensor([10.0, 10.0])).tolist() == pytest.approx([1.0, 3.0])
+
+
+def test_objectives_that_weight_the_kl_are_not_half_applied():
+    from prudent.rewards.model import RewardModel
+
+    class Three:
+        members, family = 3, "test"
+
+        def score(self, prompts, responses):
+            return HashedScores().score(prompts, responses)
+
+    model = RewardModel(Three())
+    reference = (PROMPTS, [["one", "two"]] * len(PROMPTS))
+    with pytest.raises(PrudentError, match="weighted_kl=True"):
+        model.as_reward_function("bregman", reference=reference)
+    function = model.as_reward_function("bregman", weighted_kl=True, reference=reference, beta=0.2)
+    rewards = function(PROMPTS, ["a", "b", "c", "d"])
+    assert len(rewards) == 4 and function.kl_weight.min() >= 1e-2
+    with pytest.raises(PrudentError, match="no samples of the reference"):
+        function(["Unseen"], ["a"])
+    with pytest.raises(PrudentError, match="give reference="):
+        model.as_reward_function("proportional")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from prudent.errors import PrudentError
 from prudent.rewards import artefact
 from prudent.runs import Run, new_run
+
+if TYPE_CHECKING:
+    from prudent.rewards.reward_function import RewardFunction
 
 Prompt = str | Sequence[dict[str, str]]
 TEXT_TOLERANCE = {"float32": 1e-3}
@@ -126,6 +129,20 @@ class RewardModel:
         tolerance = TEXT_TOLERANCE.get(kept.get("dtype", "float32"), HALF_TOLERANCE)
         artefact.compare_golden(found, torch.tensor(self._card["golden_texts"]), tolerance, f"{self.name}: probe text")
         self._checked = True
+
+    def as_reward_function(
+        self, objective: str = "proportional", *, weighted_kl: bool = False, **options: Any
+    ) -> RewardFunction:
+        """This model as a reward function of a trainer: ``GRPOTrainer(reward_funcs=[model.as_reward_function(...)])``.
+
+        options: ``reference`` (a Pool, or prompts and samples of the reference), ``beta`` and others of
+        ``RewardFunction``. weighted_kl: the trainer reads the KL weights too (``prudent.policies.trl_adapter``); without
+        it, objectives that need them (bregman, exact) are refused rather than half applied.
+        """
+        from prudent.rewards.reward_function import RewardFunction, for_plain_trainer
+
+        function = RewardFunction(self, objective, **options)
+        return function if weighted_kl else for_plain_trainer(function)
 
     def write(self, run: Run) -> None:
         """Write the artefact, with its scores of the built-in texts, into a run folder that is being made."""

@@ -36,8 +36,9 @@ def prompt_key(prompt: Conversation) -> str:
 class RewardFunction:
     """Shaped rewards of completions. ``kl_weight`` and ``last`` hold what the last call gave, for a trainer to read.
 
-    reference: prompts and samples of the *reference* policy for each (prompts (P), responses (P lists)), from which the
-    centre per prompt and the variance's scale are taken once. None is allowed where no objective needs them (vanilla).
+    reference: samples of the *reference* policy for each prompt, as a ``prudent.data.pools.Pool`` or as (prompts (P),
+    responses (P lists)); the centre per prompt and the variance's scale are taken from it once. None is allowed where
+    the objective needs neither (vanilla).
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class RewardFunction:
         objective: str = "proportional",
         *,
         beta: float = 0.1,
-        reference: tuple[Sequence[Conversation], Sequence[Sequence[Any]]] | None = None,
+        reference: Any = None,
         member: int | None = None,
         floor: float = 1e-2,
         rule_options: dict[str, float] | None = None,
@@ -68,8 +69,9 @@ class RewardFunction:
                 "give reference=(prompts, responses), for instance from a pool file (prudent.data.pools.read_pool)"
             )
 
-    def _take_reference(self, reference: tuple[Sequence[Any], Sequence[Sequence[Any]]], floor: float) -> None:
-        prompts, responses = reference
+    def _take_reference(self, reference: Any, floor: float) -> None:
+        pool = hasattr(reference, "responses")
+        prompts, responses = (reference.prompts, reference.responses) if pool else reference
         self.index = {prompt_key(prompt): i for i, prompt in enumerate(prompts)}
         flat = [(prompt, i, text) for i, prompt in enumerate(prompts) for text in responses[i]]
         scores = self.model.score([p for p, _, _ in flat], [t for _, _, t in flat])
@@ -134,6 +136,7 @@ def for_plain_trainer(function: RewardFunction) -> RewardFunction:
     if function.objective in KL_WEIGHT_OBJECTIVES:
         raise PrudentError(
             f"objective {function.objective!r} weights the KL penalty per completion, which a plain reward function "
-            "can't; use prudent.policies.trl_adapter.VarianceAwareRLOOTrainer, or objective='proportional'"
+            "can't; use VarianceAwareRLOOTrainer of prudent.policies.trl_adapter and say weighted_kl=True, or take "
+            "objective='proportional'"
         )
     return function
