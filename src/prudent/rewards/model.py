@@ -136,8 +136,8 @@ class RewardModel:
         """This model as a reward function of a trainer: ``GRPOTrainer(reward_funcs=[model.as_reward_function(...)])``.
 
         options: ``reference`` (a Pool, or prompts and samples of the reference), ``beta`` and others of
-        ``RewardFunction``. weighted_kl: the trainer reads the KL weights too (``prudent.policies.trl_adapter``); without
-        it, objectives that need them (bregman, exact) are refused rather than half applied.
+        ``RewardFunction``. weighted_kl: the trainer reads the KL weights too (``prudent.policies.trl_adapter``);
+        without it, objectives that need them (bregman, exact) are refused rather than half applied.
         """
         from prudent.rewards.reward_function import RewardFunction, for_plain_trainer
 
