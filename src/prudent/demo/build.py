@@ -62,21 +62,34 @@ def prompt_rows(seed: int = SEED) -> list[dict[str, Any]]:
 
 
 def sample_block(model: Any, tokenizer: Any, rows: list[dict[str, Any]], block: int) -> list[dict[str, Any]]:
-    """Responses to the prompts of one block: [{"id", "responses"}]."""
-    from prudent.features.sampling import sample
+    """Responses to the prompts of one block: rows with ``id``, ``responses``, and for each response ``tokens`` (its end
+    mark included), ``logprobs`` (sum over its tokens, nats) and ``ended`` (False: cut at the most tokens)."""
+    from prudent.features.rendering import Renderer
+    from prudent.features.sampling import decode, sample_ids, stop_tokens
 
     part = rows[block * BLOCK : (block + 1) * BLOCK]
-    texts = sample(
+    drawn = sample_ids(
         model,
-        tokenizer,
-        [[{"role": "user", "content": row["prompt"]}] for row in part],
+        Renderer(tokenizer).prompts([[{"role": "user", "content": row["prompt"]}] for row in part]),
         samples=SAMPLES,
         max_new_tokens=MAX_NEW_TOKENS,
-        temperature=1.0,
+        stop=stop_tokens(model, tokenizer),
+        pad=tokenizer.pad_token_id or 0,
         seed=SEED,
-        progress=False,
+        progress=sys.stderr.isatty(),
     )
-    return [{"id": row["id"], "responses": answers} for row, answers in zip(part, texts, strict=True)]
+    return [
+        {
+            "id": row["id"],
+            "responses": texts,
+            "tokens": lengths.tolist(),
+            "logprobs": [round(value, 2) for value in logprobs.double().sum(-1).tolist()],
+            "ended": stopped.tolist(),
+        }
+        for row, texts, lengths, logprobs, stopped in zip(
+            part, decode(tokenizer, drawn), drawn.lengths, drawn.logprobs, drawn.stopped, strict=True
+        )
+    ]
 
 
 def sample_all(path: Path, seconds: float) -> bool:

@@ -10,7 +10,7 @@ import functools
 import gzip
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,9 @@ class World:
     """Prompts with their constraints, sampled responses and gold rewards, one entry a prompt.
 
     prompts: messages (one user turn). responses: as many texts for each prompt. gold: (prompts, responses) float64 in
-    [0, 1]. topics and tasks: what the prompt is about, and the prompt without its constraints.
+    [0, 1]. topics and tasks: what the prompt is about, and the prompt without its constraints. tokens, logprobs,
+    ended, each (prompts, responses): length in tokens with the end mark, log-probability of the whole response under
+    the policy that it was sampled from (nats), and whether it ended by itself within the most tokens.
     """
 
     ids: list[str]
@@ -47,6 +49,9 @@ class World:
     constraints: list[tuple[Constraint, ...]]
     responses: list[list[str]]
     gold: torch.Tensor
+    tokens: torch.Tensor
+    logprobs: torch.Tensor
+    ended: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -59,9 +64,11 @@ class World:
     def take(self, places: Sequence[int] | torch.Tensor) -> World:
         """The world of some prompts, by place, in the order given."""
         order = [int(place) for place in places]
-        parts = (self.ids, self.topics, self.tasks, self.prompts, self.constraints, self.responses)
-        columns: list[Any] = [[part[i] for i in order] for part in parts]
-        return World(*columns, gold=self.gold[order])
+        columns: dict[str, Any] = {}
+        for part in fields(self):
+            values = getattr(self, part.name)
+            columns[part.name] = values[order] if isinstance(values, torch.Tensor) else [values[i] for i in order]
+        return World(**columns)
 
 
 def read_lines(name: str) -> list[dict[str, Any]]:
@@ -74,9 +81,10 @@ def read_lines(name: str) -> list[dict[str, Any]]:
 @functools.cache
 def _whole() -> World:
     rows = read_lines(PROMPTS)
-    answers = {row["id"]: row["responses"] for row in read_lines(RESPONSES)}
+    answers = {row["id"]: row for row in read_lines(RESPONSES)}
+    sampled = [answers[row["id"]] for row in rows]
     constraints = [tuple(Constraint(**part) for part in row["constraints"]) for row in rows]
-    responses = [answers[row["id"]] for row in rows]
+    responses = [row["responses"] for row in sampled]
     rewards = [[gold(c, text) for text in texts] for c, texts in zip(constraints, responses, strict=True)]
     return World(
         ids=[row["id"] for row in rows],
@@ -86,6 +94,9 @@ def _whole() -> World:
         constraints=constraints,
         responses=responses,
         gold=torch.tensor(rewards, dtype=torch.float64),
+        tokens=torch.tensor([row["tokens"] for row in sampled]),
+        logprobs=torch.tensor([row["logprobs"] for row in sampled], dtype=torch.float64),
+        ended=torch.tensor([row["ended"] for row in sampled]),
     )
 
 
