@@ -257,3 +257,108 @@ def test_every_shared_preference_file_reads(shared: Path) -> None:
         row = data[0]
         assert row["prompt"][-1]["role"] == "user" and row["chosen"][0]["role"] == "assistant"
         assert len(data) == (rows if "votes" not in path.name else 666)
+
+
+def rows_of(path: Path):
+    """What the cleaning rules look at, for a case file."""
+    from prudent.data.preferences import prompt_key
+    from prudent.data.rules import Rows
+
+    allow = ("empty", "blank", "identical-sides")
+    data = read_preferences(path, on_error="skip", allow=allow)
+    return data, Rows(data.to_list(), [prompt_key(prompt) for prompt in data["prompt"]])
+
+
+def test_r01_identical_after_truncation_by_words(shared: Path) -> None:
+    from prudent.data.rules import RULES
+
+    data, rows = rows_of(shared / "cases/R01_truncation.jsonl")
+    words: dict[str, int] = {}
+
+    def ids(prompts: list, answers: list) -> list[list[int]]:
+        texts = [" ".join(m["content"] for m in [*p, *a]).split() for p, a in zip(prompts, answers)]
+        return [[words.setdefault(word, len(words)) for word in text] for text in texts]
+
+    rows.ids, rows.limit = ids, 24
+    found = {data["id"][f.place]: f for f in RULES["truncated"].find(rows)}
+    assert sorted(found) == ["far-difference", "prompt-too-long"]
+    assert found["far-difference"].evidence["reason"] == "identical after truncation at 24"
+    rows.limit = 200
+    assert not list(RULES["truncated"].find(rows))
+
+
+def test_r01_by_the_tokenisation_that_training_uses(shared: Path) -> None:
+    from tests.tiny import tiny_tokenizer
+
+    from prudent.data.rules import RULES
+    from prudent.features.rendering import Renderer
+
+    data, rows = rows_of(shared / "cases/R01_truncation.jsonl")
+    limit = 120  # one token a byte, template included
+    renderer = Renderer(tiny_tokenizer(), limit)
+    rows.ids = lambda prompts, answers: [found.ids for found in renderer.conversations(prompts, answers)]
+    rows.limit = limit
+    assert [data["id"][f.place] for f in RULES["truncated"].find(rows)] == ["far-difference", "prompt-too-long"]
+
+
+def test_r01_a_dead_pair_adds_a_constant() -> None:
+    import math
+
+    import torch
+
+    from prudent.rewards.losses import bradley_terry
+
+    margin = torch.tensor([2.0, 0.0, 0.0], requires_grad=True)
+    losses = bradley_terry(margin)
+    assert losses[0].item() == pytest.approx(0.126928, abs=1e-6)
+    assert losses[1].item() == pytest.approx(math.log(2), abs=1e-6)
+    assert losses.mean().item() == pytest.approx(0.504407, abs=1e-6)
+
+
+def test_r10_contradictions_and_the_ceiling(shared: Path) -> None:
+    from prudent.data.duplicates import group_pairs, noise_ceiling, squeezed_text
+    from prudent.data.rules import parse_actions, run_rules
+
+    data, rows = rows_of(shared / "cases/R10_conflicts.jsonl")
+    findings = run_rules(rows, parse_actions(["truncated=keep", "votes=keep", "leak=keep"]))
+    contested = {data["id"][f.place]: f.evidence for f in findings if f.rule == "contradiction"}
+    assert contested[3] == {"same_label": 1, "opposite_label": 3, "verdict": "minority", "agreement": 0.75}
+    assert contested[5]["verdict"] == contested[6]["verdict"] == "undecided" and sorted(contested) == [3, 5, 6]
+    assert [data["id"][f.place] for f in findings if f.rule == "identical"] == [9]
+    near = [f for f in findings if f.rule == "near-duplicate"]
+    assert [(data["id"][f.place], f.evidence["similarity"]) for f in near] == [(8, 1.0)]
+    assert not [f for f in findings if f.rule == "duplicate"]  # X's repeats are votes, Z's differ in white space
+    assert len(group_pairs(rows.rows[6:8]).counts) == 2 and len(group_pairs(rows.rows[6:8], squeezed_text).counts) == 1
+    ceiling = noise_ceiling(rows.rows[:6])
+    assert ceiling["best_accuracy"] == pytest.approx(4 / 6)
+    assert ceiling["lowest_loss"] == pytest.approx(0.605939, abs=1e-6)
+    assert noise_ceiling(rows.rows[:4])["lowest_loss"] == pytest.approx(0.562335, abs=1e-6)
+    assert noise_ceiling(rows.rows[4:6])["lowest_loss"] == pytest.approx(0.693147, abs=1e-6)
+    assert noise_ceiling(rows.rows)["pairs"] == 8  # identical sides are no comparison
+
+
+def test_r11_win_rates_say_what_a_tie_counts() -> None:
+    from prudent.data.votes import win_rates
+
+    assert win_rates(42, 0, 58) == {"wins_only": 0.42, "half_ties": 0.42}
+    assert win_rates(35, 30, 35) == {"wins_only": 0.35, "half_ties": 0.5}
+    assert win_rates(0, 0, 0) == {"wins_only": None, "half_ties": None}
+
+
+def test_r12_length(shared: Path) -> None:
+    from prudent.data.lengths import length_report, word_counts
+    from prudent.data.rules import RULES
+
+    data, rows = rows_of(shared / "cases/R12_length.jsonl")
+    found = length_report(word_counts(data["chosen"]), word_counts(data["rejected"]))
+    assert found["longer_accuracy"] == 1.0 and found["severe"]
+    assert (found["mean_chosen"], found["mean_rejected"]) == (31.0, 10.0)
+    assert found["cohen_d_pooled"] == pytest.approx(10.011, abs=1e-3)
+    assert found["cohen_d_paired"] == pytest.approx(6.275, abs=1e-3)
+    assert len(list(RULES["length"].find(rows))) == 6
+    data, rows = rows_of(shared / "cases/R12_length_constant.jsonl")
+    found = length_report(word_counts(data["chosen"]), word_counts(data["rejected"]))
+    assert found["longer_accuracy"] == 1.0 and not found["severe"]
+    assert found["cohen_d_pooled"] is None and "vary" in found["reasons"]["cohen_d_pooled"]
+    assert found["relative_gap"] == pytest.approx(0.049, abs=5e-4)
+    assert not list(RULES["length"].find(rows))

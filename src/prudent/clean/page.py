@@ -178,34 +178,46 @@ def _strength(report: Report, judged: Judged, second: str | None) -> None:
 def proof_rows(table: Sequence[dict[str, Any]]) -> list[list[Any]]:
     return [
         [row["labels"], row["pairs"], interval(row["accuracy"]), row["sd_over_seeds"],
-         "–" if row["gain"] is None else f"{100 * row['gain']['value']:+.1f} "
-         f"[{100 * row['gain']['low']:+.1f}, {100 * row['gain']['high']:+.1f}]", row["p"], row["seeds_better"]]
+         None if row["gain"] is None else f"{100 * row['gain']['value']:+.1f}", row["p_holm"], row["seeds_better"]]
         for row in table
     ]  # fmt: skip
 
 
-PROOF = ["labels", "pairs", "test accuracy", "sd over seeds", "gain, points", "p", "seeds better"]
+PROOF = ["labels", "pairs", "test accuracy", "sd over seeds", "gain, points", "p (Holm)", "seeds better"]
+
+
+def gains_chart(table: Sequence[dict[str, Any]], title: str) -> Any:
+    """Gains over the first row, in percentage points, with their paired intervals."""
+    data = [
+        {"labels": row["labels"], **{k: 100 * row["gain"][k] for k in ("value", "low", "high")}}
+        for row in table
+        if row["gain"] is not None and row["gain"]["low"] is not None
+    ]
+    return charts.dot_intervals(data, "labels", "value", "low", "high", x_title="gain in test accuracy, points",
+                                title=title, reference=0.0, reference_label=table[0]["labels"])  # fmt: skip
 
 
 def _proof(report: Report, proof: dict[str, Any]) -> None:
     report.heading("Proof: reward models before and after")
-    gains = [row for row in proof["table"] if row["gain"] is not None]
-    sure = [row for row in gains if row["gain"]["low"] is not None and row["gain"]["low"] > 0]
-    worse = [row for row in gains if row["gain"]["high"] is not None and row["gain"]["high"] < 0]
+    told = [row for row in proof["table"] if row["p_holm"] is not None and row["p_holm"] < 0.05]
+    better, worse = ([row["labels"] for row in told if (row["gain"]["value"] > 0) is up] for up in (True, False))
     text = (
-        f"Surely better than the labels as given: **{', '.join(row['labels'] for row in sure)}**."
-        if sure
+        f"Better than the labels as given: **{'; '.join(better)}**."
+        if better
         else "**No repair is surely better than the labels as given** on this test split."
     )
     if worse:
-        text += f" Surely worse: {', '.join(row['labels'] for row in worse)}."
-    report.verdict(text, "good" if sure else "neutral")
+        text += f" Worse: {'; '.join(worse)}."
+    report.verdict(text, "good" if better else "neutral")
+    if any(row["gain"] is not None and row["gain"]["low"] is not None for row in proof["table"]):
+        report.chart(gains_chart(proof["table"], "Gain over the labels as given"), "proof",
+                     "95 % intervals: bootstrap of test prompts, paired.")  # fmt: skip
     report.table(
         PROOF, proof_rows(proof["table"]),
         f"{proof['seeds']} seeds (resamples of the training prompts), the same for every row; tested on "
-        f"{proof['test_pairs']} untouched pairs ({proof['test']}). Intervals resample test prompts; gains are paired with "
-        "the first row. Not adjusted for the number of rows. Test labels are as noisy as the training labels: a scorer "
-        "of true accuracy a shows a(1 - p) + (1 - a)p when a share p of them is wrong.",
+        f"{proof['test_pairs']} untouched pairs ({proof['test']}). p: paired bootstrap over test prompts, two-sided, "
+        "adjusted by Holm for this table. Test labels are as noisy as the training labels: a scorer of true "
+        "accuracy a shows a(1 - p) + (1 - a)p when a share p of them is wrong.",
     )  # fmt: skip
 
 
@@ -214,8 +226,8 @@ def _planted(report: Report, planted: dict[str, Any]) -> None:
     report.heading(f"Planted faults: {share:.0%} of the labels turned round")
     report.text(
         f"{finding['wrong']} of {finding['pairs']} labels were turned round at random and sought again by strength "
-        f"({planted['mode']}). Area under the curve: {interval(finding['auroc'])} (0.5 is guessing). This says what can "
-        "be found in these data with these features."
+        f"({planted['mode']}). Area under the curve: {interval(finding['auroc'])} (0.5 is guessing). This says what "
+        "can be found in these data with these features."
     )
     report.table(
         ["called wrong", "pairs", "precision", "base rate", "recall", "wrong after flipping", "wrong after dropping"],
@@ -223,6 +235,8 @@ def _planted(report: Report, planted: dict[str, Any]) -> None:
           percent(row["wrong_after_flipping"]), percent(row["wrong_after_dropping"])] for row in finding["by_share"]],
     )  # fmt: skip
     if "training" in planted:
+        report.chart(gains_chart(planted["training"], "Test accuracy regained"), f"planted-{100 * share:g}",
+                     "Gain over training on the planted faults, paired, 95 % intervals.")  # fmt: skip
         report.table(PROOF, proof_rows(planted["training"]), "Test accuracy lost to the planted faults and regained.")
 
 

@@ -11,6 +11,7 @@ import torch
 
 from prudent.clean.settings import Settings
 from prudent.data.repairs import Plan, plan_repairs
+from prudent.evaluation.intervals import holm
 from prudent.evaluation.label_noise import Labels, Variant, compare_labels, find_flips, plant_flips
 from prudent.rewards.strength import Strength, decile_groups, strength_of_differences
 from prudent.seeding import spawn
@@ -103,15 +104,17 @@ def spread(labels: Labels, rows: np.ndarray, n: int) -> Labels:
 
 
 def rows_of(table: Mapping[str, Variant]) -> list[dict[str, Any]]:
-    """Variants as plain rows for tables and JSON."""
+    """Variants as plain rows for tables and JSON; p_holm is adjusted for the number of variants compared."""
+    p = [float("nan") if variant.p is None else variant.p for variant in table.values()]
+    adjusted = holm(p).tolist()
     return [
         {
             "labels": name, "pairs": variant.pairs, "ridge": variant.ridge,
             "accuracy": asdict(variant.accuracy), "sd_over_seeds": float(np.std(variant.by_seed, ddof=1)),
             "by_seed": variant.by_seed.tolist(), "gain": None if variant.gain is None else asdict(variant.gain),
-            "p": variant.p, "seeds_better": variant.seeds_better,
+            "p": variant.p, "p_holm": None if variant.p is None else p_holm, "seeds_better": variant.seeds_better,
         }
-        for name, variant in table.items()
+        for (name, variant), p_holm in zip(table.items(), adjusted)
     ]  # fmt: skip
 
 

@@ -1,0 +1,93 @@
+"""Shapes of single rows, beyond the field cases."""
+
+from __future__ import annotations
+
+import pytest
+
+from prudent.data.formats import Choices, Reject, pair_of_sides, parse_transcript
+
+
+def no_note(*_: str) -> None:
+    pass
+
+
+def messages(*turns: str) -> list[dict[str, str]]:
+    roles = {"s": "system", "u": "user", "a": "assistant"}
+    return [{"role": roles[turn[0]], "content": turn[2:]} for turn in turns]
+
+
+def pair(**row: object):
+    return pair_of_sides(row, Choices(), no_note)
+
+
+def test_implicit_prompt_is_the_shared_beginning() -> None:
+    found = pair(chosen=messages("s:S", "u:Q", "a:one"), rejected=messages("s:S", "u:Q", "a:two"))
+    assert found.prompt == messages("s:S", "u:Q")
+    assert (found.chosen, found.rejected) == (messages("a:one"), messages("a:two"))
+    assert found.shape == "implicit-prompt"
+
+
+def test_prompt_messages_before_answers_or_whole_conversations() -> None:
+    prompt = messages("u:Q", "a:A", "u:Q2")
+    answers = pair(prompt=prompt, chosen=messages("a:one"), rejected=messages("a:two"))
+    whole = pair(prompt=prompt, chosen=[*prompt, *messages("a:one")], rejected=[*prompt, *messages("a:two")])
+    mixed = pair(prompt=prompt, chosen="one", rejected=[*prompt, *messages("a:two")])
+    for found in (answers, whole, mixed):
+        assert (found.prompt, found.chosen, found.rejected) == (prompt, messages("a:one"), messages("a:two"))
+
+
+def test_sharegpt_names_and_text_parts() -> None:
+    found = pair(
+        chosen=[{"from": "human", "value": "Q"}, {"from": "gpt", "value": "one"}],
+        rejected=[{"from": "human", "value": "Q"}, {"role": "assistant", "content": [{"type": "text", "text": "two"}]}],
+    )
+    assert (found.prompt, found.rejected) == (messages("u:Q"), messages("a:two"))
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"chosen": "a", "rejected": "b"}, "missing-field"),
+        ({"prompt": "Q", "chosen": messages("u:Q", "a:x"), "rejected": messages("u:Q")}, "empty"),
+        ({"prompt": "Q", "chosen": messages("u:Q", "a:x"), "rejected": messages("u:Q", "a:x")}, "identical-sides"),
+        ({"prompt": "other", "chosen": messages("u:Q", "a:x"), "rejected": messages("u:Q", "a:y")}, "prompt-mismatch"),
+        ({"prompt": "Q", "chosen": [{"role": "narrator", "content": "x"}], "rejected": "y"}, "unknown-role"),
+        ({"prompt": "Q", "chosen": [], "rejected": "y"}, "empty"),
+        ({"prompt": "  ", "chosen": "x", "rejected": "y"}, "blank"),
+        ({"prompt": "Q", "chosen": [{"role": "assistant", "content": [{"image": 1}]}], "rejected": "y"}, "null-content"),
+    ],
+)  # fmt: skip
+def test_rows_that_give_no_pair(row: dict, reason: str) -> None:
+    with pytest.raises(Reject) as caught:
+        pair(**row)
+    assert [problem.reason for problem in caught.value.problems] == [reason]
+
+
+def test_every_fault_of_a_row_is_named() -> None:
+    with pytest.raises(Reject) as caught:
+        pair(prompt=3, chosen=None, rejected="")
+    assert [(p.field, p.reason) for p in caught.value.problems] == [
+        ("prompt", "not-text"), ("chosen", "null"), ("rejected", "empty"),
+    ]  # fmt: skip
+
+
+def test_transcript_prompt_column() -> None:
+    found = pair(prompt="\n\nHuman: Q\n\nAssistant:", chosen=" one", rejected=" two")
+    assert found.prompt == messages("u:Q")
+    whole = pair(
+        prompt="\n\nHuman: Q\n\nAssistant:", chosen="\n\nHuman: Q\n\nAssistant: one",
+        rejected="\n\nHuman: Q\n\nAssistant: two",
+    )  # fmt: skip
+    assert (whole.prompt, whole.chosen) == (messages("u:Q"), messages("a:one"))
+
+
+def test_shared_prefix_of_plain_texts_on_request() -> None:
+    row = {"chosen": "The sky is blue today", "rejected": "The sky is blurred"}
+    found = pair_of_sides(row, Choices(shared_prefix=True), no_note)
+    assert found.prompt == messages("u:The sky is ")
+    assert found.chosen[0]["content"] == "blue today" and found.rejected[0]["content"] == "blurred"
+
+
+def test_transcript_marks_need_an_empty_line_before_them() -> None:
+    found = parse_transcript("Human: a\nAssistant: b\n\nAssistant: c", "x", no_note)
+    assert found == messages("u:a\nAssistant: b", "a:c")

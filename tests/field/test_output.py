@@ -1,0 +1,98 @@
+"""Field cases of output (R26, and the writing half of R07): every JSON file parses strictly, every text is UTF-8."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from prudent.errors import PrudentError
+from prudent.runs import dumps, new_run
+
+
+def strict(text: str) -> Any:
+    """JSON value of a text; NaN, Infinity and keys given twice are errors."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        assert len({key for key, _ in pairs}) == len(pairs)
+        return dict(pairs)
+
+    return json.loads(text, parse_constant=refuse, object_pairs_hook=once)
+
+
+def test_r26_values_that_do_not_exist_are_null_with_a_reason() -> None:
+    from prudent.data.lengths import length_report
+    from prudent.data.votes import win_rates
+    from prudent.evaluation.intervals import correlation, proportion
+    from prudent.rewards.uncertainty import moments
+
+    result = {
+        "empty_subset": vars(proportion([])),
+        "constant_scores": vars(correlation([1.0, 1.0, 1.0], [1.0, 2.0, 3.0], "spearman")),
+        "win_rate": win_rates(0, 0, 0),
+        "lengths": length_report(np.array([]), np.array([])),
+        "spread_of_one_member": float("nan"),
+        "array": torch.tensor([1.0, float("inf")]),
+        "answer": "NaN is a text here, Infinity too",
+    }
+    found = strict(dumps(result))
+    assert found["empty_subset"]["value"] is None and found["empty_subset"]["reason"]
+    assert found["constant_scores"]["value"] is None and found["constant_scores"]["reason"]
+    assert found["win_rate"] == {"wins_only": None, "half_ties": None}
+    assert found["lengths"]["longer_accuracy"] is None and found["lengths"]["reasons"]
+    assert found["spread_of_one_member"] is None and found["array"] == [1.0, None]
+    assert found["undefined"]["paths"] == ["$.spread_of_one_member", "$.array[1]"]
+    assert found["answer"] == "NaN is a text here, Infinity too"
+    with pytest.raises(PrudentError, match="1 member is undefined"):  # K = 1 has no spread: neither 0 nor NaN
+        moments(torch.zeros(1, 4))
+
+
+def test_r26_a_constant_length_file_through_the_command(shared: Path, tmp_path: Path) -> None:
+    from prudent.cli.main import app
+
+    source = str(shared / "cases/R12_length_constant.jsonl")
+    arguments = ["clean", source, "--encoder", "none", "--out", str(tmp_path / "run"), "--json"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    printed = strict(result.stdout)
+    assert printed["length"]["cohen_d_pooled"] is None and printed["length"]["reasons"]["cohen_d_pooled"]
+    assert printed["strength"] is None and printed["proof"] is None
+    for path in (tmp_path / "run").rglob("*.json*"):
+        for line in [path.read_text("utf-8")] if path.suffix == ".json" else path.read_text("utf-8").splitlines():
+            strict(line)
+
+
+def test_r07_a_bad_character_costs_no_other_row(shared: Path, tmp_path: Path) -> None:
+    from prudent.cli.main import app
+    from prudent.data.preferences import read_preferences
+
+    source = str(shared / "cases/R07_surrogates.jsonl")
+    result = CliRunner().invoke(app, ["clean", source, "--encoder", "none", "--out", str(tmp_path / "run"), "--json"])
+    assert result.exit_code == 0, result.output
+    flags = strict(result.stdout)["reading"]["counts"]["flagged"]
+    assert flags == {"lone-surrogate": 1, "nul-character": 1}
+    for path in (tmp_path / "run").iterdir():
+        if path.suffix in (".json", ".jsonl", ".html"):
+            path.read_bytes().decode("utf-8")
+    cleaned = read_preferences(tmp_path / "run" / "cleaned.jsonl")
+    assert [row["chosen"][0]["content"] for row in cleaned] == ["nice \ufffd", "nice \U0001f600", "a\0b"]
+
+
+def test_r07_lone_surrogates_in_results(tmp_path: Path) -> None:
+    with new_run(tmp_path / "run", "test", {}, 0) as run:
+        run.write_jsonl("rows.jsonl", [{"text": "half \ud83d"}, {"text": "whole"}])
+    lines = (tmp_path / "run" / "rows.jsonl").read_bytes().decode("utf-8").splitlines()
+    assert [strict(line)["text"] for line in lines] == ["half \ufffd", "whole"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), np.float32("inf"), torch.tensor(float("-inf"))])
+def test_r26_scalars_of_every_kind(value: object) -> None:
+    assert strict(dumps({"x": value}))["x"] is None
