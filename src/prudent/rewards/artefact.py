@@ -31,6 +31,8 @@ FAMILIES = {
     "laplace": "prudent.rewards.laplace.LaplacePosterior",
     "mlp": "prudent.rewards.mlp.MLPEnsemble",
     "dropout": "prudent.rewards.mlp.DropoutEnsemble",
+    "novelty": "prudent.rewards.novelty.NoveltyEnsemble",
+    "quantile": "prudent.rewards.quantiles.QuantileModel",
     "singles": "prudent.rewards.adapters.TransformerEnsemble",
     "linear": "prudent.rewards.adapters.TransformerEnsemble",
     "lora": "prudent.rewards.adapters.TransformerEnsemble",

@@ -6,6 +6,7 @@ optimiser state, and losses are summed. So K members trained together equal K tr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -67,6 +68,7 @@ def train_members(
     learning_rate: float = 1e-3,
     weight_decay: float = 0.0,
     warmup: float = 0.0,
+    cosine: bool = False,
     meta: Callable[[Parameters, int], torch.Tensor] | None = None,
     meta_rate: float = 0.0,
 ) -> list[float]:
@@ -74,6 +76,7 @@ def train_members(
 
     parameters: leaf tensors (K, ...). loss(parameters, rows (K, B), step) -> (K,), the loss of each member's batch.
     orders: (K, epochs, rows), see ``member_orders``. warmup: share of the steps over which the rate grows to full.
+    cosine: the rate then falls to 0 along half a cosine.
     meta(parameters, step) -> (K,): MetaRM's difference objective, raised at rate ``meta_rate`` before each gradient is
     taken (see ``meta``); 0 is ordinary training.
     A loss that is not finite raises PrudentError before the optimiser's step, naming the members and rows.
@@ -86,8 +89,9 @@ def train_members(
     for epoch in range(epochs):
         for start in range(0, rows, batch_size):
             step = len(history)
-            if warmup > 0:
-                optimiser.param_groups[0]["lr"] = learning_rate * min(1.0, (step + 1) / (warmup * steps))
+            rise = min(1.0, (step + 1) / (warmup * steps)) if warmup > 0 else 1.0
+            fall = 0.5 * (1 + math.cos(math.pi * step / steps)) if cosine else 1.0
+            optimiser.param_groups[0]["lr"] = learning_rate * rise * fall
             batch = orders[:, epoch, start : start + batch_size]
             optimiser.zero_grad(set_to_none=True)
             with ascended(leaves, partial(meta, parameters, step) if meta else _nothing, meta_rate if meta else 0.0):
