@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from prudent.rewards.model import RewardModel
 
 EPILOG = "Example: prudent fit --preferences train.jsonl --test test.jsonl --members 10 --out runs/rm"
-PANEL = "Options of single families (others refuse them)"
+PANEL = "Options of some families (the others refuse them)"
+NAMES = (
+    "heads", "laplace", "mlp", "dropout", "novelty", "quantile", "singles", "linear", "lora", "external",
+)  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -41,32 +44,56 @@ def _ridge(value: str | None) -> float | str | None:
         raise typer.BadParameter(f'"{value}" is neither a number nor "cv"') from None
 
 
+def _panel(text: str, **options: Any) -> Any:
+    return typer.Option(help=text, rich_help_panel=PANEL, **options)
+
+
 @guarded
 def fit(
     preferences: Annotated[list[str], typer.Option(help="Preference file or hub id; may be given several times.")],
     out: OutOption,
-    family: Annotated[str, typer.Option(help="Family of reward model; see docs/reward-models.md.")] = "heads",
+    family: Annotated[str, typer.Option(help=f"Family: {', '.join(NAMES)}; see docs/reward-models.md.")] = "heads",
     model: Annotated[str, typer.Option(help="Language model: smollm2 (embedded), a folder or a hub id.")] = "smollm2",
     members: Annotated[
-        int | None, typer.Option(min=1, help="Number of members K; by default the family's own.")
+        int | None, typer.Option(min=1, help="Members K; by default the family's own (10 or 3).")
     ] = None,
     test: Annotated[list[str] | None, typer.Option(help="Preference file to report accuracy on.")] = None,
-    on_error: Annotated[
-        str, typer.Option(help="Bad rows: raise (list all and stop) or skip (drop, counted).")
-    ] = "raise",
+    on_error: Annotated[str, typer.Option(help="Bad rows: raise (list all, stop) or skip (drop, count).")] = "raise",
     split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
     rows: Annotated[int | None, typer.Option(min=2, help="Use the first so many pairs only.")] = None,
     pooling: Annotated[str, typer.Option(help="Features: last, mean or last+mean token states.")] = "last",
     max_length: Annotated[int, typer.Option(help="Longest text in tokens.")] = 1024,
     dtype: Annotated[str | None, typer.Option(help="Precision of the language model; by default what is fast.")] = None,
-    diversity: Annotated[
-        str | None, typer.Option(help="bootstrap, shuffle, init or init+shuffle.", rich_help_panel=PANEL)
-    ] = None,
-    ridge: Annotated[str | None, typer.Option(help='Number or "cv".', rich_help_panel=PANEL)] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, rich_help_panel=PANEL)] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, rich_help_panel=PANEL)] = None,
-    learning_rate: Annotated[float | None, typer.Option(rich_help_panel=PANEL)] = None,
-    sandwich: Annotated[bool | None, typer.Option("--sandwich", rich_help_panel=PANEL)] = None,
+    diversity: Annotated[str | None, _panel("What members differ in: bootstrap, shuffle, init, init+shuffle.")] = None,
+    ridge: Annotated[str | None, _panel('Ridge of linear heads: a number, or "cv" (the default).')] = None,
+    epochs: Annotated[int | None, _panel("Passes over the pairs, in stochastic training.", min=1)] = None,
+    batch_size: Annotated[int | None, _panel("Pairs a step.", min=1)] = None,
+    learning_rate: Annotated[float | None, _panel("Step size (of the backbone or adapters where they train).")] = None,
+    head_learning_rate: Annotated[float | None, _panel("Step size of heads on a trained transformer.")] = None,
+    weight_decay: Annotated[float | None, _panel("AdamW's, of two-layer heads.")] = None,
+    sandwich: Annotated[bool, _panel("Laplace: covariance from residuals, as a bootstrap measures it.")] = False,
+    width: Annotated[int | None, _panel("Hidden units of two-layer heads.", min=1)] = None,
+    dropout: Annotated[float | None, _panel("Dropout of hidden units.")] = None,
+    novelty_share: Annotated[float | None, _panel("How much novelty adds to the variance.")] = None,
+    layers: Annotated[int | None, _panel("Top blocks that are trained or adapted.", min=1)] = None,
+    rank: Annotated[int | None, _panel("LoRA rank.", min=1)] = None,
+    alpha: Annotated[int | None, _panel("LoRA alpha.", min=1)] = None,
+    targets: Annotated[list[str] | None, _panel("Linear maps to adapt, such as q_proj; by default all.")] = None,
+    phase_one: Annotated[float | None, _panel("Share of pairs that LoRA's shared base is trained on first.")] = None,
+    average: Annotated[bool, _panel("WARM: average the members' weights into one scorer (singles, lora).")] = False,
+    training_args: Annotated[Path | None, _panel("YAML of transformers TrainingArguments (DeepSpeed, bf16).")] = None,
+    checkpoints: Annotated[Path | None, _panel("Folder of checkpoints; a half-trained run resumes from it.")] = None,
+    contrastive: Annotated[str | None, _panel("Contrastive term: simcse or swav.")] = None,
+    contrastive_on: Annotated[str | None, _panel("feature, or difference (of the pair).")] = None,
+    contrastive_weight: Annotated[float | None, _panel("Weight of the contrastive term.")] = None,
+    meta_pool: Annotated[Path | None, _panel("Pool sampled from the policy, for MetaRM.")] = None,
+    meta_rate: Annotated[float | None, _panel("MetaRM's ascent rate (0: ordinary training).")] = None,
+    ratings: Annotated[Path | None, _panel("Quantile: file of rated responses (prompt, response, ratings).")] = None,
+    attributes: Annotated[list[str] | None, _panel("Quantile: rating columns; by default all numeric ones.")] = None,
+    levels: Annotated[int | None, _panel("Quantile: number of levels.", min=2)] = None,
+    crossing: Annotated[bool, _panel("Quantile: leave levels as fitted, though they may cross.")] = False,
+    gate_hidden: Annotated[int | None, _panel("Quantile: hidden width of the gate.", min=1)] = None,
+    models: Annotated[list[str] | None, _panel("External: folders or hub ids of the members.")] = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
     overwrite: OverwriteOption = False,
@@ -80,7 +107,14 @@ def fit(
     refuse_used(out, overwrite)
     options = {
         "diversity": diversity, "ridge": _ridge(ridge), "epochs": epochs, "batch_size": batch_size,
-        "learning_rate": learning_rate, "sandwich": sandwich or None,
+        "learning_rate": learning_rate, "head_learning_rate": head_learning_rate, "weight_decay": weight_decay,
+        "sandwich": sandwich or None, "width": width, "dropout": dropout, "novelty_share": novelty_share,
+        "layers": layers, "rank": rank, "alpha": alpha, "targets": targets or None, "phase_one": phase_one,
+        "average": average or None, "training": _training(training_args), "checkpoints": checkpoints,
+        "contrastive": contrastive, "contrastive_on": contrastive_on, "contrastive_weight": contrastive_weight,
+        "meta_pool": meta_pool, "meta_rate": meta_rate, "ratings": ratings, "attributes": attributes or None,
+        "levels": levels, "monotone": False if crossing else None, "gate_hidden": gate_hidden,
+        "models": models or None,
     }  # fmt: skip
     given = check_options(family, options)
     encoder_options = {"pooling": pooling, "max_length": max_length, "dtype": dtype}
@@ -105,6 +139,23 @@ def fit(
         print_json({**result, "out": str(out)})
     else:
         print_summary(result, out)
+
+
+def _training(path: Path | None) -> dict[str, Any] | None:
+    """A user's own TrainingArguments from YAML."""
+    if path is None:
+        return None
+    import yaml
+
+    from prudent.errors import PrudentError
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise PrudentError(f"{path} can't be read as YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise PrudentError(f"{path} must hold names and values of TrainingArguments, found {type(values).__name__}")
+    return values
 
 
 def describe_fit(reward_model: RewardModel, data: Dataset, held: Dataset | None, seconds: float) -> dict[str, Any]:

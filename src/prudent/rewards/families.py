@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from prudent.errors import PrudentError
-from prudent.rewards.model import RewardModel
+from prudent.rewards.model import RewardModel, encode_prompts
 from prudent.seeding import Seed
 
 if TYPE_CHECKING:
@@ -18,31 +18,59 @@ if TYPE_CHECKING:
 
 
 class Family(NamedTuple):
-    """fit: where the class (features in) or function (text in) is. features: whether it works on an encoder's features.
-    options: the names it takes beside preferences, members and seed."""
+    """summary, the class that is fitted ("" for families with a fit of their own here), options beside preferences,
+    members and seed, and the usual number of members (0: it follows from the options)."""
 
-    fit: str
-    features: bool
-    options: tuple[str, ...]
     summary: str
+    fit: str
+    options: tuple[str, ...]
     members: int = 10
 
 
 STOCHASTIC = ("epochs", "batch_size", "learning_rate")
+EXTRA = ("contrastive", "contrastive_on", "contrastive_weight", "meta_pool", "meta_rate")
+TRANSFORMER = (
+    *STOCHASTIC, *EXTRA, "head_learning_rate", "layers", "diversity", "training", "checkpoints", "average",
+)  # fmt: skip
+LORA = (*TRANSFORMER, "rank", "alpha", "targets", "phase_one")
 FAMILIES: dict[str, Family] = {
     "heads": Family(
-        "prudent.rewards.heads.HeadEnsemble",
-        True,
-        ("diversity", "ridge", *STOCHASTIC),
-        "linear heads on frozen features",
+        "linear heads on frozen features", "prudent.rewards.heads.HeadEnsemble", ("diversity", "ridge", *STOCHASTIC)
     ),
     "laplace": Family(
-        "prudent.rewards.laplace.LaplacePosterior",
-        True,
-        ("ridge", "sandwich"),
         "one linear head and the closed-form posterior of its weights; members are drawn from it",
+        "prudent.rewards.laplace.LaplacePosterior",
+        ("ridge", "sandwich"),
+    ),
+    "mlp": Family(
+        "two-layer heads on frozen features, trained in one batch",
+        "prudent.rewards.mlp.MLPEnsemble",
+        (*STOCHASTIC, *EXTRA, "diversity", "width", "dropout", "weight_decay"),
+    ),
+    "dropout": Family(
+        "Monte-Carlo dropout of one two-layer head; members are fixed thinned networks",
+        "prudent.rewards.mlp.DropoutEnsemble",
+        (*STOCHASTIC, *EXTRA, "width", "dropout", "weight_decay"),
+    ),
+    "novelty": Family(
+        "linear heads whose spread is widened by random network distillation",
+        "prudent.rewards.novelty.NoveltyEnsemble",
+        ("diversity", "ridge", *STOCHASTIC, "novelty_share"),
+    ),
+    "quantile": Family(
+        "quantiles of rated attributes, mixed by a gate on the prompt; members are the quantile levels",
+        "",
+        ("ratings", "attributes", "levels", "monotone", *STOCHASTIC, "gate_hidden"),
+        members=0,
+    ),
+    "singles": Family("clones of the language model, each trained with its own head", "", TRANSFORMER, members=3),
+    "linear": Family("one trained language model with K heads", "", TRANSFORMER, members=3),
+    "lora": Family("one base, then a LoRA adapter and a head for each member", "", LORA, members=3),
+    "external": Family(
+        "reward models from elsewhere, standardised on the preference pairs", "", ("models",), members=0
     ),
 }
+ON_TEXT = ("singles", "linear", "lora", "external")
 
 
 def family(name: str) -> Family:
@@ -92,30 +120,123 @@ def fit_reward_model(
 ) -> RewardModel:
     """Train a reward model of family ``name`` on preference pairs (``prudent.read_preferences``).
 
-    model: language model (alias, folder or hub id; default the embedded one). members: K, by default the family's own.
-    encoder, features: made already, to be used again. encoder_options: pooling, max_length, dtype, device.
+    model: language model (alias, folder or hub id; by default the embedded one). members: K, by default the family's
+    own. encoder, features: made already, to be used again. encoder_options: pooling, max_length, dtype, device.
     options: the family's (``FAMILIES[name].options``). Columns weight, soft_label and margin of the data set are used.
     """
-    from prudent.data.preferences import training_columns
     from prudent.features.models import DEFAULT_MODEL
 
     entry = family(name)
     given = check_options(name, options)
+    if members is not None and entry.members == 0:
+        raise PrudentError(f"the members of family {name!r} follow from its options; don't give members")
     members = entry.members if members is None else members
-    place, _, attribute = entry.fit.rpartition(".")
-    target = getattr(importlib.import_module(place), attribute)
-    if not entry.features:
-        scorer = target(preferences, str(model or DEFAULT_MODEL), members=members, seed=seed, **given)
-        return RewardModel(scorer)
+    base = str(model or DEFAULT_MODEL)
+    if name == "external":
+        return _external(preferences, given)
+    if name in ON_TEXT:
+        return _transformers(preferences, name, base, members, seed, encoder_options or {}, given)
     if encoder is None:
         from prudent.features.encoder import Encoder
 
-        encoder = Encoder(model or DEFAULT_MODEL, **(encoder_options or {}))
+        encoder = Encoder(base, **{key: value for key, value in (encoder_options or {}).items() if value is not None})
     chosen, rejected = features if features is not None else encode_pairs(encoder, preferences)
-    columns = training_columns(preferences)
+    if name == "quantile":
+        return RewardModel(_quantile(preferences, encoder, chosen, rejected, seed, given), encoder, model=base)
+    scorer = _on_features(preferences, entry, encoder, chosen, rejected, members, seed, given)
+    return RewardModel(scorer, encoder, model=base)
+
+
+def _on_features(
+    preferences: Dataset, entry: Family, encoder: Any, chosen: torch.Tensor, rejected: torch.Tensor, members: int,
+    seed: Seed, given: dict[str, Any],
+) -> Any:  # fmt: skip
+    from prudent.data.preferences import training_columns
+
+    place, _, attribute = entry.fit.rpartition(".")
+    target = getattr(importlib.import_module(place), attribute)
+    columns: dict[str, Any] = dict(training_columns(preferences))
     groups = prompt_groups(preferences)
+    same = (chosen == rejected).all(1)
+    if bool(same.any()):  # equal after truncation: no gradient, and a constant ln 2 in every mean
+        rows = torch.nonzero(~same)[:, 0]
+        if len(rows) == 0:
+            raise PrudentError(
+                "chosen and rejected answers of every pair have equal features; give a larger --max-length"
+            )
+        chosen, rejected = chosen[rows], rejected[rows]
+        columns = {key: value[rows.numpy()] for key, value in columns.items()}
+        groups = [groups[row] for row in rows.tolist()]
+    pool = given.pop("meta_pool", None)
+    if pool is not None:
+        given["meta_features"] = _meta_features(encoder, pool)
     scorer = target.fit(chosen, rejected, members=members, seed=seed, groups=groups, **columns, **given)
-    return RewardModel(scorer, encoder, model=str(model or DEFAULT_MODEL))
+    scorer.info["identical_after_truncation"] = int(same.sum())
+    return scorer
+
+
+def _meta_features(encoder: Any, path: str | Path) -> torch.Tensor:
+    """Features (prompts, k, d) of a pool's responses, with k the smallest number of them a prompt has."""
+    from prudent.data.pools import read_pool
+
+    pool = read_pool(path)
+    k = min(len(texts) for texts in pool.responses)
+    prompts = [prompt for prompt in pool.prompts for _ in range(k)]
+    texts = [text for responses in pool.responses for text in responses[:k]]
+    return encoder.encode(prompts, texts).unflatten(0, (len(pool), k))
+
+
+def _transformers(
+    preferences: Dataset, name: str, base: str, members: int, seed: Seed, encoder_options: Mapping[str, Any],
+    given: dict[str, Any],
+) -> RewardModel:  # fmt: skip
+    from prudent.rewards.adapters import fit_transformers, pool_sampler
+
+    if encoder_options.get("pooling") not in (None, "last"):
+        raise PrudentError(
+            f"family {name!r} reads the last token's state; pooling {encoder_options['pooling']!r} has none"
+        )
+    average = given.pop("average", False)
+    pool = given.pop("meta_pool", None)
+    if pool is not None:
+        from prudent.data.pools import read_pool
+
+        given["sampler"] = pool_sampler(read_pool(pool), 4, seed)
+    own = {key: encoder_options[key] for key in ("max_length", "dtype") if encoder_options.get(key) is not None}
+    scorer = fit_transformers(preferences, base, kind=name, members=members, seed=seed, **own, **given)
+    return RewardModel(scorer.averaged() if average else scorer)
+
+
+def _external(preferences: Dataset, given: dict[str, Any]) -> RewardModel:
+    from prudent.rewards.external import ExternalModels
+
+    scorer = ExternalModels.open(list(given.get("models") or []))
+    prompts = list(preferences["prompt"])
+    both = [*preferences["chosen"], *preferences["rejected"]]
+    return RewardModel(scorer.standardised_on(prompts * 2, both, f"both answers of {len(prompts)} preference pairs"))
+
+
+def _quantile(
+    preferences: Dataset, encoder: Any, chosen: torch.Tensor, rejected: torch.Tensor, seed: Seed, given: dict[str, Any]
+) -> Any:
+    from prudent.data.preferences import training_columns
+    from prudent.data.ratings import read_ratings
+    from prudent.rewards.quantiles import QuantileModel
+
+    if "ratings" not in given:
+        raise PrudentError(
+            "family 'quantile' learns from rated responses; give --ratings FILE (prompt, response, ratings)"
+        )
+    rated, _ = read_ratings(given.pop("ratings"), given.pop("attributes", None))
+    names = [name for name in rated.column_names if name not in ("prompt", "response", "row")]
+    values = [[float("nan") if value is None else value for value in rated[name]] for name in names]
+    features = encoder.encode(list(rated["prompt"]), list(rated["response"]))
+    own = {"count": given.pop("levels")} if "levels" in given else {}
+    gate = {"hidden": given.pop("gate_hidden")} if "gate_hidden" in given else {}
+    heads = QuantileModel.fit(features, torch.tensor(values).T, attributes=names, seed=seed, **own, **given)
+    prompts = encode_prompts(encoder, list(preferences["prompt"]))
+    columns: dict[str, Any] = dict(training_columns(preferences))
+    return heads.with_gate(prompts, chosen, rejected, seed=seed, **gate, **columns)
 
 
 def pair_scores(reward_model: RewardModel, preferences: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
