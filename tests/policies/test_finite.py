@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from prudent.errors import PrudentError
-from prudent.policies import ball, beta_for_kl, kl, log_solve, objective, solve, value
+from prudent.policies import ball, beta_for_kl, kl, log_solve, multiplier, objective, solve, value
 from prudent.policies.finite import FORMS
 from prudent.policies.spd import Unbounded, solve_dense
 
@@ -336,3 +336,20 @@ def test_beta_for_kl() -> None:
         with pytest.raises(PrudentError, match="can't be reached by 6 of 6"):
             beta_for_kl(at, reference, math.log(5) + 0.1, shape=(6,))
         assert torch.isnan(beta_for_kl(at, reference, 2.0, shape=(6,), strict=False)).all()
+
+
+@given(problems(zeros=False))
+@SETTINGS
+def test_the_forms_differ_in_their_level_alone(problem: tuple) -> None:
+    """Equation (7): every form is the proportional one of r - lam; Bregman's lam tends to the precision-weighted mean."""
+    reward, reference, variance, beta = problem
+    for form in ("bregman", "exact"):
+        level = multiplier(reward, reference, beta, variance, form=form)
+        assert level.shape == (1,)
+        shifted = solve(reward - level[:, None], reference, beta, variance=variance)
+        assert torch.allclose(shifted, solve(reward, reference, beta, variance=variance, form=form), atol=1e-9)
+    precision = reference / variance
+    weighted = (precision * reward).sum(-1) / precision.sum(-1)
+    assert torch.allclose(multiplier(reward, reference, 1e7, variance), weighted, atol=1e-4)
+    lam = multiplier(REWARD, UNIFORM, 1.0, VARIANCE, form="exact")
+    assert lam.item() == pytest.approx(-0.109120, abs=6e-7)

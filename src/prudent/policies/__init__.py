@@ -7,6 +7,7 @@ __getattr__, __all__ = attach(
     exports={
         "solve": "prudent.policies.finite",
         "log_solve": "prudent.policies.finite",
+        "multiplier": "prudent.policies.finite",
         "ball": "prudent.policies.finite",
         "kl": "prudent.policies.finite",
         "value": "prudent.policies.finite",

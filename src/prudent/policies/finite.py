@@ -25,7 +25,7 @@ from prudent.policies.checks import MINUS_INFINITY, log_probabilities, masked, r
 from prudent.policies.spd import as_covariance, solve_dense, solve_diagonal
 
 FORMS = ("proportional", "bregman", "exact")
-CHUNK = 1 << 15  # elements at once: they stay in the cache, and torch spends no time on waking threads for so few
+CHUNK = (1 << 15) - 1  # elements at once: they stay in the cache, and torch spends no time on waking threads for so few
 
 
 def _tilt(reward: torch.Tensor, log_reference: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
@@ -143,19 +143,7 @@ def log_solve(
     form: str = "proportional",
 ) -> torch.Tensor:
     """Log probabilities of `solve`, exact where probabilities themselves would underflow; -inf where masked."""
-    if form not in FORMS:
-        raise PrudentError(f"form is {form!r}, must be one of {', '.join(FORMS)}")
-    log_reference = log_probabilities(as_tensor(reference, torch.float64))
-    support = log_reference > MINUS_INFINITY
-    parts = [require_usable(as_tensor(reward, torch.float64), "reward", support), log_reference, require_beta(beta)]
-    if variance is not None:
-        parts.append(require_usable(as_tensor(variance, torch.float64), "variance", support, low=0.0))
-    try:
-        shape = torch.broadcast_shapes(*(part.shape for part in parts))
-    except RuntimeError as error:
-        shapes = ", ".join(str(tuple(part.shape)) for part in parts)
-        raise PrudentError(f"reward, reference, beta and variance don't broadcast: {shapes}") from error
-    parts = [part.reshape((1,) * (len(shape) - part.ndim) + tuple(part.shape)) for part in parts]
+    parts, shape = _broadcast(reward, reference, beta, variance, form)
     out = torch.empty(shape, dtype=torch.float64, device=parts[0].device)
     shift = 1.0 if form == "exact" else 0.0
 
@@ -169,6 +157,42 @@ def log_solve(
     )
     _in_chunks(function, parts, out)
     return out
+
+
+def multiplier(
+    reward: ArrayLike, reference: ArrayLike, beta: ArrayLike, variance: ArrayLike, *, form: str = "bregman"
+) -> torch.Tensor:
+    """lam of the "bregman" or "exact" form, (..., prompts): the level from which its policy counts rewards.
+
+    Either form's policy is the proportional one of r - lam, that is pi0 exp((r - lam) / (beta sigma2)) normalised: the
+    three forms differ in this level alone (docs/theory.md, equation (7)). As beta grows the Bregman level becomes the
+    reward's precision-weighted mean.
+    """
+    if form not in ("bregman", "exact"):
+        raise PrudentError(f"form is {form!r}, must be 'bregman' or 'exact': the proportional form has no multiplier")
+    parts, shape = _broadcast(reward, reference, beta, variance, form)
+    shift = 1.0 if form == "exact" else 0.0
+    found = _with_zero_variance(parts[0], parts[1] - shift, parts[2] * parts[3])[1]
+    return found.expand(*shape[:-1], 1)[..., 0]
+
+
+def _broadcast(
+    reward: ArrayLike, reference: ArrayLike, beta: ArrayLike, variance: ArrayLike | None, form: str
+) -> tuple[list[torch.Tensor], torch.Size]:
+    """Checked reward, log reference, beta (and variance) with equally many axes, and the shape of the answer."""
+    if form not in FORMS:
+        raise PrudentError(f"form is {form!r}, must be one of {', '.join(FORMS)}")
+    log_reference = log_probabilities(as_tensor(reference, torch.float64))
+    support = log_reference > MINUS_INFINITY
+    parts = [require_usable(as_tensor(reward, torch.float64), "reward", support), log_reference, require_beta(beta)]
+    if variance is not None:
+        parts.append(require_usable(as_tensor(variance, torch.float64), "variance", support, low=0.0))
+    try:
+        shape = torch.broadcast_shapes(*(part.shape for part in parts))
+    except RuntimeError as error:
+        shapes = ", ".join(str(tuple(part.shape)) for part in parts)
+        raise PrudentError(f"reward, reference, beta and variance don't broadcast: {shapes}") from error
+    return [part.reshape((1,) * (len(shape) - part.ndim) + tuple(part.shape)) for part in parts], shape
 
 
 def solve(
