@@ -54,7 +54,7 @@ def test_sharegpt_names_and_text_parts() -> None:
         ({"prompt": "Q", "chosen": [{"role": "narrator", "content": "x"}], "rejected": "y"}, "unknown-role"),
         ({"prompt": "Q", "chosen": [], "rejected": "y"}, "empty"),
         ({"prompt": "  ", "chosen": "x", "rejected": "y"}, "blank"),
-        ({"prompt": "Q", "chosen": [{"role": "assistant", "content": [{"image": 1}]}], "rejected": "y"}, "null-content"),
+        ({"prompt": "Q", "chosen": [{"from": "gpt", "content": [{"image": 1}]}], "rejected": "y"}, "null-content"),
     ],
 )  # fmt: skip
 def test_rows_that_give_no_pair(row: dict, reason: str) -> None:

@@ -1,0 +1,152 @@
+"""Rules: each finds what it is for, names its evidence, and leaves sound pairs alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prudent.data.cleaning import apply_changes, changes_of_findings, hashes_of
+from prudent.data.duplicates import jaccard, near_duplicates, shingles
+from prudent.data.rules import RULES, Finding, Rows, main_script, parse_actions, run_rules
+from prudent.errors import PrudentError
+
+TEXT = "the river runs past the old mill and under two bridges before it meets the sea at noon"
+
+
+def row(number: int, prompt: str, chosen: str, rejected: str, **more: Any) -> dict[str, Any]:
+    sides = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+    return {"row": number, **{k: [{"role": roles[k], "content": v}] for k, v in sides.items()}, **more}
+
+
+def find(rule: str, rows: list[dict[str, Any]], **options: Any) -> list[Finding]:
+    return list(RULES[rule].find(Rows(rows, [r["prompt"][0]["content"] for r in rows], **options)))
+
+
+def test_near_identical_sees_case_space_and_small_edits() -> None:
+    long = " ".join(f"word{i}" for i in range(200))
+    rows = [
+        row(1, "P", "A  good\nanswer", "a good answer"),
+        row(2, "P", long, long.replace("word100", "other")),
+        row(3, "P", long, long[: len(long) // 2]),
+        row(4, "P", "word word word word", "word word"),
+    ]
+    assert [f.place for f in find("near-identical", rows)] == [0, 1]
+
+
+def test_near_duplicates_know_their_direction() -> None:
+    words = TEXT.split()
+    edited = " ".join([*words, "and", "rests", "there", "for", "good"])
+    longer, other = " ".join([TEXT] + [f"x{i}" for i in range(60)]), " ".join(f"y{i}" for i in range(60))
+    rows = [
+        row(1, "P", longer, other),
+        row(2, "P", longer + " end", other),
+        row(3, "P", other, longer + " stop"),
+        row(4, "P", edited, other),
+        row(5, "quite another prompt", longer, other),
+    ]
+    found = {f.place: f.evidence for f in find("near-duplicate", rows)}
+    assert sorted(found) == [1, 2]
+    assert not found[1]["opposite_label"] and found[2]["opposite_label"]
+    assert all(0.9 <= evidence["similarity"] < 1 for evidence in found.values())
+
+
+def test_minhash_finds_what_exact_comparison_finds() -> None:
+    generator = np.random.default_rng(0)
+    rows = []
+    for i in range(150):
+        a, b = (" ".join(f"w{k}" for k in generator.integers(0, 300, 60)) for _ in range(2))
+        rows.append(row(i + 1, f"prompt {i % 5}", a, b))
+        if i % 3 == 0:
+            rows.append(row(1000 + i, f"prompt {i % 5}", a + " tail", b))
+    exact = {
+        i
+        for i in range(len(rows))
+        for j in range(i)
+        if rows[i]["prompt"] == rows[j]["prompt"]
+        and all(
+            jaccard(shingles(rows[i][s][0]["content"]), shingles(rows[j][s][0]["content"])) >= 0.9
+            for s in ("chosen", "rejected")
+        )
+    }
+    found = {near.row for near in near_duplicates(rows, 0.9)}
+    assert found <= exact and len(found) >= 0.95 * len(exact) and len(exact) == 50
+
+
+def test_duplicates_leaks_and_empties() -> None:
+    rows = [row(1, "P", "a", "b"), row(2, "P", "a", "b"), row(3, "Q", "a", " "), row(4, "R", "a", "b")]
+    assert [(f.place, f.evidence["same_as_line"]) for f in find("duplicate", rows)] == [(1, 1)]
+    assert [(f.place, f.evidence["empty_sides"]) for f in find("empty", rows)] == [(2, ["rejected"])]
+    leaks = find("leak", rows, others={"test.jsonl": {"R": 7}})
+    assert [(f.place, f.evidence["prompt_also_in"]) for f in leaks] == [(3, [{"split": "test.jsonl", "line": 7}])]
+
+
+def test_broken_transcripts_and_damage() -> None:
+    rows = [
+        row(1, "P", "An answer.\n\nHuman: And then?\n\nAssistant: Then", "fine"),
+        row(2, "P", "A play: Human: enters.", "fine"),
+        row(3, "P", "caf\u00c3\u00a9", "fine"),
+        row(4, "P", "caf\u00e9 \u2013 na\u00efve", "fine"),
+        row(5, "P", "half \ufffd", "fine"),
+        row(6, "P", "bell \x07", "fine"),
+    ]
+    assert [f.place for f in find("broken-transcript", rows)] == [0]
+    damaged = {f.place: f.evidence["faults"] for f in find("damaged-text", rows)}
+    assert damaged == {
+        2: ["mojibake in chosen"], 4: ["replacement character in chosen"], 5: ["control character in chosen"],
+    }  # fmt: skip
+
+
+def test_scripts() -> None:
+    assert main_script("plain English words") == "LATIN"
+    assert main_script("Это русский текст") == "CYRILLIC"
+    assert main_script("これは日本語の文章です。漢字") == "CJK"
+    assert main_script("12 + 34") is None
+    rows = [row(1, "P", "plain English words", "Это русский текст"), row(2, "P", "plain English words", "42")]
+    assert [f.place for f in find("language", rows)] == [0]
+
+
+def test_truncation_needs_a_model() -> None:
+    with pytest.raises(PrudentError, match="--encoder"):
+        find("truncated", [row(1, "P", "a", "b")])
+
+
+def test_actions_and_unknown_names() -> None:
+    assert parse_actions(["near-duplicate=drop"])["near-duplicate"] == "drop"
+    assert set(parse_actions(["all=keep"]).values()) == {"keep"}
+    with pytest.raises(PrudentError, match=r"unknown rule 'spelling'; known: empty"):
+        parse_actions(["spelling=drop"])
+    with pytest.raises(PrudentError, match="unknown action 'remove'"):
+        parse_actions(["empty=remove"])
+
+
+def test_rules_do_not_depend_on_row_order() -> None:
+    rows = [row(i, f"P{i % 4}", f"a{i % 2} b c", f"a{i % 3} b c") for i in range(40)]
+    actions = parse_actions(["truncated=keep", "votes=keep", "leak=keep", "near-duplicate=keep"])
+
+    def summary(order: list[int]) -> set[tuple[str, tuple[str, ...]]]:
+        listed = [rows[i] for i in order]
+        keys = [r["prompt"][0]["content"] for r in listed]
+        texts = [tuple(r[s][0]["content"] for s in ("prompt", "chosen", "rejected")) for r in listed]
+        return {(f.rule, texts[f.place]) for f in run_rules(Rows(listed, keys), actions)}
+
+    order = np.random.default_rng(1).permutation(40).tolist()
+    assert summary(order) == summary(list(range(40))) != set()
+
+
+def test_spec_planted_empties_and_copies_are_all_removed() -> None:
+    """SPEC 3 (b): 2 % empty, 3 % duplicates among 1,000 pairs."""
+    from datasets import Dataset
+
+    generator = np.random.default_rng(3)
+    rows = [row(i + 1, f"P{i}", f"yes {generator.random()}", f"no {generator.random()}") for i in range(950)]
+    rows += [row(951 + i, f"E{i}", "", "no") for i in range(20)]
+    rows += [{**rows[i], "row": 971 + i} for i in range(30)]
+    data = Dataset.from_list(rows)
+    actions = parse_actions(["truncated=keep", "votes=keep", "leak=keep"])
+    findings = run_rules(Rows(rows, [r["prompt"][0]["content"] for r in rows]), actions)
+    cleaned = apply_changes(data, changes_of_findings(findings, actions, data["row"], hashes_of(data)))
+    assert len(cleaned.rows) == 950 and [r["row"] for r in cleaned.rows] == list(range(1, 951))
+    assert len(cleaned.log) == 50 and all(entry["evidence"] for entry in cleaned.log)
