@@ -1,11 +1,13 @@
-"""Key-value caches that grow in place, are expanded over a prompt's answers, and drop finished rows.
+"""Key-value caches that grow in place, are shared by a prompt's answers, and let rows come and go.
 
-transformers' own dynamic cache is copied whole at every token; here keys and values are written into room kept ahead.
+transformers' own dynamic cache is copied whole at every token; here keys and values are written into room kept ahead,
+and a row that leaves is overwritten by the last one.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,60 +17,91 @@ ROOM = 64  # tokens of room added when a buffer is full
 
 
 class RoomyLayer(DynamicLayer):
-    """One layer's keys and values, (rows, heads, tokens, width), as views of buffers with room ahead."""
+    """One layer's keys and values (rows, heads, tokens, width): rows 0 to ``count`` and columns ``start`` to ``end`` of
+    larger buffers. Every buffer is finite throughout, so that masked columns can't spoil a sum with NaN."""
 
     def __init__(self, room: int = ROOM) -> None:
         super().__init__()
         self.room = room
-        self.buffers: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.buffers: list[torch.Tensor] = []
+        self.count = self.start = self.end = 0
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = key_states[..., :0, :], value_states[..., :0, :]
-        old = self.keys.shape[-2]
-        new = old + key_states.shape[-2]
-        if self.buffers is None or new > self.buffers[0].shape[-2] or self.buffers[0].shape[0] != key_states.shape[0]:
-            self._grow(new + self.room, key_states.shape[0])
-        assert self.buffers is not None
+        new = key_states.shape[2]
+        if not self.buffers:
+            self.count = key_states.shape[0]
+            self.buffers = [_blank(states, self.count, new + self.room) for states in (key_states, value_states)]
+        self.make_room(new)
         for buffer, states in zip(self.buffers, (key_states, value_states)):
-            buffer[:, :, old:new] = states
-        self.keys, self.values = (buffer[:, :, :new] for buffer in self.buffers)
+            buffer[: self.count, :, self.end : self.end + new] = states
+        self.end += new
+        return self.expose()
+
+    def make_room(self, new: int = 1) -> int:
+        """Make sure that ``new`` columns fit; returns by how many columns the used ones moved to the left."""
+        if self.end + new <= self.buffers[0].shape[2]:
+            return 0
+        moved = self.start
+        self.rebuild(self.buffers[0].shape[0], 0, new + self.room)
+        return moved
+
+    def hold(self, keys: torch.Tensor, values: torch.Tensor, count: int, end: int) -> None:
+        """Take buffers of which the first ``count`` rows and ``end`` columns are filled."""
+        self.buffers, self.count, self.start, self.end = [keys, values], count, 0, end
+        self.expose()
+
+    def spread(self, other: RoomyLayer, rows: torch.Tensor) -> None:
+        """Hold copies of ``rows`` of another layer, with room behind."""
+        length = other.end - other.start
+        filled = []
+        for states in (other.keys, other.values):
+            buffer = _blank(states, len(rows), length + self.room)
+            buffer[:, :, :length] = states[rows]
+            filled.append(buffer)
+        self.hold(filled[0], filled[1], len(rows), length)
+
+    def expose(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The part in use, as views: what attention and transformers' mask code read."""
+        if not self.is_initialized:
+            self.lazy_initialization(*self.buffers)
+        self.keys, self.values = (buffer[: self.count, :, self.start : self.end] for buffer in self.buffers)
         return self.keys, self.values
 
-    def _grow(self, capacity: int, rows: int) -> None:
-        """New buffers that hold what there is; one row's states are expanded where several rows follow."""
+    def rebuild(self, rows: int, before: int, after: int) -> None:
+        """New buffers for ``rows`` rows: ``before`` blank columns, the used ones, room for ``after`` more."""
+        length = self.end - self.start
         grown = []
-        for states in (self.keys, self.values):
-            buffer = states.new_empty((rows, states.shape[1], capacity, states.shape[3]))
-            buffer[:, :, : states.shape[2]] = states
-            grown.append(buffer)
-        self.buffers = (grown[0], grown[1])
+        for buffer in self.buffers:
+            larger = _blank(buffer, rows, before + length + after)
+            larger[: self.count, :, before : before + length] = buffer[: self.count, :, self.start : self.end]
+            grown.append(larger)
+        self.buffers, self.start, self.end = grown, before, before + length
+        self.expose()
 
-    def take(self, rows: torch.Tensor | None, skip: int = 0, before: int = 0, room: int | None = None) -> None:
-        """Keep the given rows (None: all), without the first ``skip`` tokens, behind ``before`` tokens of zeros."""
-        grown = []
-        for states in (self.keys, self.values):
-            kept = states[:, :, skip:] if rows is None else states[rows, :, skip:]
-            length = before + kept.shape[2]
-            capacity = length + (self.room if room is None else room)
-            buffer = states.new_empty((kept.shape[0], kept.shape[1], capacity, kept.shape[3]))
-            buffer[:, :, :before] = 0
-            buffer[:, :, before:length] = kept
-            grown.append(buffer)
-        self.buffers = (grown[0], grown[1])
-        self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)
+    def append(self, other: RoomyLayer, spread: torch.Tensor) -> None:
+        """Add rows ``spread`` of another layer, so that their last tokens stand in this layer's last column."""
+        length, count = other.end - other.start, self.count + len(spread)
+        if count > self.buffers[0].shape[0] or length > self.end:
+            self.rebuild(max(count, self.buffers[0].shape[0]), max(0, length - (self.end - self.start)), self.room)
+        self.start = min(self.start, self.end - length)
+        for buffer, states in zip(self.buffers, (other.keys, other.values)):
+            buffer[self.count : count, :, self.end - length : self.end] = states[spread]
+        self.count = count
+        self.expose()
 
-    def join(self, other: RoomyLayer) -> None:
-        """Append another layer's rows; both hold the same number of tokens."""
-        assert self.buffers is not None and other.buffers is not None
-        length = self.keys.shape[2]
-        capacity = min(self.buffers[0].shape[2], other.buffers[0].shape[2])
-        joined = [torch.cat([a[:, :, :capacity], b[:, :, :capacity]]) for a, b in zip(self.buffers, other.buffers)]
-        self.buffers = (joined[0], joined[1])
-        self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)
+    def keep(self, count: int, sources: torch.Tensor, targets: torch.Tensor, start: int) -> None:
+        """Copy rows ``sources`` over rows ``targets``, then use the first ``count`` rows and columns from ``start``."""
+        if len(sources):
+            for buffer in self.buffers:
+                buffer[targets, :, start : self.end] = buffer[sources, :, start : self.end]
+        self.count, self.start = count, start
+        self.expose()
+
+
+def _blank(like: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    return like.new_zeros((rows, like.shape[1], columns, like.shape[3]))
 
 
 def new_cache(model: Any, room: int = ROOM) -> DynamicCache:
@@ -81,7 +114,34 @@ def new_cache(model: Any, room: int = ROOM) -> DynamicCache:
 
 def is_roomy(cache: DynamicCache) -> bool:
     """Whether rows of this cache can be moved and joined."""
-    return all(isinstance(layer, RoomyLayer) for layer in cache.layers)
+    return bool(cache.layers) and all(isinstance(layer, RoomyLayer) for layer in cache.layers)
+
+
+def branch(caches: list[DynamicCache], rows: Sequence[int], width: int, room: int) -> DynamicCache:
+    """Cache for texts that go on from rows of ``caches`` (numbered through), each row cut or zero-filled to ``width``.
+
+    The rows' own lengths differ: what lies between a row's end and ``width`` has to be hidden by the attention mask.
+    """
+    branched = DynamicCache()
+    branched.layer_class_to_replicate = None
+    wanted, start, picks = torch.tensor(rows), 0, []
+    for cache in caches:
+        held = cache.layers[0].count
+        here = ((wanted >= start) & (wanted < start + held)).nonzero().squeeze(1)
+        picks.append((here, wanted[here] - start))
+        start += held
+    for number in range(len(caches[0].layers)):
+        layer, filled = RoomyLayer(0), []
+        for name in ("keys", "values"):
+            buffer = _blank(getattr(caches[0].layers[number], name), len(rows), width + room)
+            for (targets, sources), cache in zip(picks, caches):
+                if len(targets):
+                    states = getattr(cache.layers[number], name)[:, :, :width]
+                    buffer[targets.to(buffer.device), :, : states.shape[2]] = states[sources.to(buffer.device)]
+            filled.append(buffer)
+        layer.hold(filled[0], filled[1], len(rows), width)
+        branched.layers.append(layer)
+    return branched
 
 
 def cache_argument(model: Any) -> str:

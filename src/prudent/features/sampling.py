@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from prudent.errors import PrudentError
-from prudent.features.attention_cache import RoomyLayer, cache_argument, is_roomy, new_cache
+from prudent.features.attention_cache import cache_argument, is_roomy, new_cache
+from prudent.features.backbone import stack
 from prudent.features.progress import token_progress
 from prudent.features.rendering import Prompt, Renderer, has_template
 from prudent.seeding import Seed, sequence
@@ -96,7 +97,7 @@ def _key(words: list[int]) -> int:
 
 
 class _Batch:
-    """Rows being decoded together: their caches, masks, places and last tokens. Left-padded, so they end together."""
+    """Rows being decoded together. Left-padded: row r uses columns ``first[r]`` to ``end`` of the cache."""
 
     def __init__(self, model: Any, pad: int, room: int) -> None:
         self.model, self.pad, self.room = model, pad, room
@@ -105,13 +106,14 @@ class _Batch:
         self.cache = new_cache(model, room)
         self.movable = is_roomy(self.cache)
         self.rows = torch.empty(0, dtype=torch.long)  # number of the answer in each row
-        self.mask = torch.empty(0, 0, dtype=torch.long)
-        self.places = torch.empty(0, 1, dtype=torch.long)
+        self.first = torch.empty(0, dtype=torch.long)
+        self.end = 0
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def forward(self, cache: Any, ids: torch.Tensor, mask: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        ids, mask, places = (tensor.to(self.device) for tensor in (ids, mask, places))
         output = self.model(
             input_ids=ids, attention_mask=mask, position_ids=places, use_cache=True, logits_to_keep=1,
             **{self.argument: cache},
@@ -120,63 +122,57 @@ class _Batch:
 
     def admit(self, prompts: list[list[int]], rows: torch.Tensor, samples: int) -> torch.Tensor:
         """Read prompts once, expand them over their samples, append them. Returns the logits of the new rows."""
-        width = max(map(len, prompts))
-        ids = torch.full((len(prompts), width), self.pad)
-        mask = torch.zeros(len(prompts), width, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
-        places = (mask.cumsum(-1) - 1).clamp(min=0)
+        ids, mask = stack(prompts, self.pad, left=True)
         cache = new_cache(self.model, 0)
-        logits = self.forward(cache, ids, mask, places).repeat_interleave(samples, 0)
-        mask, places = mask.repeat_interleave(samples, 0), places[:, -1:].repeat_interleave(samples, 0)
+        logits = self.forward(cache, ids, mask, (mask.cumsum(-1) - 1).clamp(min=0)).repeat_interleave(samples, 0)
+        width = ids.shape[1]
+        lengths = mask.sum(-1).repeat_interleave(samples)
         if not self.movable:
             cache.batch_repeat_interleave(samples)
-            self.cache, self.mask, self.places, self.rows = cache, mask, places, rows
+            self.cache, self.end = cache, width
+            self.rows, self.first = rows, width - lengths
             return logits
         spread = torch.arange(len(prompts), device=self.device).repeat_interleave(samples)
         if not len(self):
-            for layer in cache.layers:
-                layer.take(spread, room=self.room)
-            self.cache, self.mask, self.places, self.rows = cache, mask, places, rows
+            self.cache, self.end = new_cache(self.model, self.room), width
+            for layer, read in zip(self.cache.layers, cache.layers):
+                layer.spread(read, spread)
+            self.rows, self.first = rows, width - lengths
             return logits
-        self._join(cache, mask, spread)
-        self.places = torch.cat([self.places, places])
+        for layer, read in zip(self.cache.layers, cache.layers):
+            layer.append(read, spread)
+        end = self.cache.layers[0].end
+        self.first, self.end = torch.cat([self.first + end - self.end, end - lengths]), end
         self.rows = torch.cat([self.rows, rows])
         return logits
 
-    def _join(self, cache: Any, mask: torch.Tensor, spread: torch.Tensor) -> None:
-        skip = int((self.mask.sum(0) == 0).long().cumprod(0).sum())  # columns that no row uses any more
-        old, new = self.mask.shape[1] - skip, mask.shape[1]
-        width = max(old, new)
-        for mine, theirs in zip(self.cache.layers, cache.layers):
-            assert isinstance(mine, RoomyLayer) and isinstance(theirs, RoomyLayer)
-            mine.take(None, skip=skip, before=width - old, room=self.room)
-            theirs.take(spread, before=width - new, room=self.room)
-            mine.join(theirs)
-        pad = torch.nn.functional.pad
-        self.mask = torch.cat([pad(self.mask[:, skip:], (width - old, 0)), pad(mask, (width - new, 0))])
-
-    def keep(self, rows: torch.Tensor) -> None:
-        """Drop all but the given rows, and the columns that none of them uses."""
-        if len(rows) == 0:
-            self.rows = self.rows[:0]
-            return
-        place = rows.to(self.device)
-        skip = int((self.mask[place].sum(0) == 0).long().cumprod(0).sum()) if self.movable else 0
-        if self.movable:
+    def keep(self, going: torch.Tensor) -> torch.Tensor:
+        """Drop the rows that are not ``going``. Returns which old row each remaining row was, in the new order."""
+        order = going.nonzero().squeeze(1)
+        if self.movable and len(order):
+            count = len(order)
+            holes, tail = (~going[:count]).nonzero().squeeze(1), order[order >= count]
+            order = torch.arange(count)
+            order[holes] = tail  # the last rows fill the holes, so that few are copied
+            start = int(self.first[order].min())
             for layer in self.cache.layers:
-                layer.take(place, skip=skip, room=self.room)
-        else:
-            self.cache.batch_select_indices(place)
-        self.mask, self.places, self.rows = self.mask[place, skip:], self.places[place], self.rows[rows]
+                layer.keep(count, tail.to(self.device), holes.to(self.device), start)
+        elif len(order):
+            self.cache.batch_select_indices(order.to(self.device))
+        self.rows, self.first = self.rows[order], self.first[order]
+        return order
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits after appending one token to every row."""
-        self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
-        self.places = self.places + 1
-        return self.forward(self.cache, tokens.to(self.device).unsqueeze(1), self.mask, self.places)
+        if self.movable and (moved := self.cache.layers[0].make_room()):
+            for layer in self.cache.layers[1:]:
+                layer.make_room()
+            self.first, self.end = self.first - moved, self.end - moved
+        start = int(self.first.min()) if self.movable else 0
+        mask = (torch.arange(start, self.end + 1) >= self.first.unsqueeze(1)).long()
+        places = (self.end - self.first).unsqueeze(1)
+        self.end += 1
+        return self.forward(self.cache, tokens.unsqueeze(1), mask, places)
 
 
 def sample_ids(
@@ -252,8 +248,8 @@ def _fill(
         going = ~drawn.stopped[rows] & (at + 1 < limit)
         advance(int((~going).sum()), len(rows), f"{len(rows)} rows")
         if not going.all():
-            batch.keep(going.nonzero().squeeze(1))
-        logits = batch.step(chosen[going]) if len(batch) else logits[:0]
+            chosen = chosen[batch.keep(going)]
+        logits = batch.step(chosen) if len(batch) else logits[:0]
 
 
 def _check(prompts: Sequence[Sequence[int]], samples: int, length: int, temperature: float, batch: int) -> None:

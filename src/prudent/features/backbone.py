@@ -1,0 +1,212 @@
+"""The part of a language model that makes token states, and how texts run through it with little waste.
+
+Only the backbone runs, never the head over the vocabulary. Texts are sorted by length and batched by a token budget.
+In a causal model padding stands on the right, where no token can see it, so no mask is needed and the fast kernel
+runs; answers to one prompt share its key-value cache.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from prudent.errors import PrudentError
+from prudent.features.attention_cache import branch, cache_argument, is_roomy, new_cache
+from prudent.features.pooling import pool
+from prudent.features.rendering import Rendered
+
+KV_SHARE = 8  # prompts' key-value caches held at once, in token budgets
+
+
+def backbone_of(model: Any, layer: int | None = None) -> nn.Module:
+    """``model`` without its head (adapters stay in); ``layer``: cut to its first so many blocks, final norm kept.
+
+    A cut model shares its weights with the whole one. Raises PrudentError where the number of layers doesn't fit.
+    """
+    if hasattr(model, "peft_config"):
+        model = model.get_base_model()
+    if getattr(model.config, "is_encoder_decoder", False):
+        model = model.get_encoder()
+    body = getattr(model, getattr(model, "base_model_prefix", ""), model)
+    total = body.config.num_hidden_layers
+    if layer is None or layer == total:
+        return body
+    if not 1 <= layer <= total:
+        raise PrudentError(f"layer is {layer}; this model has layers 1 to {total}")
+    return _cut(body, layer, total)
+
+
+def _cut(body: nn.Module, layer: int, total: int) -> nn.Module:
+    path = next((n for n, m in body.named_modules() if isinstance(m, nn.ModuleList) and len(m) == total), None)
+    if path is None:
+        raise PrudentError(
+            f"{type(body).__name__} shows no list of its {total} layers, so it can't be cut; leave layer out"
+        )
+    config = copy.deepcopy(body.config)
+    config.num_hidden_layers = layer
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layer]
+    cut = _shallow(body, config)
+    owner, *names = cut, *path.split(".")
+    for name in names[:-1]:
+        setattr(owner, name, _shallow(getattr(owner, name), config))
+        owner = getattr(owner, name)
+    setattr(owner, names[-1], getattr(owner, names[-1])[:layer])
+    return cut
+
+
+def _shallow(module: nn.Module, config: Any) -> nn.Module:
+    """Copy of a module that shares parameters and children but has a child table, and a config, of its own."""
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    if hasattr(twin, "config"):
+        twin.config = config
+    return twin
+
+
+@torch.inference_mode()
+def sees_only_the_past(body: nn.Module, token: int) -> bool:
+    """Whether a token's state is free of what follows: tried, on one token with and without a second."""
+    ids = torch.tensor([[token, token, token]], device=body.device)
+    alone, followed = (body(input_ids=part).last_hidden_state[0, 0].float() for part in (ids[:, :1], ids))
+    return bool(torch.allclose(alone, followed, rtol=1e-2, atol=1e-3 * float(alone.abs().max())))
+
+
+def batches(lengths: Sequence[int], budget: int, extra: Sequence[int] | None = None) -> Iterator[list[int]]:
+    """Rows of like length, longest first, so many that rows x longest stays within ``budget`` tokens (one at least).
+
+    extra: further tokens of memory a row needs (its prompt's cache), of which KV_SHARE budgets are allowed.
+    """
+    batch: list[int] = []
+    longest = most = 0
+    for row in sorted(range(len(lengths)), key=lambda r: (-lengths[r], r)):
+        more = extra[row] if extra else 0
+        wide, deep = max(longest, lengths[row]), max(most, more)
+        if batch and ((len(batch) + 1) * wide > budget or (len(batch) + 1) * (wide + deep) > KV_SHARE * budget):
+            yield batch
+            batch, wide, deep = [], lengths[row], more
+        batch.append(row)
+        longest, most = wide, deep
+    if batch:
+        yield batch
+
+
+def stack(sequences: Sequence[Sequence[int]], pad: int, left: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids, mask), both (rows, longest), of sequences padded on the right or the left."""
+    width = max(map(len, sequences))
+    ids = torch.full((len(sequences), width), pad)
+    mask = torch.zeros(len(sequences), width, dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        start = width - len(sequence) if left else 0
+        ids[row, start : start + len(sequence)] = torch.tensor(sequence, dtype=torch.long)
+        mask[row, start : start + len(sequence)] = 1
+    return ids, mask
+
+
+class Runner:
+    """Runs rendered texts through a backbone and pools them over their response tokens.
+
+    Counts what it computes: ``computed`` token positions, ``padding`` of them padding, ``shared`` prompt tokens that
+    were not computed again. left: pad on the left (same states; slower, since it needs a mask).
+    """
+
+    def __init__(self, body: nn.Module, pooling: str, pad: int, budget: int, left: bool = False) -> None:
+        self.body, self.pooling, self.pad, self.budget, self.left = body, pooling, pad, budget, left
+        self.causal = sees_only_the_past(body, pad)
+        self.argument = cache_argument(body)
+        self.shares = self.causal and not left and is_roomy(new_cache(body))
+        self.computed = self.padding = self.shared = 0
+
+    def run(self, texts: Sequence[Rendered]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Pairs of (rows, their features (rows, width) float32 on the CPU), in an order that suits the lengths."""
+        plain = list(range(len(texts)))
+        groups: dict[tuple[int, ...], list[int]] = {}
+        if self.shares:
+            for row, text in enumerate(texts):
+                if text.response:
+                    groups.setdefault(tuple(text.prompt), []).append(row)
+            # A prompt with one answer has nothing to share and goes with the others.
+            groups = {prompt: rows for prompt, rows in groups.items() if len(rows) > 1 and prompt}
+            together = {row for rows in groups.values() for row in rows}
+            plain = [row for row in plain if row not in together]
+        for batch in batches([len(texts[row].ids) for row in plain], self.budget):
+            rows = [plain[number] for number in batch]
+            yield from self._safely(self._plain, [texts[row] for row in rows], rows)
+        prompts = list(groups)
+        for block in batches([len(prompt) for prompt in prompts], KV_SHARE * self.budget):
+            yield from self._block(texts, [prompts[number] for number in block], groups)
+
+    def _safely(self, compute: Any, texts: list[Rendered], rows: list[int]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Compute a batch, in halves where it doesn't fit the device's memory."""
+        try:
+            yield rows, compute(texts).cpu()
+        except torch.OutOfMemoryError:
+            if len(rows) == 1:
+                raise
+            torch.cuda.empty_cache()
+            half = len(rows) // 2
+            yield from self._safely(compute, texts[:half], rows[:half])
+            yield from self._safely(compute, texts[half:], rows[half:])
+
+    def _count(self, mask: torch.Tensor) -> None:
+        self.computed += mask.numel()
+        self.padding += mask.numel() - int(mask.sum())
+
+    def _plain(self, texts: list[Rendered]) -> torch.Tensor:
+        ids, mask = stack([text.ids for text in texts], self.pad, self.left)
+        self._count(mask)
+        read = mask.clone()
+        for row, text in enumerate(texts):  # a text whose response was cut off whole is read at its last token
+            start = int(mask[row].argmax())
+            read[row, start : start + min(len(text.prompt), len(text.ids) - 1)] = 0
+        ids, mask, read = (tensor.to(self.body.device) for tensor in (ids, mask, read))
+        options: dict[str, Any] = {"use_cache": False} if self.causal else {}
+        if self.left or not self.causal:
+            options["attention_mask"] = mask
+        if self.left and self.causal:
+            options["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+        return pool(self.body(input_ids=ids, **options).last_hidden_state, read, self.pooling)
+
+    def _block(
+        self, texts: Sequence[Rendered], prompts: list[tuple[int, ...]], groups: dict[tuple[int, ...], list[int]]
+    ) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Answers to a block of prompts: the prompts once, then the answers behind their prompts' caches."""
+        caches, place = [], {}
+        for batch in batches([len(prompt) for prompt in prompts], self.budget):
+            ids, mask = stack([prompts[number] for number in batch], self.pad)
+            self._count(mask)
+            cache = new_cache(self.body, 0)
+            self.body(input_ids=ids.to(self.body.device), use_cache=True, **{self.argument: cache})
+            caches.append(cache)
+            place |= {prompts[number]: len(place) + order for order, number in enumerate(batch)}
+        rows = [row for prompt in prompts for row in groups[prompt]]
+        self.shared += sum(len(prompt) * (len(groups[prompt]) - 1) for prompt in prompts)
+        sizes = [len(texts[row].response) for row in rows]
+        for batch in batches(sizes, self.budget, [len(texts[row].prompt) for row in rows]):
+            chosen = [rows[number] for number in batch]
+
+            def compute(part: list[Rendered]) -> torch.Tensor:
+                return self._behind(part, caches, [place[tuple(text.prompt)] for text in part])
+
+            yield from self._safely(compute, [texts[row] for row in chosen], chosen)
+
+    def _behind(self, texts: list[Rendered], caches: list[Any], places: list[int]) -> torch.Tensor:
+        ids, read = stack([text.response for text in texts], self.pad)
+        self._count(read)
+        sizes = torch.tensor([len(text.prompt) for text in texts])
+        width = int(sizes.max())
+        device = self.body.device
+        cache = branch(caches, places, width, ids.shape[1])
+        seen = (torch.arange(width) < sizes.unsqueeze(1)).long()
+        output = self.body(
+            input_ids=ids.to(device),
+            attention_mask=torch.cat([seen, torch.ones_like(read)], 1).to(device),  # what is right of a token is unseen
+            position_ids=(sizes.unsqueeze(1) + torch.arange(ids.shape[1])).to(device),
+            use_cache=True,
+            **{self.argument: cache},
+        )
+        return pool(output.last_hidden_state, read.to(device), self.pooling)
