@@ -66,15 +66,39 @@ def read_pool(path: str | Path, gold: str = "gold") -> Pool:
     return Pool([row["prompt"] for _, row in rows], [row["responses"] for _, row in rows], rewards, ids)
 
 
+def _read_prompt(row: dict[str, Any]) -> list[Message]:
+    if "prompt" not in row:
+        raise Reject(Problem("prompt", "missing-field", f"columns found: {', '.join(map(str, row))}"))
+    prompt = read_side(row["prompt"], "prompt", lambda *_: None)
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+def read_prompts(path: str | Path) -> list[list[Message]]:
+    """The distinct prompts of a file's ``prompt`` column, in order. Raises DataError with every row that has none."""
+    found: dict[str, list[Message]] = {}
+    bad: list[BadRow] = []
+    for record in read_records(path):
+        bad += record.errors
+        if record.value is None:
+            continue
+        try:
+            prompt = _read_prompt(record.value)
+            found.setdefault(dumps(prompt, indent=None), prompt)
+        except Reject as reject:
+            bad += [BadRow(record.line, p.field, p.reason, p.detail) for p in reject.problems]
+    if bad:
+        raise DataError(str(path), bad, "give each row a prompt: a text or a list of messages")
+    if not found:
+        raise PrudentError(f"{path} holds no prompt; give one a line, in a column named prompt")
+    return list(found.values())
+
+
 def _read_row(row: dict[str, Any], gold_name: str = "gold") -> dict[str, Any]:
     """Prompt, responses, gold (of the column ``gold_name``) and id of one row; Reject names every fault in it."""
     problems: list[Problem] = []
     prompt: Any = None
     try:
-        if "prompt" not in row:
-            raise Reject(Problem("prompt", "missing-field", f"columns found: {', '.join(map(str, row))}"))
-        prompt = read_side(row["prompt"], "prompt", lambda *_: None)
-        prompt = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        prompt = _read_prompt(row)
     except Reject as reject:
         problems += reject.problems
     responses = row.get("responses")

@@ -35,6 +35,7 @@ from prudent.seeding import Seed, torch_generator
 
 VARIANCE_OBJECTIVES = ("proportional", "bregman", "exact", "variance-only", "permuted")
 PESSIMISM_RULES = ("lcb", "min", "uwo", "entropic")
+KL_RULES = ("bregman", "exact")  # the KL penalty is weighted per response
 OBJECTIVES = ("vanilla", *VARIANCE_OBJECTIVES, *PESSIMISM_RULES)
 
 

@@ -13,11 +13,17 @@ from typing import Any, Protocol
 import torch
 
 from prudent.errors import PrudentError
-from prudent.rewards.objectives import VARIANCE_OBJECTIVES, ReferenceStatistics, Shaped, reference_statistics, shape
+from prudent.rewards.objectives import (
+    KL_RULES,
+    VARIANCE_OBJECTIVES,
+    ReferenceStatistics,
+    Shaped,
+    reference_statistics,
+    shape,
+)
 from prudent.runs import dumps, hash_text
 from prudent.seeding import Seed, spawn
 
-KL_WEIGHT_OBJECTIVES = ("bregman", "exact")
 Conversation = str | list[dict[str, Any]]
 
 
@@ -133,7 +139,7 @@ class RewardFunction:
 
 def for_plain_trainer(function: RewardFunction) -> RewardFunction:
     """``function``, or PrudentError where its objective would be half applied by a trainer that reads rewards alone."""
-    if function.objective in KL_WEIGHT_OBJECTIVES:
+    if function.objective in KL_RULES:
         raise PrudentError(
             f"objective {function.objective!r} weights the KL penalty per completion, which a plain reward function "
             "can't; use VarianceAwareRLOOTrainer of prudent.policies.trl_adapter and say weighted_kl=True, or take "

@@ -1,0 +1,125 @@
+"""From settings to a problem: the embedded world with its gold, or a person's preferences with a judge or a cross-fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from prudent.align.problem import Judged, Problem, Side, crossed, drawn_heads, standardised_by
+from prudent.align.settings import Settings
+from prudent.data.pools import read_prompts
+from prudent.demo.world import World, draw_preferences, gold_reward, load_world
+from prudent.errors import PrudentError
+from prudent.preflight import settings as preflight_settings
+from prudent.preflight.core import PairFeatures
+from prudent.preflight.inputs import combine, encode_pairs, held_out_prompts, padded, read_inputs
+from prudent.preflight.truth import accuracy
+from prudent.rewards.columns import PairColumns
+from prudent.rewards.model import RewardModel
+from prudent.seeding import Seed, numpy_generator, spawn
+
+DEMO_SLOPE = 4.0  # of the Bradley-Terry labels, as in the preflight demonstration
+DEMO_PAIRS = 400
+Sampler = Callable[[Sequence[Any], Seed], list[list[str]]]
+
+
+def demo_problem(settings: Settings, encoder: Any) -> Problem:
+    """The embedded world: each run draws its own noisy preferences on the training prompts; gold is exact for any text."""
+    world = load_world(settings.train_prompts + settings.eval_prompts)
+    split, learn = spawn(settings.seed, 2)
+    order = numpy_generator(split).permutation(len(world))
+    train, test = (
+        world.take(sorted(part)) for part in (order[: settings.train_prompts], order[settings.train_prompts :])
+    )
+    sides = [Side(w.prompts, w.responses, _encode_side(encoder, w.prompts, w.responses)) for w in (train, test)]
+    judged = Judged(
+        "gold", "gold, 0 to 1", _gold_of(train), _gold_of(test), {"exact": True}
+    )  # fmt: skip
+    heads = []
+    for seed in spawn(learn, settings.runs):
+        draw_seed, fit_seed = spawn(seed, 2)
+        pairs = _demo_pairs(train, sides[0].features, draw_seed)
+        heads += drawn_heads(pairs, 1, settings.members, settings.ridge_value, fit_seed)
+    notes = [
+        f"{len(train)} embedded prompts to train on, {len(test)} others to judge on; every run draws its own "
+        f"{DEMO_PAIRS} preferences on the training prompts (Bradley-Terry from gold, slope {DEMO_SLOPE:g})",
+        "no reward model sees gold; gold is computed by a program and exact for any text",
+    ]
+    return Problem(sides[0], sides[1], heads, [judged] * settings.runs, notes)
+
+
+def _gold_of(world: World) -> Any:
+    return lambda prompts, texts, features: gold_reward([world.ids[p] for p in prompts], list(texts))
+
+
+def _demo_pairs(world: World, features: torch.Tensor, seed: Seed) -> PairFeatures:
+    prompt, chosen, rejected = draw_preferences(world, range(len(world)), DEMO_PAIRS, DEMO_SLOPE, seed)
+    return PairFeatures(features[prompt, chosen], features[prompt, rejected], prompt.tolist(), PairColumns())
+
+
+def _encode_side(encoder: Any, prompts: Sequence[Any], responses: Sequence[Sequence[str]]) -> torch.Tensor:
+    owners = [prompt for prompt, texts in zip(prompts, responses, strict=True) for _ in texts]
+    flat = encoder.encode(owners, [text for texts in responses for text in texts])
+    return padded(flat, [len(texts) for texts in responses])
+
+
+def read_problem(settings: Settings, encoder: Any, sample: Sampler) -> Problem:
+    """A person's preferences. Policies train on the prompts of the pairs (or of --prompts) and are judged on held-out ones.
+
+    sample: (prompts, seed) -> samples of the reference policy.
+    """
+    reading = preflight_settings.Settings(
+        preferences=settings.preferences, max_pairs=settings.max_pairs, on_error=settings.on_error,
+        holdout=settings.holdout, seed=settings.seed,
+    )  # fmt: skip
+    found = read_inputs(reading)
+    pick, sampling, draw = spawn(settings.seed, 3)
+    pairs = combine([encode_pairs(encoder, source.train) for source in found.sources])
+    test_prompts = held_out_prompts(found, settings.eval_prompts, settings.seed)
+    train_prompts = _training_prompts(settings, found, pick)
+    sides = []
+    for prompts, seed in zip((train_prompts, test_prompts), spawn(sampling, 2)):
+        responses = sample(prompts, seed)
+        sides.append(Side(list(prompts), responses, _encode_side(encoder, prompts, responses)))
+    by_name = dict(zip(("train", "test"), sides))
+
+    def encode(side: str, prompts: Sequence[int], texts: Sequence[str]) -> torch.Tensor:
+        return encoder.encode([by_name[side].prompts[p] for p in prompts], list(texts))
+
+    if settings.judge is None:
+        heads, judges = crossed(pairs, settings.runs, settings.members, settings.ridge_value, encode, draw)
+        scaled = {id(j): standardised_by(j, sides[1]) for j in judges}
+        return Problem(sides[0], sides[1], heads, [scaled[id(j)] for j in judges], found.notes)
+    heads = drawn_heads(pairs, settings.runs, settings.members, settings.ridge_value, draw)
+    judged = standardised_by(_model_judge(settings.judge, by_name, found), sides[1])
+    return Problem(sides[0], sides[1], heads, [judged] * settings.runs, found.notes)
+
+
+def _training_prompts(settings: Settings, found: Any, seed: Seed) -> list[Any]:
+    if settings.prompts is None:
+        seen = {str(prompt): prompt for source in found.sources for prompt in source.train["prompt"]}
+        pool = [seen[key] for key in sorted(seen)]
+    else:
+        pool = read_prompts(settings.prompts)
+    order = numpy_generator(seed).permutation(len(pool))[: settings.train_prompts]
+    if len(order) < settings.prompts_per_step:
+        raise PrudentError(
+            f"{len(order)} prompts to train on, fewer than --prompts-per-step {settings.prompts_per_step}; give more"
+        )
+    return [pool[i] for i in order]
+
+
+def _model_judge(name: str, sides: dict[str, Side], found: Any) -> Judged:
+    model = RewardModel.load(name)
+
+    def value(side: str) -> Any:
+        def of(prompts: Sequence[int], texts: Sequence[str], features: torch.Tensor | None) -> torch.Tensor:
+            return model.score([sides[side].prompts[p] for p in prompts], list(texts)).double().mean(0)
+
+        return of
+
+    data = found.sources[0].test
+    margins = model.score(data["prompt"], data["chosen"]) - model.score(data["prompt"], data["rejected"])
+    return Judged("judge", "units of the judge's score", value("train"), value("test"), accuracy(margins.mean(0)))

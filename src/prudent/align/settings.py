@@ -1,0 +1,106 @@
+"""What ``prudent align`` can be told, checked once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from prudent.errors import PrudentError
+from prudent.features.models import DEFAULT_MODEL
+from prudent.rewards.objectives import OBJECTIVES
+
+DEFAULT_OBJECTIVES = ("vanilla", "proportional")
+ENGINES = ("own", "trl")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of one series; the names and meanings are those of ``prudent align --help``."""
+
+    preferences: tuple[str, ...] = ()
+    prompts: str | None = None
+    policy: str = DEFAULT_MODEL
+    judge: str | None = None
+    objectives: tuple[str, ...] = DEFAULT_OBJECTIVES
+    algorithm: str = "rloo"
+    beta: float = 0.1
+    runs: int = 1
+    members: int = 10
+    reward: str = "member"
+    ridge: str = "cv"
+    floor: float = 1e-2
+    steps: int = 40
+    prompts_per_step: int = 8
+    completions: int = 4
+    max_new_tokens: int = 48
+    learning_rate: float = 3e-4
+    epochs: int = 1
+    minibatches: int = 1
+    lora_rank: int = 16
+    lora_layers: int | None = None
+    full: bool = False
+    train_prompts: int = 32
+    eval_prompts: int = 32
+    reference_samples: int = 16
+    eval_samples: int = 8
+    pooling: str = "last+mean"
+    max_length: int = 1024
+    dtype: str | None = None
+    max_pairs: int | None = None
+    on_error: str = "raise"
+    holdout: float = 0.3
+    save_every: int = 10
+    images: bool = True
+    demo: bool = False
+    seed: int = 0
+
+    def options(self) -> dict[str, Any]:
+        """Everything but the seed, as the manifest keeps it."""
+        return {key: value for key, value in asdict(self).items() if key != "seed"}
+
+    @property
+    def ridge_value(self) -> float | str:
+        return "cv" if self.ridge == "cv" else float(self.ridge)
+
+
+def check(settings: Settings) -> Settings:
+    """The settings, or PrudentError naming everything that can't be used."""
+    problems = []
+    if not settings.preferences and not settings.demo:
+        problems.append("no preference file was given; name one with --preferences, or try --demo")
+    if settings.demo and (settings.preferences or settings.prompts or settings.judge):
+        problems.append(
+            "--demo brings its own preferences, prompts and gold; leave --preferences, --prompts, --judge out"
+        )
+    unknown = [name for name in settings.objectives if name not in OBJECTIVES]
+    if unknown or not settings.objectives:
+        problems.append(f"--objective {', '.join(unknown) or '(none)'}: choose among {', '.join(OBJECTIVES)}")
+    if len(set(settings.objectives)) != len(settings.objectives):
+        problems.append("--objective names one twice")
+    if not (settings.beta > 0 and math.isfinite(settings.beta)):
+        problems.append(f"--beta is {settings.beta:g}, it must be positive")
+    if settings.reward not in ("member", "mean"):
+        problems.append(f"--reward is {settings.reward!r}, must be member or mean")
+    least = {
+        "runs": 1, "members": 2, "steps": 1, "prompts_per_step": 1, "completions": 2, "max_new_tokens": 1,
+        "lora_rank": 1, "train_prompts": 1, "eval_prompts": 2, "reference_samples": 2, "eval_samples": 1,
+        "save_every": 1, "epochs": 1, "minibatches": 1,
+    }  # fmt: skip
+    problems += [
+        f"--{name.replace('_', '-')} is {getattr(settings, name)}, it must be at least {low}"
+        for name, low in least.items()
+        if getattr(settings, name) < low
+    ]
+    if not 0 < settings.holdout < 1:
+        problems.append(f"--holdout is {settings.holdout}, it must lie between 0 and 1")
+    if settings.ridge != "cv":
+        try:
+            usable = float(settings.ridge) > 0
+        except ValueError:
+            usable = False
+        if not usable:
+            problems.append(f'--ridge is {settings.ridge!r}, must be "cv" or a positive number')
+    if problems:
+        raise PrudentError("; ".join(problems))
+    return settings

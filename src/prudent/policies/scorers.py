@@ -1,0 +1,48 @@
+"""Heads on a frozen encoder as the scorer of an RL run: off the reference's hidden states where they are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from prudent.features.pooling import pool
+from prudent.policies.packing import Pack
+from prudent.rewards.heads import HeadEnsemble
+
+
+class HeadScorer:
+    """K heads on an encoder's features, for completions to ``prompts`` (messages or strings, by index).
+
+    shared: the encoder reads the very network that is the reference policy, so that its features can be pooled from the
+    reference's pass (equal to encoding apart up to rounding, see the tests). A completion that the encoder would cut at
+    its length limit is always read apart.
+    """
+
+    def __init__(self, heads: HeadEnsemble, encoder: Any, prompts: Sequence[Any], *, shared: bool) -> None:
+        self.heads, self.encoder, self.prompts, self.shared = heads, encoder, list(prompts), shared
+
+    def closed(self, prompts: Sequence[int], texts: Sequence[str]) -> list[list[int]]:
+        conversations = self.encoder.renderer.conversations([self.prompts[p] for p in prompts], list(texts))
+        return [conversation.response for conversation in conversations]
+
+    def pool(self, hidden: torch.Tensor, row: Pack) -> torch.Tensor:
+        """Features (S, d) of the pack's segments, each read as its prompt followed by itself."""
+        segments = torch.arange(len(row.names))[:, None]
+        mine = row.segment_of[None, :] == segments
+        prompt = (row.segment_of[None, :] == -1) & (row.group_of[None, :] == row.group_of_segment[:, None])
+        features = []
+        for mask in mine | prompt:  # a segment's few tokens at a time: a (S, T, d) copy would dwarf the pack
+            place = mask.nonzero().squeeze(1).to(hidden.device)
+            features.append(
+                pool(hidden[place][None], torch.ones(1, len(place), device=hidden.device), self.encoder.pooling)
+            )
+        return torch.cat(features).cpu()
+
+    def scores(self, prompts: Sequence[int], texts: Sequence[str], features: torch.Tensor | None) -> torch.Tensor:
+        return self.heads.scores(self.features(prompts, texts) if features is None else features)
+
+    def features(self, prompts: Sequence[int], texts: Sequence[str]) -> torch.Tensor:
+        """Features (N, d) by the encoder itself."""
+        return self.encoder.encode([self.prompts[p] for p in prompts], list(texts))
