@@ -64,6 +64,7 @@ def fit(
     pooling: Annotated[str, typer.Option(help="Features: last, mean or last+mean token states.")] = "last",
     max_length: Annotated[int, typer.Option(help="Longest text in tokens.")] = 1024,
     dtype: Annotated[str | None, typer.Option(help="Precision of the language model; by default what is fast.")] = None,
+    feature_layer: Annotated[int | None, typer.Option(min=1, help="Features: use the first so many blocks.")] = None,
     diversity: Annotated[str | None, _panel("What members differ in: bootstrap, shuffle, init, init+shuffle.")] = None,
     ridge: Annotated[str | None, _panel('Ridge of linear heads: a number, or "cv" (the default).')] = None,
     epochs: Annotated[int | None, _panel("Passes over the pairs, in stochastic training.", min=1)] = None,
@@ -117,7 +118,7 @@ def fit(
         "models": models or None,
     }  # fmt: skip
     given = check_options(family, options)
-    encoder_options = {"pooling": pooling, "max_length": max_length, "dtype": dtype}
+    encoder_options = {"pooling": pooling, "max_length": max_length, "dtype": dtype, "layer": feature_layer}
     data, report = read_preferences_with_report(preferences, split=split, on_error=on_error)
     data = data.select(range(min(rows, len(data)))) if rows else data
     held = read_preferences_with_report(test, on_error=on_error)[0] if test else None

@@ -143,14 +143,15 @@ def fit_reward_model(
     chosen, rejected = features if features is not None else encode_pairs(encoder, preferences)
     if name == "quantile":
         return RewardModel(_quantile(preferences, encoder, chosen, rejected, seed, given), encoder, model=base)
-    scorer = _on_features(preferences, entry, encoder, chosen, rejected, members, seed, given)
+    scorer = fit_on_features(preferences, entry, encoder, chosen, rejected, members, seed, given)
     return RewardModel(scorer, encoder, model=base)
 
 
-def _on_features(
+def fit_on_features(
     preferences: Dataset, entry: Family, encoder: Any, chosen: torch.Tensor, rejected: torch.Tensor, members: int,
     seed: Seed, given: dict[str, Any],
 ) -> Any:  # fmt: skip
+    """Scorer of a feature family from features that are there already; encoder is needed for ``meta_pool`` alone."""
     from prudent.data.preferences import training_columns
 
     place, _, attribute = entry.fit.rpartition(".")

@@ -27,6 +27,7 @@ def encoder_card(encoder: Any, model: str) -> dict[str, Any]:
         "pooling": encoder.pooling,
         "max_length": encoder.max_length,
         "dtype": str(encoder.dtype).removeprefix("torch."),
+        "layer": getattr(encoder, "layer", None),
         "fingerprint": encoder.fingerprint,
     }
 
@@ -93,7 +94,7 @@ class RewardModel:
                 raise PrudentError(f"{self.name or 'this reward model'} names no encoder; give it features, not text")
             from prudent.features.encoder import Encoder
 
-            options = {key: kept[key] for key in ("pooling", "max_length", "dtype", "device") if kept.get(key)}
+            options = {key: kept[key] for key in ("pooling", "max_length", "dtype", "device", "layer") if kept.get(key)}
             found = Encoder(kept["model"], **options)
             if found.fingerprint != kept["fingerprint"]:
                 raise PrudentError(

@@ -1,0 +1,112 @@
+"""One family fitted and scored in a process of its own, so that its time and peak memory are its own."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from prudent.errors import PrudentError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class Trial(NamedTuple):
+    """margins (K, n) of each named set; fit_seconds, score_seconds; peak_bytes of the process; parameters, members."""
+
+    margins: dict[str, torch.Tensor]
+    fit_seconds: float
+    score_seconds: float
+    peak_bytes: int
+    parameters: int
+    members: int
+    info: dict[str, Any]
+
+
+def peak_bytes() -> int:
+    """Peak resident memory of this process."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def trial(
+    name: str,
+    train: Dataset,
+    tests: Mapping[str, Dataset],
+    *,
+    model: str,
+    members: int | None,
+    seed: int,
+    encoder_options: Mapping[str, Any],
+    features: Mapping[str, tuple[torch.Tensor, torch.Tensor]] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Trial:
+    """Fit family ``name`` on ``train`` and give its margins on each of ``tests``, in this process.
+
+    features: of "train" and of every test set, made once for all families that work on them.
+    """
+    from prudent.rewards.families import ON_TEXT, check_options, family, fit_on_features, fit_reward_model, pair_scores
+
+    given = check_options(name, options or {})
+    started = time.perf_counter()
+    if features is not None and name not in (*ON_TEXT, "quantile"):
+        entry = family(name)
+        count = entry.members if members is None else members
+        scorer = fit_on_features(train, entry, None, *features["train"], count, seed, given)
+        middle = time.perf_counter()
+        margins = {key: scorer.scores(features[key][0]) - scorer.scores(features[key][1]) for key in tests}
+        parameters = sum(tensor.numel() for tensor in scorer.state()[1].values())
+    else:
+        reward_model = fit_reward_model(
+            train, name, model=model, members=None if family(name).members == 0 else members, seed=seed,
+            encoder_options=encoder_options, **given,
+        )  # fmt: skip
+        middle = time.perf_counter()
+        margins = {}
+        for key, data in tests.items():
+            chosen, rejected = pair_scores(reward_model, data)
+            margins[key] = chosen - rejected
+        scorer, parameters = reward_model.scorer, reward_model.parameters()
+    ended = time.perf_counter()
+    info = dict(getattr(scorer, "info", {}))
+    return Trial(margins, middle - started, ended - middle, peak_bytes(), parameters, scorer.members, info)
+
+
+def _child(pipe: Any, arguments: dict[str, Any], threads: int) -> None:
+    torch.set_num_threads(threads)
+    try:
+        found = trial(**arguments)
+        # numpy crosses as plain bytes; a tensor's shared memory would be gone with this process
+        pipe.send((found._replace(margins={}), {key: value.numpy() for key, value in found.margins.items()}))
+    except PrudentError as error:
+        pipe.send(str(error))
+    finally:
+        pipe.close()
+
+
+def trial_apart(**arguments: Any) -> Trial | str:
+    """``trial`` in a fresh process; a text says why there is no result (a mendable error, or a process that died)."""
+    import multiprocessing
+
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(theirs, arguments, torch.get_num_threads()))
+    process.start()
+    theirs.close()
+    try:
+        found = ours.recv()
+    except EOFError:
+        process.join()
+        return f"its process ended with status {process.exitcode} and no result (out of memory?)"
+    finally:
+        ours.close()
+    process.join()
+    if isinstance(found, str):
+        return found
+    rest, margins = found
+    return rest._replace(margins={key: torch.from_numpy(value) for key, value in margins.items()})
