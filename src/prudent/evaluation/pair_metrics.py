@@ -61,8 +61,8 @@ def grid_warnings(scores: ArrayLike, tied: int, n: int) -> list[str]:
         spacing = 2.0 ** (np.floor(np.log2(size)) - (found[0] - 1)) if size > 0 else 0.0
         name = "bfloat16" if found[0] == 8 else "float16"
         return [
-            f"every score is representable in {name} (spacing {spacing:.3g} near {size:.3g}): they were rounded, which "
-            f"makes ties ({tied} of {n}); score in float32"
+            f"every score is representable in {name} (spacing {spacing:.3g} near {size:.3g}): they were rounded, so "
+            f"close ones tie ({tied} of {n}); score in float32"
         ]
     return []
 
