@@ -19,6 +19,8 @@ from prudent.features.attention_cache import branch, cache_argument, is_roomy, n
 from prudent.features.pooling import pool
 from prudent.features.rendering import Rendered
 
+# Tokens computed at once, and how many tokens' time it takes to start a batch (Python and kernel launches).
+BUDGETS = {"cpu": (2048, 64), "cuda": (32768, 4096)}
 KV_SHARE = 8  # prompts' key-value caches held at once, in token budgets
 
 
@@ -76,21 +78,25 @@ def sees_only_the_past(body: nn.Module, token: int) -> bool:
     return bool(torch.allclose(alone, followed, rtol=1e-2, atol=1e-3 * float(alone.abs().max())))
 
 
-def batches(lengths: Sequence[int], budget: int, extra: Sequence[int] | None = None) -> Iterator[list[int]]:
-    """Rows of like length, longest first, so many that rows x longest stays within ``budget`` tokens (one at least).
+def batches(lengths: Sequence[int], budget: int, spare: int, extra: Sequence[int] | None = None) -> Iterator[list[int]]:
+    """Rows of like length, longest first: rows x longest within ``budget`` tokens (one row at least), and a new batch
+    as soon as padding would exceed ``spare`` tokens, what starting a batch costs.
 
     extra: further tokens of memory a row needs (its prompt's cache), of which KV_SHARE budgets are allowed.
     """
     batch: list[int] = []
-    longest = most = 0
+    wide = deep = waste = 0
     for row in sorted(range(len(lengths)), key=lambda r: (-lengths[r], r)):
-        more = extra[row] if extra else 0
-        wide, deep = max(longest, lengths[row]), max(most, more)
-        if batch and ((len(batch) + 1) * wide > budget or (len(batch) + 1) * (wide + deep) > KV_SHARE * budget):
+        more = max(deep, extra[row]) if extra else 0
+        waste += wide - lengths[row] if batch else 0
+        rows = len(batch) + 1
+        if batch and (rows * wide > budget or waste > spare or rows * (wide + more) > KV_SHARE * budget):
             yield batch
-            batch, wide, deep = [], lengths[row], more
+            batch, waste, more = [], 0, extra[row] if extra else 0
+        if not batch:
+            wide = lengths[row]
         batch.append(row)
-        longest, most = wide, deep
+        deep = more
     if batch:
         yield batch
 
@@ -114,8 +120,10 @@ class Runner:
     were not computed again. left: pad on the left (same states; slower, since it needs a mask).
     """
 
-    def __init__(self, body: nn.Module, pooling: str, pad: int, budget: int, left: bool = False) -> None:
-        self.body, self.pooling, self.pad, self.budget, self.left = body, pooling, pad, budget, left
+    def __init__(self, body: nn.Module, pooling: str, pad: int, budget: int | None = None, left: bool = False) -> None:
+        self.body, self.pooling, self.pad, self.left = body, pooling, pad, left
+        self.budget, self.spare = BUDGETS.get(body.device.type, BUDGETS["cuda"])
+        self.budget = budget or self.budget
         self.causal = sees_only_the_past(body, pad)
         self.argument = cache_argument(body)
         self.shares = self.causal and not left and is_roomy(new_cache(body))
@@ -133,11 +141,11 @@ class Runner:
             groups = {prompt: rows for prompt, rows in groups.items() if len(rows) > 1 and prompt}
             together = {row for rows in groups.values() for row in rows}
             plain = [row for row in plain if row not in together]
-        for batch in batches([len(texts[row].ids) for row in plain], self.budget):
+        for batch in batches([len(texts[row].ids) for row in plain], self.budget, self.spare):
             rows = [plain[number] for number in batch]
             yield from self._safely(self._plain, [texts[row] for row in rows], rows)
         prompts = list(groups)
-        for block in batches([len(prompt) for prompt in prompts], KV_SHARE * self.budget):
+        for block in batches([len(prompt) for prompt in prompts], KV_SHARE * self.budget, KV_SHARE * self.budget):
             yield from self._block(texts, [prompts[number] for number in block], groups)
 
     def _safely(self, compute: Any, texts: list[Rendered], rows: list[int]) -> Iterator[tuple[list[int], torch.Tensor]]:
@@ -176,7 +184,7 @@ class Runner:
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Answers to a block of prompts: the prompts once, then the answers behind their prompts' caches."""
         caches, place = [], {}
-        for batch in batches([len(prompt) for prompt in prompts], self.budget):
+        for batch in batches([len(prompt) for prompt in prompts], self.budget, self.spare):
             ids, mask = stack([prompts[number] for number in batch], self.pad)
             self._count(mask)
             cache = new_cache(self.body, 0)
@@ -186,7 +194,7 @@ class Runner:
         rows = [row for prompt in prompts for row in groups[prompt]]
         self.shared += sum(len(prompt) * (len(groups[prompt]) - 1) for prompt in prompts)
         sizes = [len(texts[row].response) for row in rows]
-        for batch in batches(sizes, self.budget, [len(texts[row].prompt) for row in rows]):
+        for batch in batches(sizes, self.budget, self.spare, [len(texts[row].prompt) for row in rows]):
             chosen = [rows[number] for number in batch]
 
             def compute(part: list[Rendered]) -> torch.Tensor:

@@ -1,0 +1,277 @@
+"""``Encoder``: a frozen language model that turns (prompt, response) into a vector, once, and keeps it on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from prudent.errors import PrudentError
+from prudent.features.backbone import Runner, backbone_of
+from prudent.features.cache import FeatureCache, row_key
+from prudent.features.models import cache_folder, dtype_name, ensure_pad, load_language_model
+from prudent.features.pooling import POOLINGS
+from prudent.features.progress import token_progress
+from prudent.features.rendering import Prompt, Rendered, Renderer, Response
+from prudent.runs import hash_text
+
+CHUNK = 8192  # rows rendered and sorted together; bounds memory whatever the number of rows
+FORMAT = "1"  # changes whenever the same text would get another vector
+
+
+@dataclass
+class EncodeStats:
+    """What one call of ``encode`` did. tokens: positions computed, padding included; padding: of them padding;
+    shared: prompt tokens that were not computed again because an answer to the same prompt had computed them;
+    truncated: rows cut to max_length; answerless: of them rows whose whole response was cut off."""
+
+    rows: int = 0
+    encoded: int = 0
+    cached: int = 0
+    truncated: int = 0
+    answerless: int = 0
+    tokens: int = 0
+    padding: int = 0
+    shared: int = 0
+    seconds: float = 0.0
+
+    @property
+    def padding_share(self) -> float:
+        """Share of the computed positions that were padding."""
+        return self.padding / self.tokens if self.tokens else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens of text read a second: computed ones without padding, and shared ones."""
+        return (self.tokens - self.padding + self.shared) / self.seconds if self.seconds else 0.0
+
+
+class Encoder:
+    """Frozen language model that gives one float32 vector a (prompt, response).
+
+    model: name for ``load_language_model`` (hub id, folder, ``"smollm2"``) or a (model, tokenizer) pair, taken as is.
+    pooling: ``"last"`` (state of the last token), ``"mean"`` (mean over the response's tokens, its end-of-turn mark
+    included) or ``"last+mean"`` (both, twice the width). A text's prompt tokens are read by the model but never
+    pooled: they are the same for every answer. max_length: tokens kept of a text, cut on the right and counted; a
+    text whose whole response is cut off is pooled at its last kept token.
+    layer: use only the model's first so many blocks (its final norm kept), which is also that much faster.
+    cache: True keeps features under $PRUDENT_CACHE, a path keeps them there, None or False keeps nothing.
+    distributed: under ``accelerate launch``, each process encodes its share of the rows that every process was given;
+    all must see the same cache folder. batch_tokens: token positions computed at once.
+    padding_side: ``"left"`` gives the same features, slower; for comparison.
+
+    ``stats`` describes the latest ``encode``; ``fingerprint`` names everything the features depend on.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | tuple[Any, Any],
+        *,
+        pooling: str = "last",
+        max_length: int = 1024,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        cache: bool | str | Path | None = True,
+        layer: int | None = None,
+        distributed: bool = False,
+        batch_tokens: int | None = None,
+        padding_side: str = "right",
+        progress: bool = True,
+    ) -> None:
+        if pooling not in POOLINGS:
+            raise PrudentError(f"pooling is {pooling!r}; use one of {', '.join(POOLINGS)}")
+        if padding_side not in ("left", "right"):
+            raise PrudentError(f"padding_side is {padding_side!r}; use left or right")
+        if isinstance(model, tuple):
+            if dtype is not None or device is not None:
+                raise PrudentError("dtype and device are the loader's; a model given as an object is used as it is")
+            self.name, (self.model, self.tokenizer) = "object", model
+            ensure_pad(self.tokenizer)
+        else:
+            self.name = str(model)
+            self.model, self.tokenizer = load_language_model(model, dtype=dtype, device=device)
+        self.pooling, self.max_length, self.layer = pooling, max_length, layer
+        self.distributed, self.progress = distributed, progress
+        self.body = backbone_of(self.model, layer).eval()
+        self.dtype: torch.dtype = self.body.dtype
+        self.width = int(self.body.config.hidden_size) * (2 if pooling == "last+mean" else 1)
+        self.renderer = Renderer(self.tokenizer, max_length)
+        self.runner = Runner(self.body, pooling, self.tokenizer.pad_token_id, batch_tokens, padding_side == "left")
+        self.stats = EncodeStats()
+        self._cache_option = cache
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all that the features depend on besides the text: the weights in use (adapters and cut
+        layers included), the model's settings, template, tokenizer, pooling, length and dtype."""
+        settings = self.body.config.to_dict()
+        for passing in ("_name_or_path", "transformers_version", "architectures", "use_cache", "dtype", "torch_dtype"):
+            settings.pop(passing, None)
+        return hash_text(
+            FORMAT,
+            hash_weights(self.body),
+            json.dumps(settings, sort_keys=True, default=str),
+            str(getattr(self.tokenizer, "chat_template", None)),
+            hash_tokenizer(self.tokenizer),
+            self.pooling,
+            str(self.max_length),
+            dtype_name(self.dtype),
+        )
+
+    @cached_property
+    def cache(self) -> FeatureCache | None:
+        """Features on disk, or None when nothing is kept."""
+        option = self._cache_option
+        if option is None or option is False:
+            return None
+        root = cache_folder() / "features" if option is True else Path(option)
+        return FeatureCache(root / self.fingerprint[:32], self.width)
+
+    def encode(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> torch.Tensor:
+        """(N, d) float32 features on the CPU of N conversations, in their order.
+
+        prompts: strings or message lists; responses: strings or message lists; one response a prompt (repeat a
+        prompt for each of its answers: its tokens are still computed once). Raises PrudentError for unequal numbers
+        and for turns that the chat template refuses.
+        """
+        out = torch.empty(len(prompts), self.width)
+        for start, features in self.encode_chunks(prompts, responses):
+            out[start : start + len(features)] = features
+        return out
+
+    def encode_chunks(
+        self, prompts: Sequence[Prompt], responses: Sequence[Response]
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """Like ``encode``, in pieces (first row, features) of at most 8,192 rows: memory stays flat."""
+        if len(prompts) != len(responses):
+            raise PrudentError(f"{len(prompts)} prompts but {len(responses)} responses; give one response a prompt")
+        began = time.perf_counter()
+        self.stats = EncodeStats(rows=len(prompts))
+        world = _World(self.distributed)
+        if world.size > 1:
+            self._encode_share(prompts, responses, world)
+        with token_progress("encoding", len(prompts), self.progress and world.rank == 0) as advance:
+            for start in range(0, len(prompts), CHUNK):
+                texts = self._render(prompts, responses, start)
+                features = self._chunk(texts, advance)
+                self.stats.seconds = time.perf_counter() - began
+                yield start, features
+        self.stats.seconds = time.perf_counter() - began
+
+    def _render(self, prompts: Sequence[Prompt], responses: Sequence[Response], start: int) -> list[Rendered]:
+        texts = self.renderer.conversations(prompts[start : start + CHUNK], responses[start : start + CHUNK])
+        for row, text in enumerate(texts):
+            if not text.ids:
+                raise PrudentError(f"row {start + row} has no tokens; leave it out")
+        return texts
+
+    def _encode_share(self, prompts: Sequence[Prompt], responses: Sequence[Response], world: _World) -> None:
+        """Encode the rows whose prompts fall to this process, put them into the cache, wait for the others."""
+        if self.cache is None:
+            raise PrudentError("encoding over several processes needs the cache, through which they share; turn it on")
+        for start in range(0, len(prompts), CHUNK):
+            texts = self._render(prompts, responses, start)
+            # By content, not by place, so that the answers to a prompt stay together wherever they stand.
+            mine = [text for text in texts if row_key(text.prompt, ())[0] % world.size == world.rank]
+            with token_progress("encoding", len(mine), self.progress and world.rank == 0) as advance:
+                self._chunk(mine, advance)
+        world.wait()
+        self.stats.cached = self.stats.truncated = self.stats.answerless = 0  # counted in the reading that follows
+
+    def _chunk(self, texts: list[Rendered], advance: Any) -> torch.Tensor:
+        stats, runner = self.stats, self.runner
+        stats.truncated += sum(text.removed > 0 for text in texts)
+        stats.answerless += sum(text.removed > 0 and not text.response for text in texts)
+        keys = np.array([row_key(text.prompt, text.response) for text in texts], dtype=np.int64).reshape(-1, 2)
+        features = torch.empty(len(texts), self.width)
+        held = np.zeros(len(texts), bool)
+        if self.cache is not None:
+            held, found = self.cache.find(keys)
+            features[torch.from_numpy(held)] = found
+        stats.cached += int(held.sum())
+        advance(int(held.sum()), 0, "")
+        missing = np.flatnonzero(~held)
+        if not len(missing):
+            return features
+        _, first, inverse = np.unique(keys[missing], axis=0, return_index=True, return_inverse=True)
+        rows = missing[np.sort(first)]  # equal texts once, in the order given
+        rank = np.argsort(np.argsort(first))[inverse.reshape(-1)]
+        fresh = torch.empty(len(rows), self.width)
+        weight = np.bincount(rank, minlength=len(rows))
+        runner.computed = runner.padding = runner.shared = 0
+        before = 0
+        with torch.inference_mode():
+            for batch, values in runner.run([texts[row] for row in rows]):
+                if not bool(torch.isfinite(values).all()):
+                    bad = batch[int((~torch.isfinite(values).all(-1)).nonzero()[0])]
+                    raise PrudentError(
+                        f"features are not finite in {dtype_name(self.dtype)}, first those of the text "
+                        f"{self.tokenizer.decode(texts[rows[bad]].ids)[:200]!r}; use dtype float32"
+                    )
+                fresh[batch] = values
+                if self.cache is not None:
+                    self.cache.add(keys[rows[batch]], values.clone())
+                read = runner.computed - runner.padding + runner.shared
+                advance(int(weight[batch].sum()), read - before, f"padding {runner.padding / runner.computed:.1%}")
+                before = read
+        if self.cache is not None:
+            self.cache.flush()
+        features[torch.from_numpy(missing)] = fresh[torch.from_numpy(rank)]
+        stats.encoded += len(rows)
+        stats.tokens += runner.computed
+        stats.padding += runner.padding
+        stats.shared += runner.shared
+        return features
+
+
+@dataclass
+class _World:
+    """The processes that ``accelerate launch`` (or torchrun) started; one, when it didn't or isn't wanted."""
+
+    wanted: bool
+    rank: int = 0
+    size: int = 1
+    _state: Any = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.wanted and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from accelerate import PartialState
+
+            self._state = PartialState(cpu=not torch.cuda.is_available())
+            self.rank, self.size = self._state.process_index, self._state.num_processes
+
+    def wait(self) -> None:
+        self._state.wait_for_everyone()
+
+
+def hash_weights(module: torch.nn.Module) -> str:
+    """SHA-256 (hex) of the names, shapes, types and bits of a module's parameters and buffers, whatever its device."""
+
+    def one(item: tuple[str, torch.Tensor]) -> str:
+        name, tensor = item
+        flat = tensor.detach().reshape(-1).contiguous().cpu().view(torch.uint8)
+        digest = hashlib.sha256(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(flat.numpy())
+        return digest.hexdigest()
+
+    with ThreadPoolExecutor() as threads:
+        return hash_text(*threads.map(one, sorted(module.state_dict().items())))
+
+
+def hash_tokenizer(tokenizer: Any) -> str:
+    """SHA-256 (hex) of a tokenizer's vocabulary and rules, without its passing padding and truncation settings."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return hash_text(json.dumps(tokenizer.get_vocab(), sort_keys=True))
+    rules = json.loads(backend.to_str())
+    return hash_text(json.dumps({**rules, "padding": None, "truncation": None}, sort_keys=True))
