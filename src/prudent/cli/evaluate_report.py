@@ -106,6 +106,10 @@ def verdict(page: Report, results: list[Result], baselines: list[Result], payloa
             tone = "warn"
     if value.low is not None and random is not None and name != "overall" and value.low <= random:
         text, tone = text + " Its interval holds what knowing nothing gives.", "warn"
+    tied = [r for r in results if getattr(r.view.detail, "tied_problems", 0) > len(r.items) / 2]
+    if tied:
+        text += f" {len(tied)} of {len(results)} scorers tie on more than half of the problems: where they stand"
+        text, tone = text + " depends on the rule for ties, so read all five columns.", "warn"
     page.verdict(text, tone, "Result")
 
 
@@ -118,17 +122,20 @@ def overview(
     ordered = sorted(results, key=lambda r: -(r.headline[1].value or 0))
     lead = ordered[0].headline[0]
     intervals = {lead, "mrr"}
+    uneven = any(len(r.items) != payload["items"] for r in results)
     random = payload["baselines"]["random"]
     rows: list[list[Any]] = []
     for r in [*ordered, *baselines]:
         label = r.name if r.chosen in ("score", "verdict") else f"{r.name} ({r.chosen})"
         found = [(m, metric_of(r, m)) for m in metrics]
-        rows.append([label, len(r.items), *(shown(v) if m in intervals else brief(v) for m, v in found)])
-    rows.append(["knows nothing (expected)", None, *(random.get(m) for m in metrics)])
+        rows.append(
+            [label, *([len(r.items)] if uneven else []), *(shown(v) if m in intervals else brief(v) for m, v in found)]
+        )
+    rows.append(["knows nothing (expected)", *([None] if uneven else []), *(random.get(m) for m in metrics)])
     caption = (
         "95 % intervals in brackets; those of every number are in evaluation.json. A tie is wrong unless it says so."
     )
-    page.table(["scorer", "items", *(NAMES.get(m, m) for m in metrics)], rows, caption)
+    page.table(["scorer", *(["items"] if uneven else []), *(NAMES.get(m, m) for m in metrics)], rows, caption)
     name = ordered[0].headline[0]
     data = [
         {"scorer": r.name, "value": v.value, "low": v.low, "high": v.high}
@@ -155,10 +162,11 @@ def subsets(page: Report, results: list[Result]) -> None:
         for r, bench in benches[:4] for row in bench.rows if row.n
     ]  # fmt: skip
     group = "scorer" if len(benches) > 1 else None
-    page.chart(
-        charts.dot_intervals(data, "subset", "value", "low", "high", group=group, x_title="accuracy"),
-        "subsets", "Accuracy by subset" + (" (the first four scorers)" if len(benches) > 4 else "") + ".",
-    )  # fmt: skip
+    if len({row["subset"] for row in data}) > 1:
+        page.chart(
+            charts.dot_intervals(data, "subset", "value", "low", "high", group=group, x_title="accuracy"),
+            "subsets", "Accuracy by subset" + (" (the first four scorers)" if len(benches) > 4 else "") + ".",
+        )  # fmt: skip
     subset_table(page, benches)
     for result, bench in benches:
         if bench.ties is not None and bench.ties.score is not None:
@@ -236,7 +244,8 @@ def reductions(page: Report, results: list[Result]) -> None:
     ]  # fmt: skip
     page.table(
         ["process model", "needs", "best in resamples", "runner-up", "p against it", "clear?"], rows,
-        "Chosen by MRR on these very items, so the best one's score is a little optimistic.",
+        "Chosen by MRR on these very items, so the best one's score is a little optimistic. p: exact McNemar on strict "
+        f"accuracy. Clear: best in at least {STRONG:.0%} of bootstrap resamples of the items.",
     )  # fmt: skip
 
 
