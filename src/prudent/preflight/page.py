@@ -55,7 +55,7 @@ def open_report(title: str, subtitle: str, answer: Answer) -> Report:
     report = Report(title, subtitle)
     verdict = answer.verdict
     report.heading("Verdict")
-    report.verdict(" ".join(verdict.sentences), verdict.tone, verdict.headline)
+    report.verdict("\n\n".join(verdict.sentences), verdict.tone, verdict.headline)
     report.cards(_cards(answer))
     if verdict.advice:
         report.text(verdict.advice[0])
@@ -100,13 +100,15 @@ def risk_section(report: Report, answer: Answer, max_risk: float) -> None:
     )
     rows = [row for row in answer.equal_beta if row.get("risk") is not None]
     report.chart(
-        charts.lines(
-            [row for row in rows if row["method"] in MAIN], "setting", "risk", low="low", high="high", group="method",
-            x_scale="log", x_title="beta (KL weight)", y_title="risk", y_domain=(0, _ceiling(rows, MAIN)), y_format="%",
-            title="Risk by beta", reference=max_risk, reference_label=f"limit {percent(max_risk)}",
+        charts.points(
+            [{**row, "beta": f"{row['setting']:g}"} for row in rows if row["method"] in MAIN],
+            "beta", "risk", low="low", high="high", group="method", x_title="beta (KL weight)", y_title="risk",
+            y_domain=(0, _ceiling(rows, MAIN)), y_format="%", title="Risk by beta", reference=max_risk,
+            reference_label=f"limit {percent(max_risk)}",
+            tooltip=("gain", "kl"),
         ),
         "risk-by-beta",
-        "Vanilla and the three variance-aware forms. Bands: 95 % Wilson intervals over the draws.",
+        "Vanilla and the three variance-aware forms. Bars: 95 % Wilson intervals over the draws.",
     )  # fmt: skip
     here = [row for row in rows if row["setting"] == at]
     report.chart(

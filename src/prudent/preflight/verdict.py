@@ -36,6 +36,8 @@ def percent(share: float | None) -> str:
     if share is None:
         return "unknown"
     value = 100 * share
+    if 0 < value < 0.1:
+        return "<0.1 %"
     return f"{value:.0f} %" if value >= 10 or value == round(value) else f"{value:.1f} %"
 
 
@@ -83,7 +85,7 @@ def conclude(
         least = min(usable(rows), key=lambda row: (row["high"], -row["gain"]))
         sentences.append(
             f"The least risk found is {with_interval(least)}: {least['method']} at beta {least['setting']:g}; its "
-            f"interval reaches above {percent(max_risk)}."
+            f"interval reaches above {percent(max_risk)}, which more than {least['draws']} draws may settle."
             if least["risk"] <= max_risk
             else f"The least risk found is {with_interval(least)}: {least['method']} at beta {least['setting']:g}."
         )

@@ -201,7 +201,7 @@ def number(value: float) -> str:
 
 def _is_numeric(column: Sequence[Any]) -> bool:
     found = [plain(value) for value in column]
-    kept = [value for value in found if value is not None and value != ""]
+    kept = [value for value in found if value not in (None, "", "–")]
     texts = [value for value in kept if isinstance(value, str)]
     looks = all(re.match(r"^[\s+\-−–<>≤≥~±]*[\d.]", text) for text in texts)
     return bool(kept) and looks and not any(isinstance(value, list) for value in kept)

@@ -21,13 +21,13 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross"
 # A method has one colour in all charts, whatever it is compared with.
 METHOD_COLOURS: dict[str, str] = {
     "vanilla": "#D55E00",
-    "mean": "#D55E00",
+    "mean": "#56B4E9",
     "proportional": "#0072B2",
     "bregman": "#009E73",
     "exact": "#CC79A7",
     "lcb": "#E69F00",
-    "min": "#56B4E9",
-    "wco": "#56B4E9",
+    "min": "#882255",
+    "wco": "#882255",
     "uwo": "#7A5195",
     "entropic": "#8C6D31",
     "quantile": "#374151",
