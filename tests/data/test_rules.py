@@ -136,8 +136,8 @@ def test_rules_do_not_depend_on_row_order() -> None:
     assert summary(order) == summary(list(range(40))) != set()
 
 
-def test_spec_planted_empties_and_copies_are_all_removed() -> None:
-    """SPEC 3 (b): 2 % empty, 3 % duplicates among 1,000 pairs."""
+def test_planted_empties_and_copies_are_all_removed() -> None:
+    """2 % empty, 3 % duplicates among 1,000 pairs."""
     from datasets import Dataset
 
     generator = np.random.default_rng(3)

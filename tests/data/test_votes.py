@@ -78,7 +78,7 @@ def test_alpha_against_its_definition() -> None:
 
 
 def planted(seed: int, n: int = 1000, accuracy: float = 0.85) -> tuple[list[dict], np.ndarray]:
-    """SPEC 3 (a): 20 % inverted pairs, four annotators who see the truth with the given accuracy."""
+    """20 % inverted pairs, four annotators who see the truth with the given accuracy."""
     generator = np.random.default_rng(seed)
     wrong = generator.permutation(n) < 0.2 * n
     right = generator.random((n, 4)) < accuracy

@@ -109,14 +109,11 @@ def open_encoder(settings: Settings) -> Any:
     return Encoder(settings.encoder, pooling=settings.pooling, max_length=settings.max_length)
 
 
-def token_ids(encoder: Any, settings: Settings) -> Ids | None:
+def token_ids(encoder: Any) -> Ids | None:
     """Function that gives the ids of conversations exactly as the encoder will see them, or None without a model."""
     if encoder is None:
         return None
-    from prudent.features.rendering import Renderer
-
-    renderer = Renderer(encoder.tokenizer, settings.max_length)
-    return lambda prompts, answers: [found.ids for found in renderer.conversations(prompts, answers)]
+    return lambda prompts, answers: [found.ids for found in encoder.renderer.conversations(prompts, answers)]
 
 
 def load_features(settings: Settings, inputs: Inputs, encoder: Any) -> Features | None:

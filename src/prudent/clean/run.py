@@ -91,7 +91,7 @@ def clean(settings: Settings) -> Outcome:
     lines, hashes = inputs.data["row"][:], hashes_of(inputs.data)
     clock.lap("read")
     encoder = open_encoder(settings)
-    rows = Rows(inputs.data.to_list(), inputs.keys, inputs.others, token_ids(encoder, settings), settings.max_length)
+    rows = Rows(inputs.data.to_list(), inputs.keys, inputs.others, token_ids(encoder), settings.max_length)
     changes = changes_of_findings(run_rules(rows, actions), actions, lines, hashes)
     clock.lap("rules")
     features = load_features(settings, inputs, encoder)

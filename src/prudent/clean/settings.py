@@ -24,7 +24,7 @@ class Settings:
     rule: tuple[str, ...] = ()
     encoder: str | None = "smollm2"
     features: str | None = None
-    pooling: str = "last"
+    pooling: str = "last+mean"
     max_length: int = 1024
     split: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)

@@ -45,7 +45,7 @@ def clean(
     features: Annotated[
         Path | None, typer.Option(help="Safetensors file of features (chosen, rejected), in place of --encoder.")
     ] = None,
-    pooling: Annotated[str, typer.Option(help="Features: last, mean or last+mean token states.")] = "last",
+    pooling: Annotated[str, typer.Option(help="Features: last, mean or last+mean token states.")] = "last+mean",
     max_length: Annotated[int, typer.Option(min=1, help="Longest conversation in tokens.")] = 1024,
     split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
     column: Annotated[list[str] | None, typer.Option(help="OURS=THEIRS, for example prompt=question.")] = None,

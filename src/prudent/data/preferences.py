@@ -103,7 +103,9 @@ def read_preferences_with_report(
     if not pairs:
         counts = {reason: n for part in report.counts().values() for reason, n in part.items()}
         why = ", ".join(f"{n} {reason}" for reason, n in counts.items()) or "no rows"
-        raise PrudentError(f"{report.source}: no usable preference pair in {report.read} rows ({why})")
+        first = next(iter([*report.bad, *report.left_out]), None)
+        example = f"; the first: {first}" if first else ""
+        raise PrudentError(f"{report.source}: no usable preference pair in {report.read} rows ({why}){example}")
     return to_dataset(pairs, report), report
 
 

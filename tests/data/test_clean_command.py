@@ -1,0 +1,169 @@
+"""``prudent clean`` from a file to a folder: what it writes, what it refuses, and the way of a person's decisions."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from prudent.cli.main import app
+from prudent.data.preferences import read_preferences, training_columns
+from prudent.rewards.heads import HeadEnsemble
+
+N = 300
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """pairs.jsonl with known features; line 7 repeats line 6, line 11 is empty, line 21 has a script in its text."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randn(8, generator=generator)
+    one, other = torch.randn(2, N, 8, generator=generator)
+    first = ((one - other) @ truth > 0)[:, None]
+    chosen, rejected = torch.where(first, one, other), torch.where(first, other, one)
+    wrong = torch.arange(N) % 10 == 3
+    features = {"chosen": torch.where(wrong[:, None], rejected, chosen)}
+    features["rejected"] = torch.where(wrong[:, None], chosen, rejected)
+    rows: list[dict[str, Any]] = [
+        {
+            "prompt": f"P{i}",
+            "chosen": f"yes {i} and more",
+            "rejected": f"no {i} or less",
+            "judge": 1 - 0.9 * bool(wrong[i]),
+        }
+        for i in range(N)
+    ]
+    rows[6] = dict(rows[5])
+    rows[10]["rejected"] = ""
+    rows[20]["chosen"] = "<script>document.title='broken'</script><b>bold</b>"
+    (tmp_path / "pairs.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    save_file({name: value.contiguous() for name, value in features.items()}, tmp_path / "f.safetensors")
+    return tmp_path
+
+
+def run(files: Path, *arguments: str, out: str = "run", code: int = 0) -> Any:
+    command = ["clean", str(files / "pairs.jsonl"), "--out", str(files / out), *arguments]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == code, result.output
+    return result
+
+
+def features(files: Path) -> tuple[str, ...]:
+    return "--features", str(files / "f.safetensors"), "--seeds", "3", "--ridge", "0.02"
+
+
+def test_the_whole_way(files: Path) -> None:
+    result = run(files, *features(files), "--flip", "0.1", "--widen", "9-10", "--second-label", "judge", "--plant",
+                 "0.2", "--json")  # fmt: skip
+    found = json.loads(result.stdout)
+    assert (found["pairs"], found["kept"], found["dropped"]) == (N, N - 2, 2)
+    assert found["columns_set"] == ["margin"] and found["strength"]["mode"] == "cross-fitted"
+    assert found["strength"]["deciles"][0]["agreement"] < 0.3 and found["strength"]["deciles"][-1]["agreement"] == 1
+    assert [row["labels"] for row in found["proof"]["table"]][:3] == ["as given", "rules", "your options"]
+    assert found["planted"][0]["finding"]["auroc"]["value"] > 0.8
+    changes = [json.loads(line) for line in (files / "run/changes.jsonl").read_text().splitlines()]
+    flips = [change for change in changes if change["action"] == "flip"]
+    assert len(flips) == 29 and sum(change["row"] % 10 == 4 for change in flips) >= 24
+    assert {"pair", "row", "rule", "before", "after", "evidence"} <= set(changes[0])
+    cleaned = read_preferences(files / "run/cleaned.jsonl")
+    assert len(cleaned) == N - 2 and sum(cleaned["flipped"]) == 29 and set(training_columns(cleaned)) == {"margin"}
+    manifest = json.loads((files / "run/manifest.json").read_text())
+    assert manifest["command"] == "clean" and {"result.json", "report.html", "review.html"} <= set(manifest["files"])
+    heads = HeadEnsemble.fit(torch.randn(len(cleaned), 4), torch.randn(len(cleaned), 4), **training_columns(cleaned))
+    assert heads.members == 10  # the columns are what fit reads
+
+
+def test_the_same_seed_gives_the_same_bytes(files: Path) -> None:
+    for out in ("one", "two"):
+        run(files, *features(files), "--flip", "0.1", "--soften", "1-2", out=out)
+    for name in ("cleaned.jsonl", "changes.jsonl", "strength.parquet"):
+        assert (files / "one" / name).read_bytes() == (files / "two" / name).read_bytes()
+
+
+def test_parquet_output_reads_back(files: Path) -> None:
+    run(files, "--encoder", "none", "--output", "parquet")
+    assert len(read_preferences(files / "run/cleaned.parquet")) == N - 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rule", "spelling=drop"], "unknown rule 'spelling'"),
+        (["--rule", "votes=apply"], 'column "votes"'),
+        (["--rule", "truncated=drop"], "--encoder"),
+        (["--rule", "leak=drop"], "--against or --test"),
+        (["--flip", "0.1"], "needs --encoder or --features"),
+        (["--second-label", "judge"], "needs --encoder or --features"),
+        (["--decisions", "none.json"], "can't be read"),
+        (["--output", "xml"], "jsonl or parquet"),
+        (["--column", "prompt"], "OURS=THEIRS"),
+        (["--column", "prompt=question"], "mapped column is not there"),
+    ],
+)
+def test_what_can_not_be_done_is_said_and_nothing_is_written(files: Path, arguments: list[str], message: str) -> None:
+    result = run(files, "--encoder", "none", *arguments, code=2)
+    assert message in result.stderr and not (files / "run").exists()
+
+
+def test_second_labels_and_features_are_checked(files: Path) -> None:
+    result = run(files, *features(files), "--second-label", "opinion", code=2)
+    assert "no column 'opinion'" in result.stderr
+    save_file({"chosen": torch.zeros(3, 4), "rejected": torch.zeros(3, 4)}, files / "f.safetensors")
+    assert f"must be ({N}, width)" in run(files, *features(files), code=2).stderr
+    assert not (files / "run").exists()
+
+
+def decisions_of(files: Path, accept: bool) -> Path:
+    """What the review page would save, taken from its own data."""
+    page = (files / "run/review.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL).group(1))  # type: ignore[union-attr]
+    for entry in data["decisions"]:
+        entry["accept"] = accept
+    path = files / "decisions.json"
+    path.write_text(json.dumps(data))
+    return path
+
+
+def test_decisions_come_back(files: Path) -> None:
+    run(files, *features(files), "--flip", "0.1")
+    rejected = decisions_of(files, accept=False)
+    run(files, "--encoder", "none", "--decisions", str(rejected), out="none")
+    assert len(read_preferences(files / "none/cleaned.jsonl", allow=["empty"])) == N
+    result = run(files, "--encoder", "none", "--decisions", str(decisions_of(files, accept=True)), "--json", out="all")
+    found = json.loads(result.stdout)
+    assert found["dropped"] == 2 and found["flipped"] >= 29 and found["decided"] >= 31  # without judging anew
+    text = (files / "pairs.jsonl").read_text()
+    (files / "pairs.jsonl").write_text(text.replace("yes 3 and more", "yes 3 and changed"))
+    refused = run(files, "--encoder", "none", "--decisions", str(files / "decisions.json"), out="stale", code=2)
+    assert "changed-since" in refused.stderr and "line 4" in refused.stderr and not (files / "stale").exists()
+
+
+@pytest.mark.chromium
+def test_pages_in_a_browser(files: Path, chromium: str) -> None:
+    """Both pages open offline, show a script in a text as text, and the page gives what --decisions reads."""
+    run(files, *features(files), "--flip", "0.1", "--rule", "near-duplicate=keep")
+    page = files / "run/review.html"
+    probe = page.read_text().replace("</body>", "<script>document.title = window.prudentDecisions()</script></body>")
+    (files / "probe.html").write_text(probe)
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--virtual-time-budget=3000"]
+    found = subprocess.run([*command, f"file://{files / 'probe.html'}"], capture_output=True, text=True, timeout=60)
+    title = re.search(r"<title>(.*?)</title>", found.stdout, re.DOTALL)
+    assert title is not None
+    import html
+
+    saved = json.loads(html.unescape(title.group(1)))
+    assert saved["format"] == "prudent-decisions-1" and all("accept" in entry for entry in saved["decisions"])
+    ticked = {entry["rule"] for entry in saved["decisions"] if entry["accept"]}
+    assert {"duplicate", "empty", "strength-flip"} <= ticked
+    assert "<b>bold</b>" not in found.stdout
+    report = subprocess.run(
+        [*command, f"file://{files / 'run/report.html'}"], capture_output=True, text=True, timeout=60
+    )
+    assert "<title>Preference data, cleaned</title>" in report.stdout and "<svg" in report.stdout
