@@ -190,6 +190,7 @@ def method_beta_for_kl(
     *,
     per: str = "draw",
     strict: bool = True,
+    tolerance: float = 1e-6,
 ) -> torch.Tensor:
     """beta at which a method's mean KL over prompts is ``target``: one a draw (the leading axes), or one for "all"."""
     if per not in ("draw", "all"):
@@ -197,4 +198,8 @@ def method_beta_for_kl(
     function = METHODS[method] if isinstance(method, str) else method
     reference = as_tensor(reference, torch.float64)
     shape = tuple(seen.reward.shape[:-2]) if per == "draw" else ()
-    return beta_for_kl(lambda beta: function(seen, reference, beta), reference, target, shape=shape, strict=strict)
+
+    def policy_at(beta: torch.Tensor) -> torch.Tensor:
+        return function(seen, reference, beta)
+
+    return beta_for_kl(policy_at, reference, target, shape=shape, strict=strict, tolerance=tolerance)

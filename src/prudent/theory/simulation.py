@@ -18,7 +18,7 @@ from prudent.evaluation.statistics import wilson
 from prudent.policies.finite import kl, objective, solve
 from prudent.seeding import Seed, torch_generator
 
-CHUNK = 1 << 15  # rewards worked on at once (see policies.finite)
+CHUNK = (1 << 15) - 1  # rewards worked on at once (see policies.finite)
 
 
 class Simulated(NamedTuple):
