@@ -256,7 +256,11 @@ def resumable_run(
         out.mkdir(parents=True, exist_ok=True)
         write_atomic(state, dumps(wanted) + "\n")
     run = Run(out, command, options, seed)
-    yield run, resumes
+    try:
+        yield run, resumes
+    finally:
+        if [path.name for path in out.iterdir()] == [state.name]:  # it failed before anything was made
+            shutil.rmtree(out)
     run.finish()
 
 

@@ -1,4 +1,4 @@
-"""From settings to a problem: the embedded world with its gold, or a person's preferences with a judge or a cross-fit."""
+"""From settings to a problem: the embedded world with its gold, or a person's preferences and a judge."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Sampler = Callable[[Sequence[Any], Seed], list[list[str]]]
 
 
 def demo_problem(settings: Settings, encoder: Any) -> Problem:
-    """The embedded world: each run draws its own noisy preferences on the training prompts; gold is exact for any text."""
+    """The embedded world: each run draws its own noisy preferences on the training prompts; gold is exact."""
     world = load_world(settings.train_prompts + settings.eval_prompts)
     split, learn = spawn(settings.seed, 2)
     order = numpy_generator(split).permutation(len(world))
@@ -66,7 +66,7 @@ def _encode_side(encoder: Any, prompts: Sequence[Any], responses: Sequence[Seque
 
 
 def read_problem(settings: Settings, encoder: Any, sample: Sampler) -> Problem:
-    """A person's preferences. Policies train on the prompts of the pairs (or of --prompts) and are judged on held-out ones.
+    """A person's preferences: policies train on the pairs' prompts (or --prompts) and are judged on held-out ones.
 
     sample: (prompts, seed) -> samples of the reference policy.
     """
@@ -78,7 +78,7 @@ def read_problem(settings: Settings, encoder: Any, sample: Sampler) -> Problem:
     pick, sampling, draw = spawn(settings.seed, 3)
     pairs = combine([encode_pairs(encoder, source.train) for source in found.sources])
     test_prompts = held_out_prompts(found, settings.eval_prompts, settings.seed)
-    train_prompts = _training_prompts(settings, found, pick)
+    train_prompts = _training_prompts(settings, found, encoder, pick)
     sides = []
     for prompts, seed in zip((train_prompts, test_prompts), spawn(sampling, 2)):
         responses = sample(prompts, seed)
@@ -97,18 +97,28 @@ def read_problem(settings: Settings, encoder: Any, sample: Sampler) -> Problem:
     return Problem(sides[0], sides[1], heads, [judged] * settings.runs, found.notes)
 
 
-def _training_prompts(settings: Settings, found: Any, seed: Seed) -> list[Any]:
+def _training_prompts(settings: Settings, found: Any, encoder: Any, seed: Seed) -> list[Any]:
     if settings.prompts is None:
         seen = {str(prompt): prompt for source in found.sources for prompt in source.train["prompt"]}
         pool = [seen[key] for key in sorted(seen)]
     else:
         pool = read_prompts(settings.prompts)
+    pool, long = fitting(pool, encoder, settings)
+    if long:
+        found.notes.append(f"{long} prompts leave no room for a completion within --max-length and were left out")
     order = numpy_generator(seed).permutation(len(pool))[: settings.train_prompts]
     if len(order) < settings.prompts_per_step:
         raise PrudentError(
             f"{len(order)} prompts to train on, fewer than --prompts-per-step {settings.prompts_per_step}; give more"
         )
     return [pool[i] for i in order]
+
+
+def fitting(prompts: list[Any], encoder: Any, settings: Settings) -> tuple[list[Any], int]:
+    """Prompts that leave room for a completion and its closing marks within the encoder's limit; how many don't."""
+    room = encoder.max_length - settings.max_new_tokens - 8
+    kept = [p for p, ids in zip(prompts, encoder.renderer.prompts(prompts), strict=True) if len(ids) <= room]
+    return kept, len(prompts) - len(kept)
 
 
 def _model_judge(name: str, sides: dict[str, Side], found: Any) -> Judged:

@@ -16,8 +16,8 @@ class HeadScorer:
     """K heads on an encoder's features, for completions to ``prompts`` (messages or strings, by index).
 
     shared: the encoder reads the very network that is the reference policy, so that its features can be pooled from the
-    reference's pass (equal to encoding apart up to rounding, see the tests). A completion that the encoder would cut at
-    its length limit is always read apart.
+    reference's pass (equal to encoding apart up to rounding, see the tests). Prompts must leave room for a completion
+    within the encoder's length limit.
     """
 
     def __init__(self, heads: HeadEnsemble, encoder: Any, prompts: Sequence[Any], *, shared: bool) -> None:
@@ -28,16 +28,12 @@ class HeadScorer:
         return [conversation.response for conversation in conversations]
 
     def pool(self, hidden: torch.Tensor, row: Pack) -> torch.Tensor:
-        """Features (S, d) of the pack's segments, each read as its prompt followed by itself."""
-        segments = torch.arange(len(row.names))[:, None]
-        mine = row.segment_of[None, :] == segments
-        prompt = (row.segment_of[None, :] == -1) & (row.group_of[None, :] == row.group_of_segment[:, None])
+        """Features (S, d) of the pack's segments, pooled over their own tokens as the encoder does."""
         features = []
-        for mask in mine | prompt:  # a segment's few tokens at a time: a (S, T, d) copy would dwarf the pack
-            place = mask.nonzero().squeeze(1).to(hidden.device)
-            features.append(
-                pool(hidden[place][None], torch.ones(1, len(place), device=hidden.device), self.encoder.pooling)
-            )
+        for segment in range(len(row.names)):  # one at a time: a (S, T, d) copy would dwarf the pack
+            states = hidden[(row.segment_of == segment).to(hidden.device)][None]
+            mask = torch.ones(1, states.shape[1], device=hidden.device)
+            features.append(pool(states, mask, self.encoder.pooling))
         return torch.cat(features).cpu()
 
     def scores(self, prompts: Sequence[int], texts: Sequence[str], features: torch.Tensor | None) -> torch.Tensor:

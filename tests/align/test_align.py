@@ -1,0 +1,191 @@
+"""``prudent align`` on a tiny model: scores off the reference's pass, a whole series, resuming it, and bad input."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.tiny import tiny_causal_lm
+from typer.testing import CliRunner
+
+from prudent.align.command import align
+from prudent.align.inputs import read_prompts
+from prudent.align.series import Models, policy_factory
+from prudent.align.settings import Settings, check
+from prudent.cli.main import app
+from prudent.errors import DataError, PrudentError
+from prudent.features.encoder import Encoder
+from prudent.features.rendering import Renderer
+from prudent.policies.policy import LoraOptions, Policy
+from prudent.policies.rollouts import pack_and_score, roll_out
+from prudent.policies.scorers import HeadScorer
+from prudent.rewards.heads import HeadEnsemble
+
+PROMPTS = [[{"role": "user", "content": text}] for text in ("Name a river.", "A hat?", "Say hello to my cat.")]
+
+
+def write_pairs(path, count=40):
+    rows = [
+        {"prompt": f"Question {i % 20}?", "chosen": f"good answer {i} " + "a" * (i % 7), "rejected": f"bad {i}"}
+        for i in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def small(preferences, folder, **changes):
+    options = {
+        "preferences": (preferences,), "policy": str(folder), "steps": 2, "prompts_per_step": 2, "completions": 2,
+        "max_new_tokens": 5, "train_prompts": 4, "eval_prompts": 4, "reference_samples": 3, "eval_samples": 2,
+        "members": 3, "runs": 2, "lora_rank": 4, "dtype": "float32", "ridge": "1.0", "images": False,
+    }  # fmt: skip
+    return check(Settings(**{**options, **changes}))
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "last+mean"])
+def test_scores_off_the_reference_s_pass_equal_scoring_apart(pooling):
+    model, tokenizer = tiny_causal_lm()
+    encoder = Encoder((tiny_causal_lm()[0], tokenizer), pooling=pooling, cache=False, progress=False)
+    features = torch.randn(2, 30, encoder.width, generator=torch.Generator().manual_seed(0))
+    heads = HeadEnsemble.fit(features[0], features[1], members=3, ridge=1.0)
+    policy = Policy(model, lora=LoraOptions(rank=4, layers=1))
+    for name, parameter in policy.trainable().items():
+        if "lora_B" in name:  # a policy that has moved: the reward must still be read off the reference
+            torch.nn.init.normal_(parameter, std=0.3)
+    ids = Renderer(tokenizer).prompts(PROMPTS)
+    rollouts = roll_out(policy, tokenizer, ids, [0, 1, 2], completions=3, max_new_tokens=9, seed=3)
+    shared = pack_and_score(policy, rollouts, HeadScorer(heads, encoder, PROMPTS, shared=True), 64)
+    apart = pack_and_score(policy, rollouts, HeadScorer(heads, encoder, PROMPTS, shared=False), 64)
+    torch.testing.assert_close(shared.scores, apart.scores, atol=1e-5, rtol=1e-5)
+    assert shared.features is not None and apart.features is None
+
+
+@pytest.fixture
+def series(tmp_path, tiny_folder):
+    preferences = write_pairs(tmp_path / "pairs.jsonl")
+    return small(preferences, tiny_folder), tmp_path
+
+
+def test_a_series_is_judged_written_and_reported(series):
+    settings, folder = series
+    summary = align(settings, folder / "out")
+    assert [row["objective"] for row in summary["objectives"]] == ["vanilla", "proportional"]
+    assert len(summary["runs"]) == 4 and len(summary["paired"]) == 1
+    for row in summary["objectives"]:
+        assert 0 <= row["low"] <= row["risk"] <= row["high"] <= 1 and row["draws"] == 2
+    names = {path.name for path in (folder / "out").iterdir()}
+    assert {"manifest.json", "results.json", "runs.parquet", "report.html", "runs", "policies"} <= names
+    assert "checkpoints" not in names
+    run = json.loads((folder / "out/runs/run-001-vanilla.json").read_text())
+    assert {"reward", "truth", "kl", "variance", "length_tokens", "surprise"} <= set(run["history"][0])
+    assert len(run["final"]["value_by_prompt"]) == 4 and len(run["samples"]) == 4
+
+
+def test_an_interrupted_series_goes_on_and_ends_the_same(series):
+    settings, folder = series
+    whole = align(settings, folder / "whole")
+
+    class Stop(Exception):
+        pass
+
+    def stop(text):
+        if "run 2/2 vanilla step 1" in text:
+            raise Stop
+
+    with pytest.raises(Stop):
+        align(settings, folder / "part", say=stop)
+    assert not (folder / "part/manifest.json").exists()
+    assert sorted(p.name for p in (folder / "part/runs").iterdir()) == [
+        "run-000-proportional.json",
+        "run-000-vanilla.json",
+    ]
+    said = []
+    rest = align(settings, folder / "part", say=said.append)
+    assert "going on" in said[0]
+    strip = [[{k: v for k, v in row.items() if k != "seconds"} for row in found["runs"]] for found in (whole, rest)]
+    assert json.dumps(strip[0]) == json.dumps(strip[1])
+    with pytest.raises(PrudentError, match="holds a finished run"):
+        align(settings, folder / "part")
+
+
+def test_other_options_don_t_resume_a_series(series):
+    settings, folder = series
+    (folder / "out").mkdir()
+    (folder / "out" / "state.json").write_text(
+        json.dumps({"command": "align", "options": settings.options(), "seed": 0})
+    )
+    with pytest.raises(PrudentError, match="other options"):
+        align(replace(settings, beta=0.7), folder / "out")
+
+
+def test_every_objective_and_ppo_run(series):
+    settings, folder = series
+    objectives = ("vanilla", "bregman", "exact", "lcb", "variance-only", "permuted")
+    changed = replace(settings, runs=1, objectives=objectives, algorithm="ppo", steps=1)
+    summary = align(changed, folder / "out")
+    assert [row["objective"] for row in summary["objectives"]] == list(objectives)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"objectives": ("vanila",)}, "vanila"), ({"beta": -1.0}, "--beta"), ({"preferences": ()}, "--preferences"),
+     ({"demo": True}, "brings its own"), ({"members": 1}, "--members"), ({"reward": "best"}, "--reward")],
+)  # fmt: skip
+def test_bad_options_are_named(changes, message):
+    with pytest.raises(PrudentError, match=message):
+        check(replace(Settings(preferences=("x.jsonl",)), **changes))
+
+
+def test_prompts_without_text_are_all_named(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "a"}\n{"other": 1}\n{"prompt": 3}\n{"prompt": "a"}\n')
+    with pytest.raises(DataError) as caught:
+        read_prompts(str(path))
+    assert [row.line for row in caught.value.rows] == [2, 3]
+
+
+def test_the_command_exits_2_and_leaves_nothing(tmp_path):
+    result = CliRunner().invoke(
+        app,
+        ["align", "--preferences", str(tmp_path / "none.jsonl"), "--policy", "nowhere", "--out", str(tmp_path / "o")],
+    )
+    assert result.exit_code == 2
+    assert not (tmp_path / "o").exists()
+
+
+def test_full_training_is_scored_apart(tiny_folder):
+    factory = policy_factory(lambda: tiny_causal_lm()[0], Settings(preferences=("x",), full=True))
+    assert factory(0).reference is not None
+    assert Models(factory, None, None, False).shared is False
+
+
+def test_the_trl_engine_trains_from_its_own_fields_and_refuses_unknown_ones(tmp_path, tiny_folder):
+    pytest.importorskip("trl", reason="needs the optional extra prudent[trl]")
+    from prudent.align.trl_run import train_with_trl
+    from prudent.rewards.model import RewardModel
+
+    encoder = Encoder(str(tiny_folder), cache=False, progress=False, dtype="float32")
+    features = torch.randn(2, 30, encoder.width, generator=torch.Generator().manual_seed(0))
+    heads = HeadEnsemble.fit(features[0], features[1], members=3, ridge=1.0)
+    RewardModel(heads, encoder, model=str(tiny_folder)).save(tmp_path / "rm")
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"Say {i}"}) + "\n" for i in range(4)))
+    config = tmp_path / "trl.yaml"
+    config.write_text(
+        "max_steps: 1\nper_device_train_batch_size: 4\nnum_generations: 2\nuse_cpu: true\nbf16: false\n"
+        "save_strategy: 'no'\nlogging_steps: 1\ndisable_tqdm: true\npeft: {r: 4}\n"
+    )
+    options = {
+        "policy": str(tiny_folder), "reward_model": str(tmp_path / "rm"), "prompts": str(prompts),
+        "objective": "bregman", "algorithm": "rloo", "beta": 0.1, "samples": 3, "max_new_tokens": 5, "seed": 0,
+        "say": lambda text: None,
+    }  # fmt: skip
+    outcome = train_with_trl(**options, config=config, out=tmp_path / "out")
+    assert outcome["steps"] == 1
+    assert (tmp_path / "out/policy/adapter_model.safetensors").is_file()
+    logged = json.loads((tmp_path / "out/history.json").read_text())["history"][0]
+    assert {"reward_model/variance", "reward_model/member_0", "kl"} <= set(logged)
+    config.write_text("num_generatoins: 2\n")
+    with pytest.raises(PrudentError, match="num_generatoins"):
+        train_with_trl(**options, config=config, out=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
