@@ -143,8 +143,9 @@ def _sample(settings: Settings, found: Inputs, run: Run, stage: Callable[[str], 
 def _encoder(settings: Settings) -> Encoder:
     from prudent.features.encoder import Encoder
 
-    options = {"pooling": settings.pooling, "max_length": settings.max_length, "dtype": settings.dtype}
-    return Encoder(settings.encoder, **options)
+    return Encoder(
+        settings.encoder, pooling=settings.pooling, max_length=settings.max_length, dtype=settings.dtype
+    )  # fmt: skip
 
 
 def _whole(demo: Demo) -> Pool:

@@ -1,13 +1,16 @@
-"""A synthetic world: linear truth on Gaussian features, Bradley-Terry labels, candidates of prompts. No model, no file."""
+"""A synthetic world: linear truth on Gaussian features, Bradley-Terry labels, candidates. No model, no file."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 import torch
 
 from prudent.preflight.core import Candidates, PairFeatures, uniform_reference
 
 
-def world(
+def make_world(
     pairs: int = 160, prompts: int = 12, width: int = 8, size: int = 12, strength: float = 1.0, seed: int = 0
 ) -> tuple[PairFeatures, Candidates, torch.Tensor]:
     """Pairs of ``pairs // 2`` prompts (two each), candidates, and their true reward (prompts, width)."""
@@ -20,3 +23,9 @@ def world(
     groups = [f"p{i // 2}" for i in range(pairs)]
     reference = uniform_reference([width] * prompts, width)
     return PairFeatures(chosen, rejected, groups), Candidates(features, reference), (features @ truth).double()
+
+
+@pytest.fixture(scope="session")
+def world() -> Callable:
+    """The function that makes a synthetic world."""
+    return make_world

@@ -1,0 +1,152 @@
+"""The verdict says what the numbers say: who is safe, who is best, what an advantage is worth beside the controls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from prudent.evaluation.statistics import wilson
+from prudent.preflight import outlook, regimes
+from prudent.preflight.core import kind_of
+from prudent.preflight.verdict import choose, conclude, percent
+
+
+def row(method: str, setting: float, gain: float, below: int, draws: int = 200, **more: Any) -> dict[str, Any]:
+    low, high = wilson(below, draws)
+    return {"method": method, "setting": setting, "kind": kind_of(method), "gain": gain, "risk": below / draws,
+            "low": low, "high": high, "draws": draws, "kl": 1.0, "worse": 0.1, "unreached": 0, **more}  # fmt: skip
+
+
+ROWS = [
+    row("vanilla", 0.1, 0.9, 40), row("vanilla", 1.0, 0.4, 12), row("proportional", 0.1, 0.6, 1),
+    row("bregman", 0.1, 0.7, 8), row("variance-only", 0.1, 2.0, 0), row("mean", 0.1, 0.5, 0),
+]  # fmt: skip
+
+
+def settle(
+    rows: list[dict[str, Any]], equal_kl: list[dict[str, Any]] = (), trend: list[dict[str, Any]] = (), **more: Any
+):
+    return conclude(rows, equal_kl, trend, max_risk=0.05, unit="points", truth="gold", **more)
+
+
+def test_the_best_among_those_whose_interval_is_low_enough() -> None:
+    found = choose(ROWS, 0.05)
+    assert (found["method"], found["setting"]) == ("proportional", 0.1)  # not the control, not 4 % with a wide interval
+    verdict = settle(ROWS)
+    assert verdict.tone == "warn" and verdict.headline == "Take proportional at beta 0.1"
+    assert verdict.vanilla["setting"] == 0.1 and "20 % (" in verdict.sentences[0]
+    assert any("mean of the members" in line for line in verdict.advice)
+
+
+def test_safe_vanilla_is_said_to_be_safe() -> None:
+    verdict = settle([row("vanilla", 0.1, 0.9, 0), row("mean", 0.1, 1.0, 0)])
+    assert verdict.tone == "good" and "Vanilla is safe" in verdict.headline and verdict.advice == []
+    assert verdict.choice["method"] == "mean"
+
+
+def test_no_setting_is_safe() -> None:
+    verdict = settle([row("vanilla", 0.1, 0.9, 60), row("lcb", 0.1, 0.3, 30)])
+    assert verdict.tone == "bad" and verdict.choice is None and "No setting is safe" in verdict.headline
+    assert "15 %" in verdict.sentences[1] and "lcb" in verdict.sentences[1]
+    few = settle([row("vanilla", 0.1, 0.9, 0, draws=20)])
+    assert "more than 20 draws" in few.sentences[1]  # nothing failed, but 20 draws can't show 5 %
+
+
+def test_a_gain_below_zero_is_never_recommended() -> None:
+    assert choose([row("lcb", 0.1, -0.1, 0)], 0.05) is None
+
+
+def test_a_judge_that_guesses_makes_no_verdict() -> None:
+    verdict = settle([row("vanilla", 0.1, 0.9, 0)], weak_judge=True)
+    assert verdict.choice is None and verdict.tone == "warn" and "can't tell" in verdict.headline
+
+
+def equal(method: str, gain: float, versus: float, low: float, below: int) -> dict[str, Any]:
+    return row(method, 0.1, gain, below, vs_gain=versus, vs_gain_low=low, vs_gain_high=versus + 0.1, vs_risk=-0.1)
+
+
+@pytest.mark.parametrize(
+    ("blind", "shuffled", "words"),
+    [
+        (0.19, -0.3, ("part of the advantage is luck", "loses it")),
+        (0.01, 0.19, ("isn't luck", "keeps most of it")),
+        (0.01, -0.3, ("isn't luck", "link between a response and its variance carries it")),
+    ],
+)
+def test_an_advantage_is_weighed_against_both_controls(blind: float, shuffled: float, words: tuple[str, str]) -> None:
+    table = [equal("proportional", 1.1, 0.2, 0.1, 2), equal("variance-only", blind, -0.5, -0.6, 80),
+             equal("permuted", 0.9 + shuffled, shuffled, shuffled - 0.1, 30)]  # fmt: skip
+    text = " ".join(settle(ROWS, table).sentences)
+    assert "is better than vanilla: +0.200" in text and all(part in text for part in words)
+
+
+def test_no_advantage_is_said_plainly() -> None:
+    text = " ".join(settle(ROWS, [equal("exact", 0.5, -0.1, -0.2, 20)]).sentences)
+    assert "is not better than vanilla" in text and "luck" not in text
+
+
+def test_what_helps_is_ordered_by_how_much() -> None:
+    trend = [{"change": "pairs", "method": "vanilla", "beta": 0.1, "risk_half": 0.3, "risk_full": 0.2,
+              "risk_double_extrapolated": 0.12}]  # fmt: skip
+    advice = settle(ROWS, trend=trend).advice
+    kinds = [line.split("**")[1] for line in advice[1:]]
+    assert kinds == ["More members", "A larger beta", "More pairs"]  # 20, 14 and 8 points
+    assert "30 % with half" in advice[3] and "12 %" in advice[3]
+
+
+def test_percentages_as_a_person_reads_them() -> None:
+    assert [percent(x) for x in (0.0, 0.0001, 0.005, 0.05, 0.123, 1.0, None)] == [
+        "0 %", "<0.1 %", "0.5 %", "5 %", "12 %", "100 %", "unknown",
+    ]  # fmt: skip
+
+
+def test_extrapolation_continues_the_trend_and_no_more() -> None:
+    assert outlook.continued(1.0, 2**0.5) == pytest.approx(outlook.normal_risk(2.0))
+    assert outlook.continued(1.0, 8.0) == pytest.approx(outlook.normal_risk(16.0))  # at most doubled
+    assert outlook.continued(1.0, 0.9) == pytest.approx(outlook.normal_risk(0.9))  # no growth, no promise
+    assert outlook.continued(-0.1, 1.0) is None and outlook.continued(None, 1.0) is None
+    assert outlook.normal_risk(1.6448536) == pytest.approx(0.05, abs=1e-6)
+
+
+def test_link_and_inequality_of_variances() -> None:
+    reference = torch.full((2, 4), 0.25, dtype=torch.float64)
+    gold = torch.tensor([[0.0, 1, 2, 3], [3, 2, 1, 0]], dtype=torch.float64)
+    assert regimes.link(torch.exp(-gold)[None], gold, reference) == pytest.approx(-1.0)
+    assert regimes.link(torch.exp(gold)[None], gold, reference) == pytest.approx(1.0)
+    assert regimes.inequality(torch.ones(3, 2, 4, dtype=torch.float64), reference) == 0.0
+    assert regimes.inequality(torch.tensor([[[0.0, 2.0]]]), torch.tensor([[0.5, 0.5]])) == pytest.approx(1.0)
+
+
+def test_in_the_theorys_world_unequal_variances_pay_and_the_blind_control_gains_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    gold = torch.rand(8, 8, generator=generator, dtype=torch.float64)
+    rows = regimes.assumed_map(gold, inequalities=(0.0, 2.0), noises=(10.0,), betas=(2.0,), draws=60, members=6)
+    at = {(r["unequal"], r["method"]): r for r in regimes.pick(rows, comparison="equal kl")}
+    assert at[2.0, "proportional"]["vs_gain_low"] > 0.05 > at[0.0, "proportional"]["vs_gain"]
+    assert abs(at[2.0, "variance-only"]["gain"]) < 0.1
+    assert at[2.0, "vanilla"]["inequality"] > at[0.0, "vanilla"]["inequality"] + 0.5
+
+
+def test_learned_map_has_every_regime_with_both_controls(world) -> None:
+    _, candidates, gold = world(prompts=16, width=6, size=6, strength=2.0)
+
+    def choose_pairs(pairs: int, slope: float, seed) -> tuple[torch.Tensor, ...]:
+        generator = torch.Generator().manual_seed(int(seed.generate_state(1)[0]))
+        prompt = torch.randint(0, 10, (pairs,), generator=generator)
+        a = torch.randint(0, 6, (pairs,), generator=generator)
+        b = (a + torch.randint(1, 6, (pairs,), generator=generator)) % 6
+        wins = torch.rand(pairs, generator=generator) < torch.sigmoid(slope * (gold[prompt, a] - gold[prompt, b]))
+        return prompt, torch.where(wins, a, b), torch.where(wins, b, a)
+
+    rows = regimes.learned_map(
+        candidates.features, gold, choose_pairs, torch.arange(10, 16), pairs=(20, 200), slopes=(2.0,), betas=(0.3,),
+        draws=8, members=4,
+    )  # fmt: skip
+    for pairs in (20, 200):
+        found = regimes.pick(rows, pairs=pairs, comparison="equal kl")
+        assert {row["method"] for row in found} == set(regimes.METHODS)
+    gains = {row["pairs"]: row["gain"] for row in regimes.pick(rows, method="vanilla", comparison="equal beta")}
+    assert gains[200] > gains[20]  # more pairs, better reward models
+    assert -1 <= rows[0]["link"] <= 1
