@@ -97,6 +97,7 @@ def test_parquet_output_reads_back(files: Path) -> None:
     [
         (["--rule", "spelling=drop"], "unknown rule 'spelling'"),
         (["--rule", "votes=apply"], 'column "votes"'),
+        (["--rule", "scores=apply"], "score_chosen"),
         (["--rule", "truncated=drop"], "--encoder"),
         (["--rule", "leak=drop"], "--against or --test"),
         (["--flip", "0.1"], "needs --encoder or --features"),

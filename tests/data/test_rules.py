@@ -99,6 +99,19 @@ def test_broken_transcripts_and_damage() -> None:
     }  # fmt: skip
 
 
+def test_inverted_scores_are_suggested_for_a_flip() -> None:
+    rows = [
+        row(1, "P", "a", "b", score_chosen=2.0, score_rejected=9.0),
+        row(2, "P", "a", "c", score_chosen=3, score_rejected=1),
+    ]
+    found = find("scores", rows)
+    assert [(f.place, f.suggestion, f.evidence) for f in found] == [
+        (0, "flip", {"score_chosen": 2.0, "score_rejected": 9.0})
+    ]
+    with pytest.raises(PrudentError, match="score_chosen, score_rejected; chosen_score"):
+        find("scores", [row(1, "P", "a", "b")])
+
+
 def test_scripts() -> None:
     assert main_script("plain English words") == "LATIN"
     assert main_script("Это русский текст") == "CYRILLIC"
@@ -124,7 +137,7 @@ def test_actions_and_unknown_names() -> None:
 
 def test_rules_do_not_depend_on_row_order() -> None:
     rows = [row(i, f"P{i % 4}", f"a{i % 2} b c", f"a{i % 3} b c") for i in range(40)]
-    actions = parse_actions(["truncated=keep", "votes=keep", "leak=keep", "near-duplicate=keep"])
+    actions = parse_actions(["truncated=keep", "votes=keep", "scores=keep", "leak=keep", "near-duplicate=keep"])
 
     def summary(order: list[int]) -> set[tuple[str, tuple[str, ...]]]:
         listed = [rows[i] for i in order]
@@ -145,7 +158,7 @@ def test_planted_empties_and_copies_are_all_removed() -> None:
     rows += [row(951 + i, f"E{i}", "", "no") for i in range(20)]
     rows += [{**rows[i], "row": 971 + i} for i in range(30)]
     data = Dataset.from_list(rows)
-    actions = parse_actions(["truncated=keep", "votes=keep", "leak=keep"])
+    actions = parse_actions(["truncated=keep", "votes=keep", "scores=keep", "leak=keep"])
     findings = run_rules(Rows(rows, [r["prompt"][0]["content"] for r in rows]), actions)
     cleaned = apply_changes(data, changes_of_findings(findings, actions, data["row"], hashes_of(data)))
     assert len(cleaned.rows) == 950 and [r["row"] for r in cleaned.rows] == list(range(1, 951))

@@ -320,7 +320,7 @@ def test_r10_contradictions_and_the_ceiling(shared: Path) -> None:
     from prudent.data.rules import parse_actions, run_rules
 
     data, rows = rows_of(shared / "cases/R10_conflicts.jsonl")
-    findings = run_rules(rows, parse_actions(["truncated=keep", "votes=keep", "leak=keep"]))
+    findings = run_rules(rows, parse_actions(["truncated=keep", "votes=keep", "scores=keep", "leak=keep"]))
     contested = {data["id"][f.place]: f.evidence for f in findings if f.rule == "contradiction"}
     assert contested[3] == {"same_label": 1, "opposite_label": 3, "verdict": "minority", "agreement": 0.75}
     assert contested[5]["verdict"] == contested[6]["verdict"] == "undecided" and sorted(contested) == [3, 5, 6]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from prudent.data.formats import SCORES
 from prudent.data.repairs import Plan, parse_deciles
 from prudent.data.rules import RULES, parse_actions
 from prudent.errors import PrudentError
@@ -75,6 +76,8 @@ class Settings:
             lacking.pop("leak")
         if columns is not None and "votes" not in columns:
             lacking["votes"] = ("each annotator's vote", 'a column "votes"')
+        if columns is not None and not any(set(pair) <= set(columns) for pair in SCORES):
+            lacking["scores"] = ("both sides' scores", "columns such as score_chosen and score_rejected")
         for name, (what, remedy) in lacking.items():
             if name in asked:
                 raise PrudentError(f"rule {name!r} needs {what}; give {remedy}, or {name}=keep")

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from prudent.data.duplicates import exact_text, group_pairs, near_duplicates, prompt_text, side_similarity
-from prudent.data.formats import MARK
+from prudent.data.formats import MARK, SCORES, number
 from prudent.data.lengths import answer_text, length_report, word_counts
 from prudent.data.votes import merge_votes, read_votes
 from prudent.errors import PrudentError
@@ -249,6 +249,26 @@ def _votes(data: Rows) -> Iterator[Finding]:
             yield Finding(place, "votes", "drop", {**evidence, "verdict": verdict.outcome, "needed": data.vote_share})
 
 
+def _scores(data: Rows) -> Iterator[Finding]:
+    better, worse = score_columns(data.rows[0] if data.rows else {})
+    for place, row in enumerate(data.rows):
+        try:
+            high, low = number(row.get(better)), number(row.get(worse))
+        except (TypeError, ValueError):
+            continue
+        if high is not None and low is not None and high < low:
+            yield Finding(place, "scores", "flip", {better: high, worse: low})
+
+
+def score_columns(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Names of the two sides' scores in a row. PrudentError when it has none."""
+    for pair in SCORES:
+        if all(name in row for name in pair):
+            return pair
+    known = "; ".join(", ".join(pair) for pair in SCORES)
+    raise PrudentError(f'rule "scores" needs both sides\' scores ({known}); columns found: {", ".join(row) or "none"}')
+
+
 RULES = {
     rule.name: rule
     for rule in (
@@ -266,6 +286,7 @@ RULES = {
         Rule("damaged-text", "flag", "Characters were damaged on the way.", _damaged),
         Rule("language", "flag", "The answers are in different scripts.", _language),
         Rule("length", "flag", "Length gives the label away here, and this pair shows it.", _length),
+        Rule("scores", "flag", "The rejected answer has the higher score.", _scores),
         Rule("votes", "flag", "Annotators oppose the label, or do not decide.", _votes),
     )
 }
