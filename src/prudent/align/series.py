@@ -6,6 +6,7 @@ the run it was in goes on from its last checkpoint.
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -192,7 +193,7 @@ def run_series(
             checkpoints = folder / "checkpoints" / run_name(run, objective)
             done = one_run(
                 problem, models, settings, run, objective, checkpoints,
-                lambda step, run=run, objective=objective: report(run, objective, step),
+                functools.partial(report, run, objective),
             )  # fmt: skip
             path.parent.mkdir(parents=True, exist_ok=True)
             keep_adapter(checkpoints, folder / "policies" / run_name(run, objective))

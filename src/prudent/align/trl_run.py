@@ -38,7 +38,7 @@ def build_config(kind: str, fields: dict[str, Any], *, folder: Path, beta: float
     """TRL's config of this kind: the file's fields over Prudent's defaults (no truncation, temperature 1)."""
     import trl
 
-    factories = {"rloo": trl.RLOOConfig, "grpo": trl.GRPOConfig}
+    factories: dict[str, Any] = {"rloo": trl.RLOOConfig, "grpo": trl.GRPOConfig}
     if kind not in factories:
         raise PrudentError(f"--algorithm {kind} doesn't run on --engine trl; choose rloo or grpo")
     known = {field for field in factories[kind].__dataclass_fields__ if not field.startswith("_")}

@@ -10,7 +10,7 @@ import contextlib
 import copy
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -47,7 +47,7 @@ def log_probabilities(hidden: torch.Tensor, targets: torch.Tensor, head: nn.Modu
 
 def backbone_of(model: nn.Module) -> nn.Module:
     """The decoder without its output layer."""
-    return getattr(model, model.base_model_prefix)  # type: ignore[arg-type]
+    return getattr(model, str(model.base_model_prefix))
 
 
 @contextlib.contextmanager
@@ -112,8 +112,8 @@ class Policy:
 
     def _move(self, row: Pack) -> Pack:
         device = next(self.base.parameters()).device
-        moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in vars(row).items()}
-        return Pack(**moved)
+        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(row).items() if isinstance(v, torch.Tensor)}
+        return replace(row, **moved)
 
     def _arguments(self, row: Pack, dtype: torch.dtype) -> dict[str, Any]:
         return {"attention_mask": additive(row.mask, dtype), "position_ids": row.positions[None], "use_cache": False}

@@ -54,7 +54,7 @@ class TrainOptions:
     pack_tokens: int = 512
     sampling_batch: int = 64
     save_every: int = 10
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
@@ -216,14 +216,12 @@ class Trainer:
     def _apply(self, meter: Meter) -> None:
         """Sum gradients over processes, stop where they are not finite, clip, and take the optimiser's step."""
         parameters = [p for p in self.weights().values() if isinstance(p, nn.Parameter)]
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         if self.accelerator.num_processes > 1:
-            flat = torch.cat([p.grad.flatten() for p in parameters])
-            flat = self.accelerator.reduce(flat, reduction="sum")
-            for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters])):
-                parameter.grad.copy_(part.view_as(parameter))
+            flat = self.accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="sum")
+            gradients = [part.view_as(p) for p, part in zip(parameters, flat.split([p.numel() for p in parameters]))]
+        for parameter, gradient in zip(parameters, gradients):
+            parameter.grad = gradient
         norm = nn.utils.clip_grad_norm_(parameters, self.options.update.max_grad_norm)
         if not bool(torch.isfinite(norm)):
             raise PrudentError(f"the gradient's norm is {float(norm)}; the step was not taken. Lower the learning rate")

@@ -121,7 +121,7 @@ class VarianceAwareRLOOTrainer(_VarianceAware, RLOOTrainer):
         self._prepare(arguments)
         super().__init__(**arguments)
         check_reference(self)
-        self.beta = WeightedBeta(self.beta)
+        self.beta: WeightedBeta = WeightedBeta(self.beta)
 
     def _calculate_rewards(self, *arguments: Any, **options: Any) -> torch.Tensor:
         rewards = super()._calculate_rewards(*arguments, **options)
@@ -145,7 +145,7 @@ class VarianceAwareGRPOTrainer(_VarianceAware, GRPOTrainer):
             )
         super().__init__(**arguments)
         check_reference(self)
-        self.beta = WeightedBeta(self.beta)
+        self.beta: WeightedBeta = WeightedBeta(self.beta)
 
     def _calculate_rewards(self, *arguments: Any, **options: Any) -> torch.Tensor:
         rewards = super()._calculate_rewards(*arguments, **options)
