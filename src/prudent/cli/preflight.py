@@ -127,7 +127,7 @@ def preflight(
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in context.params.items()
-        if name in Settings.__dataclass_fields__ and value is not None
+        if name in Settings.__dataclass_fields__ and value not in (None, [], ())
     }
     if betas:
         given["betas"] = parse_betas(betas)

@@ -1,0 +1,229 @@
+"""``prudent preflight`` from files to report on a tiny random language model, and what bad input gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tests.tiny import tiny_causal_lm
+from typer.testing import CliRunner
+
+from prudent.cli.main import app
+from prudent.cli.preflight import spread
+from prudent.data.pools import read_pool
+from prudent.preflight import inputs
+from prudent.preflight.command import preflight
+from prudent.preflight.core import PairFeatures
+from prudent.preflight.settings import Settings
+from prudent.rewards.columns import PairColumns
+from prudent.runs import read_manifest
+
+EVIL = "<script>document.title='owned'</script>"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("policy")
+    tiny_causal_lm(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Preferences (two rows a prompt), a pool with gold under two names and ragged rows."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = [
+        {"prompt": f"Question {i % 24}?", "chosen": f"good {EVIL} {i} " + "a" * (i % 9), "rejected": f"bad {i % 5} b"}
+        for i in range(48)
+    ]
+    lines(folder / "pairs.jsonl", rows)
+    pool = [
+        {"prompt": f"Pool {p}?",
+         "responses": (texts := [f"answer {p} {c} " + "a" * (c * p % 7) for c in range(3 + p % 2)]),
+         "gold": [len(text) / 10 for text in texts], "quality": [(p + c) % 3 for c in range(len(texts))]}
+        for p in range(5)
+    ]  # fmt: skip
+    lines(folder / "pool.jsonl", pool)
+    lines(folder / "no_gold.jsonl", [{key: row[key] for key in ("prompt", "responses")} for row in pool])
+    return folder
+
+
+def lines(path: Path, rows: list) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def small(data: Path, model: str, **changes) -> Settings:
+    options = {
+        "preferences": (str(data / "pairs.jsonl"),), "policy": model, "encoder": model, "betas": (0.1, 1.0), "draws": 8,
+        "members": 3, "prompts": 3, "samples": 3, "max_new_tokens": 4, "dtype": "float32", "ridge": "1.0",
+        "images": False,
+    }  # fmt: skip
+    return Settings(**{**options, **changes})
+
+
+def test_sampled_candidates_and_cross_fit_then_the_saved_pool(data, model, tmp_path) -> None:
+    found = preflight(small(data, model), tmp_path / "first")
+    written = json.loads((tmp_path / "first/results.json").read_text(encoding="utf-8"))
+    assert written["truth"] == found["truth"] == "cross-fit"
+    assert len(written["equal_beta"]) == len(written["equal_kl"]) == 22
+    assert sum(written["facts"]["pairs_a_reward_model"]) < 48  # a fifth of the prompts is held out
+    assert {"reading", "sampling", "encoding", "draws and policies", "report"} <= set(written["timings_s"])
+    manifest = read_manifest(tmp_path / "first", "preflight")
+    assert manifest["peak_memory_mib"] > 50 and {"preferences", "encoder", "pool"} <= set(manifest["hashes"])
+    assert {"report.html", "pool.jsonl", "tables/draws.parquet", "tables/equal_kl.parquet"} <= set(manifest["files"])
+
+    page = (tmp_path / "first/report.html").read_text(encoding="utf-8")
+    assert EVIL not in page and "&lt;script&gt;document.title" in page  # a disputed pair in full
+    assert "Most disputed" in page or "most disputed" in page
+
+    pool = read_pool(tmp_path / "first/pool.jsonl")
+    assert len(pool) == 3 and all(len(texts) == 3 for texts in pool.responses)
+    again = preflight(small(data, model, pool=str(tmp_path / "first/pool.jsonl")), tmp_path / "second")
+    assert again["equal_beta"] == found["equal_beta"]  # the same candidates, the same seed: the same numbers
+
+
+def test_gold_brings_the_cross_fit_along_for_comparison(data, model, tmp_path) -> None:
+    found = preflight(small(data, model, pool=str(data / "pool.jsonl")), tmp_path / "gold")
+    assert found["truth"] == "gold" and found["unit"] == "units of gold"
+    rows = found["check"]["rows"]
+    assert {"estimated_risk", "true_risk", "true_risk_all_pairs"} <= set(rows[0]) and len(rows) == 22
+    settings = small(data, model, pool=str(data / "pool.jsonl"), gold="quality", check=False)
+    other = preflight(settings, tmp_path / "other")
+    assert other["unit"] == "units of quality" and other["check"] is None
+    assert other["equal_beta"][0]["gain"] != found["equal_beta"][0]["gain"]
+    crossed = preflight(small(data, model, pool=str(data / "no_gold.jsonl"), reward="mean"), tmp_path / "crossed")
+    assert crossed["truth"] == "cross-fit" and crossed["facts"]["judge"]["pairs"] > 0
+    by = {(row["method"], row["setting"]): row["gain"] for row in crossed["equal_beta"]}
+    assert by["vanilla", 0.1] == by["mean", 0.1]  # the mean is the reward now
+
+
+def test_a_judge_is_named_and_tested_on_held_out_pairs(data, model, tmp_path) -> None:
+    from prudent.data.preferences import read_preferences
+    from prudent.rewards.families import fit_reward_model
+
+    judge = fit_reward_model(
+        read_preferences(data / "pairs.jsonl"), "heads", model=model, members=3, ridge=1.0,
+        encoder_options={"dtype": "float32"},
+    )  # fmt: skip
+    judge.save(tmp_path / "judge")
+    found = preflight(
+        small(data, model, pool=str(data / "no_gold.jsonl"), judge=str(tmp_path / "judge")), tmp_path / "out"
+    )
+    assert found["truth"] == "judge" and found["facts"]["judge"]["accuracy"] > 0.5
+    assert found["equal_beta"][0]["judge_gain_low"] <= found["equal_beta"][0]["judge_gain_high"]
+
+
+def test_command_line_prints_one_json_object(data, model, tmp_path) -> None:
+    pairs = str(data / "pairs.jsonl")
+    options = (
+        "--betas 0.2 2 --draws 4 --members 2 --ridge 1 --no-images --no-check --max-pairs 20 --dtype float32 --json"
+    )
+    files = ["--preferences", pairs, "--test", pairs, "--pool", str(data / "pool.jsonl"), "--encoder", model]
+    arguments = ["preflight", *files, *options.split(), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert {row["setting"] for row in found["equal_beta"]} == {0.2, 2.0}
+    assert any("20 of 48 pairs used" in note for note in found["notes"])
+    assert any("test prompts also occur" in note for note in found["notes"])
+
+
+def test_several_values_after_one_option() -> None:
+    assert spread(["--betas", "0.1", "1", "--out", "x"]) == ["--betas", "0.1", "--betas", "1", "--out", "x"]
+    assert spread(["--preferences", "a", "b", "--json"]) == ["--preferences", "a", "--preferences", "b", "--json"]
+    assert spread(["--out", "x", "y"]) == ["--out", "x", "y"]
+
+
+def test_files_with_and_without_weights_combine() -> None:
+    plain = PairFeatures(torch.zeros(2, 3), torch.zeros(2, 3), ["a", "b"])
+    weighted = PairFeatures(
+        torch.ones(1, 3), torch.ones(1, 3), ["c"], PairColumns(weight=torch.tensor([0.5], dtype=torch.float64))
+    )
+    both = inputs.combine([plain, weighted])
+    assert both.columns.weight.tolist() == [1.0, 1.0, 0.5] and both.columns.margin is None
+    assert both.groups == ["a", "b", "c"] and both.chosen.shape == (3, 3)
+
+
+BAD = {
+    "missing columns": ({"pairs.jsonl": [{"question": "a", "answer": "b"}] * 9}, [], ("line 1", "unknown-columns")),
+    "missing field": ({"pairs.jsonl": [{"prompt": "a", "chosen": "b"}] * 9}, [], ("line 9", "rejected")),
+    "empty file": ({"pairs.jsonl": []}, [], ("pairs.jsonl",)),
+    "too few pairs": ({"pairs.jsonl": [{"prompt": f"q{i}", "chosen": "a", "rejected": "b"} for i in range(5)]}, [],
+                      ("at least 8",)),
+    "one-class votes": ({"pairs.jsonl": [{"prompt": f"q{i}", "response_1": "a", "response_2": "b", "votes": [1, 1, 1]}
+                                         for i in range(20)]}, [], ("votes of one class", "field 'votes'")),
+    "single response": ({"pool.jsonl": [{"prompt": "a", "responses": ["b"]}]}, ["--pool", "pool.jsonl"],
+                        ("line 1", "responses", "single-response")),
+    "gold not finite": ({"pool.jsonl": '{"prompt": "a", "responses": ["b", "c"], "gold": [1, NaN]}\n'},
+                        ["--pool", "pool.jsonl"], ("line 1", "gold")),
+    "gold column not there": ({"pool.jsonl": [{"prompt": "a", "responses": ["b", "c"]}]},
+                              ["--pool", "pool.jsonl", "--gold", "score"], ("no column 'score'",)),
+    "gold without pool": ({}, ["--gold", "score"], ("--pool",)),
+    "no such model": ({}, ["--policy", "./nowhere"], ("nowhere",)),
+    "no such judge": ({}, ["--judge", "./nowhere"], ("nowhere",)),
+    "no such file": ({"pairs.jsonl": None}, [], ("pairs.jsonl is not there",)),
+    "beta not positive": ({}, ["--betas", "0.1", "0"], ("--betas",)),
+    "too few draws": ({}, ["--draws", "1"], ("--draws is 1",)),
+    "nothing to read": ({"pairs.jsonl": ...}, [], ("no preference file",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_exits_with_2_and_leaves_nothing(case, data, model, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files, options, words = BAD[case]
+    (tmp_path / "pairs.jsonl").write_bytes((data / "pairs.jsonl").read_bytes())
+    preferences = ["--preferences", "pairs.jsonl"]
+    for name, content in files.items():
+        if content is None:
+            (tmp_path / name).unlink()
+        elif content is ...:
+            preferences = []
+        else:
+            (tmp_path / name).write_text(content) if isinstance(content, str) else lines(tmp_path / name, content)
+    before = {path.name for path in tmp_path.iterdir()}
+    base = ["preflight", *preferences, "--policy", model, "--encoder", model, "--out", "out"]
+    done = CliRunner().invoke(app, [*base, *options])
+    assert done.exit_code == 2, done.output
+    assert all(word in done.output for word in words), done.output
+    assert "Traceback" not in done.output
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_an_output_folder_in_use_is_left_alone(data, model, tmp_path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    arguments = ["preflight", "--preferences", str(data / "pairs.jsonl"), "--encoder", model, "--out", str(out)]
+    done = CliRunner().invoke(app, [*arguments, "--overwrite"])
+    assert (done.exit_code == 2 and "in use" in done.output) or "no finished run" in done.output
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("moment", ["reading", "draws and policies"])
+def test_ctrl_c_leaves_nothing_behind(moment, data, model, tmp_path) -> None:
+    arguments = ["preflight", "--preferences", str(data / "pairs.jsonl"), "--pool", str(data / "no_gold.jsonl"),
+                 "--encoder", model, "--dtype", "float32", "--out", str(tmp_path / "out"), "--draws", "4000",
+                 "--ridge", "1", "--no-images"]  # fmt: skip
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prudent.cli.main", *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        text=True, env=environment,
+    )  # fmt: skip
+    for line in process.stderr:
+        if line.startswith(f"{moment} ..."):
+            break
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(timeout=60) == 130, rest
+    assert "interrupted" in rest
+    assert list(tmp_path.iterdir()) == []
