@@ -16,6 +16,7 @@ from prudent.data.preferences import prompt_key, read_preferences_with_report
 from prudent.data.read_report import ReadReport
 from prudent.data.votes import krippendorff_alpha, merge_votes, read_votes, win_rates
 from prudent.errors import PrudentError
+from prudent.rewards.strength import standard_differences
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -90,13 +91,11 @@ Ids = Callable[[Sequence[Any], Sequence[Any]], list[list[int]]]
 
 @dataclass
 class Features:
-    """chosen, rejected (n, d) float32 of every pair (test_*: of the test pairs). ids: training's token ids. what: where
-    they come from."""
+    """difference (n, d): features of chosen minus rejected of every pair, over their standard deviations among all the
+    file's responses; test: the same of the test pairs, on that scale, or None. what: where they come from."""
 
-    chosen: torch.Tensor
-    rejected: torch.Tensor
-    test_chosen: torch.Tensor | None
-    test_rejected: torch.Tensor | None
+    difference: Any
+    test: Any
     what: str
 
 
@@ -118,20 +117,22 @@ def token_ids(encoder: Any) -> Ids | None:
 
 def load_features(settings: Settings, inputs: Inputs, encoder: Any) -> Features | None:
     """Features of all pairs, from a file or from the encoder (cached on disk); None when neither is given."""
-    if settings.features is not None:
-        return _read_features(settings.features, len(inputs.data), inputs.test)
-    if encoder is None:
-        return None
     data, test = inputs.data, inputs.test
-    chosen, rejected = (encoder.encode(data["prompt"][:], data[side][:]) for side in ("chosen", "rejected"))
-    what = f"{settings.encoder}, {settings.pooling} token states"
-    if test is None:
-        return Features(chosen, rejected, None, None, what)
-    test_chosen, test_rejected = (encoder.encode(test["prompt"][:], test[side][:]) for side in ("chosen", "rejected"))
-    return Features(chosen, rejected, test_chosen, test_rejected, what)
+    if settings.features is not None:
+        sides = _read_features(settings.features, len(data), None if test is None else len(test))
+        what = Path(settings.features).name
+    elif encoder is not None:
+        parts = [data] if test is None else [data, test]
+        sides = [encoder.encode(part["prompt"][:], part[side][:]) for part in parts for side in ("chosen", "rejected")]
+        what = f"{settings.encoder}, {settings.pooling} token states"
+    else:
+        return None
+    difference, *rest = standard_differences(*sides)
+    return Features(difference, rest[0] if rest else None, what)
 
 
-def _read_features(path: str, n: int, test: Dataset | None) -> Features:
+def _read_features(path: str, n: int, test: int | None) -> list[torch.Tensor]:
+    """chosen and rejected, and those of the test pairs when there are any."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -141,12 +142,9 @@ def _read_features(path: str, n: int, test: Dataset | None) -> Features:
         raise PrudentError(f"features {path} can't be read as safetensors: {error}") from error
     wanted = {"chosen": n, "rejected": n}
     if test is not None:
-        wanted |= {"test_chosen": len(test), "test_rejected": len(test)}
+        wanted |= {"test_chosen": test, "test_rejected": test}
     for name, rows in wanted.items():
         if name not in found or found[name].ndim != 2 or len(found[name]) != rows:
             shape = tuple(found[name].shape) if name in found else "none"
             raise PrudentError(f"features {path}: {name!r} must be ({rows}, width), one row a pair; found {shape}")
-    tensors = [found.get(name) for name in ("chosen", "rejected", "test_chosen", "test_rejected")]
-    chosen, rejected, test_chosen, test_rejected = (None if t is None else t.float() for t in tensors)
-    assert chosen is not None and rejected is not None
-    return Features(chosen, rejected, test_chosen, test_rejected, Path(path).name)
+    return [found[name].float() for name in wanted]

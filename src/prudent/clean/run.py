@@ -31,7 +31,7 @@ from prudent.data.repairs import plan_repairs
 from prudent.data.rules import Rows, run_rules
 from prudent.errors import PrudentError
 from prudent.evaluation.intervals import correlation
-from prudent.rewards.strength import Strength, decile_groups, decile_table, shares, standard_differences
+from prudent.rewards.strength import Strength, decile_groups, decile_table, shares
 from prudent.seeding import spawn
 
 
@@ -93,12 +93,14 @@ def clean(settings: Settings) -> Outcome:
     encoder = open_encoder(settings)
     rows = Rows(inputs.data.to_list(), inputs.keys, inputs.others, token_ids(encoder), settings.max_length)
     changes = changes_of_findings(run_rules(rows, actions), actions, lines, hashes)
+    ceiling = {"exact": noise_ceiling(rows.rows), "white_space_set_aside": noise_ceiling(rows.rows, squeezed_text)}
+    del rows  # every text as Python objects: the largest thing beside the features
     clock.lap("rules")
     features = load_features(settings, inputs, encoder)
     clock.lap("features")
     judged = None
     if features is not None:
-        usable = trainable(rows, changes)
+        usable = trainable(len(lines), changes)
         judged, repairs = judge_pairs(settings, inputs, features, usable, second, lines, hashes)
         changes += repairs
         clock.lap("strength")
@@ -110,20 +112,19 @@ def clean(settings: Settings) -> Outcome:
     length = length_report(word_counts(inputs.data["chosen"]), word_counts(inputs.data["rejected"]))
     outcome = Outcome(
         settings, inputs, actions, changes, cleaned, length,
-        {"exact": noise_ceiling(rows.rows), "white_space_set_aside": noise_ceiling(rows.rows, squeezed_text)},
-        repeated_prompts(inputs.keys), judged, features=None if features is None else features.what,
+        ceiling, repeated_prompts(inputs.keys), judged, features=None if features is None else features.what,
     )  # fmt: skip
     clock.lap("apply")
     if features is not None:
-        study(outcome, features, rows)
+        study(outcome, features)
         clock.lap("proof")
     outcome.timings = clock.seconds
     return outcome
 
 
-def trainable(rows: Rows, changes: list[Change]) -> np.ndarray:
+def trainable(n: int, changes: list[Change]) -> np.ndarray:
     """(n,) bool: pairs that no rule drops and that a reward model can learn from (two different answers with text)."""
-    kept = np.ones(len(rows.rows), dtype=bool)
+    kept = np.ones(n, dtype=bool)
     for change in changes:
         if change.done == "drop" or change.rule in ("empty", "identical"):
             kept[change.pair - 1] = False
@@ -148,8 +149,7 @@ def judge_pairs(
     places = np.flatnonzero(usable)
     if len(places) < settings.folds:
         raise PrudentError(f"{settings.source}: {len(places)} pairs left to judge; too few for {settings.folds} folds")
-    chosen, rejected = (side[torch.from_numpy(places)] for side in (features.chosen, features.rejected))
-    difference = standard_differences(chosen, rejected)[0]
+    difference = features.difference if usable.all() else features.difference[torch.from_numpy(places)]
     keys = [inputs.keys[place] for place in places]
     found = judge(difference, keys, given_columns(inputs, places), settings, spawn(settings.seed, 3)[2])
     mean, std = found.mean.numpy(), found.std.numpy()
@@ -191,29 +191,23 @@ def second_label(settings: Settings, inputs: Inputs) -> np.ndarray | None:
     return np.array([np.nan if value is None else float(value) for value in values])
 
 
-def study(outcome: Outcome, features: Features, rows: Rows) -> None:
+def study(outcome: Outcome, features: Features) -> None:
     """Proof and planted faults, on pairs that a reward model can learn from; into ``outcome``."""
     settings, inputs = outcome.settings, outcome.inputs
     changes = [change for change in outcome.changes if change.rule in outcome.actions]
-    usable = trainable(rows, [change for change in changes if change.rule in ("empty", "identical")])
+    n = len(inputs.keys)
+    usable = trainable(n, [change for change in changes if change.rule in ("empty", "identical")])
     tested = set(inputs.test_keys)
     usable &= np.array([key not in tested for key in inputs.keys])  # else labels as given would profit from the leak
-    kept = trainable(rows, changes)
+    kept = trainable(n, changes)
     places = np.flatnonzero(usable)
     keys = [inputs.keys[place] for place in places]
-    chosen, rejected = (side[torch.from_numpy(places)] for side in (features.chosen, features.rejected))
-    if features.test_chosen is not None and features.test_rejected is not None:
-        train = np.arange(len(places))
-        difference, test = standard_differences(chosen, rejected, features.test_chosen, features.test_rejected)
-        test_keys = inputs.test_keys
-    elif settings.holdout:
+    train, test, test_keys = np.arange(len(places)), features.test, inputs.test_keys
+    if test is None and settings.holdout:
         train, held = split_prompts(keys, settings.holdout, spawn(settings.seed, 4)[3])
-        part = [side[torch.from_numpy(r)] for r in (train, held) for side in (chosen, rejected)]
-        difference, test = standard_differences(*part)
+        test = features.difference[torch.from_numpy(places[held])]
         test_keys = [keys[i] for i in held]
-    else:
-        train, test, test_keys = np.arange(len(places)), None, []
-        difference = standard_differences(chosen, rejected)[0]
+    difference = features.difference[torch.from_numpy(places[train])]
     train_keys = [keys[i] for i in train]
     given = given_columns(inputs, places[train])
     if test is not None and len(test) and len(set(train_keys)) >= settings.folds:
