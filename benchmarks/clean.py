@@ -70,12 +70,14 @@ def main() -> None:
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
         seconds = time.perf_counter() - started
         if done.returncode:
-            sys.exit(done.stderr)
+            sys.exit(f"exit status {done.returncode}\n{done.stderr}")
         result = json.loads(done.stdout)
         for stage, spent in result["timings_s"].items():
             print(f"  {stage:10s} {spent:7.1f} s")
         print(f"  {'total':10s} {seconds:7.1f} s (with start and writing)")
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        user = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        print(f"  processor  {user:7.1f} s")
         print(f"peak memory {peak / 2**30:.2f} GiB")
         print("changes:", {row["rule"]: row["found"] for row in result["changes"]})
 
