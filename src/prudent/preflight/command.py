@@ -45,15 +45,17 @@ def peak_memory_mib() -> float:
 
 
 def timer(run: Run, say: Say) -> Callable[[str], contextlib.AbstractContextManager[None]]:
-    """Context manager by stage name: says what begins, keeps seconds in the manifest."""
+    """Context manager by stage name: says what begins, keeps its seconds (clock and processor) in the manifest."""
+    run.manifest["cpu_s"] = {}
 
     @contextlib.contextmanager
     def stage(name: str) -> Iterator[None]:
         say(f"{name} ...")
-        start = time.perf_counter()
+        start, processor = time.perf_counter(), time.process_time()
         yield
         spent = time.perf_counter() - start
-        run.manifest["timings_s"][name] = run.manifest["timings_s"].get(name, 0.0) + round(spent, 3)
+        run.manifest["timings_s"][name] = round(spent, 3)
+        run.manifest["cpu_s"][name] = round(time.process_time() - processor, 3)
         say(f"{name}: {spent:.1f} s")
 
     return stage
@@ -107,7 +109,8 @@ def preflight(settings: Settings, out: str | Path, *, overwrite: bool = False, s
             report.write(run, images=settings.images)
         about = {
             "notes": found.notes, "reading": found.reports, "settings": settings.options(), "seed": settings.seed,
-            "timings_s": run.manifest["timings_s"], "peak_memory_mib": round(peak_memory_mib(), 1),
+            "timings_s": run.manifest["timings_s"], "cpu_s": run.manifest["cpu_s"],
+            "peak_memory_mib": round(peak_memory_mib(), 1),
         }  # fmt: skip
         run.manifest["peak_memory_mib"] = about["peak_memory_mib"]
         value = results(answered, files, diversities, regimes, about)

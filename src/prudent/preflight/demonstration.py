@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prudent.demo.world import World, draw_preferences, load_world, pool, preferences_dataset
+from prudent.demo.world import World, draw_preferences, load_world, pool, preferences_dataset, split
 from prudent.preflight.inputs import Inputs, Source
 from prudent.preflight.regimes import assumed_map, learned_map
-from prudent.seeding import Seed, numpy_generator, spawn
+from prudent.seeding import Seed, spawn
 
 if TYPE_CHECKING:
     from prudent.data.pools import Pool
 
-PROMPTS = 120  # of the embedded world: encoding their responses is most of the demo's time
-TEST_SHARE = 1 / 3
+PROMPTS = 160  # of the embedded world, a balanced half: encoding their responses is most of the demo's time
+LEARN_SHARE = 0.6
 PAIRS, TEST_PAIRS = 400, 200
 SLOPE = 4.0  # of the Bradley-Terry labels: preferences noisy enough that one reward model is not to be trusted
 MAP_PAIRS, MAP_SLOPES, MAP_BETAS = (100, 300, 1000), (2.0, 4.0, 8.0), (0.1, 0.3)
@@ -35,12 +35,10 @@ class Demo:
 
 
 def demo_inputs(seed: int, prompts: int = PROMPTS) -> tuple[Inputs, Pool, Demo]:
-    """Noisy preferences on two thirds of the prompts, candidates with gold on the rest."""
+    """Noisy preferences on part of the prompts, candidates with gold on the rest."""
     world = load_world(prompts)
-    split, learn, held = spawn(seed, 3)
-    order = torch.from_numpy(numpy_generator(split).permutation(len(world)))
-    count = round(len(world) * TEST_SHARE)
-    test, train = order[:count].sort().values, order[count:].sort().values
+    parts, learn, held = spawn(seed, 3)
+    train, test = split(world, LEARN_SHARE, parts)
     source = Source(
         "embedded world",
         preferences_dataset(world, train, PAIRS, SLOPE, learn),
