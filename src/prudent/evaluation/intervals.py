@@ -39,7 +39,10 @@ class Estimate:
         """``0.812 [0.790, 0.833]``, or ``n/a`` with the reason."""
         if self.value is None:
             return f"n/a ({self.reason})"
-        return f"{self.value:.3f}" + ("" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]")
+        if self.low is None and self.high is None:
+            return f"{self.value:.3f}"
+        ends = ["unbounded" if end is None else f"{end:.3f}" for end in (self.low, self.high)]
+        return f"{self.value:.3f} [{', '.join(ends)}]"
 
 
 def array(values: ArrayLike, name: str) -> np.ndarray:
