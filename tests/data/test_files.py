@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from prudent.data.files import read_records
 from prudent.data.preferences import read_preferences, read_preferences_with_report
@@ -150,3 +152,41 @@ def test_no_pair_at_all_is_an_error_with_counts(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", "\n".join(json.dumps(row) for _ in range(3)))
     with pytest.raises(PrudentError, match=r"no usable preference pair.*3 tie"):
         read_preferences(path)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.one_of(
+        st.binary(max_size=300),
+        st.lists(
+            st.dictionaries(
+                st.sampled_from(
+                    ["prompt", "chosen", "rejected", "votes", "response", "response_1", "response_2", "score"]
+                ),
+                st.recursive(
+                    st.none() | st.booleans() | st.floats() | st.text(max_size=8) | st.integers(),
+                    lambda inner: (
+                        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content"]), inner)
+                    ),
+                    max_leaves=6,
+                ),
+            ),
+            max_size=4,
+        ).map(lambda rows: "\n".join(json.dumps(row) for row in rows).encode()),
+    ),
+    st.sampled_from([".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz"]),
+)
+def test_no_file_breaks_the_reader(content: bytes, suffix: str) -> None:
+    """Whatever a file holds, reading it ends in pairs or in an error that a person can mend."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"a{suffix}"
+        path.write_bytes(content)
+        try:
+            data, report = read_preferences_with_report(path, on_error="skip")
+        except PrudentError:
+            return
+        assert len(data) == report.kept > 0
+        for row in data:
+            assert row["chosen"] and row["rejected"] and row["chosen"] != row["rejected"]
