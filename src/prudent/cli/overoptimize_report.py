@@ -123,9 +123,14 @@ def fits(page: Report, curves: Sequence[Curve]) -> None:
     for c in curves:
         last = sampled(c)[-1]
         squared = None if c.fit is None else c.fit.r_squared
-        rows.append([c.label, short(c.accuracy), last.gold.text, short(c.alpha), short(c.beta), squared, short(c.peak)])
+        over = [None if c.over_first is None else short(c.over_first)] if paired else []
+        rows.append(
+            [c.label, short(c.accuracy), last.gold.text, *over, short(c.alpha), short(c.beta), squared, short(c.peak)]
+        )
+    more = ["more than the first"] if paired else []
     page.table(
-        ["reward model", "held-out accuracy", "gold at largest n", "alpha", "beta", "R squared", "peak d*"], rows,
+        ["reward model", "held-out accuracy", "gold at largest n", *more, "alpha", "beta", "R squared", "peak d*"],
+        rows,
         "R(d) = d (alpha - beta d), gold in its own unit. Intervals: bootstrap over prompts and reward models; for "
         "accuracy the range over reward models. A dash: no peak, since beta is not above 0.",
     )  # fmt: skip

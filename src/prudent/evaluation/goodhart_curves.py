@@ -178,7 +178,10 @@ def curve(
         for i, (k, kl, how) in enumerate(steps)
     ]  # fmt: skip
     fitted = fit_points(points, means[0], method)
-    return Curve(label, points, *fitted, accuracy_over(accuracy), len(rewards), len(gold), notes, dict(facts or {}))
+    return Curve(
+        label, points, *fitted, accuracy_over(accuracy), len(rewards), len(gold), notes, dict(facts or {}),
+        ends=stacked[0][len(inside) - 1],
+    )  # fmt: skip
 
 
 def against_first(curves: Sequence[Curve], rounds: int = ROUNDS, seed: Seed = 0) -> list[Curve]:
