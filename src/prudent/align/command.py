@@ -10,6 +10,7 @@ from typing import Any
 
 from prudent.align.inputs import demo_problem, read_problem
 from prudent.align.page import write_report
+from prudent.align.problem import Problem
 from prudent.align.series import Models, policy_factory, run_series
 from prudent.align.settings import Settings
 from prudent.align.summary import summarise
@@ -17,7 +18,7 @@ from prudent.features.encoder import Encoder
 from prudent.features.models import load_language_model
 from prudent.features.sampling import sample
 from prudent.policies.rlhf import Step
-from prudent.runs import Run, resumable_run
+from prudent.runs import resumable_run
 
 Say = Callable[[str], None]
 
@@ -42,7 +43,7 @@ def align(settings: Settings, out: str | Path, *, say: Say = lambda text: None) 
             say(f"going on with the series in {out}")
         began = time.perf_counter()
         models = build_models(settings)
-        problem = _problem(settings, models, run)
+        problem = _problem(settings, models)
         for note in problem.notes:
             say(note)
         run.manifest["timings_s"]["preparation"] = time.perf_counter() - began
@@ -58,17 +59,14 @@ def align(settings: Settings, out: str | Path, *, say: Say = lambda text: None) 
     return summary
 
 
-def _problem(settings: Settings, models: Models, run: Run) -> Any:
-    if settings.demo:
-        return demo_problem(settings, models.encoder)
-
+def _problem(settings: Settings, models: Models) -> Problem:
     def draw(prompts: Any, seed: Any) -> list[list[str]]:
         return sample(
             models.encoder.model, models.tokenizer, prompts, samples=settings.reference_samples,
             max_new_tokens=settings.max_new_tokens, seed=seed,
         )  # fmt: skip
 
-    return read_problem(settings, models.encoder, draw)
+    return (demo_problem if settings.demo else read_problem)(settings, models.encoder, draw)
 
 
 def progress(settings: Settings, say: Say) -> Callable[[int, str, Step], None]:

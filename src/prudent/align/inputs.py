@@ -12,6 +12,7 @@ from prudent.align.settings import Settings
 from prudent.data.pools import read_prompts
 from prudent.demo.world import World, draw_preferences, gold_reward, load_world
 from prudent.errors import PrudentError
+from prudent.features.models import DEFAULT_MODEL
 from prudent.preflight import settings as preflight_settings
 from prudent.preflight.core import PairFeatures
 from prudent.preflight.inputs import combine, encode_pairs, held_out_prompts, padded, read_inputs
@@ -25,22 +26,31 @@ DEMO_PAIRS = 400
 Sampler = Callable[[Sequence[Any], Seed], list[list[str]]]
 
 
-def demo_problem(settings: Settings, encoder: Any) -> Problem:
+def demo_problem(settings: Settings, encoder: Any, sample: Sampler) -> Problem:
     """The embedded world: each run draws its own noisy preferences on the training prompts; gold is exact."""
     world = load_world(settings.train_prompts + settings.eval_prompts)
-    split, learn = spawn(settings.seed, 2)
+    split, learn, sampling = spawn(settings.seed, 3)
     order = numpy_generator(split).permutation(len(world))
     train, test = (
         world.take(sorted(part)) for part in (order[: settings.train_prompts], order[settings.train_prompts :])
     )
-    sides = [Side(w.prompts, w.responses, _encode_side(encoder, w.prompts, w.responses)) for w in (train, test)]
+    features = _encode_side(encoder, train.prompts, train.responses)
+    if settings.policy == DEFAULT_MODEL:  # the embedded responses are its own samples
+        sides = [
+            Side(train.prompts, train.responses, features),
+            Side(test.prompts, test.responses, _encode_side(encoder, test.prompts, test.responses)),
+        ]
+    else:
+        sides = [
+            sampled_side(part.prompts, encoder, sample, seed) for part, seed in zip((train, test), spawn(sampling, 2))
+        ]
     judged = Judged(
         "gold", "gold, 0 to 1", _gold_of(train), _gold_of(test), {"exact": True}
     )  # fmt: skip
     heads = []
     for seed in spawn(learn, settings.runs):
         draw_seed, fit_seed = spawn(seed, 2)
-        pairs = _demo_pairs(train, sides[0].features, draw_seed)
+        pairs = _demo_pairs(train, features, draw_seed)
         heads += drawn_heads(pairs, 1, settings.members, settings.ridge_value, fit_seed)
     notes = [
         f"{len(train)} embedded prompts to train on, {len(test)} others to judge on; every run draws its own "
@@ -65,6 +75,12 @@ def _encode_side(encoder: Any, prompts: Sequence[Any], responses: Sequence[Seque
     return padded(flat, [len(texts) for texts in responses])
 
 
+def sampled_side(prompts: Sequence[Any], encoder: Any, sample: Sampler, seed: Seed) -> Side:
+    """A side whose samples are drawn from the reference now."""
+    responses = sample(prompts, seed)
+    return Side(list(prompts), responses, _encode_side(encoder, prompts, responses))
+
+
 def read_problem(settings: Settings, encoder: Any, sample: Sampler) -> Problem:
     """A person's preferences: policies train on the pairs' prompts (or --prompts) and are judged on held-out ones.
 
@@ -79,10 +95,10 @@ def read_problem(settings: Settings, encoder: Any, sample: Sampler) -> Problem:
     pairs = combine([encode_pairs(encoder, source.train) for source in found.sources])
     test_prompts = held_out_prompts(found, settings.eval_prompts, settings.seed)
     train_prompts = _training_prompts(settings, found, encoder, pick)
-    sides = []
-    for prompts, seed in zip((train_prompts, test_prompts), spawn(sampling, 2)):
-        responses = sample(prompts, seed)
-        sides.append(Side(list(prompts), responses, _encode_side(encoder, prompts, responses)))
+    sides = [
+        sampled_side(prompts, encoder, sample, seed)
+        for prompts, seed in zip((train_prompts, test_prompts), spawn(sampling, 2))
+    ]
     by_name = dict(zip(("train", "test"), sides))
 
     def encode(side: str, prompts: Sequence[int], texts: Sequence[str]) -> torch.Tensor:
