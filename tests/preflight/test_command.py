@@ -227,3 +227,16 @@ def test_ctrl_c_leaves_nothing_behind(moment, data, model, tmp_path) -> None:
     assert process.wait(timeout=60) == 130, rest
     assert "interrupted" in rest
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.chromium
+def test_the_report_draws_its_charts_in_a_browser(data, model, tmp_path, chromium) -> None:
+    preflight(small(data, model, pool=str(data / "pool.jsonl")), tmp_path / "out")
+    done = subprocess.run(
+        [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+         f"--user-data-dir={tmp_path / 'profile'}", "--window-size=500,900", "--host-resolver-rules=MAP * ~NOTFOUND",
+         "--virtual-time-budget=60000", "--dump-dom", (tmp_path / "out/report.html").as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert done.stdout.count('data-state="drawn"') >= 8 and 'data-state="failed"' not in done.stdout
+    assert "owned" not in done.stdout.split("</title>")[0]  # no text of others has run
