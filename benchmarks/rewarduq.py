@@ -1,0 +1,221 @@
+"""Against RewardUQ's head ensemble: the same features, pairs, members, width, epochs, batch and learning rate.
+
+    python -m venv .venv-rewarduq && .venv-rewarduq/bin/pip install -r benchmarks/peers-rewarduq.txt
+    python benchmarks/rewarduq.py --peer-python .venv-rewarduq/bin/python [--short] [--preferences FILE --test FILE]
+
+RewardUQ pins another TRL, so each side runs in a process of its own environment; both read one file of features and
+write their members' scores of the test pairs. Accuracy, calibration and whether the spread finds errors are computed
+here, by the same functions for both. Seconds are those of fitting (RewardUQ: setting up its trainer with precomputed
+features, and training); memory is the peak of the whole process. Repetitions are interleaved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+
+def load(spec: dict[str, Any]) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(spec["features"])
+
+
+def finish(spec: dict[str, Any], margins: Any, seconds: dict[str, float], versions: dict[str, str]) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"margins": margins.contiguous()}, spec["margins"])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    Path(spec["result"]).write_text(json.dumps({"seconds": seconds, "peak_mib": peak, "versions": versions}))
+
+
+def peer(spec: dict[str, Any]) -> None:
+    """RewardUQ's side, in its own environment."""
+    import importlib.metadata
+
+    import torch
+    from datasets import Dataset
+    from rewarduq.methods.mlp_head_ensemble import (
+        MLPHeadEnsembleModel,
+        MLPHeadEnsembleModelConfig,
+        MLPHeadEnsembleTrainer,
+        MLPHeadEnsembleTrainerConfig,
+    )
+
+    data = load(spec)
+    torch.manual_seed(spec["seed"])
+    config = MLPHeadEnsembleModelConfig(
+        base_model_name_or_path=spec["model"], head_hidden_dim=spec["width"], num_heads=spec["members"]
+    )
+    model = MLPHeadEnsembleModel(config)
+    started = time.perf_counter()
+    n = len(data["chosen"])
+    words = Dataset.from_list([{"chosen": f"a {row}", "rejected": f"b {row}"} for row in range(n)])
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = MLPHeadEnsembleTrainerConfig(
+            output_dir=folder, precompute_features=True, remove_unused_columns=False, num_train_epochs=spec["epochs"],
+            per_device_train_batch_size=spec["batch"], learning_rate=spec["rate"], report_to="none", bf16=False,
+            save_strategy="no", disable_tqdm=True, use_cpu=True, seed=spec["seed"], gradient_checkpointing=False,
+            dataloader_pin_memory=False,
+        )  # fmt: skip
+        trainer = MLPHeadEnsembleTrainer(
+            model=model, args=arguments, train_dataset=words, processing_class=model.tokenizer,
+            precomputed_features_train=torch.stack([data["chosen"], data["rejected"]], 1),
+        )  # fmt: skip
+        ready = time.perf_counter()
+        trainer.train()
+    ended = time.perf_counter()
+    with torch.no_grad():
+        sides = [
+            torch.stack([head(data[name])[:, 0] for head in model.mlps]) for name in ("test_chosen", "test_rejected")
+        ]
+    names = ("rewarduq", "trl", "transformers", "torch")
+    versions = {name: importlib.metadata.version(name) for name in names}
+    finish(spec, sides[0] - sides[1], {"set up": ready - started, "train": ended - ready}, versions)
+
+
+def ours(spec: dict[str, Any]) -> None:
+    """Prudent's side: two-layer heads under the same settings, or its default linear heads."""
+    import importlib.metadata
+
+    data = load(spec)
+    started = time.perf_counter()
+    scorer: Any
+    if spec["kind"] == "mlp":
+        from prudent.rewards.mlp import MLPEnsemble
+
+        scorer = MLPEnsemble.fit(
+            data["chosen"], data["rejected"], members=spec["members"], width=spec["width"], epochs=spec["epochs"],
+            batch_size=spec["batch"], learning_rate=spec["rate"], seed=spec["seed"],
+        )  # fmt: skip
+    else:
+        from prudent.rewards.heads import HeadEnsemble
+
+        scorer = HeadEnsemble.fit(data["chosen"], data["rejected"], members=spec["members"], seed=spec["seed"])
+    ended = time.perf_counter()
+    margins = scorer.scores(data["test_chosen"]) - scorer.scores(data["test_rejected"])
+    versions = {name: importlib.metadata.version(name) for name in ("prudent", "torch")}
+    finish(spec, margins, {"fit": ended - started}, versions)
+
+
+def run(python: str, role: str, spec: dict[str, Any], folder: Path) -> dict[str, Any]:
+    paths = {name: str(folder / f"{role}-{spec['kind']}.{name}") for name in ("margins", "result")}
+    path = folder / "spec.json"
+    path.write_text(json.dumps({**spec, **paths}))
+    subprocess.run([python, __file__, "--role", role, "--spec", str(path)], check=True, stdout=subprocess.DEVNULL)
+    found = json.loads(Path(paths["result"]).read_text())
+    return {**found, "margins": paths["margins"]}
+
+
+def quality(path: str) -> dict[str, float | None]:
+    import torch
+    from safetensors.torch import load_file
+
+    from prudent.evaluation.statistics import auroc, calibration
+
+    margin = load_file(path)["margins"].double()
+    mean = margin.mean(0)
+    chance = torch.sigmoid(margin).mean(0)
+    fit = calibration(chance)
+    return {
+        "accuracy": float((mean > 0).double().mean()),
+        "log loss": float(-chance.clamp_min(1e-12).log().mean()),
+        "ECE": fit.ece.value,
+        "AUROC of sigma for errors": auroc(margin.std(0), (mean < 0).double()).value,
+        "median sigma / |margin|": float((margin.std(0) / mean.abs()).median()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--role", choices=("peer", "ours"), help=argparse.SUPPRESS)
+    parser.add_argument("--spec", help=argparse.SUPPRESS)
+    parser.add_argument("--peer-python", default=".venv-rewarduq/bin/python")
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--preferences")
+    parser.add_argument("--test")
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--pairs", type=int)
+    parser.add_argument("--test-pairs", type=int)
+    parser.add_argument("--max-length", type=int, default=256)
+    parser.add_argument("--members", type=int, default=10)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/rewarduq.json"))
+    arguments = parser.parse_args()
+    if arguments.role:
+        spec = json.loads(Path(arguments.spec).read_text())
+        (peer if arguments.role == "peer" else ours)(spec)
+        return
+    arguments.pairs = arguments.pairs or (64 if arguments.short else 800)
+    arguments.test_pairs = arguments.test_pairs or (64 if arguments.short else 300)
+    sys.path.insert(0, str(Path(__file__).parent))
+    from heads import encode, read_texts
+    from safetensors.torch import save_file
+
+    from prudent.features.models import DEFAULT_MODEL, converted_default
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_file(
+            {key: value.contiguous() for key, value in encode(read_texts(arguments)).items()}, folder / "features"
+        )
+        base = str(converted_default()) if arguments.model == DEFAULT_MODEL else arguments.model
+        shared = {
+            "features": str(folder / "features"), "model": base, "members": arguments.members,
+            "width": arguments.width, "epochs": arguments.epochs, "batch": arguments.batch, "rate": arguments.rate,
+        }  # fmt: skip
+        sides = (
+            ("RewardUQ, two-layer heads", arguments.peer_python, "peer", "mlp"),
+            ("Prudent, two-layer heads", sys.executable, "ours", "mlp"),
+            ("Prudent, linear bootstrap heads", sys.executable, "ours", "linear"),
+        )
+        found: dict[str, list[dict[str, Any]]] = {side: [] for side, *_ in sides}
+        for seed in range(1 if arguments.short else 5):
+            for side, python, role, kind in sides:
+                one = run(python, role, {**shared, "seed": seed, "kind": kind}, folder)
+                found[side].append({**one, "quality": quality(one["margins"])})
+    rows = {side: summary(runs) for side, runs in found.items()}
+    first = "RewardUQ, two-layer heads"
+    result = {
+        "data": arguments.preferences or "embedded", "pairs": arguments.pairs, "test_pairs": arguments.test_pairs,
+        **{key: shared[key] for key in ("members", "width", "epochs", "batch", "rate")}, "sides": rows,
+        "time_ratio": {side: times(found[first], runs) for side, runs in found.items() if side != first},
+    }  # fmt: skip
+    for side, row in rows.items():
+        print(f"{side}: " + ", ".join(f"{k} {v:.3g}" for k, v in row.items() if isinstance(v, float)))
+    for side, value in result["time_ratio"].items():
+        print(f"RewardUQ / {side}: {value['ratio']:.3g} [{value['low']:.3g}, {value['high']:.3g}] in fitting time")
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(f"wrote {arguments.out}")
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians over repetitions."""
+    row: dict[str, Any] = {
+        name: statistics.median(one["quality"][name] for one in runs)
+        for name in runs[0]["quality"] if all(one["quality"][name] is not None for one in runs)
+    }  # fmt: skip
+    row["seconds"] = statistics.median(sum(one["seconds"].values()) for one in runs)
+    row["peak MiB"] = statistics.median(one["peak_mib"] for one in runs)
+    return {**row, "versions": runs[0]["versions"], "parts": runs[0]["seconds"]}
+
+
+def times(theirs: list[dict[str, Any]], mine: list[dict[str, Any]]) -> dict[str, float]:
+    values = [sum(a["seconds"].values()) / sum(b["seconds"].values()) for a, b in zip(theirs, mine)]
+    return {"ratio": statistics.median(values), "low": min(values), "high": max(values)}
+
+
+if __name__ == "__main__":
+    main()
