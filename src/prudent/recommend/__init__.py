@@ -1,1 +1,20 @@
-"""The recommend room."""
+"""Recommendation by aleatoric uncertainty (AUR): fit a backbone, learn how noisy each missing label is, rank by that."""
+
+from prudent.lazy import attach
+
+__getattr__, __all__ = attach(
+    "prudent.recommend",
+    exports={
+        "read_interactions": "prudent.recommend.interactions",
+        "split": "prudent.recommend.splits",
+        "Settings": "prudent.recommend.pipeline",
+        "fit": "prudent.recommend.pipeline",
+        "top": "prudent.recommend.pipeline",
+        "compare": "prudent.recommend.comparison",
+        "load": "prudent.recommend.artefact",
+        "save": "prudent.recommend.artefact",
+        "aleatoric_loss": "prudent.recommend.uncertainty",
+        "list_metrics": "prudent.recommend.metrics",
+    },
+    rooms=("interactions", "splits", "models", "baselines", "uncertainty", "ranking", "metrics", "pipeline", "planted"),
+)

@@ -12,7 +12,9 @@ from scipy import sparse
 
 @dataclass(frozen=True)
 class History:
-    """Entries of a batch of rows. row: (entries,) place in the batch. column: (entries,) item. starts: (batch,) first entry."""
+    """Entries of a batch of rows. row: (entries,) place in the batch. column: (entries,) item. starts: (batch,) first
+    entry.
+    """
 
     row: torch.Tensor
     column: torch.Tensor

@@ -1,7 +1,7 @@
 """Who took what: interaction files read, checked and counted, ids kept as text.
 
-A file is CSV, TSV, JSONL (each also gzipped) or Parquet with a user, an item, and optionally a rating and a time. Every bad
-row is found in one pass; repeats, zeros and ratings below the threshold are counted, never silently dropped.
+A file is CSV, TSV, JSONL (each also gzipped) or Parquet with a user, an item, and optionally a rating and a time. Every
+bad row is found in one pass; repeats, zeros and ratings below the threshold are counted, never silently dropped.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ SHOWN_FLAGS = 1000  # flagged rows that are kept one by one; the counts cover al
 class Interactions:
     """Distinct user-item pairs, sorted by user and item text, so that the order of a file's rows doesn't matter.
 
-    users, items: ids as text, sorted. user, item: (cells,) int32 indices into them. positive: (cells,) bool; the rest were
-    seen, but rated below the threshold. time: (cells,) float64 seconds, NaN where unknown; None without a time column.
+    users, items: ids as text, sorted. user, item: (cells,) int32 indices into them. positive: (cells,) bool; the rest
+    were seen, but rated below the threshold. time: (cells,) float64 seconds, NaN where unknown; None without a time
+    column.
     """
 
     users: list[str]
@@ -148,10 +149,11 @@ def read_interactions(
 ) -> tuple[Interactions, ReadReport]:
     """Read interactions from a file (CSV, TSV, JSONL, Parquet; .gz too) or a mapping of columns.
 
-    threshold: a rating at or above it is a positive; None: a rating above 0 is, and a negative one is a bad row. Without a
-    rating column every row is a positive. on_error: "raise" (DataError with every bad row) or "drop" (left out, counted).
-    user, item, rating, timestamp: column names where they aren't found by their usual names. A pair is positive when any
-    of its rows is; its time is that of its earliest positive row. Zeros count as no interaction at all.
+    threshold: a rating at or above it is a positive; None: a rating above 0 is, and a negative one is a bad row.
+    Without a rating column every row is a positive. on_error: "raise" (DataError with every bad row) or "drop" (left
+    out, counted). user, item, rating, timestamp: column names where they aren't found by their usual names. A pair is
+    positive when any of its rows is; its time is that of its earliest positive row. Zeros count as no interaction at
+    all.
 
     Raises DataError for bad rows, PrudentError for a missing column, no positive, one user or one item.
     """
@@ -276,5 +278,6 @@ def require_population(found: Interactions, source: str) -> None:
         if len(present) < 2:
             only = f" ({names[present[0]]!r})" if len(present) else ""
             raise PrudentError(
-                f"{source}: {len(present)} {kind}{only} with a positive; a recommender needs at least two users and two items"
+                f"{source}: {len(present)} {kind}{only} with a positive; a recommender needs at least two users "
+                "and two items"
             )

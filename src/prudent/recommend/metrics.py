@@ -1,8 +1,9 @@
 """Recall, NDCG, coverage and concentration of recommendations; overall and in both views of the tail.
 
-Recall@K divides by all held-out positives of a user, NDCG@K by the gain of an ideal list of min(K, positives) hits. A user
-without held-out positives has no value (NaN) and is left out of the mean and counted. Views (AUR, arXiv 2209.11679):
-"overall"; "tail absolute" ranks all items and counts tail positives only; "tail relative" ranks tail items only.
+Recall@K divides by all held-out positives of a user, NDCG@K by the gain of an ideal list of min(K, positives) hits. A
+user without held-out positives has no value (NaN) and is left out of the mean and counted. Views (AUR, arXiv
+2209.11679): "overall"; "tail absolute" ranks all items and counts tail positives only; "tail relative" ranks tail items
+only.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def discounts(k: int) -> np.ndarray:
 
 
 def recall_ndcg(hits: np.ndarray, positives: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Recall@k and NDCG@k of (users, >= k) bool hits in rank order and (users,) numbers of positives; NaN without any."""
+    """Recall@k and NDCG@k of (users, >= k) bool hits in rank order and (users,) numbers of positives; else NaN."""
     hits = hits[:, :k].astype(np.float64)
     gain = discounts(k)
     ideal = np.r_[0.0, np.cumsum(gain)][np.minimum(positives, k)]
@@ -98,35 +99,54 @@ def evaluate(
 ) -> Ranking:
     """Rank unseen items by ``scorer`` for every user with held-out positives, a batch at a time.
 
-    scorer: user places -> (batch, items) scores. seen: pairs never recommended. tail: (items,) bool. Raises PrudentError for
-    scores that are NaN (naming the user) or have the wrong shape.
+    scorer: user places -> (batch, items) scores. seen: pairs never recommended. tail: (items,) bool. Raises
+    PrudentError for scores that are NaN (naming the user) or have the wrong shape.
     """
-    users_count, items_count = truth.positives.shape
-    k = max(ks)
-    top = np.full((users_count, k), -1, dtype=np.int32)
-    values = {
-        f"{name}@{n} {view}": np.full(users_count, np.nan) for view in views for n in ks for name in ("recall", "ndcg")
-    }
-    totals = np.diff(truth.positives.indptr) + truth.unreachable
-    tail_totals = np.asarray(truth.positives @ tail.astype(np.float64)).astype(np.int64) + truth.unreachable
+    sheet = Sheet(truth, tail, ks, views)
+    items_count = truth.positives.shape[1]
     blocked = torch.from_numpy(~tail)
-    active = np.flatnonzero(totals > 0)
-    for users in chunks(active, scoring_batch(items_count)):
-        scores = checked(scorer(users), users, items_count)
-        scores = mask_seen(scores, seen, users)
-        positive = truth.positives[users]
-        top[users] = places = top_places(scores, k)
-        for view in views:
-            if view == "tail relative":
-                places = top_places(scores.masked_fill(blocked, -torch.inf), k)
-            hits = hit_matrix(places, positive)
+    for users in chunks(sheet.active, scoring_batch(items_count)):
+        scores = mask_seen(checked(scorer(users), users, items_count), seen, users)
+        relative = "tail relative" in views
+        in_tail = top_places(scores.masked_fill(blocked, -torch.inf), sheet.k) if relative else None
+        sheet.enter(users, top_places(scores, sheet.k), in_tail)
+    return sheet.ranking()
+
+
+class Sheet:
+    """Collects metrics of ranked places, a batch of users at a time; state is what a batch adds to."""
+
+    def __init__(self, truth: Truth, tail: np.ndarray, ks: Sequence[int], views: Sequence[str]) -> None:
+        self.truth, self.tail, self.ks, self.views, self.k = truth, tail, ks, views, max(ks)
+        users = truth.positives.shape[0]
+        self.top = np.full((users, self.k), -1, dtype=np.int32)
+        names = [f"{name}@{k} {view}" for view in views for k in ks for name in ("recall", "ndcg")]
+        self.values = {name: np.full(users, np.nan) for name in names}
+        self.totals = np.diff(truth.positives.indptr) + truth.unreachable
+        # Items that training never saw have popularity 0: they are tail.
+        self.tail_totals = np.rint(truth.positives @ tail.astype(np.float64)).astype(np.int64) + truth.unreachable
+        self.active = np.flatnonzero(self.totals > 0)
+
+    def enter(self, users: np.ndarray, places: np.ndarray, in_tail: np.ndarray | None) -> None:
+        """places, in_tail: (batch, k) best unseen items of these users among all and among tail items."""
+        self.top[users] = places
+        positive = self.truth.positives[users]
+        for view in self.views:
+            shown = in_tail if view == "tail relative" else places
+            if shown is None:
+                continue
+            hits = hit_matrix(shown, positive)
             if view != "overall":
-                hits &= np.append(tail, False)[places]
-            for n in ks:
-                recall, ndcg = recall_ndcg(hits, (totals if view == "overall" else tail_totals)[users], n)
-                values[f"recall@{n} {view}"][users], values[f"ndcg@{n} {view}"][users] = recall, ndcg
-    notes = {"users evaluated": len(active), "users without held-out positives": users_count - len(active)}
-    return Ranking(values, top, notes)
+                hits &= np.append(self.tail, False)[shown]
+            totals = (self.totals if view == "overall" else self.tail_totals)[users]
+            for k in self.ks:
+                recall, ndcg = recall_ndcg(hits, totals, k)
+                self.values[f"recall@{k} {view}"][users], self.values[f"ndcg@{k} {view}"][users] = recall, ndcg
+
+    def ranking(self) -> Ranking:
+        without = len(self.totals) - len(self.active)
+        notes = {"users evaluated": len(self.active), "users without held-out positives": without}
+        return Ranking(self.values, self.top, notes)
 
 
 def checked(scores: torch.Tensor, users: np.ndarray, items: int) -> torch.Tensor:
@@ -151,7 +171,9 @@ def hit_matrix(places: np.ndarray, positive: sparse.csr_matrix) -> np.ndarray:
 
 
 def spread_of(top: np.ndarray, popularity: np.ndarray, k: int = 20) -> dict[str, float]:
-    """Coverage (share of items in any top-k list), Gini of how often items are shown (0 even, 1 one item), mean popularity."""
+    """Coverage (share of items in any top-k list), Gini of how often items are shown (0 even, 1 one item), mean
+    popularity.
+    """
     shown = top[:, :k]
     shown = shown[shown >= 0]
     counts = np.bincount(shown, minlength=len(popularity))

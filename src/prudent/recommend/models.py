@@ -1,8 +1,9 @@
 """Backbones that score every item for a user: matrix factorisation, LightGCN and MultiVAE, all with AUR's squared loss.
 
-The loss of a batch of users is (alpha sum_positive w (f - 1)^2 + sum_missing f^2) / users, the missing pairs taken on a random
-share of items drawn anew for each batch (AUR, arXiv 2209.11679, backbone stage). Sources of the models: Koren et al. 2009 (MF);
-He et al. 2020, arXiv 2002.02126 (LightGCN); Liang et al. 2018, arXiv 1802.05814 (MultiVAE, here with the squared loss).
+The loss of a batch of users is (alpha sum_positive w (f - 1)^2 + sum_missing f^2) / users, the missing pairs taken on a
+random share of items drawn anew for each batch (AUR, arXiv 2209.11679, backbone stage). Sources of the models: Koren et
+al. 2009 (MF); He et al. 2020, arXiv 2002.02126 (LightGCN); Liang et al. 2018, arXiv 1802.05814 (MultiVAE, here with the
+squared loss).
 """
 
 from __future__ import annotations
@@ -37,18 +38,24 @@ class Backbone:
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the tensors, by name: equal before and after the uncertainty stage."""
-        digest = hashlib.sha256()
-        for name in sorted(self.tensors):
-            digest.update(name.encode())
-            digest.update(self.tensors[name].detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return hash_tensors(self.tensors)
+
+
+def hash_tensors(tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 (hex) of tensors and their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
 class BackboneOptions:
-    """width: of embeddings (MF, LightGCN) and factors (ALS). alpha: weight of positives. share: of items that missing pairs are
-    drawn from. layers: of LightGCN. hidden, latent, dropout, kl: of MultiVAE (kl weighs its Kullback-Leibler term).
-    regularisation, confidence, iterations: of ALS."""
+    """width: of embeddings (MF, LightGCN). alpha: weight of positives. share: of items that missing pairs are drawn
+    from. layers: of LightGCN. hidden, latent, dropout, kl: of MultiVAE (kl weighs its Kullback-Leibler term).
+    factors, regularisation, confidence, iterations: of ALS.
+    """
 
     width: int = 128
     alpha: float = 1.0
@@ -57,15 +64,16 @@ class BackboneOptions:
     hidden: int = 1024
     latent: int = 512
     dropout: float = 0.5
-    kl: float = 0.1
-    regularisation: float = 0.05
-    confidence: float = 10.0
+    kl: float = 0.01
+    factors: int = 64
+    regularisation: float = 20.0
+    confidence: float = 5.0
     iterations: int = 15
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise PrudentError(f"sampling share is {self.share}; choose a share of items above 0 and at most 1")
-        for name in ("width", "layers", "hidden", "latent", "iterations"):
+        for name in ("width", "layers", "hidden", "latent", "factors", "iterations"):
             if getattr(self, name) < 1:
                 raise PrudentError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.alpha <= 0 or self.confidence <= 0 or self.regularisation < 0 or self.kl < 0:
@@ -90,11 +98,12 @@ def squared_loss(
     alpha: float = 1.0,
     weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Sum of the squared loss of scores left @ right.T, (batch, d) and (items, d), without forming them where d is smaller.
+    """Sum of the squared loss of scores left @ right.T, (batch, d) and (items, d), without forming them where d is
+    smaller.
 
-    entries: the batch's positives. drawn: places of the items whose missing pairs count. weight: (items,) of positives. The missing
-    pairs' sum is the sum over all pairs of drawn items less that over the positives among them; the former is the inner
-    product of two Gram matrices, (d, d), when that is cheaper.
+    entries: the batch's positives. drawn: places of the items whose missing pairs count. weight: (items,) of positives.
+    The missing pairs' sum is the sum over all pairs of drawn items less that over the positives among them; the former
+    is the inner product of two Gram matrices, (d, d), when that is cheaper.
     """
     positive = (left[entries.row] * right[entries.column]).sum(-1)
     sampled = right[drawn]
@@ -139,7 +148,9 @@ def fit_mf(
     name: str = "mf",
     progress: Progress | None = None,
 ) -> Backbone:
-    """Matrix factorisation: f_ui = p_u . q_i with ``options.width`` dimensions. weight: (items,) of positives (for IPW)."""
+    """Matrix factorisation: f_ui = p_u . q_i with ``options.width`` dimensions. weight: (items,) of positives (for
+    IPW).
+    """
     user, item = embeddings(data, options.width, seed)
     weights = None if weight is None else torch.as_tensor(weight, dtype=torch.float32)
 
@@ -172,14 +183,16 @@ def adjacency(matrix: sparse.csr_matrix) -> torch.Tensor:
     scale_user, scale_item = (1 / np.sqrt(np.maximum(degree, 1)) for degree in (degree_user, degree_item))
     scaled = sparse.diags_array(scale_user) @ matrix @ sparse.diags_array(scale_item)
     graph = sparse.block_array([[None, scaled], [scaled.T, None]], format="csr", dtype=np.float32)
-    parts = (torch.from_numpy(part) for part in (graph.indptr, graph.indices, graph.data))
+    starts, columns, entries = (torch.from_numpy(part) for part in (graph.indptr, graph.indices, graph.data))
     with warnings.catch_warnings():  # torch calls its CSR support a beta; the product with a dense matrix is all we use
         warnings.simplefilter("ignore", UserWarning)
-        return torch.sparse_csr_tensor(*parts, graph.shape, check_invariants=True)
+        return torch.sparse_csr_tensor(starts, columns, entries, graph.shape, check_invariants=True)
 
 
 def propagate(graph: torch.Tensor, layer: torch.Tensor, layers: int) -> torch.Tensor:
-    """Mean of layers 0..L of (nodes, d) embeddings, each the graph times the one before (LightGCN, eq. 3-4, equal weights)."""
+    """Mean of layers 0..L of (nodes, d) embeddings, each the graph times the one before (LightGCN, eq. 3-4, equal
+    weights).
+    """
     total = layer.clone()
     for _ in range(layers):
         layer = graph @ layer

@@ -15,7 +15,7 @@ from prudent.seeding import Seed, numpy_generator, spawn
 
 @dataclass(frozen=True)
 class World:
-    """truth: (users, items) bool, who likes what. observed: the positives that exposure let through. hidden: the rest."""
+    """truth: (users, items) bool, who likes what. observed: positives that exposure let through. hidden: the rest."""
 
     truth: np.ndarray
     observed: Interactions
@@ -36,8 +36,9 @@ def plant(
 ) -> World:
     """Low-rank tastes, popularity-biased exposure: ``hidden_share`` of the positives of tail items are never seen.
 
-    An affinity is the inner product of ``rank`` normal factors, scaled to standard deviation 1, plus ``skew`` times a normal item
-    bias; the ``density`` share of pairs with the highest affinity are positives. Tail: items under ``percentile`` of popularity.
+    An affinity is the inner product of ``rank`` normal factors, scaled to standard deviation 1, plus ``skew`` times a
+    normal item bias; the ``density`` share of pairs with the highest affinity are positives. Tail: items under
+    ``percentile`` of popularity.
     """
     if not 0 < density < 1 or not 0 <= hidden_share < 1:
         raise PrudentError(f"density {density} must be in (0, 1) and hidden share {hidden_share} in [0, 1)")
@@ -63,7 +64,9 @@ def plant(
 def planted_data(
     world: World, seed: Seed = 0, *, valid: float = 0.1, test: float = 0.1
 ) -> tuple[Data, Truth, np.ndarray]:
-    """The observed positives split at random, the hidden ones as a second truth, and which items of the catalogue are tail."""
+    """The observed positives split at random, the hidden ones as a second truth, and which items of the catalogue are
+    tail.
+    """
     data = split(world.observed, "user", valid=valid, test=test, seed=seed)
     hidden = truth_of(data.users, data.items, data.train, world.hidden)
     kept = places(data.items, world.observed.items)

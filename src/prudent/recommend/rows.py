@@ -47,15 +47,15 @@ def find_fields(columns: Sequence[str], wanted: Fields, source: str) -> Fields:
         column = given or next((lowered[name] for name in names if name in lowered), None)
         if column is None and role in ("user", "item"):
             raise PrudentError(
-                f"{source}: no {role} column (looked for {', '.join(names)}); there are {', '.join(columns) or 'none'}; "
-                f"name it with {role}=... (--{role}-column)"
+                f"{source}: no {role} column (looked for {', '.join(names)}); there are "
+                f"{', '.join(columns) or 'none'}; name it with {role}='...' (--column {role}=...)"
             )
         found = replace(found, **{role: column})
     return found
 
 
 def rows_of(source: str | Path | Mapping[str, Any], wanted: Fields) -> tuple[Iterator[Row], Fields, Blank]:
-    """Rows of a file or of a mapping of columns, the columns they come from, and a count of blank lines (read it last)."""
+    """Rows of a file or of a mapping of columns, the columns they come from, a count of blank lines (read it last)."""
     if not isinstance(source, (str, Path)):
         return column_rows(source, wanted)
     path = Path(source)
@@ -75,7 +75,7 @@ def rows_of(source: str | Path | Mapping[str, Any], wanted: Fields) -> tuple[Ite
 def open_text(path: Path) -> io.TextIOBase:
     """The file as UTF-8 text (a byte order mark is dropped), unpacked when it is gzipped."""
     binary = gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")  # noqa: SIM115
-    return io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")  # type: ignore[arg-type]
+    return io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
 
 
 def readable(rows: Iterator[Any], path: Path) -> Iterator[Any]:

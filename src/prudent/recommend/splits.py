@@ -19,9 +19,10 @@ HOWS = ("user", "time", "random")
 class Truth:
     """Held-out positives, told apart by whether the training side knows their user and item.
 
-    positives: (users, items) CSR, the pairs whose item is in the catalogue. unreachable: (users,) int64, held-out positives of
-    an item that training never saw; they stay in every denominator, since leaving them out would flatter. cold: (cold
-    users, items) CSR of users without a training positive. dropped: pairs left out since they are training positives too.
+    positives: (users, items) CSR, the pairs whose item is in the catalogue. unreachable: (users,) int64, held-out
+    positives of an item that training never saw; they stay in every denominator, since leaving them out would flatter.
+    cold: (cold users, items) CSR of users without a training positive. dropped: pairs left out since they are training
+    positives too.
     """
 
     positives: sparse.csr_matrix
@@ -47,8 +48,9 @@ class Truth:
 class Data:
     """What a recommender is fitted on and judged by.
 
-    users, items: ids (text), sorted; each has a training positive. train: (users, items) CSR of ones, the positives. seen: CSR
-    of ones, every known pair, also those rated below the threshold; none of them is recommended. valid, test: held out.
+    users, items: ids (text), sorted; each has a training positive. train: (users, items) CSR of ones, the positives.
+    seen: CSR of ones, every known pair, also those rated below the threshold; none of them is recommended. valid, test:
+    held out.
     """
 
     users: list[str]

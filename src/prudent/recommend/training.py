@@ -21,9 +21,9 @@ Progress = Callable[[str, int, float, float], None]  # stage, epoch, loss, Recal
 class Schedule:
     """How long and how fast a stage trains.
 
-    Validation every ``every`` epochs; the stage ends after more than ``patience`` validations without gain, or at ``epochs``.
-    warmup: epochs before patience is counted. Small embeddings leave the saddle at zero slowly, and Recall@20 stands still
-    meanwhile. weight_decay: L2, added to the gradient.
+    Validation every ``every`` epochs; the stage ends after more than ``patience`` validations without gain, or at
+    ``epochs``. warmup: epochs before patience is counted. Small embeddings leave the saddle at zero slowly, and
+    Recall@20 stands still meanwhile. weight_decay: L2, added to the gradient.
     """
 
     learning_rate: float = 1e-3
@@ -66,8 +66,9 @@ def train(
 ) -> Curve:
     """Train ``parameters`` in place and leave them at the epoch with the best validation.
 
-    step(users, generator) adds gradients for a batch and returns its loss; validate() returns the figure to be raised (NaN when
-    there is no validation pair: then the last epoch is kept). Raises PrudentError when the loss is no longer finite.
+    step(users, generator) adds gradients for a batch and returns its loss; validate() returns the figure to be raised
+    (NaN when there is no validation pair: then the last epoch is kept). Raises PrudentError when the loss is no longer
+    finite.
     """
     optimiser = torch.optim.Adam(
         list(parameters), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True

@@ -14,7 +14,7 @@ import torch
 from scipy import sparse
 
 from prudent.errors import PrudentError
-from prudent.recommend.batches import History, history
+from prudent.recommend.batches import History, chunks, history, scoring_batch
 from prudent.recommend.metrics import Scorer
 from prudent.recommend.models import Backbone, draw_items, no_gradient, unit_bag, validator
 from prudent.recommend.splits import Data
@@ -31,8 +31,9 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @dataclass(frozen=True)
 class UncertaintyOptions:
-    """alpha: weight of positives. beta, gamma: of s and s^2. share: of items that missing pairs are drawn from. width: of the
-    hidden layer. activation: of the hidden layer. user_embedding: add one a user at the hidden layer."""
+    """alpha: weight of positives. beta, gamma: of s and s^2. share: of items that missing pairs are drawn from. width:
+    of the hidden layer. activation: of the hidden layer. user_embedding: add one a user at the hidden layer.
+    """
 
     alpha: float = 1.0
     beta: float = 1e-2
@@ -47,7 +48,8 @@ class UncertaintyOptions:
             raise PrudentError(f"sampling share is {self.share}; choose a share of items above 0 and at most 1")
         if self.alpha <= 0 or self.beta <= 0 or self.gamma < 0 or self.width < 1:
             raise PrudentError(
-                f"alpha {self.alpha} and beta {self.beta} must be above 0, gamma {self.gamma} not negative, width at least 1"
+                f"alpha {self.alpha} and beta {self.beta} must be above 0, gamma {self.gamma} not negative, "
+                "width at least 1"
             )
         if self.activation not in ACTIVATIONS:
             raise PrudentError(f"activation is {self.activation!r}; choose one of {', '.join(ACTIVATIONS)}")
@@ -65,8 +67,8 @@ def aleatoric_loss(
 ) -> torch.Tensor:
     """Sum over pairs of weight ((label - score)^2 / (exp(s) + floor) + beta s + gamma s^2), any one shape.
 
-    A Gaussian negative log-likelihood with variance exp(s), its log term tempered by beta and a quadratic prior on s. The score
-    is a constant here: its gradient is exactly zero. SPEC: arXiv 2209.11679, loss of the uncertainty stage.
+    A Gaussian negative log-likelihood with variance exp(s), its log term tempered by beta and a quadratic prior on s.
+    The score is a constant here: its gradient is exactly zero. SPEC: arXiv 2209.11679, loss of the uncertainty stage.
     """
     residual = (label - score.detach()).square()
     terms = residual / (torch.exp(log_variance) + floor) + beta * log_variance + gamma * log_variance.square()
@@ -79,7 +81,9 @@ def best_log_variance(residual_squared: torch.Tensor, beta: float = 1e-2) -> tor
 
 
 def estimator_tensors(users: int, items: int, options: UncertaintyOptions, seed: Seed) -> dict[str, torch.Tensor]:
-    """Weights of the estimator, normal with standard deviation 0.01: "inner" and "outer" (items, width), "user" (users, width)."""
+    """Weights of the estimator, normal with standard deviation 0.01: "inner" and "outer" (items, width), "user" (users,
+    width).
+    """
     generator = torch_generator(seed)
     shapes = {"inner": (items, options.width), "outer": (items, options.width)}
     if options.user_embedding:
@@ -117,15 +121,18 @@ def fit_uncertainty(
     *,
     progress: Progress | None = None,
 ) -> Backbone:
-    """Learn s on top of a frozen backbone; validated by the Recall@20 of ranking by s. Returns a scorer of kind "estimator"."""
+    """Learn s on top of a frozen backbone; validated by the Recall@20 of ranking by s. Returns a scorer of kind
+    "estimator".
+    """
     weights_seed, order_seed = spawn(seed, 2)
     items = len(data.items)
+    frozen = remembered(backbone, data.train.shape)
     tensors = estimator_tensors(len(data.users), items, options, weights_seed)
 
     def step(users: np.ndarray, generator: np.random.Generator) -> float:
         entries = history(data.train, users)
         with torch.no_grad():
-            score = backbone.scores(users)
+            score = frozen(users)
         hidden = hidden_layer(tensors, users, entries, options.activation)
         columns, column, drawn = loss_columns(items, entries, options.share, generator)
         outer = tensors["outer"] if columns is None else tensors["outer"][columns]
@@ -148,12 +155,25 @@ def fit_uncertainty(
     return Backbone("uncertainty", f"estimator-{options.activation}", scorer, final, curve)
 
 
+def remembered(backbone: Backbone, shape: tuple[int, int], cells: int = 2**25) -> Scorer:
+    """The backbone's scores, computed once and kept where that takes at most ``cells`` numbers (128 MiB), else every
+    time.
+    """
+    users, items = shape
+    if backbone.kind == "factors" or users * items > cells:
+        return backbone.scores
+    with torch.no_grad():
+        table = torch.cat([backbone.scores(part) for part in chunks(np.arange(users), scoring_batch(items))])
+    return lambda users: table[torch.from_numpy(users)]
+
+
 def loss_columns(
     items: int, entries: History, share: float, generator: np.random.Generator
 ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
     """Which items a batch's loss looks at: the drawn ones and the batch's positives.
 
-    Returns (places of those items, or None for all; each positive's place among them; 1 for drawn and 0 for the others).
+    Returns (places of those items, or None for all; each positive's place among them; 1 for drawn and 0 for the
+    others).
     """
     if share >= 1:
         return None, entries.column, None

@@ -1,0 +1,89 @@
+"""Recommendations made elsewhere, read as lists of ids and judged like any ranking."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy import sparse
+
+from prudent.errors import BadRow, DataError, PrudentError
+from prudent.recommend.interactions import parse_rating, text_id
+from prudent.recommend.metrics import Ranking, Sheet
+from prudent.recommend.rows import Fields, rows_of
+from prudent.recommend.splits import Truth
+
+UNKNOWN = -1
+
+
+def read_lists(path: str | Path) -> dict[str, list[str]]:
+    """Lists of item ids by user id from a file with a user and an item a row, best first, or by a column ``rank`` from
+    1.
+    """
+    try:
+        rows, fields, _ = rows_of(path, Fields(rating="rank"))
+    except PrudentError:  # no such column: the order of the rows is the ranking
+        rows, fields, _ = rows_of(path, Fields())
+        fields = Fields(fields.user, fields.item)
+    found: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    bad: list[BadRow] = []
+    for number, row in enumerate(rows):
+        if isinstance(row, BadRow):
+            bad.append(row)
+            continue
+        line, user, item, rank, _ = row
+        who, what = text_id(user), text_id(item)
+        if not who or not what:
+            bad.append(BadRow(line, "", "missing-id", "a user and an item are needed"))
+            continue
+        try:
+            place = parse_rating(rank) if fields.rating is not None else float(number)
+            if place is None:
+                raise ValueError("the cell is empty")
+        except ValueError as error:
+            bad.append(BadRow(line, "rank", "unparsable-rank", str(error)))
+            continue
+        found[who].append((place, what))
+    if bad:
+        raise DataError(str(path), bad, "mend these rows of the lists")
+    return {who: [item for _, item in sorted(entries, key=lambda entry: entry[0])] for who, entries in found.items()}
+
+
+def judge_lists(
+    lists: dict[str, list[str]],
+    users: list[str],
+    items: list[str],
+    truth: Truth,
+    seen: sparse.csr_matrix,
+    tail: np.ndarray,
+    *,
+    ks: Sequence[int] = (20, 50),
+) -> Ranking:
+    """Metrics of outside lists, overall and "tail absolute" (a list of all items says nothing of tail items alone).
+
+    A repeated item, one the user has seen and one that training never saw keep their rank and never hit; all are
+    counted. Users with held-out positives but no list have recall 0.
+    """
+    place_of = {name: place for place, name in enumerate(items)}
+    sheet = Sheet(truth, tail, ks, ("overall", "tail absolute"))
+    counts: Counter = Counter()
+    places = np.full((len(users), sheet.k), UNKNOWN, dtype=np.int32)
+    for row, who in enumerate(users):
+        shown = lists.get(who, [])[: sheet.k]
+        known = set(seen.indices[seen.indptr[row] : seen.indptr[row + 1]].tolist())
+        given: set[str] = set()
+        for rank, item in enumerate(shown):
+            place = place_of.get(item, UNKNOWN)
+            repeated, before = item in given, place in known
+            counts["repeated recommendations, counted once"] += repeated
+            counts["recommendations that the user has seen"] += before
+            counts["recommendations unknown to training"] += place == UNKNOWN
+            places[row, rank] = UNKNOWN if repeated or before else place
+            given.add(item)
+    active = sheet.active
+    counts["users without a list"] = sum(users[place] not in lists for place in active)
+    sheet.enter(active, places[active], None)
+    ranking = sheet.ranking()
+    return Ranking(ranking.values, ranking.top, {**ranking.notes, **counts})
