@@ -168,3 +168,23 @@ def test_pages_in_a_browser(files: Path, chromium: str) -> None:
         [*command, f"file://{files / 'run/report.html'}"], capture_output=True, text=True, timeout=60
     )
     assert "<title>Preference data, cleaned</title>" in report.stdout and "<svg" in report.stdout
+
+
+def test_trl_trains_on_the_cleaned_file(files: Path, tiny_folder: Path) -> None:
+    trl = pytest.importorskip("trl")
+    from datasets import load_dataset
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    run(files, *features(files), "--flip", "0.1", "--widen", "all", "--holdout", "0")
+    data = load_dataset("json", data_files=str(files / "run/cleaned.jsonl"), split="train", cache_dir=str(files))
+    options = trl.RewardConfig(
+        output_dir=str(files / "trl"), max_steps=1, per_device_train_batch_size=4, report_to=[], use_cpu=True, bf16=False,
+        save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    trainer = trl.RewardTrainer(
+        model=AutoModelForSequenceClassification.from_pretrained(tiny_folder, num_labels=1), args=options,
+        train_dataset=data.select(range(8)), processing_class=AutoTokenizer.from_pretrained(tiny_folder),
+    )  # fmt: skip
+    margins = next(iter(trainer.get_train_dataloader()))["margin"]
+    assert margins.shape == (4,) and bool((margins != 0).any())
+    assert trainer.train().training_loss > 0

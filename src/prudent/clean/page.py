@@ -84,26 +84,19 @@ def _answer(report: Report, outcome: Outcome) -> None:
 
 def _rules(report: Report, outcome: Outcome) -> None:
     report.heading("Rules and repairs")
-    counts = {row["rule"]: row for row in count_changes(outcome.changes)}
-    rows = []
-    for name, rule in RULES.items():
-        found = counts.get(name, {"found": 0, "dropped": 0, "flipped": 0, "set": 0, "flagged": 0})
-        action = outcome.actions[name]
-        shown = [found[k] if action != "keep" else None for k in ("found", "dropped", "flipped", "flagged")]
-        rows.append([name, "off" if action == "keep" else action, *shown, rule.what])
-    for name, what in STRENGTH_RULES.items():
-        if name in counts:
-            found = counts[name]
-            rows.append(
-                [
-                    name,
-                    "set" if found["set"] else "",
-                    *(found[k] for k in ("found", "dropped", "flipped", "flagged")),
-                    what,
-                ]
-            )
-    report.table(["rule", "action", "found", "dropped", "flipped", "flagged", "meaning"], rows,
-                 "A pair can break several rules. Flagged pairs stay in the cleaned file.")  # fmt: skip
+    meanings = {**{name: rule.what for name, rule in RULES.items()}, **STRENGTH_RULES}
+    counts = count_changes(outcome.changes)
+    found = {row["rule"] for row in counts}
+    if counts:
+        report.table(
+            ["rule", "found", "dropped", "flipped", "set", "flagged"],
+            [[row[k] for k in ("rule", "found", "dropped", "flipped", "set", "flagged")] for row in counts],
+            "A pair can break several rules. Flagged pairs stay in the cleaned file.",
+        )
+        report.bullets([f"**{row['rule']}**: {meanings[row['rule']]}" for row in counts])
+    nothing = [name for name, action in outcome.actions.items() if action != "keep" and name not in found]
+    off = [name for name, action in outcome.actions.items() if action == "keep"]
+    report.text(f"Found nothing: {', '.join(nothing) or 'no rule'}." + (f" Off: {', '.join(off)}." if off else ""))
 
 
 def _length(report: Report, outcome: Outcome) -> None:
