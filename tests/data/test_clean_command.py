@@ -178,8 +178,8 @@ def test_trl_trains_on_the_cleaned_file(files: Path, tiny_folder: Path) -> None:
     run(files, *features(files), "--flip", "0.1", "--widen", "all", "--holdout", "0")
     data = load_dataset("json", data_files=str(files / "run/cleaned.jsonl"), split="train", cache_dir=str(files))
     options = trl.RewardConfig(
-        output_dir=str(files / "trl"), max_steps=1, per_device_train_batch_size=4, report_to=[], use_cpu=True, bf16=False,
-        save_strategy="no", disable_tqdm=True,
+        output_dir=str(files / "trl"), max_steps=1, per_device_train_batch_size=4, report_to=[], use_cpu=True,
+        bf16=False, save_strategy="no", disable_tqdm=True,
     )  # fmt: skip
     trainer = trl.RewardTrainer(
         model=AutoModelForSequenceClassification.from_pretrained(tiny_folder, num_labels=1), args=options,
