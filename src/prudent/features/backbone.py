@@ -20,7 +20,7 @@ from prudent.features.pooling import pool
 from prudent.features.rendering import Rendered
 
 # Tokens computed at once, and how many tokens' time it takes to start a batch (Python and kernel launches).
-BUDGETS = {"cpu": (2048, 64), "cuda": (32768, 4096)}
+BUDGETS = {"cpu": (1024, 16), "cuda": (32768, 4096)}
 KV_SHARE = 8  # prompts' key-value caches held at once, in token budgets
 
 

@@ -19,6 +19,7 @@ import torch
 from prudent.errors import PrudentError
 from prudent.features.backbone import Runner, backbone_of
 from prudent.features.cache import FeatureCache, row_key
+from prudent.features.cpu_attention import fast_attention
 from prudent.features.models import cache_folder, dtype_name, ensure_pad, load_language_model
 from prudent.features.pooling import POOLINGS
 from prudent.features.progress import token_progress
@@ -210,7 +211,7 @@ class Encoder:
         weight = np.bincount(rank, minlength=len(rows))
         runner.computed = runner.padding = runner.shared = 0
         before = 0
-        with torch.inference_mode():
+        with torch.inference_mode(), fast_attention(self.body):
             for batch, values in runner.run([texts[row] for row in rows]):
                 if not bool(torch.isfinite(values).all()):
                     bad = batch[int((~torch.isfinite(values).all(-1)).nonzero()[0])]
