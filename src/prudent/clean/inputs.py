@@ -40,18 +40,22 @@ class Inputs:
 
 def read_inputs(settings: Settings) -> Inputs:
     """Read the file to clean and the splits to compare it with. Raises PrudentError as ``read_preferences`` does."""
-    options: dict[str, Any] = {"on_error": "skip", "columns": dict(settings.columns), "split": settings.split}
+    options: dict[str, Any] = {
+        "on_error": "skip", "columns": dict(settings.columns), "split": settings.split, "rating": settings.rating,
+        "ties": settings.ties, "soft_votes": None if settings.soft_votes == "none" else settings.soft_votes,
+        "min_share": settings.min_share,
+    }  # fmt: skip
     data, report = read_preferences_with_report(settings.source, allow=FAULTS_TO_RULES, **options)
     if settings.max_pairs is not None and len(data) > settings.max_pairs:
         report.notes.append(f"only the first {settings.max_pairs} of {len(data)} pairs were taken (--max-pairs)")
         data = data.select(range(settings.max_pairs))
     others = {}
     for path in (*settings.against, *settings.test):
-        split = read_preferences_with_report(path, on_error="skip", columns=dict(settings.columns))[0]
+        split = read_preferences_with_report(path, **{**options, "split": None})[0]
         others[Path(path).name] = {prompt_key(prompt): line for prompt, line in zip(split["prompt"], split["row"])}
     test, test_keys = None, []
     if settings.test:
-        test = read_preferences_with_report(list(settings.test), on_error="skip", columns=dict(settings.columns))[0]
+        test = read_preferences_with_report(list(settings.test), **{**options, "split": None})[0]
         test_keys = [prompt_key(prompt) for prompt in test["prompt"]]
     keys = [prompt_key(prompt) for prompt in data["prompt"]]
     votes = vote_report(settings) if "votes" in data.column_names else None
@@ -72,7 +76,7 @@ def vote_report(settings: Settings) -> dict[str, Any] | None:
     table = [votes for votes in table if votes]
     if not table:
         return None
-    verdicts = [merge_votes(votes) for votes in table]
+    verdicts = [merge_votes(votes, min_share=settings.min_share) for votes in table]
     outcomes = Counter(verdict.outcome for verdict in verdicts)
     first, second = outcomes["first"], outcomes["second"]
     return {

@@ -29,6 +29,10 @@ class Settings:
     max_length: int = 1024
     split: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    rating: str | None = None
+    ties: str = "drop"
+    soft_votes: str = "half"
+    min_share: float = 0.5
     max_pairs: int | None = None
     against: tuple[str, ...] = ()
     test: tuple[str, ...] = ()

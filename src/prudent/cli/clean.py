@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prudent.runs import Run
 
 EPILOG = "Example: prudent clean train.jsonl --flip 0.1 --test test.jsonl --out runs/clean"
+READING = "Reading"
 REPAIRS = "Repairs (by strength)"
 PROOF = "Proof"
 
@@ -47,9 +48,24 @@ def clean(
     ] = None,
     pooling: Annotated[str, typer.Option(help="Features: last, mean or last+mean token states.")] = "last+mean",
     max_length: Annotated[int, typer.Option(min=1, help="Longest conversation in tokens.")] = 1024,
-    split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
-    column: Annotated[list[str] | None, typer.Option(help="OURS=THEIRS, for example prompt=question.")] = None,
-    max_pairs: Annotated[int | None, typer.Option(min=2, help="Take the first so many pairs only.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a hub data set.", rich_help_panel=READING)] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="OURS=THEIRS, for example prompt=question.", rich_help_panel=READING)
+    ] = None,
+    max_pairs: Annotated[
+        int | None, typer.Option(min=2, help="Take the first so many pairs only.", rich_help_panel=READING)
+    ] = None,
+    rating: Annotated[
+        str | None, typer.Option(help="Rating column of single responses.", rich_help_panel=READING)
+    ] = None,
+    ties: Annotated[str, typer.Option(help="drop, or keep (soft label 1/2).", rich_help_panel=READING)] = "drop",
+    soft_votes: Annotated[
+        str,
+        typer.Option(help="Soft labels from votes: half (of a tie), ignore (ties) or none.", rich_help_panel=READING),
+    ] = "half",
+    min_share: Annotated[
+        float, typer.Option(help="Share of votes that wins; 0.75 is three of four.", rich_help_panel=READING)
+    ] = 0.5,
     against: Annotated[list[str] | None, typer.Option(help="Other splits whose prompts must not recur.")] = None,
     flip: Annotated[float, typer.Option(help="Share of the weakest labels to flip.", rich_help_panel=REPAIRS)] = 0.0,
     soften: Annotated[str, typer.Option(help="Deciles to soften, as 1-4 or all.", rich_help_panel=REPAIRS)] = "",
@@ -97,7 +113,8 @@ def clean(
     settings = Settings(
         source=source, rule=tuple(rule or ()), encoder=None if features or encoder == "none" else encoder,
         features=str(features) if features else None, pooling=pooling, max_length=max_length, split=split,
-        columns=_mapping(column or []), max_pairs=max_pairs, against=tuple(against or ()), test=tuple(test or ()),
+        columns=_mapping(column or []), rating=rating, ties=ties, soft_votes=soft_votes, min_share=min_share,
+        max_pairs=max_pairs, against=tuple(against or ()), test=tuple(test or ()),
         holdout=holdout, seeds=seeds, members=members, folds=folds, ridge=_ridge(ridge), in_sample=in_sample, flip=flip,
         soften=soften, soft_label=soft_label, widen=widen, drop_deciles=drop_deciles, second_label=second_label,
         plant=tuple(plant or ()), decisions=str(decisions) if decisions else None, review=review, seed=seed,
