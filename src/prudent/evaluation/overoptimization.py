@@ -196,8 +196,9 @@ def fieller(alpha: float, beta: float, covariance: torch.Tensor, quantile: float
     q = quantile**2
     a, b, c = beta**2 - q * bb, alpha * beta - q * ab, alpha**2 - q * aa
     root = b * b - a * c
-    if root < 0:
+    if root < -1e-12 * b * b:
         return None, None
+    root = max(root, 0.0)  # an exact fit leaves nothing but rounding, of either sign
     if a <= 0:  # beta may be 0: the peak is bounded from below at most
         if a == 0 or b <= 0:
             return None, None
