@@ -58,6 +58,17 @@ def test_votes_in_the_result_are_about_chosen_and_rejected(tmp_path: Path) -> No
     assert data[0]["soft_label"] == pytest.approx(2 / 3) and data[0]["agreement"] == pytest.approx(2 / 3)
 
 
+def test_votes_of_one_class_are_no_judgement(tmp_path: Path) -> None:
+    rows = [{"prompt": f"P{i}", "response_1": "a", "response_2": "b", "votes": [1, 1, 1]} for i in range(5)]
+    path = tmp_path / "v.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    with pytest.raises(PrudentError, match="all 15 votes are 1"):
+        read_preferences(path)
+    assert len(read_preferences(path, on_error="skip")) == 5
+    path.write_text("\n".join(json.dumps(row) for row in [*rows, {**rows[0], "votes": [2, 2, 1]}]))
+    assert len(read_preferences(path)) == 6
+
+
 def test_alpha_against_its_definition() -> None:
     votes = [[1, 1, 2], [2, 2, 2], [1, 0, 1], [1, 1, 1]]
     values = sorted({v for row in votes for v in row})

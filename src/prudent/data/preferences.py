@@ -26,7 +26,7 @@ from prudent.data.formats import (
 )
 from prudent.data.ratings import Rated, pairs_of_ratings, pick_rating, read_rated
 from prudent.data.read_report import ReadReport
-from prudent.data.votes import SOFT_RULES, pair_of_votes
+from prudent.data.votes import SOFT_RULES, pair_of_votes, read_votes
 from prudent.errors import BadRow, PrudentError
 from prudent.runs import clean_text, hash_text
 from prudent.seeding import numpy_generator
@@ -100,6 +100,7 @@ def read_preferences_with_report(
         rule = {"half": "a tie counts as half a vote for each side", "ignore": "ties left out"}[soft_votes]
         report.notes.append(f"soft_label from votes: {rule}")
     report.require(on_error, errors)
+    _one_class(report, on_error)
     if not pairs:
         counts = {reason: n for part in report.counts().values() for reason, n in part.items()}
         why = ", ".join(f"{n} {reason}" for reason, n in counts.items()) or "no rows"
@@ -107,6 +108,25 @@ def read_preferences_with_report(
         example = f"; the first: {first}" if first else ""
         raise PrudentError(f"{report.source}: no usable preference pair in {report.read} rows ({why}){example}")
     return to_dataset(pairs, report), report
+
+
+def vote_codes(value: Any) -> list[int]:
+    """Votes as codes; none where they can't be read (the row itself is reported elsewhere)."""
+    try:
+        return read_votes(value)
+    except ValueError:
+        return []
+
+
+def _one_class(report: ReadReport, on_error: str) -> None:
+    """Raise (or note, when skipping) that every vote of the file is for one response: a constant, not a judgement."""
+    total = sum(report.votes.values())
+    if len(report.votes) != 1 or total < 3 or report.shapes.get("votes", 0) < 3:
+        return
+    text = f"all {total} votes are {next(iter(report.votes))}: votes of one class hold no judgement; check the column"
+    if on_error == "raise":
+        raise PrudentError(f'{report.source}: {text}, or give on_error="skip" to read them all the same')
+    report.notes.append(text)
 
 
 def _choice(name: str, value: str, known: Sequence[str]) -> None:
@@ -141,7 +161,10 @@ def _read_one(
             report.flagged.append(named(BadRow(line, name, reason, detail)))
 
         try:
-            outcome = _read_row(rename(record.value, columns), line, choices, rating, note)
+            row = rename(record.value, columns)
+            if "response_1" in row:
+                report.votes.update(vote_codes(row.get("votes")))
+            outcome = _read_row(row, line, choices, rating, note)
         except Reject as reject:
             for problem in reject.problems:
                 target = report.left_out if problem.reason in LEFT_OUT else report.bad

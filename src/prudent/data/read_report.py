@@ -13,7 +13,8 @@ from prudent.errors import BadRow, DataError
 @dataclass
 class ReadReport:
     """What one pass over a source found. bad: rows that can't be used. left_out: well-formed rows without a preference
-    (ties, undecided votes, ...). flagged: rows kept after a mending or with something to look at."""
+    (ties, undecided votes, ...). flagged: rows kept after a mending or with something to look at. votes: how often each
+    vote was given (1, 2, 0 for a tie, 3 for both bad)."""
 
     source: str
     read: int = 0
@@ -23,6 +24,7 @@ class ReadReport:
     flagged: list[BadRow] = field(default_factory=list)
     shapes: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    votes: Counter[int] = field(default_factory=Counter)
 
     @property
     def dropped(self) -> int:
