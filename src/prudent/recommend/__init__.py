@@ -1,4 +1,4 @@
-"""Recommendation by aleatoric uncertainty (AUR): fit a backbone, learn how noisy each missing label is, rank by that."""
+"""Recommendation by aleatoric uncertainty (AUR): a backbone, and how noisy each of its missing labels is."""
 
 from prudent.lazy import attach
 

@@ -41,8 +41,8 @@ def said(row: dict[str, Any] | None) -> str:
     """A difference in words."""
     if row is None or row["difference"] is None:
         return "can't be compared"
-    text = f"{row['difference']:+.3f}"
-    return text if row["low"] is None else f"{text} [{row['low']:+.3f}, {row['high']:+.3f}]"
+    text = f"{row['difference']:+.4f}"
+    return text if row["low"] is None else f"{text} [{row['low']:+.4f}, {row['high']:+.4f}]"
 
 
 def direction(row: dict[str, Any] | None) -> int:
@@ -98,20 +98,25 @@ def add_sweep(report: Report, model: Model, found: Comparison) -> None:
     report.text(
         "A blend ranks by (1 - w) times the standardised score and w times the standardised uncertainty. "
         f"On the validation side w = {model.blend.weight:g} was chosen (rule: {model.blend.by}). "
-        "The lines show every w on the test side."
+        "The charts show every w on the test side."
     )
-    rows = [
-        {
-            "overall": row[OVERALL], "tail": row[metric], "view": view, "w": row["weight"],
-        }
-        for row in found.sweep
-        for view, metric in (("tail absolute", TAIL), ("tail relative", RELATIVE))
-    ]  # fmt: skip
-    chart = charts.lines(
-        rows, "overall", "tail", group="view", order="w", x_title="overall Recall@20", y_title="tail Recall@20",
-        title="Tail recall against overall recall as the blend moves",
-    )  # fmt: skip
-    report.chart(chart, "blend", "Up and to the right is better. Each line starts at w = 0 (score) and ends at w = 1.")
+    marks = {0.0: "score", 1.0: "uncertainty", model.blend.weight: f"chosen, w {model.blend.weight:g}"}
+    for view, metric in (("absolute", TAIL), ("relative", RELATIVE)):
+        rows = [
+            {
+                "w": row["weight"],
+                "overall": row[OVERALL],
+                "tail": row[metric],
+                "point": marks.get(row["weight"], "other w"),
+            }
+            for row in found.sweep
+        ]
+        chart = charts.scatter(
+            rows, "overall", "tail", group="point", x_title="overall Recall@20", y_title=f"tail Recall@20 ({view})",
+            title=f"Tail ({view}) against overall recall as the blend moves", tooltip=["w"], height=260,
+        )  # fmt: skip
+        who = "All items compete." if view == "absolute" else "Only tail items compete."
+        report.chart(chart, f"blend-{view}", f"Up and to the right is better. {who}")
     by_weight = [[row["weight"], row[OVERALL], row[TAIL], row[RELATIVE]] for row in found.sweep]
     chosen = [number for number, row in enumerate(found.sweep) if row["weight"] == model.blend.weight]
     with report.details("The same in numbers"):
@@ -126,12 +131,14 @@ def add_tables(report: Report, found: Comparison) -> None:
     views = ("overall", "tail absolute", "tail relative")
     ks = sorted({int(metric.split("@")[1].split()[0]) for metric in found.table[0] if metric.startswith("recall@")})
     for k in ks:
+        report.heading(f"Recall@{k}", level=3)
         rows = [[row["ranking"], *(interval(row.get(f"recall@{k} {view}")) for view in views)] for row in found.table]
         report.table(columns, rows, f"Recall@{k}, mean over users and 95 % interval.", emphasise=[0, 1, 2])
     with report.details("NDCG"):
         for k in ks:
             rows = [[row["ranking"], *(interval(row.get(f"ndcg@{k} {view}")) for view in views)] for row in found.table]
             report.table(columns, rows, f"NDCG@{k}, mean over users and 95 % interval.")
+    report.heading("What is shown", level=3)
     names = ["coverage@20", "gini@20", "popularity@20"]
     rows = [[row["ranking"], *(row[name] for name in names)] for row in found.table]
     report.table(
@@ -189,28 +196,22 @@ def add_examples(report: Report, model: Model, found: Comparison, seed: Seed, co
     """A few users: their history and the first ten items by score and by uncertainty."""
     report.heading("Examples")
     report.text("Users drawn at random. In brackets an item's popularity; * marks a held-out positive of the user.")
-    data = model.data
+    data, popularity = model.data, model.data.popularity
     assert data.test is not None
-    first, second = (list(found.rankings.values())[place] for place in (0, 1))
+    by_score, by_uncertainty = (list(found.rankings.values())[place].top for place in (0, 1))
     able = np.flatnonzero(np.diff(data.test.positives.indptr) > 0)
-    chosen = np.sort(numpy_generator(seed).choice(able, min(count, len(able)), replace=False))
-    popularity = data.popularity
-    rows = []
-    for user in chosen:
-        truth = set(
-            data.test.positives.indices[data.test.positives.indptr[user] : data.test.positives.indptr[user + 1]]
-        )
+    for user in np.sort(numpy_generator(seed).choice(able, min(count, len(able)), replace=False)):
+        held = data.test.positives
+        truth = set(held.indices[held.indptr[user] : held.indptr[user + 1]].tolist())
         taken = data.train.indices[data.train.indptr[user] : data.train.indptr[user + 1]]
-        favourites = taken[np.argsort(-popularity[taken], kind="stable")][:10]
-
-        def named(places: np.ndarray, held: set = truth) -> str:
-            shown = [f"{data.items[i]}{'*' if i in held else ''} ({popularity[i]})" for i in places if i >= 0]
-            return ", ".join(shown)
-
-        rows.append(
-            [data.users[user], named(favourites, set()), named(first.top[user][:10]), named(second.top[user][:10])]
-        )
-    report.table(["user", "history (most popular)", "by score", "by uncertainty"], rows)
+        columns = [taken[np.argsort(-popularity[taken], kind="stable")], by_score[user], by_uncertainty[user]]
+        shown = [
+            [f"{data.items[i]} ({popularity[i]}){'*' if i in truth else ''}" for i in column[:10] if i >= 0]
+            for column in columns
+        ]
+        rows = [[place + 1, *(cells[place] if place < len(cells) else None for cells in shown)] for place in range(10)]
+        caption = f"User {data.users[user]}: {len(taken)} training positives, {len(truth)} held out."
+        report.table(["rank", "history (most popular)", "by score", "by uncertainty"], rows, caption)
 
 
 def add_data(report: Report, model: Model, found: Comparison) -> None:

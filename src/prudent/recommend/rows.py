@@ -7,7 +7,8 @@ import gzip
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,13 +79,13 @@ def open_text(path: Path) -> io.TextIOBase:
     return io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
 
 
-def readable(rows: Iterator[Any], path: Path) -> Iterator[Any]:
+def readable(rows: Iterable[Any], path: Path) -> Iterator[Any]:
     """``rows``, with damage of the file told as a PrudentError."""
     try:
         yield from rows
     except UnicodeDecodeError as error:
         raise PrudentError(f"{path}: not UTF-8 at byte {error.start} ({error.reason}); save it as UTF-8") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise PrudentError(f"{path}: can't be read ({error}); fetch or unpack it again") from error
 
 
@@ -92,10 +93,7 @@ def csv_rows(path: Path, wanted: Fields, delimiter: str) -> tuple[Iterator[Row],
     """Rows of a CSV or TSV file with a header; ``line`` is the physical line on which a row ends."""
     blanks = [0]
     with open_text(path) as file:
-        try:
-            header = next(csv.reader(file, delimiter=delimiter), [])
-        except (UnicodeDecodeError, csv.Error, OSError) as error:
-            raise PrudentError(f"{path}: can't be read ({error}); give UTF-8 text with a header line") from error
+        header = next(readable(csv.reader(file, delimiter=delimiter), path), [])
     header = [name.strip() for name in header]
     fields = find_fields(header, wanted, str(path))
     places = [header.index(name) if name is not None else None for name in vars(fields).values()]
