@@ -7,8 +7,10 @@ Head h minimises, over w in R^d,
 with x_i the feature difference of pair i, c_hi its row weight (a bootstrap count, a fold mask) and L the loss of
 ``losses.bradley_terry``. All heads share the rows, so the work is shared too:
 
-1. The rows are rotated once into the eigenbasis of their Gram matrix (after a QR step when there are fewer rows than
-   features: r = min(n, d) unknowns are left). There a typical head's Hessian is nearly diagonal, whatever its ridge.
+1. Coordinates are chosen once in which a typical head's Hessian is simple. With one ridge for all heads they are
+   whitened by the Cholesky factor of CURVATURE * X'X / n + ridge I, where that Hessian is nearly the identity. With
+   many ridges (cross-validation) they are the eigenbasis of the rows' Gram matrix, where it is nearly diagonal whatever
+   the ridge; with fewer rows than features a QR step leaves r = n unknowns first.
 2. Newton steps are found by conjugate gradients, preconditioned by that diagonal. An iteration for all heads is two
    matrix products, in single precision; gradients, losses and iterates are in double precision.
 3. Each head has its own step length and leaves the batch when its gradient norm is reached, so a head's result doesn't
@@ -32,6 +34,9 @@ from prudent.errors import PrudentError
 HELD_IN_MEMORY = 60_000_000  # numbers: rows up to this size are rotated once and kept, larger ones are read in chunks
 CHUNK = 4_000_000  # numbers of one chunk of rows
 HEAD_BLOCK = 12_000_000  # heads x rows worked on at once
+CURVATURE = 0.2  # of a typical pair: sg(z) sg(-z) is 1/4 at z = 0 and falls as heads grow sure
+WHITEN_UP_TO = 2.0  # features per row: beyond, a QR step is cheaper than a Cholesky factor
+SMALL_RIDGE = 1e-6  # of the Gram matrix's trace
 
 
 class HeadFit(NamedTuple):
@@ -44,9 +49,13 @@ class HeadFit(NamedTuple):
 
 
 class Rows:
-    """Rotated rows Z = X B (n, r): products with many vectors at once, from memory or chunk by chunk."""
+    """Rows in new coordinates, Z = X B with w = B y: products with many vectors at once, from memory or by chunks.
 
-    def __init__(self, source: Any, rotate: bool = True) -> None:
+    basis B (d, r). spectrum (r,): diagonal of Z'Z / n. ridge: given when all heads share it, and then the coordinates
+    are whitened: the ridge term in them is I - shift * Z'Z, so that Z' (C - shift) Z + I is a head's Hessian.
+    """
+
+    def __init__(self, source: Any, ridge: float | None = None) -> None:
         self.source = source
         self.n, self.d = int(source.shape[0]), int(source.shape[1])
         self.step = max(1, CHUNK // self.d)
@@ -54,20 +63,29 @@ class Rows:
         self.held32: torch.Tensor | None = None
         small = self.n * self.d <= HELD_IN_MEMORY
         rows = self._read(0, self.n).to(torch.float64) if small else None
-        if rows is not None and self.n < self.d:
-            basis, triangle = torch.linalg.qr(rows.T)  # (d, n), (n, n)
+        whiten = ridge is not None and self.d <= WHITEN_UP_TO * self.n
+        first = None
+        if rows is not None and self.n < self.d and not whiten:
+            first, triangle = torch.linalg.qr(rows.T)  # (d, n), (n, n)
             rows = triangle.T.contiguous()
-            gram = rows.T @ rows / self.n
-        else:
-            basis = None
-            gram = self._gram(rows)
+        gram = self._gram(rows)
         if not bool(torch.isfinite(gram).all()):
             raise PrudentError("feature differences hold values that are not finite; remove or mend those pairs first")
-        values, vectors = torch.linalg.eigh(gram)
-        self.spectrum = values.clamp_min(0)
-        self.basis = vectors if basis is None else basis @ vectors  # (d, r), orthonormal columns
+        # In whitened coordinates small Hessians are differences of numbers near 1, which single precision must resolve.
+        whiten = ridge is not None and whiten and ridge > SMALL_RIDGE * CURVATURE * float(gram.diagonal().sum())
+        self.shift = CURVATURE / self.n if whiten else 0.0
+        if ridge is not None and whiten:
+            gram.mul_(CURVATURE).diagonal().add_(ridge)
+            lower = torch.linalg.cholesky(gram)
+            self.basis = torch.linalg.solve_triangular(lower.T, torch.eye(self.d, dtype=torch.float64), upper=True)
+            self.spectrum = torch.zeros(self.d, dtype=torch.float64)
+            turn = self.basis
+        else:
+            values, turn = torch.linalg.eigh(gram)
+            self.spectrum = values.clamp_min(0)
+            self.basis = turn if first is None else first @ turn  # (d, r), orthonormal columns
         if rows is not None:
-            self.held64 = rows @ vectors
+            self.held64 = rows @ turn
             self.held32 = self.held64.float()
 
     def _read(self, start: int, stop: int) -> torch.Tensor:
@@ -106,8 +124,14 @@ class Rows:
             total += values[:, start:stop] @ part.to(values.dtype)
         return total @ self.basis.to(values.dtype)
 
+    def norm(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Norm (H,) in the weights' own coordinates of a gradient (H, r) in these."""
+        if not self.shift:
+            return gradient.norm(dim=1)
+        return torch.linalg.solve_triangular(self.basis.T, gradient.T, upper=False).norm(dim=0)
+
     def curved(self, vectors: torch.Tensor, curvature: torch.Tensor) -> torch.Tensor:
-        """Z' diag(curvature_h) Z v_h of every head, in one pass over the rows."""
+        """Z' diag(curvature_h) Z v_h of every head, in one pass over the rows, in single precision."""
         if self.held32 is not None:
             return ((vectors @ self.held32.T) * curvature) @ self.held32
         basis = self.basis.to(vectors.dtype)
@@ -136,14 +160,18 @@ class Problem(NamedTuple):
             loss = loss + (1 - self.soft_label) * logit
         return (self.weights * loss).sum(1)
 
-    def slope(self, chance: torch.Tensor) -> torch.Tensor:
-        return self.weights * (chance - (1.0 if self.soft_label is None else self.soft_label))
+    def gradient(self, point: torch.Tensor, chance: torch.Tensor) -> torch.Tensor:
+        """Gradient (H, r) in the rows' coordinates at weights (H, d)."""
+        slope = self.weights * (chance - (1.0 if self.soft_label is None else self.soft_label))
+        return self.rows.backward(slope) + self.ridge * (point @ self.rows.basis)
 
 
 def _solve(problem: Problem, curvature: torch.Tensor, gradient: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Newton directions (H, r): Hessian x = -g to the relative residual ``wanted`` (H,), by conjugate gradients."""
-    rows, ridge = problem.rows, problem.ridge.float()
+    rows = problem.rows
+    ridge = torch.ones(len(gradient), 1) if rows.shift else problem.ridge.float()
     diagonal = rows.spectrum.float() * curvature.sum(1, keepdim=True) + ridge
+    curvature = curvature - rows.shift if rows.shift else curvature
     # Unit gradients: single precision would lose tiny ones.
     scale = gradient.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     residual = (-gradient / scale).float()
@@ -203,50 +231,50 @@ def _step_length(
 def _newton(
     problem: Problem, tolerance: float, max_iterations: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
-    """Rotated weights (H, r), gradient norms, losses and iterations of one batch of heads."""
-    heads, rank = len(problem.weights), len(problem.rows.spectrum)
-    point = torch.zeros(heads, rank, dtype=torch.float64)
-    logit = torch.zeros(heads, problem.rows.n, dtype=torch.float64)
+    """Weights (H, d), gradient norms, losses and iterations of one batch of heads."""
+    heads, rows = len(problem.weights), problem.rows
+    point = torch.zeros(heads, rows.d, dtype=torch.float64)
+    logit = torch.zeros(heads, rows.n, dtype=torch.float64)
     if problem.margin is not None:
         logit = logit - problem.margin
     norm = torch.full((heads,), torch.inf, dtype=torch.float64)
     loss = torch.empty(heads, dtype=torch.float64)
     active = torch.arange(heads)
-    part, first, iteration = problem, None, 0
+    part, here, iteration = problem, point, 0
+    first: torch.Tensor | None = None
     for iteration in range(max_iterations + 1):
         chance = torch.sigmoid(logit)
-        gradient = part.rows.backward(part.slope(chance)) + part.ridge * point_of(point, active)
-        size = gradient.norm(dim=1)
+        gradient = part.gradient(here, chance)
+        size = rows.norm(gradient)
         norm[active] = size
-        first = size.clone() if first is None else first
+        first = size if first is None else first
         keep = size > tolerance
         if not bool(keep.all()):
             done = ~keep
             loss[active[done]] = part.select(done).data_loss(logit[done])
-            active, logit, chance, gradient, size = active[keep], logit[keep], chance[keep], gradient[keep], size[keep]
-            part, first = part.select(keep), first[keep]
+            point[active[done]] = here[done]
+            active, logit, chance, gradient, size, here, first = (
+                column[keep] for column in (active, logit, chance, gradient, size, here, first)
+            )
+            part = part.select(keep)
         if len(active) == 0 or iteration == max_iterations:
             break
         curvature = (part.weights * chance * (1 - chance)).float()
         wanted = (size / first.clamp_min(1e-300)).sqrt().clamp(1e-3, 0.25)
-        here = point_of(point, active)
         direction = _solve(part, curvature, gradient, wanted)
         slope = (direction * gradient).sum(1)
         uphill = slope >= 0  # rounding in single precision: fall back to the gradient itself
         direction[uphill] = -gradient[uphill]
         slope[uphill] = -(gradient[uphill] ** 2).sum(1)
-        moved = part.rows.forward(direction)
-        step = _step_length(part, here, logit, direction, moved, slope)
-        point[active] = here + step * direction
+        moved = rows.forward(direction)
+        change = direction @ rows.basis.T
+        step = _step_length(part, here, logit, change, moved, slope)
+        here = here + step * change
         logit = logit + step * moved
     if len(active):
         loss[active] = part.data_loss(logit)
+        point[active] = here
     return point, norm, loss, iteration
-
-
-def point_of(point: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
-    """Rows of ``point`` in use, without a copy while all of them are."""
-    return point if len(active) == len(point) else point[active]
 
 
 def _normalised_weights(row_weights: ArrayLike | None, n: int) -> torch.Tensor:
@@ -299,7 +327,7 @@ def fit_heads(
                 raise PrudentError(f"{name} has shape {tuple(column.shape)}, expected ({n},)")
             require_finite(column, name, ("pair",))
         extras.append(column)
-    rows = Rows(source)
+    rows = Rows(source, float(penalty[0]) if bool((penalty == penalty[0]).all()) else None)
     block = max(1, HEAD_BLOCK // n)
     parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     most = 0
@@ -308,7 +336,7 @@ def fit_heads(
         share = share / share.sum(1, keepdim=True)
         problem = Problem(rows, share, penalty[start : start + block], *extras)
         point, norm, loss, iterations = _newton(problem, tolerance, max_iterations)
-        parts.append((point @ rows.basis.T, norm, loss))
+        parts.append((point, norm, loss))
         most = max(most, iterations)
     solved, norms, losses = (torch.cat(column) for column in zip(*parts))
     fit = HeadFit(solved, norms, losses, most)
