@@ -152,12 +152,12 @@ def pushed(text: TextWorld, given: dict[str, Any]) -> dict[str, list[Curve]]:
 
 
 @contextlib.contextmanager
-def progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr over draws of reward models; calling what it gives moves it on by one."""
+def progress(total: int, what: str = "drawing reward models") -> Iterator[Callable[[], None]]:
+    """A bar on stderr; calling what it gives moves it on by one."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("drawing reward models"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=total)
         yield lambda: bar.advance(task)

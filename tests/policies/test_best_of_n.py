@@ -1,0 +1,93 @@
+"""Picks by rule: offsets of members mean nothing, ties take the first, bad input names the prompt and the member."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from prudent.cli.main import app
+from prudent.errors import PrudentError
+from prudent.policies.best_of_n import pick, picks, usable_rules
+from prudent.rewards.aggregation import aggregate
+from prudent.rewards.heads import HeadEnsemble
+from prudent.rewards.model import RewardModel
+
+
+def test_pick_by_hand() -> None:
+    scores = torch.tensor([[0.0, 1.0, 3.0], [0.0, 1.0, -1.0]])  # third: mean 1, but members disagree
+    mean, cautious = pick(scores, "mean"), pick(scores, "lcb")
+    assert (mean.index, cautious.index) == (1, 1) and mean.mean == 1.0  # a tie of the means: the first is taken
+    assert mean.margin == 0 and cautious.margin > 0.9
+    assert cautious.by_rule["min"] == 1 and cautious.deviation == pytest.approx(
+        float(torch.tensor([-1 / 3, 1.0]).std())
+    )
+    high = pick(scores + torch.tensor([[0.0, 0, 0.1]]), "mean")
+    assert high.index == 2 and high.by_rule["lcb"] == 1
+
+
+def test_offsets_of_members_change_nothing() -> None:
+    rng = np.random.default_rng(0)
+    scores = torch.from_numpy(rng.normal(size=(5, 8)))
+    for rule in usable_rules(5):
+        moved = scores + torch.from_numpy(rng.normal(size=(5, 1))) * 100
+        assert pick(scores, rule).index == pick(moved, rule).index
+    centred = scores - scores.mean(1, keepdim=True)
+    assert pick(scores, "lcb").index == int(aggregate(centred, "lcb").argmax())
+
+
+def test_ragged_pools_and_one_member() -> None:
+    found = picks(torch.tensor([[1.0, 2, 0, 5, 4, 9]]), [2, 1, 3])
+    assert [p.index for p in found] == [1, 0, 2] and found[0].deviation is None and "lcb" not in found[0].by_rule
+    with pytest.raises(PrudentError, match="6 candidates"):
+        picks(torch.zeros(1, 5), [2, 4])
+
+
+def test_bad_scores_name_prompt_and_member() -> None:
+    scores = torch.zeros(2, 4)
+    scores[1, 3] = float("nan")
+    with pytest.raises(PrudentError, match="prompt 1: the score of item 2, member 2"):
+        picks(scores, [2, 2])
+    with pytest.raises(PrudentError, match="unknown rule"):
+        pick(torch.zeros(2, 2), "best")
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path, tiny_folder: Path) -> Path:
+    from prudent.features.encoder import Encoder
+
+    encoder = Encoder(tiny_folder, dtype="float32", progress=False)
+    rng = np.random.default_rng(0)
+    heads = HeadEnsemble.fit(
+        rng.normal(size=(30, encoder.width)), rng.normal(size=(30, encoder.width)), members=4, ridge=0.1
+    )
+    RewardModel(heads, encoder, model=str(tiny_folder)).save(tmp_path / "rm")
+    return tmp_path / "rm"
+
+
+def test_command(model_folder: Path, tmp_path: Path) -> None:
+    pool = tmp_path / "pool.jsonl"
+    rows = [
+        {"id": f"p{i}", "prompt": f"Say {i}.", "responses": ["Yes.", "No, never.", "Perhaps so."][: 2 + i % 2],
+         "gold": [0.0, 1.0, 0.5][: 2 + i % 2]}
+        for i in range(6)
+    ]  # fmt: skip
+    pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = CliRunner().invoke
+    out = tmp_path / "out"
+    result = run(app, ["best-of-n", "--pool", str(pool), "--model", str(model_folder), "--out", str(out), "--json"])
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["candidates"] == {"least": 2, "most": 3} and found["agreement"]["lcb"] == 1.0
+    assert found["gold"]["reference"] == 0.5 and found["gold"]["lcb"]["value"] is not None
+    picked = [json.loads(line) for line in (out / "picks.jsonl").read_text().splitlines()]
+    assert all(row["response"] == rows[i]["responses"][row["index"]] for i, row in enumerate(picked))
+    assert (out / "report.html").is_file() and (out / "manifest.json").is_file()
+    refused = run(
+        app, ["best-of-n", "--pool", str(pool), "--model", str(model_folder), "--n", "3", "--out", str(out) + "2"]
+    )
+    assert refused.exit_code == 2 and "'p0' has only 2 responses" in refused.stderr
