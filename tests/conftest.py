@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -17,13 +18,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that tests ca
 
 import pytest
 
+USUAL_MODELS = Path(os.environ.get("PRUDENT_CACHE") or Path.home() / ".cache" / "prudent").expanduser() / "models"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test has a feature cache of its own, so that none reads what another left."""
-    monkeypatch.setenv("PRUDENT_CACHE", str(tmp_path_factory.mktemp("cache")))
+    """Each test has a feature cache of its own, so that none reads what another left; converted models are shared."""
+    cache = tmp_path_factory.mktemp("cache")
+    with contextlib.suppress(OSError):
+        USUAL_MODELS.mkdir(parents=True, exist_ok=True)
+        (cache / "models").symlink_to(USUAL_MODELS, target_is_directory=True)
+    monkeypatch.setenv("PRUDENT_CACHE", str(cache))
 
 
 @pytest.fixture

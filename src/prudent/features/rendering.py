@@ -13,7 +13,6 @@ way the ids hold exactly one begin mark where the tokenizer has a begin mark: th
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -29,7 +28,7 @@ Response: TypeAlias = "str | Messages"
 
 ROLES = {"user": "User", "assistant": "Assistant", "system": "System"}
 # Some templates print today's date. Scores must not change overnight, so they are always told the same day.
-DAY = datetime.date(2024, 7, 26)
+ONE_DAY = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
 
 
 @dataclass(frozen=True)
@@ -103,10 +102,11 @@ def _plain(messages: Messages) -> str:
 
 
 def _apply(tokenizer: Any, messages: Messages, generation: bool, row: int) -> str:
+    options = {}
+    if "strftime_now" in str(tokenizer.chat_template):
+        options["chat_template"] = ONE_DAY + tokenizer.get_chat_template()
     try:
-        return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=generation, strftime_now=DAY.strftime
-        )
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation, **options)
     except (jinja2.TemplateError, TypeError, KeyError) as error:
         roles = ", ".join(str(turn.get("role")) for turn in messages)
         raise PrudentError(

