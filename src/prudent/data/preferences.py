@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prudent.data.files import Record, open_records
+from prudent.data.files import Record, file_kind, open_records
 from prudent.data.formats import (
     LEFT_OUT,
     LISTED,
@@ -93,7 +93,10 @@ def read_preferences_with_report(
     pairs: list[tuple[int, Pair]] = []
     for one in sources:
         label = f"{Path(str(one)).name}: " if len(sources) > 1 else ""
-        pairs += _read_one(open_records(one, split, config), report, choices, columns or {}, rating, label)
+        records = open_records(one, split, config)
+        if file_kind(Path(one)) == "csv":
+            records = _decode_cells(records)
+        pairs += _read_one(records, report, choices, columns or {}, rating, label)
     report.kept = len(pairs)
     report.shapes = dict(Counter(pair.shape for _, pair in pairs))
     if report.shapes.get("votes") and soft_votes:
@@ -149,7 +152,7 @@ def _read_one(
     def named(row: BadRow) -> BadRow:
         return BadRow(row.line, row.field, row.reason, label + row.detail) if label else row
 
-    for record in _decode_cells(records):
+    for record in records:
         report.read += 1
         report.flagged += map(named, record.flags)
         report.bad += map(named, record.errors)
@@ -215,7 +218,7 @@ def _read_row(
 
 
 def _decode_cells(records: Iterable[Record]) -> Iterator[Record]:
-    """A text column in which some cells hold JSON lists of messages must hold them in every row (CSV files)."""
+    """Records of a CSV; a column in which some cells hold JSON lists of messages must hold them in every row."""
     listed: set[str] = set()
     kept: list[Record] = []
     names = ("prompt", "chosen", "rejected", "response")
