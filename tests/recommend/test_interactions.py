@@ -69,7 +69,9 @@ def test_pair_rated_twice_is_positive_once_and_order_does_not_matter():
 
 def test_all_bad_rows_are_told_at_once(tmp_path):
     path = tmp_path / "a.csv"
-    path.write_text("user,item,rating,when\na,x,5,1\n,x,5,1\na,y,many,1\na,z,inf,1\na,b,5,1,9\n\nb,x,-1,1\nb,z,,1\nb,z,2,1\n")
+    path.write_text(
+        "user,item,rating,when\na,x,5,1\n,x,5,1\na,y,many,1\na,z,inf,1\na,b,5,1,9\n\nb,x,-1,1\nb,z,,1\nb,z,2,1\n"
+    )
     with pytest.raises(DataError) as caught:
         read_interactions(path)
     found = [(row.line, row.reason) for row in caught.value.rows]

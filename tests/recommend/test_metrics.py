@@ -99,7 +99,9 @@ def test_lists_from_elsewhere_count_repeats_and_seen_items_once(tmp_path):
     positives = sparse.csr_matrix(np.array([[1, 1, 0], [1, 0, 0], [0, 0, 1]], dtype=np.float32))
     seen = sparse.csr_matrix(np.array([[0, 0, 0], [0, 0, 1], [0, 0, 0]], dtype=np.float32))
     truth = Truth(positives, np.zeros(3, dtype=int), positives[:0], np.zeros(0, dtype=int))
-    found = judge_lists(lists, ["u0", "u1", "u2"], ["a", "b", "c"], truth, seen, np.array([True, False, False]), ks=(3,))
+    found = judge_lists(
+        lists, ["u0", "u1", "u2"], ["a", "b", "c"], truth, seen, np.array([True, False, False]), ks=(3,)
+    )
     assert found.values["recall@3 overall"].tolist() == [1, 1, 0]
     assert found.values["ndcg@3 overall"][1] == pytest.approx(0.5)
     assert found.notes["repeated recommendations, counted once"] == 1

@@ -28,7 +28,9 @@ def test_sides_are_disjoint_and_reproducible(how):
     assert data.train.multiply(data.valid.positives).nnz == 0
     assert data.train.multiply(data.test.positives).nnz == 0
     assert data.valid.positives.multiply(data.test.positives).nnz == 0
-    held = sum(t.positives.nnz + t.unreachable.sum() + t.cold.nnz + t.cold_unreachable.sum() for t in (data.valid, data.test))
+    held = sum(
+        t.positives.nnz + t.unreachable.sum() + t.cold.nnz + t.cold_unreachable.sum() for t in (data.valid, data.test)
+    )
     assert data.train.nnz + held == found.positive.sum()
     assert (data.seen - data.train).min() >= 0  # every positive is seen
     assert (np.diff(data.train.indptr) > 0).all()

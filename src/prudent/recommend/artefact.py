@@ -142,8 +142,8 @@ def load(folder: str | Path, outside: Any = None) -> Model:
             stages[name] = from_callable(outside, data, about["name"])
             continue
         part = read_tensors(folder / f"{name}.safetensors")
-        stages[name] = Backbone(about["name"], about["kind"], restore(about["kind"], part, train), part, curve)
         verify(folder, name, part, manifest)
+        stages[name] = Backbone(about["name"], about["kind"], restore(about["kind"], part, train), part, curve)
     below = described["tail"]["popularity_below"]
     blend = Blend(**described["blend"])
     return Model(
@@ -155,4 +155,4 @@ def load(folder: str | Path, outside: Any = None) -> Model:
 def verify(folder: Path, name: str, tensors: dict[str, torch.Tensor], manifest: dict[str, Any]) -> None:
     """PrudentError when tensors aren't those that were saved."""
     if hash_tensors(tensors) != manifest["hashes"].get(name):
-        raise PrudentError(f"{folder / name}.safetensors isn't the file that was saved (its hash differs); fit again")
+        raise PrudentError(f"{folder / name}.safetensors isn't what was saved (its hash differs); fit again")

@@ -93,7 +93,7 @@ def csv_rows(path: Path, wanted: Fields, delimiter: str) -> tuple[Iterator[Row],
     """Rows of a CSV or TSV file with a header; ``line`` is the physical line on which a row ends."""
     blanks = [0]
     with open_text(path) as file:
-        header = next(readable(csv.reader(file, delimiter=delimiter), path), [])
+        header: list[str] = next(readable(csv.reader(file, delimiter=delimiter), path), [])
     header = [name.strip() for name in header]
     fields = find_fields(header, wanted, str(path))
     places = [header.index(name) if name is not None else None for name in vars(fields).values()]

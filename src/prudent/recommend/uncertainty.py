@@ -68,7 +68,7 @@ def aleatoric_loss(
     """Sum over pairs of weight ((label - score)^2 / (exp(s) + floor) + beta s + gamma s^2), any one shape.
 
     A Gaussian negative log-likelihood with variance exp(s), its log term tempered by beta and a quadratic prior on s.
-    The score is a constant here: its gradient is exactly zero. SPEC: arXiv 2209.11679, loss of the uncertainty stage.
+    The score is a constant here: its gradient is exactly zero. Source: arXiv 2209.11679, loss of the uncertainty stage.
     """
     residual = (label - score.detach()).square()
     terms = residual / (torch.exp(log_variance) + floor) + beta * log_variance + gamma * log_variance.square()

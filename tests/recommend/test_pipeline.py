@@ -1,0 +1,211 @@
+"""From data to recommendations: check (f), cold users, blends, outside scorers, save and load, comparison."""
+
+import math
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tests.recommend.small import SHORT, TINY, data, dense, settings
+
+from prudent.errors import DataError, PrudentError
+from prudent.recommend.artefact import load, save
+from prudent.recommend.comparison import compare
+from prudent.recommend.models import fit_mf
+from prudent.recommend.outside import from_table
+from prudent.recommend.pipeline import BACKBONES, Model, fit, top
+from prudent.recommend.ranking import blend, choose_blend, standardised
+from prudent.recommend.splits import Truth
+from prudent.runs import new_run
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Model:
+    return fit(data(), settings(), 0)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("rank", ["score", "uncertainty", "blend"])
+def test_f_seen_items_are_never_recommended(backbone, rank, request):
+    model = fit(data(), settings(backbone=backbone), 0)
+    known = model.data.seen_with_valid()
+    found = top(model, k=len(model.data.items), rank=rank)
+    place = {item: number for number, item in enumerate(model.data.items)}
+    for user, items in enumerate(found.items):
+        shown = {place[item] for item in items}
+        assert len(shown) == len(items) == len(model.data.items) - known[user].nnz  # all unseen ones, each once
+        assert not shown & set(known[user].indices)
+    assert not any(found.cold)
+
+
+def test_unknown_users_get_the_popular_items_and_are_counted(fitted):
+    found = top(fitted, ["nobody", fitted.data.users[3]], k=4, rank="uncertainty")
+    order = np.argsort(-fitted.data.popularity, kind="stable")[:4]
+    assert found.items[0] == [fitted.data.items[i] for i in order]
+    assert found.cold == [True, False]
+    assert found.counts() == {"users": 2, "users without history, given the popular items": 1}
+    with pytest.raises(PrudentError, match="k is 0"):
+        top(fitted, k=0)
+    with pytest.raises(PrudentError, match="rank is 'best'"):
+        top(fitted, rank="best")
+
+
+def test_blend_ends_are_the_two_rankings_and_standardising_ignores_seen_items(fitted):
+    seen = fitted.data.seen
+    users = np.arange(5)
+    one, other = fitted.backbone.scores, fitted.uncertainty.scores
+    assert blend(one, other, seen, 0)(users) is not None
+    assert torch.equal(blend(one, other, seen, 0)(users), one(users))
+    assert torch.equal(blend(one, other, seen, 1)(users), other(users))
+    z = standardised(one(users), seen, users)
+    for user in users:
+        unseen = np.setdiff1d(np.arange(len(fitted.data.items)), seen[user].indices)
+        assert z[user, unseen].mean().abs() < 1e-5
+        assert z[user, unseen].std().item() == pytest.approx(1, abs=1e-4)
+    middle = blend(one, other, seen, 0.25)(users)
+    torch.testing.assert_close(middle, 0.75 * z + 0.25 * standardised(other(users), seen, users))
+    assert standardised(torch.ones(5, len(fitted.data.items)), seen, users).abs().max() == 0
+    with pytest.raises(PrudentError, match="blend weight"):
+        blend(one, other, seen, 1.5)
+
+
+def test_blend_is_chosen_on_validation_by_its_rule(fitted):
+    one, other = fitted.backbone.scores, fitted.uncertainty.scores
+    overall = choose_blend(fitted.data, one, other, fitted.tail, "overall")
+    best = max(row["recall@20 overall"] for row in overall.rows)
+    assert next(row for row in overall.rows if row["weight"] == overall.weight)["recall@20 overall"] == best
+    by_tail = choose_blend(fitted.data, one, other, fitted.tail, "tail")
+    allowed = [row for row in by_tail.rows if row["recall@20 overall"] >= by_tail.rows[0]["recall@20 overall"]]
+    chosen = next(row for row in by_tail.rows if row["weight"] == by_tail.weight)
+    assert chosen in allowed
+    assert chosen["recall@20 tail absolute"] == max(row["recall@20 tail absolute"] for row in allowed)
+    with pytest.raises(PrudentError, match="blend rule"):
+        choose_blend(fitted.data, one, other, fitted.tail, "luck")
+
+
+def test_saved_and_loaded_models_agree_and_damage_is_found(fitted, tmp_path):
+    with new_run(tmp_path / "run", "recommend fit", {}) as run:
+        save(run, fitted)
+    again = load(tmp_path / "run")
+    for rank in ("score", "uncertainty", "blend"):
+        assert top(again, k=7, rank=rank) == top(fitted, k=7, rank=rank)
+    assert again.data.test.counts() == fitted.data.test.counts()
+    assert again.blend == fitted.blend
+    assert (again.tail == fitted.tail).all()
+    shutil.copy(tmp_path / "run" / "uncertainty.safetensors", tmp_path / "run" / "backbone.safetensors")
+    with pytest.raises(PrudentError, match="hash differs"):
+        load(tmp_path / "run")
+    (tmp_path / "run" / "backbone.safetensors").write_bytes(b"none")
+    with pytest.raises(PrudentError, match="can't be read"):
+        load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("backbone", ["vae", "als"])
+def test_every_kind_of_backbone_survives_saving(backbone, tmp_path):
+    model = fit(data(), settings(backbone=backbone), 0)
+    with new_run(tmp_path / "run", "recommend fit", {}) as run:
+        save(run, model)
+    assert top(load(tmp_path / "run"), k=5, rank="score") == top(model, k=5, rank="score")
+
+
+def scores_by_name(users: list[str], items: list[str]) -> np.ndarray:
+    """An outside scorer: the sum of the characters of a pair's ids, so that a mix-up of places shows."""
+    code = [[sum(map(ord, user)) % 7 / 10 + int(item[1:]) / 100 for item in items] for user in users]
+    return np.array(code)
+
+
+def test_outside_function_and_file_give_the_same_ranking(tmp_path):
+    world = data()
+    model = fit(world, settings(outside=scores_by_name), 0)
+    table = scores_by_name(world.users, world.items)
+    torch.testing.assert_close(dense(model.backbone.scores, 60), torch.from_numpy(table).float())
+    path = tmp_path / "scores.csv"
+    lines = [f"{u},{i},{table[r, c]}" for r, u in enumerate(world.users) for c, i in enumerate(world.items)]
+    path.write_text("user,item,score\n" + "\n".join(reversed(lines)) + "\nstranger,i1,1\n")
+    other = fit(world, settings(outside=path), 0)
+    assert other.notes["pairs of users or items unseen in training"] == 1
+    assert other.notes["known pairs without a score, taken as 0"] == 0
+    assert top(other, k=9, rank="score") == top(model, k=9, rank="score")
+    assert other.uncertainty.fingerprint() == model.uncertainty.fingerprint()
+    with new_run(tmp_path / "run", "recommend fit", {}) as run:
+        save(run, model)
+    with pytest.raises(PrudentError, match="outside function"):
+        load(tmp_path / "run")
+    again = load(tmp_path / "run", outside=scores_by_name)
+    assert top(again, k=9, rank="blend") == top(model, k=9, rank="blend")
+    with new_run(tmp_path / "filed", "recommend fit", {}) as run:
+        save(run, other)
+    assert top(load(tmp_path / "filed"), k=9, rank="blend") == top(other, k=9, rank="blend")
+
+
+def test_outside_scores_that_are_wrong_are_refused(tmp_path):
+    world = data()
+    path = tmp_path / "scores.csv"
+    path.write_text(f"user,item,score\n{world.users[0]},{world.items[0]},x\n{world.users[1]},{world.items[1]},\n")
+    with pytest.raises(DataError) as caught:
+        from_table(path, world)
+    assert [(row.line, row.reason) for row in caught.value.rows] == [(2, "unparsable-score"), (3, "missing-score")]
+    path.write_text("user,item,score\n" + f"{world.users[0]},{world.items[0]},1\n" * 2)
+    with pytest.raises(DataError, match="1 bad row"):
+        from_table(path, world)
+    path.write_text("user,item,score\nstranger,thing,1\n")
+    with pytest.raises(PrudentError, match="no score of a known user"):
+        from_table(path, world)
+    with pytest.raises(PrudentError, match="shape"):
+        fit(world, settings(outside=lambda users, items: np.zeros((1, 1))), 0)
+    with pytest.raises(PrudentError, match="scores must be finite"):
+        fit(world, settings(outside=lambda users, items: np.full((len(users), len(items)), math.nan)), 0)
+    with pytest.raises(PrudentError, match="can't be loaded"):
+        fit(world, settings(outside="no_such_module:function"), 0)
+
+
+def test_comparison_pairs_rankings_and_counts_cold_users(fitted):
+    lists = {user: [item] for user, item in zip(fitted.data.users, fitted.data.items)}
+    found = compare(fitted, lists={"mine": lists}, rounds=100)
+    names = [
+        "mf: score",
+        "mf: uncertainty",
+        "mf: blend",
+        "popularity",
+        "item-kNN",
+        "ALS (implicit)",
+        "MF + IPW",
+        "mine",
+    ]
+    assert [row["ranking"] for row in found.table] == names
+    first, second = (found.rankings[name].values["recall@20 overall"] for name in names[:2])
+    row = next(r for r in found.paired if r["ranking"] == names[1] and r["metric"] == "recall@20 overall")
+    assert row["difference"] == pytest.approx(np.nanmean(second) - np.nanmean(first))
+    assert row["low"] <= row["difference"] <= row["high"]
+    assert row["p_holm"] >= row["p"]
+    assert found.sweep[0]["recall@20 overall"] == pytest.approx(np.nanmean(first))
+    assert found.sweep[-1]["recall@20 overall"] == pytest.approx(np.nanmean(second))
+    assert found.items["popularity"].sum() == fitted.data.train.nnz
+    test = fitted.data.test
+    cold = replace(test, cold=test.positives[:3], cold_unreachable=np.zeros(3, dtype=int), cold_users=["a", "b", "c"])
+    with_cold = compare(replace(fitted, data=replace(fitted.data, test=cold)), baselines=(), rounds=100)
+    assert with_cold.counts["users without training history (popularity is shown to them)"] == 3
+    assert with_cold.counts["users without history: recall@20 overall of the popular items"] >= 0
+    with pytest.raises(PrudentError, match="no test side"):
+        compare(replace(fitted, data=replace(fitted.data, test=None)))
+    nothing = Truth(test.positives * 0, test.unreachable * 0, test.cold, test.cold_unreachable)
+    nothing.positives.eliminate_zeros()
+    with pytest.raises(PrudentError, match="no known user has a test positive"):
+        compare(replace(fitted, data=replace(fitted.data, test=nothing)))
+
+
+def test_results_do_not_depend_on_the_order_of_users_in_a_batch(fitted):
+    users = np.array([5, 2, 9])
+    scores = fitted.uncertainty.scores(users)
+    for row, user in enumerate(users):
+        torch.testing.assert_close(scores[row], fitted.uncertainty.scores(np.array([user]))[0], atol=1e-6, rtol=1e-5)
+
+
+def test_a_different_backbone_gives_different_uncertainty():
+    world = data()
+    one = fit(world, settings(), 0)
+    backbone = fit_mf(world, TINY, replace(SHORT, epochs=20), 5)
+    assert one.backbone.fingerprint() != backbone.fingerprint()
+    assert fit(world, settings(), 0).uncertainty.fingerprint() == one.uncertainty.fingerprint()
+    assert fit(world, settings(backbone="als"), 0).uncertainty.fingerprint() != one.uncertainty.fingerprint()
