@@ -56,7 +56,7 @@ class RoomyLayer(DynamicLayer):
         """Hold copies of ``rows`` of another layer, with room behind."""
         length = other.end - other.start
         filled = []
-        for states in (other.keys, other.values):
+        for states in other.expose():
             buffer = _blank(states, len(rows), length + self.room)
             buffer[:, :, :length] = states[rows]
             filled.append(buffer)
@@ -86,7 +86,7 @@ class RoomyLayer(DynamicLayer):
         if count > self.buffers[0].shape[0] or length > self.end:
             self.rebuild(max(count, self.buffers[0].shape[0]), max(0, length - (self.end - self.start)), self.room)
         self.start = min(self.start, self.end - length)
-        for buffer, states in zip(self.buffers, (other.keys, other.values)):
+        for buffer, states in zip(self.buffers, other.expose()):
             buffer[self.count : count, :, self.end - length : self.end] = states[spread]
         self.count = count
         self.expose()
@@ -117,6 +117,11 @@ def is_roomy(cache: DynamicCache) -> bool:
     return bool(cache.layers) and all(isinstance(layer, RoomyLayer) for layer in cache.layers)
 
 
+def roomy_layers(cache: DynamicCache) -> list[RoomyLayer]:
+    """The layers of a cache for which ``is_roomy`` holds."""
+    return [layer for layer in cache.layers if isinstance(layer, RoomyLayer)]
+
+
 def branch(caches: list[DynamicCache], rows: Sequence[int], width: int, room: int) -> DynamicCache:
     """Cache for texts that go on from rows of ``caches`` (numbered through), each row cut or zero-filled to ``width``.
 
@@ -126,7 +131,7 @@ def branch(caches: list[DynamicCache], rows: Sequence[int], width: int, room: in
     branched.layer_class_to_replicate = None
     wanted, start, picks = torch.tensor(rows), 0, []
     for cache in caches:
-        held = cache.layers[0].count
+        held = roomy_layers(cache)[0].count
         here = ((wanted >= start) & (wanted < start + held)).nonzero().squeeze(1)
         picks.append((here, wanted[here] - start))
         start += held

@@ -24,7 +24,7 @@ BUDGETS = {"cpu": (1024, 16), "cuda": (32768, 4096)}
 KV_SHARE = 8  # prompts' key-value caches held at once, in token budgets
 
 
-def backbone_of(model: Any, layer: int | None = None) -> nn.Module:
+def backbone_of(model: Any, layer: int | None = None) -> Any:
     """``model`` without its head (adapters stay in); ``layer``: cut to its first so many blocks, final norm kept.
 
     A cut model shares its weights with the whole one. Raises PrudentError where the number of layers doesn't fit.
@@ -42,7 +42,7 @@ def backbone_of(model: Any, layer: int | None = None) -> nn.Module:
     return _cut(body, layer, total)
 
 
-def _cut(body: nn.Module, layer: int, total: int) -> nn.Module:
+def _cut(body: Any, layer: int, total: int) -> Any:
     path = next((n for n, m in body.named_modules() if isinstance(m, nn.ModuleList) and len(m) == total), None)
     if path is None:
         raise PrudentError(
@@ -53,7 +53,7 @@ def _cut(body: nn.Module, layer: int, total: int) -> nn.Module:
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:layer]
     cut = _shallow(body, config)
-    owner, *names = cut, *path.split(".")
+    owner, names = cut, path.split(".")
     for name in names[:-1]:
         setattr(owner, name, _shallow(getattr(owner, name), config))
         owner = getattr(owner, name)
@@ -61,7 +61,7 @@ def _cut(body: nn.Module, layer: int, total: int) -> nn.Module:
     return cut
 
 
-def _shallow(module: nn.Module, config: Any) -> nn.Module:
+def _shallow(module: nn.Module, config: Any) -> Any:
     """Copy of a module that shares parameters and children but has a child table, and a config, of its own."""
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
@@ -71,7 +71,7 @@ def _shallow(module: nn.Module, config: Any) -> nn.Module:
 
 
 @torch.inference_mode()
-def sees_only_the_past(body: nn.Module, token: int) -> bool:
+def sees_only_the_past(body: Any, token: int) -> bool:
     """Whether a token's state is free of what follows: tried, on one token with and without a second."""
     ids = torch.tensor([[token, token, token]], device=body.device)
     alone, followed = (body(input_ids=part).last_hidden_state[0, 0].float() for part in (ids[:, :1], ids))
@@ -120,7 +120,7 @@ class Runner:
     were not computed again. left: pad on the left (same states; slower, since it needs a mask).
     """
 
-    def __init__(self, body: nn.Module, pooling: str, pad: int, budget: int | None = None, left: bool = False) -> None:
+    def __init__(self, body: Any, pooling: str, pad: int, budget: int | None = None, left: bool = False) -> None:
         self.body, self.pooling, self.pad, self.left = body, pooling, pad, left
         self.budget, self.spare = BUDGETS.get(body.device.type, BUDGETS["cuda"])
         self.budget = budget or self.budget
@@ -183,7 +183,8 @@ class Runner:
         self, texts: Sequence[Rendered], prompts: list[tuple[int, ...]], groups: dict[tuple[int, ...], list[int]]
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Answers to a block of prompts: the prompts once, then the answers behind their prompts' caches."""
-        caches, place = [], {}
+        caches: list[Any] = []
+        place: dict[tuple[int, ...], int] = {}
         for batch in batches([len(prompt) for prompt in prompts], self.budget, self.spare):
             ids, mask = stack([prompts[number] for number in batch], self.pad)
             self._count(mask)

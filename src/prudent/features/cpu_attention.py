@@ -65,7 +65,7 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 @contextlib.contextmanager
-def fast_attention(body: torch.nn.Module) -> Iterator[None]:
+def fast_attention(body: Any) -> Iterator[None]:
     """Inside, ``body`` attends by ``short_attention`` where it is a bfloat16 model on the CPU that would use SDPA."""
     configs = {id(m.config): m.config for m in body.modules() if hasattr(m, "config")}.values()
     suits = body.device.type == "cpu" and body.dtype == torch.bfloat16

@@ -262,7 +262,7 @@ def hash_weights(module: torch.nn.Module) -> str:
         name, tensor = item
         flat = tensor.detach().reshape(-1).contiguous().cpu().view(torch.uint8)
         digest = hashlib.sha256(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(flat.numpy())
+        digest.update(flat.numpy().data)
         return digest.hexdigest()
 
     with ThreadPoolExecutor() as threads:

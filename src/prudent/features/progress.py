@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 
 
+def _ignore(done: int, tokens: int, note: str) -> None:
+    """Progress that nobody looks at."""
+
+
 @contextlib.contextmanager
 def token_progress(title: str, total: int, show: bool) -> Iterator[Callable[[int, int, str], None]]:
     """Yields ``advance(done, tokens, note)``: so many more of ``total`` are done, by computing so many tokens."""
     if not show or total == 0:
-        yield lambda done, tokens, note="": None
+        yield _ignore
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from prudent.errors import PrudentError
-from prudent.features.attention_cache import cache_argument, is_roomy, new_cache
+from prudent.features.attention_cache import cache_argument, is_roomy, new_cache, roomy_layers
 from prudent.features.backbone import stack
 from prudent.features.progress import token_progress
 from prudent.features.rendering import Prompt, Renderer, has_template
@@ -135,13 +135,13 @@ class _Batch:
         spread = torch.arange(len(prompts), device=self.device).repeat_interleave(samples)
         if not len(self):
             self.cache, self.end = new_cache(self.model, self.room), width
-            for layer, read in zip(self.cache.layers, cache.layers):
+            for layer, read in zip(roomy_layers(self.cache), roomy_layers(cache)):
                 layer.spread(read, spread)
             self.rows, self.first = rows, width - lengths
             return logits
-        for layer, read in zip(self.cache.layers, cache.layers):
+        for layer, read in zip(roomy_layers(self.cache), roomy_layers(cache)):
             layer.append(read, spread)
-        end = self.cache.layers[0].end
+        end = roomy_layers(self.cache)[0].end
         self.first, self.end = torch.cat([self.first + end - self.end, end - lengths]), end
         self.rows = torch.cat([self.rows, rows])
         return logits
@@ -155,7 +155,7 @@ class _Batch:
             order = torch.arange(count)
             order[holes] = tail  # the last rows fill the holes, so that few are copied
             start = int(self.first[order].min())
-            for layer in self.cache.layers:
+            for layer in roomy_layers(self.cache):
                 layer.keep(count, tail.to(self.device), holes.to(self.device), start)
         elif len(order):
             self.cache.batch_select_indices(order.to(self.device))
@@ -164,9 +164,8 @@ class _Batch:
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits after appending one token to every row."""
-        if self.movable and (moved := self.cache.layers[0].make_room()):
-            for layer in self.cache.layers[1:]:
-                layer.make_room()
+        if self.movable:
+            moved = max([layer.make_room() for layer in roomy_layers(self.cache)])
             self.first, self.end = self.first - moved, self.end - moved
         start = int(self.first.min()) if self.movable else 0
         mask = (torch.arange(start, self.end + 1) >= self.first.unsqueeze(1)).long()
