@@ -211,8 +211,8 @@ def test_command_runs_resumes_and_reports(solutions: Path, tiny_folder: Path, tm
     def run(out: Path, *more: str):
         return CliRunner().invoke(app, [
             "rlp", "--pool", str(solutions), "--language-model", str(tiny_folder), "--repetitions", "3",
-            "--rounds", "2", "--pairs", "30", "--members", "2", "--steps", "5", "--kind", "spg", "--kind", "uml", "--out", str(out),
-            "--json", *more,
+            "--rounds", "2", "--pairs", "30", "--members", "2", "--steps", "5", "--kind", "spg", "--kind", "uml",
+            "--out", str(out), "--json", *more,
         ])  # fmt: skip
 
     whole = run(tmp_path / "whole")
