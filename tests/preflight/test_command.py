@@ -159,7 +159,7 @@ BAD = {
     "too few pairs": ({"pairs.jsonl": [{"prompt": f"q{i}", "chosen": "a", "rejected": "b"} for i in range(5)]}, [],
                       ("at least 8",)),
     "one-class votes": ({"pairs.jsonl": [{"prompt": f"q{i}", "response_1": "a", "response_2": "b", "votes": [1, 1, 1]}
-                                         for i in range(20)]}, [], ("votes of one class", "field 'votes'")),
+                                         for i in range(20)]}, [], ("votes of one class",)),
     "single response": ({"pool.jsonl": [{"prompt": "a", "responses": ["b"]}]}, ["--pool", "pool.jsonl"],
                         ("line 1", "responses", "single-response")),
     "gold not finite": ({"pool.jsonl": '{"prompt": "a", "responses": ["b", "c"], "gold": [1, NaN]}\n'},

@@ -70,9 +70,9 @@ def equal(method: str, gain: float, versus: float, low: float, below: int) -> di
 @pytest.mark.parametrize(
     ("blind", "shuffled", "words"),
     [
-        (0.19, -0.3, ("part of the advantage is luck", "loses it")),
-        (0.01, 0.19, ("isn't luck", "keeps most of it")),
-        (0.01, -0.3, ("isn't luck", "link between a response and its variance carries it")),
+        (0.19, -0.3, ("part of the advantage is luck", "goes with truth")),
+        (0.01, 0.19, ("isn't that luck", "keeps most of it")),
+        (0.01, -0.3, ("isn't that luck", "comes from knowing which response is uncertain")),
     ],
 )
 def test_an_advantage_is_weighed_against_both_controls(blind: float, shuffled: float, words: tuple[str, str]) -> None:

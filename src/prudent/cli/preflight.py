@@ -153,7 +153,7 @@ def print_summary(found: dict[str, Any], out: Path) -> None:
     from rich.panel import Panel
     from rich.table import Table
 
-    from prudent.preflight.verdict import percent
+    from prudent.preflight.verdict import percent, signed
 
     verdict = found["verdict"]
     colour = {"good": "green", "warn": "yellow", "bad": "red"}[verdict["tone"]]
@@ -168,7 +168,7 @@ def print_summary(found: dict[str, Any], out: Path) -> None:
         if row["setting"] == at and row.get("risk") is not None:
             table.add_row(
                 row["method"], f"{row['setting']:g}", percent(row["risk"]),
-                f"{percent(row['low'])} to {percent(row['high'])}", f"{row['gain']:+.3f}", f"{row['kl']:.2f}",
+                f"{percent(row['low'])} to {percent(row['high'])}", signed(row["gain"]), f"{row['kl']:.2f}",
                 percent(row["worse"]),
             )  # fmt: skip
     console.print(table)

@@ -78,7 +78,6 @@ def read_inputs(settings: Settings) -> Inputs:
     data = []
     for file in settings.preferences:
         pairs, report = read_preferences_with_report(file, on_error=settings.on_error)
-        _refuse_one_class(file, pairs)
         data.append((short_name(file), pairs))
         reports.append(_reading(report))
         if report.dropped:
@@ -99,19 +98,6 @@ def read_inputs(settings: Settings) -> Inputs:
     if pairs < LEAST_PAIRS:
         raise PrudentError(f"{pairs} preference pairs to learn from; preflight needs at least {LEAST_PAIRS}, give more")
     return Inputs(sources, [note for note in notes if note], reports)
-
-
-def _refuse_one_class(file: str, pairs: Dataset) -> None:
-    """Votes that are all for the same place say nothing about responses: a constant label, or a column read wrongly."""
-    if "votes" not in pairs.column_names or len(pairs) < LEAST_PAIRS:
-        return
-    rows = (row if isinstance(row, list) else [row] for row in pairs["votes"])
-    given = {vote for row in rows for vote in row if vote not in (0, None)}
-    if len(given) == 1:
-        raise PrudentError(
-            f"{file}, field 'votes': all votes of all {len(pairs)} pairs are {given.pop()}; votes of one class can't "
-            "be preferences. Check the column, or give rows with chosen and rejected where the order is meant"
-        )
 
 
 def _capped(pairs: Dataset, most: int, total: int, seed: int) -> Dataset:

@@ -11,7 +11,7 @@ from prudent.policies.methods import CONTROLS
 from prudent.preflight.answer import Answer
 from prudent.preflight.core import BASELINE
 from prudent.preflight.truth import WORDS
-from prudent.preflight.verdict import percent
+from prudent.preflight.verdict import percent, signed, with_interval
 from prudent.reporting import charts
 from prudent.reporting.report import Report
 
@@ -41,13 +41,16 @@ GLOSSARY = {
 }  # fmt: skip
 
 
+TIPS = ("beta", "KL", "reference", "risk", "cross-fit", "lcb", "uwo")
+
+
 def setting_of_interest(answer: Answer) -> float:
     """The beta that charts of a single beta show: vanilla's most valuable one."""
     return float(answer.verdict.vanilla["setting"])
 
 
-def interval(low: float | None, high: float | None, form: str = "{:.3f}") -> str:
-    return "–" if low is None or high is None else f"{form.format(low)} to {form.format(high)}"
+def signed_range(low: float | None, high: float | None) -> str:
+    return f"{signed(low)} to {signed(high)}"
 
 
 def open_report(title: str, subtitle: str, answer: Answer) -> Report:
@@ -77,7 +80,7 @@ def _cards(answer: Answer) -> list[dict[str, Any]]:
             "label": "recommended", "value": choice["method"],
             "note": f"beta {choice['setting']:g}, risk {percent(choice['risk'])}", "tone": "good",
         })  # fmt: skip
-        cards.append({"label": "its gain", "value": f"{choice['gain']:+.3f}", "note": answer.unit})
+        cards.append({"label": "its gain", "value": signed(choice["gain"]), "note": answer.unit})
         cards.append({"label": "its KL", "value": f"{choice['kl']:.2f}", "note": "nats from the reference"})
     if judge:
         cards.append({
@@ -114,6 +117,7 @@ def risk_section(report: Report, answer: Answer, max_risk: float) -> None:
     report.chart(
         charts.dot_intervals(
             here, "method", "risk", "low", "high", x_title=f"risk at beta {at:g}", x_format="%",
+            domain=(0, _ceiling(here, [row["method"] for row in here])),
             title=f"Every method at beta {at:g}", reference=max_risk, reference_label=f"limit {percent(max_risk)}",
         ),
         "risk-by-method",
@@ -128,19 +132,18 @@ GAIN_NOTE = (
     "Gain: mean over draws of value minus the reference's value. Worse: share of prompts whose expected value falls. "
     "Over vanilla: mean paired difference in gain on the same draws, with its 95 % bootstrap interval."
 )
-RISK_COLUMNS = (
-    "method", "beta", "risk", "95 % interval", "gain", "sd over draws", "worse", "KL", "over vanilla", "its interval",
-)  # fmt: skip
+RISK_COLUMNS = ("method", "beta", "risk (95 %)", "gain", "sd over draws", "worse", "KL", "over vanilla (95 %)")
 
 
 def risk_row(row: Mapping[str, Any], label: str) -> list[Any]:
     """One line of the risk tables; at equal KL the beta shown is the median over draws."""
     beta = row["setting"] if label == "beta" else row["beta"]
+    versus = "" if row.get("vs_gain") is None else signed(row["vs_gain"])
+    if row.get("vs_gain_low") is not None:
+        versus += f" ({signed(row['vs_gain_low'])} to {signed(row['vs_gain_high'])})"
     return [
-        row["method"], f"{beta:.3g}", percent(row["risk"]), f"{percent(row['low'])} to {percent(row['high'])}",
-        f"{row['gain']:+.3f}", row["deviation"], percent(row["worse"]), f"{row['kl']:.2f}",
-        "" if row.get("vs_gain") is None else f"{row['vs_gain']:+.3f}",
-        interval(row.get("vs_gain_low"), row.get("vs_gain_high"), "{:+.3f}"),
+        row["method"], f"{beta:.3g}", with_interval(row), signed(row["gain"]), row["deviation"], percent(row["worse"]),
+        f"{row['kl']:.2f}", versus,
     ]  # fmt: skip
 
 
@@ -217,14 +220,16 @@ def trust_section(report: Report, answer: Answer) -> None:
         report.table(
             ("method", "beta", "risk", "over resampled judges", "gain", "over resampled judges "),
             [[row["method"], f"{row['setting']:g}", percent(row["risk"]),
-              f"{percent(row['judge_risk_low'])} to {percent(row['judge_risk_high'])}", f"{row['gain']:+.3f}",
-              interval(row["judge_gain_low"], row["judge_gain_high"], "{:+.3f}")]
+              f"{percent(row['judge_risk_low'])} to {percent(row['judge_risk_high'])}", signed(row["gain"]),
+              signed_range(row["judge_gain_low"], row["judge_gain_high"])]
              for row in answer.equal_beta if row.get("judge_risk_low") is not None and row["method"] in MAIN],
             "95 % range over judges fitted to resamples of their half.",
         )  # fmt: skip
+    strength = abs(facts["link"])
+    tie = "hardly anything to do" if strength < 0.1 else "something to do" if strength < 0.3 else "much to do"
     report.text(
-        f"Low variance {'goes' if facts['link'] < 0 else 'does not go'} with truth here: the correlation of log "
-        f"variance and value within a prompt is {facts['link']:+.2f}. The variances differ by a coefficient of "
+        f"Low variance has {tie} with truth here: the correlation of log variance and value within a prompt is "
+        f"{facts['link']:+.2f} (negative: low variance goes with high value). The variances differ by a coefficient of "
         f"variation of {facts['inequality']:.2f}; {percent(facts['variance_floored'])} of them lie at the floor."
     )
     if answer.check is not None:
@@ -258,7 +263,7 @@ def _check_part(report: Report, answer: Answer) -> None:
          "true risk, all pairs", "estimated gain (judge sd)", "true gain"),
         [[row["method"], f"{row['beta']:g}", percent(row["estimated_risk"]),
           f"{percent(row['judge_risk_low'])} to {percent(row['judge_risk_high'])}", percent(row["true_risk"]),
-          percent(row["true_risk_all_pairs"]), f"{row['estimated_gain']:+.3f}", f"{row['true_gain']:+.3f}"]
+          percent(row["true_risk_all_pairs"]), signed(row["estimated_gain"]), signed(row["true_gain"])]
          for row in vanilla],
         "Cross-fit reward models learn from half of the pairs; the last risk is that of reward models from all of "
         "them.",
@@ -272,7 +277,7 @@ def outlook_section(report: Report, answer: Answer) -> None:
         ("method", "beta", "risk, half of the pairs", "risk, all pairs", "twice as many (extrapolated)", "gain, half",
          "gain, all"),
         [[row["method"], f"{row['beta']:g}", percent(row["risk_half"]), percent(row["risk_full"]),
-          percent(row["risk_double_extrapolated"]), f"{row['gain_half']:+.3f}", f"{row['gain_full']:+.3f}"]
+          percent(row["risk_double_extrapolated"]), signed(row["gain_half"]), signed(row["gain_full"])]
          for row in answer.outlook],
         "Measured with half of the pairs and with all; the doubling continues the trend of mean gain over its spread "
         f"and is rough. `mean` takes the members' mean as the reward, {BASELINE} one member.",
@@ -294,7 +299,7 @@ def close_report(
     with report.details("All settings"):
         report.table(("option", "value"), [[key, _shown(value)] for key, value in settings.items()])
     with report.details("Glossary"):
-        report.glossary(GLOSSARY)
+        report.glossary(GLOSSARY, TIPS)
 
 
 def _shown(value: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prudent.preflight.regimes import METHODS, pick
-from prudent.preflight.verdict import percent
+from prudent.preflight.verdict import percent, signed
 from prudent.reporting import charts
 from prudent.reporting.report import Report
 
@@ -71,7 +71,7 @@ def _ordered(same: Mapping[str, Row]) -> list[Row | None]:
 
 
 def risk_and_gain(row: Row | None) -> str:
-    return "–" if row is None or row.get("risk") is None else f"{percent(row['risk'])}, {row['gain']:+.3f}"
+    return "–" if row is None or row.get("risk") is None else f"{percent(row['risk'])}, {signed(row['gain'])}"
 
 
 def counts(rows: Sequence[Row], method: str) -> dict[str, int]:

@@ -41,6 +41,13 @@ def percent(share: float | None) -> str:
     return f"{value:.0f} %" if value >= 10 or value == round(value) else f"{value:.1f} %"
 
 
+def signed(value: float | None) -> str:
+    """A gain with its sign: three decimals, or two significant digits where it is small."""
+    if value is None:
+        return "–"
+    return "0" if value == 0 else f"{value:+.3f}" if abs(value) >= 0.01 else f"{value:+.2g}"
+
+
 def with_interval(row: Row) -> str:
     return f"{percent(row['risk'])} ({percent(row['low'])} to {percent(row['high'])})"
 
@@ -99,7 +106,7 @@ def conclude(
         )
         sentences.append(
             f"Of the settings whose risk interval lies under {percent(max_risk)}, **{choice['method']} at beta "
-            f"{choice['setting']:g}** is worth most: {choice['gain']:+.3f} {unit}, risk {with_interval(choice)}, KL "
+            f"{choice['setting']:g}** is worth most: {signed(choice['gain'])} {unit}, risk {with_interval(choice)}, KL "
             f"{choice['kl']:.2f} nats."
         )
     sentences += _controls(equal_kl)
@@ -113,7 +120,7 @@ def _vanilla_sentence(vanilla: Row, rows: Sequence[Row], unit: str) -> str:
     others = ", ".join(f"{percent(row['risk'])} at {row['setting']:g}" for row in rows)
     return (
         f"**Vanilla** (KL-regularised, one reward model) is worth most at beta {vanilla['setting']:g}: "
-        f"{vanilla['gain']:+.3f} {unit} over the model you start from, and {with_interval(vanilla)} of the reward "
+        f"{signed(vanilla['gain'])} {unit} over the model you start from, and {with_interval(vanilla)} of the reward "
         f"models that your data might have given end at or below it. Its risk by beta: {others}."
     )
 
@@ -130,25 +137,27 @@ def _controls(equal_kl: Sequence[Row]) -> list[str]:
     better = low is not None and low > 0
     words = (
         f"At equal KL the best variance-aware form ({best['method']}, KL of vanilla at beta {best['setting']:g}) is "
-        f"{'better than' if better else 'not better than'} vanilla: {best['vs_gain']:+.3f}"
-        + (f" ({low:+.3f} to {best['vs_gain_high']:+.3f})" if low is not None else "")
+        f"{'better than' if better else 'not better than'} vanilla: {signed(best['vs_gain'])}"
+        + (f" ({signed(low)} to {signed(best['vs_gain_high'])})" if low is not None else "")
         + f", risk {percent(best['risk'])} against {percent(best['risk'] - best['vs_risk'])}."
     )
     if not better or only is None or only.get("gain") is None or shuffled is None or shuffled.get("gain") is None:
         return [words]
     blind = only["gain"]
-    verdict = (
-        "so part of the advantage is luck of the data: here low variance goes with truth"
-        if blind > 0.5 * best["vs_gain"]
-        else "so the advantage isn't luck of low variance going with truth"
-    )
     permuted_keeps = shuffled.get("vs_gain") is not None and shuffled["vs_gain"] > 0.5 * best["vs_gain"]
-    link = (
-        "and shuffling the variances keeps most of it, so it isn't the link between a response and its variance"
-        if permuted_keeps
-        else "and shuffling the variances loses it, so the link between a response and its variance carries it"
-    )
-    return [words + f" The control that never looks at the reward gains {blind:+.3f}, {verdict}, {link}."]
+    if blind > 0.5 * best["vs_gain"]:
+        reading = "part of the advantage is luck of the data, in which low variance goes with truth"
+    elif permuted_keeps:
+        reading = (
+            "the advantage isn't that luck; but shuffling the variances keeps most of it, so it doesn't come from "
+            "knowing which response is uncertain"
+        )
+    else:
+        reading = (
+            "the advantage isn't that luck, and shuffling the variances loses it: it comes from knowing which response "
+            "is uncertain"
+        )
+    return [words + f" The control that never looks at the reward gains {signed(blind)}: {reading}."]
 
 
 def advise(rows: Sequence[Row], outlook: Sequence[Row], vanilla: Row, max_risk: float) -> list[str]:
@@ -183,7 +192,7 @@ def advise(rows: Sequence[Row], outlook: Sequence[Row], vanilla: Row, max_risk: 
         found.append((
             vanilla["risk"] - least["risk"],
             f"**A {direction} beta**: vanilla at {least['setting']:g} has risk {percent(least['risk'])} and gains "
-            f"{least['gain']:+.3f}.",
+            f"{signed(least['gain'])}.",
         ))  # fmt: skip
     else:
         found.append((0.0, "**Another beta** doesn't lower vanilla's risk on this grid."))

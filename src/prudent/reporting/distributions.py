@@ -58,7 +58,8 @@ def histogram(
         ]
     names = list(grouped)
     scale = alt.Scale(type="log", nice=False) if log_x else alt.Scale(zero=False, nice=False)
-    horizontal = alt.X("from:Q", title=x_title, scale=scale, axis=alt.Axis(format=".4~g"))
+    ticks = alt.Axis(format=".3~g", labelOverlap="greedy", tickCount=5) if log_x else alt.Axis(format=".4~g")
+    horizontal = alt.X("from:Q", title=x_title, scale=scale, axis=ticks)
     tall = alt.Y("height:Q", title=y_title if len(names) < 2 else "share", axis=alt.Axis(format=".4~g"))
     tooltip = tips(rows, "from", "to", "height")
     base = alt.Chart(values(rows))
@@ -123,14 +124,15 @@ def ridges(
     )  # fmt: skip
     scale = alt.Scale(domain=[0, max(1, len(names))], nice=False)
     horizontal = alt.X("from:Q", title=x_title, scale=alt.Scale(zero=False, nice=True), axis=alt.Axis(format=".4~g"))
+    level_axis = alt.Y("floor:Q", axis=axis, scale=scale, title=None)
     hue = colour("name", names, legend=False)
     bar = alt.Chart(values(rows)).mark_rect(opacity=0.75, strokeWidth=0)
     tooltip = tips(rows, "name", "from", "to", "draws")
     layers = [
-        bar.encode(x=horizontal, x2="to:Q", y=alt.Y("floor:Q", axis=axis, scale=scale, title=None), y2="top:Q",
+        bar.encode(x=horizontal, x2="to:Q", y=level_axis, y2="top:Q",
                    color=hue, tooltip=tooltip),
         alt.Chart(values(means)).mark_rule(strokeWidth=2.5).encode(
-            x="mean:Q", y="floor:Q", y2="top:Q", color=hue, tooltip=tips(means, "name", "mean")),
+            x="mean:Q", y=level_axis, y2="top:Q", color=hue, tooltip=tips(means, "name", "mean")),
     ]  # fmt: skip
     if reference is not None:
         layers += reference_rule(reference, False, reference_label)
@@ -167,7 +169,7 @@ def heatmap(
         reach = max(max(abs(v - diverging_at) for v in found), 1e-12)
         domain = [diverging_at - reach, diverging_at, diverging_at + reach]
         ends = ["#0072B2", "#ffffff", "#D55E00"] if reverse else ["#D55E00", "#ffffff", "#0072B2"]
-        scale = alt.Scale(range=ends, domain=domain)
+        scale = alt.Scale(range=ends, domain=domain, interpolate="rgb")
         light_text = (alt.datum[value] > diverging_at + 0.6 * reach) | (alt.datum[value] < diverging_at - 0.6 * reach)
     base = alt.Chart(values(rows)).encode(
         x=alt.X(f"{x}:N", sort=across, title=x if x_title is None else x_title, axis=alt.Axis(labelAngle=0)),

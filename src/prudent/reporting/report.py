@@ -121,9 +121,9 @@ class Report:
             shown.append({**sides, "note": pair.get("note", ""), "facts": facts})
         return self._add("pairs", pairs=shown)
 
-    def glossary(self, terms: Mapping[str, str]) -> Report:
-        """Terms and their meaning: listed here, and shown as a tooltip where a paragraph uses one."""
-        self.terms.update(terms)
+    def glossary(self, terms: Mapping[str, str], tips: Sequence[str] | None = None) -> Report:
+        """Terms and their meaning, listed; those in ``tips`` (None: all) also as tooltips where a paragraph has one."""
+        self.terms.update({term: terms[term] for term in (terms if tips is None else tips)})
         return self._add("glossary", terms=dict(terms))
 
     @contextlib.contextmanager
