@@ -49,56 +49,56 @@ class HeadFit(NamedTuple):
 
 
 class Rows:
-    """Rows in new coordinates, Z = X B with w = B y: products with many vectors at once, from memory or by chunks.
+    """Pairs' rows X (n, q), and the same in coordinates Z = X B (w = B y) for conjugate gradients in single precision.
 
-    basis B (d, r). spectrum (r,): diagonal of Z'Z / n. ridge: given when all heads share it, and then the coordinates
-    are whitened: the ridge term in them is I - shift * Z'Z, so that Z' (C - shift) Z + I is a head's Hessian.
+    first (d, q): orthonormal, where a QR step took the features down to q = n. basis B (q, q). spectrum (q,): diagonal
+    of Z'Z / n. shift: not 0 where the coordinates are whitened for one ridge; in them the ridge term is
+    I - shift * Z'Z, so that Z' (C - shift) Z + I is a head's Hessian.
     """
 
     def __init__(self, source: Any, ridge: float | None = None) -> None:
         self.source = source
-        self.n, self.d = int(source.shape[0]), int(source.shape[1])
-        self.step = max(1, CHUNK // self.d)
-        self.held64: torch.Tensor | None = None
-        self.held32: torch.Tensor | None = None
-        small = self.n * self.d <= HELD_IN_MEMORY
-        rows = self._read(0, self.n).to(torch.float64) if small else None
-        whiten = ridge is not None and self.d <= WHITEN_UP_TO * self.n
-        first = None
-        if rows is not None and self.n < self.d and not whiten:
-            first, triangle = torch.linalg.qr(rows.T)  # (d, n), (n, n)
-            rows = triangle.T.contiguous()
-        gram = self._gram(rows)
+        self.n, self.q = int(source.shape[0]), int(source.shape[1])
+        self.step = max(1, CHUNK // self.q)
+        self.first: torch.Tensor | None = None
+        self.rows: torch.Tensor | None = None
+        whiten = ridge is not None and self.q <= WHITEN_UP_TO * self.n
+        if self.n * self.q <= HELD_IN_MEMORY:
+            self.rows = self._read(0, self.n).to(torch.float64)
+            if self.n < self.q and not whiten:
+                self.first, triangle = torch.linalg.qr(self.rows.T)  # (d, n), (n, n)
+                self.rows, self.q = triangle.T.contiguous(), self.n
+        gram = self._gram()
         if not bool(torch.isfinite(gram).all()):
             raise PrudentError("feature differences hold values that are not finite; remove or mend those pairs first")
         # In whitened coordinates small Hessians are differences of numbers near 1, which single precision must resolve.
-        whiten = ridge is not None and whiten and ridge > SMALL_RIDGE * CURVATURE * float(gram.diagonal().sum())
-        self.shift = CURVATURE / self.n if whiten else 0.0
-        if ridge is not None and whiten:
-            gram.mul_(CURVATURE).diagonal().add_(ridge)
-            lower = torch.linalg.cholesky(gram)
-            self.basis = torch.linalg.solve_triangular(lower.T, torch.eye(self.d, dtype=torch.float64), upper=True)
-            self.spectrum = torch.zeros(self.d, dtype=torch.float64)
-            turn = self.basis
+        self.shift = 0.0
+        if ridge is not None and whiten and ridge > SMALL_RIDGE * CURVATURE * float(gram.diagonal().sum()):
+            self.shift = CURVATURE / self.n
+            whitened = gram.double().mul_(CURVATURE)
+            whitened.diagonal().add_(ridge)
+            lower = torch.linalg.cholesky(whitened)
+            eye = torch.eye(self.q, dtype=torch.float64)
+            self.basis = torch.linalg.solve_triangular(lower.T, eye, upper=True)
+            self.spectrum = torch.zeros(self.q)
         else:
-            values, turn = torch.linalg.eigh(gram)
-            self.spectrum = values.clamp_min(0)
-            self.basis = turn if first is None else first @ turn  # (d, r), orthonormal columns
-        if rows is not None:
-            self.held64 = rows @ turn
-            self.held32 = self.held64.float()
+            values, vectors = torch.linalg.eigh(gram)
+            self.spectrum, self.basis = values.clamp_min(0), vectors.double()
+        self.turned = None if self.rows is None else self.rows.float() @ self.basis.float()
 
     def _read(self, start: int, stop: int) -> torch.Tensor:
         part = self.source[start:stop]
         return part if isinstance(part, torch.Tensor) else torch.from_numpy(np.array(part))
 
-    def _gram(self, rows: torch.Tensor | None) -> torch.Tensor:
-        if rows is not None:
+    def _gram(self) -> torch.Tensor:
+        """X'X / n in single precision: it shapes the coordinates and nothing else."""
+        if self.rows is not None:
+            rows = self.rows.float()
             return rows.T @ rows / self.n
-        total = torch.zeros(self.d, self.d, dtype=torch.float64)
+        total = torch.zeros(self.q, self.q, dtype=torch.float64)
         for _, _, part in self._chunks():
             total += (part.T @ part).double()
-        return total / self.n
+        return (total / self.n).float()
 
     def _chunks(self) -> Iterator[tuple[int, int, torch.Tensor]]:
         for start in range(0, self.n, self.step):
@@ -106,40 +106,37 @@ class Rows:
             yield start, stop, self._read(start, stop).float()
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        """(H, r) -> (H, n), in the dtype of ``vectors``."""
-        if self.held64 is not None and self.held32 is not None:
-            return vectors @ (self.held64 if vectors.dtype == torch.float64 else self.held32).T
-        turned = vectors @ self.basis.to(vectors.dtype).T
-        out = torch.empty(len(vectors), self.n, dtype=vectors.dtype)
+        """X w of every head, in double precision: (H, q) -> (H, n)."""
+        if self.rows is not None:
+            return vectors @ self.rows.T
+        out = torch.empty(len(vectors), self.n, dtype=torch.float64)
         for start, stop, part in self._chunks():
-            out[:, start:stop] = turned @ part.to(vectors.dtype).T
+            out[:, start:stop] = vectors @ part.double().T
         return out
 
     def backward(self, values: torch.Tensor) -> torch.Tensor:
-        """(H, n) -> (H, r), in the dtype of ``values``."""
-        if self.held64 is not None and self.held32 is not None:
-            return values @ (self.held64 if values.dtype == torch.float64 else self.held32)
-        total = torch.zeros(len(values), self.d, dtype=values.dtype)
+        """X' a of every head, in double precision: (H, n) -> (H, q)."""
+        if self.rows is not None:
+            return values @ self.rows
+        total = torch.zeros(len(values), self.q, dtype=torch.float64)
         for start, stop, part in self._chunks():
-            total += values[:, start:stop] @ part.to(values.dtype)
-        return total @ self.basis.to(values.dtype)
-
-    def norm(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Norm (H,) in the weights' own coordinates of a gradient (H, r) in these."""
-        if not self.shift:
-            return gradient.norm(dim=1)
-        return torch.linalg.solve_triangular(self.basis.T, gradient.T, upper=False).norm(dim=0)
+            total += values[:, start:stop] @ part.double()
+        return total
 
     def curved(self, vectors: torch.Tensor, curvature: torch.Tensor) -> torch.Tensor:
         """Z' diag(curvature_h) Z v_h of every head, in one pass over the rows, in single precision."""
-        if self.held32 is not None:
-            return ((vectors @ self.held32.T) * curvature) @ self.held32
-        basis = self.basis.to(vectors.dtype)
+        if self.turned is not None:
+            return ((vectors @ self.turned.T) * curvature) @ self.turned
+        basis = self.basis.float()
         turned = vectors @ basis.T
         total = torch.zeros_like(turned)
         for start, stop, part in self._chunks():
             total += ((turned @ part.T) * curvature[:, start:stop]) @ part
         return total @ basis
+
+    def weights(self, point: torch.Tensor) -> torch.Tensor:
+        """Weights (H, d) on the features of points (H, q)."""
+        return point if self.first is None else point @ self.first.T
 
 
 class Problem(NamedTuple):
@@ -161,16 +158,17 @@ class Problem(NamedTuple):
         return (self.weights * loss).sum(1)
 
     def gradient(self, point: torch.Tensor, chance: torch.Tensor) -> torch.Tensor:
-        """Gradient (H, r) in the rows' coordinates at weights (H, d)."""
+        """Gradient (H, q) at ``point`` (H, q)."""
         slope = self.weights * (chance - (1.0 if self.soft_label is None else self.soft_label))
-        return self.rows.backward(slope) + self.ridge * (point @ self.rows.basis)
+        return self.rows.backward(slope) + self.ridge * point
 
 
 def _solve(problem: Problem, curvature: torch.Tensor, gradient: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Newton directions (H, r): Hessian x = -g to the relative residual ``wanted`` (H,), by conjugate gradients."""
+    """Newton directions (H, q) in Z's coordinates, where ``gradient`` is given too: Hessian x = -g, by conjugate
+    gradients to the relative residual ``wanted`` (H,)."""
     rows = problem.rows
     ridge = torch.ones(len(gradient), 1) if rows.shift else problem.ridge.float()
-    diagonal = rows.spectrum.float() * curvature.sum(1, keepdim=True) + ridge
+    diagonal = rows.spectrum * curvature.sum(1, keepdim=True) + ridge
     curvature = curvature - rows.shift if rows.shift else curvature
     # Unit gradients: single precision would lose tiny ones.
     scale = gradient.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
@@ -231,9 +229,9 @@ def _step_length(
 def _newton(
     problem: Problem, tolerance: float, max_iterations: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
-    """Weights (H, d), gradient norms, losses and iterations of one batch of heads."""
+    """Points (H, q), gradient norms, losses and iterations of one batch of heads."""
     heads, rows = len(problem.weights), problem.rows
-    point = torch.zeros(heads, rows.d, dtype=torch.float64)
+    point = torch.zeros(heads, rows.q, dtype=torch.float64)
     logit = torch.zeros(heads, rows.n, dtype=torch.float64)
     if problem.margin is not None:
         logit = logit - problem.margin
@@ -245,7 +243,7 @@ def _newton(
     for iteration in range(max_iterations + 1):
         chance = torch.sigmoid(logit)
         gradient = part.gradient(here, chance)
-        size = rows.norm(gradient)
+        size = gradient.norm(dim=1)
         norm[active] = size
         first = size if first is None else first
         keep = size > tolerance
@@ -261,15 +259,14 @@ def _newton(
             break
         curvature = (part.weights * chance * (1 - chance)).float()
         wanted = (size / first.clamp_min(1e-300)).sqrt().clamp(1e-3, 0.25)
-        direction = _solve(part, curvature, gradient, wanted)
+        direction = _solve(part, curvature, gradient @ rows.basis, wanted) @ rows.basis.T
         slope = (direction * gradient).sum(1)
         uphill = slope >= 0  # rounding in single precision: fall back to the gradient itself
         direction[uphill] = -gradient[uphill]
         slope[uphill] = -(gradient[uphill] ** 2).sum(1)
         moved = rows.forward(direction)
-        change = direction @ rows.basis.T
-        step = _step_length(part, here, logit, change, moved, slope)
-        here = here + step * change
+        step = _step_length(part, here, logit, direction, moved, slope)
+        here = here + step * direction
         logit = logit + step * moved
     if len(active):
         loss[active] = part.data_loss(logit)
@@ -336,7 +333,7 @@ def fit_heads(
         share = share / share.sum(1, keepdim=True)
         problem = Problem(rows, share, penalty[start : start + block], *extras)
         point, norm, loss, iterations = _newton(problem, tolerance, max_iterations)
-        parts.append((point, norm, loss))
+        parts.append((rows.weights(point), norm, loss))
         most = max(most, iterations)
     solved, norms, losses = (torch.cat(column) for column in zip(*parts))
     fit = HeadFit(solved, norms, losses, most)
