@@ -1,0 +1,242 @@
+"""What a reward estimate may promise about the policy that is optimised against it, before anything is tuned.
+
+The belief is m = R + eta with eta ~ N(0, Sigma): m the members' mean or the posterior mean, Sigma = F F' over the whole
+pool. The plug-in promise <pi - pi0, m> is too good, since pi was chosen by m. Two corrections, both unbiased for what
+the policy is truly worth when the belief is right (docs/theory.md, equations (34) to (39)):
+
+* Stein: the optimism E<v(m), eta> is E tr(Sigma dv/dm), which each form has in closed form;
+* cross-fit: with omega ~ N(0, Sigma), m + omega and m - omega have independent errors: choose by one, value by the
+other.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from scipy import stats
+
+from prudent.arrays import ArrayLike, as_tensor
+from prudent.errors import PrudentError
+from prudent.policies.finite import FORMS, kl, multiplier, solve
+from prudent.theory.bounds import width
+
+VANILLA = "vanilla"
+RULES = (VANILLA, *FORMS)
+
+
+class Belief(NamedTuple):
+    """Reward estimates of a pool and how they vary together.
+
+    reward (P, n): m, centred per prompt under the reference. factor (P, n, r): F with F F' the covariance over all
+    stacked responses. variance (P, n): its diagonal, normalised to mean 1 over the pool and floored, as the policies
+    use it. reference (P, n). freedom: degrees of freedom behind Sigma, K - 1 for an ensemble, inf for a posterior.
+    """
+
+    reward: torch.Tensor
+    factor: torch.Tensor
+    variance: torch.Tensor
+    reference: torch.Tensor
+    freedom: float
+
+
+class Certificate(NamedTuple):
+    """One method at one beta. Numbers are means over prompts, in units of the reward; ``prompts`` has each prompt's.
+
+    plug_in: <pi - pi0, m>. optimism: Stein's estimate of what is too good in it. improvement: plug_in - optimism,
+    unbiased. deviation: its standard error, sqrt(||pi - pi0||_Sigma^2 + tr(Sigma J Sigma J)) with J = d pi / d m. risk:
+    chance that the policy is no better than its reference, from improvement and deviation. bound: improvement below
+    which the truth lies with probability delta. uniform: plug-in bound that holds for every policy at once. kl: nats.
+    """
+
+    method: str
+    beta: float
+    plug_in: float
+    optimism: float
+    improvement: float
+    deviation: float
+    risk: float
+    bound: float
+    uniform: float
+    kl: float
+    prompts: dict[str, torch.Tensor]
+
+
+def _belief(
+    reward: torch.Tensor, factor: torch.Tensor, reference: torch.Tensor, freedom: float, floor: float
+) -> Belief:
+    inside = reference > 0
+    centred = reward - (reference * reward).sum(-1, keepdim=True)
+    factor = factor - (reference[..., None] * factor).sum(-2, keepdim=True)
+    reward = torch.where(inside, centred, 0.0)
+    factor = torch.where(inside[..., None], factor, 0.0)
+    raw = factor.square().sum(-1)
+    average = (reference * raw).sum(-1).mean()
+    if not bool(average > 0):
+        raise PrudentError("the members agree on every response: there is no variance to certify with")
+    variance = torch.where(inside, (raw / average).clamp(min=floor), 1.0)
+    return Belief(reward, factor, variance, reference, freedom)
+
+
+def belief_from_members(scores: ArrayLike, reference: ArrayLike, *, floor: float = 1e-2) -> Belief:
+    """Belief of an ensemble from scores (K, P, n): mean and sample covariance (ddof=1), centred per prompt."""
+    members, pi0 = as_tensor(scores, torch.float64), as_tensor(reference, torch.float64)
+    if members.ndim != 3 or len(members) < 2:
+        raise PrudentError(
+            f"scores have shape {tuple(members.shape)}, expected (members, prompts, responses), 2 members"
+        )
+    members = torch.where(pi0 > 0, members, 0.0)
+    factor = ((members - members.mean(0)) / math.sqrt(len(members) - 1)).permute(1, 2, 0)
+    return _belief(members.mean(0), factor, pi0, len(members) - 1.0, floor)
+
+
+def belief_from_posterior(
+    expected: ArrayLike, factor: ArrayLike, reference: ArrayLike, *, floor: float = 1e-2
+) -> Belief:
+    """Belief of a posterior from its mean (P, n) and factor (P, n, r), centred per prompt here."""
+    mean, root, pi0 = (as_tensor(x, torch.float64) for x in (expected, factor, reference))
+    return _belief(torch.where(pi0 > 0, mean, 0.0), root, pi0, math.inf, floor)
+
+
+def policy_of(belief: Belief, reward: torch.Tensor, beta: float, method: str) -> torch.Tensor:
+    """Policy of ``method`` against a reward (..., P, n) that shares the belief's variance."""
+    if method not in RULES:
+        raise PrudentError(f"method is {method!r}, must be one of {', '.join(RULES)}")
+    if method == VANILLA:
+        return solve(reward, belief.reference, beta)
+    return solve(reward, belief.reference, beta, variance=belief.variance, form=method)
+
+
+class Response(NamedTuple):
+    """J = d pi / d m of each prompt as diag(pull) - left right', (P, n) each: equations (36), (37)."""
+
+    pull: torch.Tensor
+    left: torch.Tensor
+    right: torch.Tensor
+
+
+def response(belief: Belief, policy: torch.Tensor, beta: float, method: str) -> Response:
+    """How the policy moves with the rewards, the variance taken as fixed. Each row of J sums over the prompt to 0."""
+    pull = policy / beta if method == VANILLA else policy / (beta * belief.variance)
+    if method == "proportional":
+        return Response(pull, policy, pull)
+    # The normaliser or the multiplier moves with each reward by that reward's share of the pull.
+    return Response(pull, pull, pull / pull.sum(-1, keepdim=True))
+
+
+def optimism(belief: Belief, moved: Response) -> torch.Tensor:
+    """tr(Sigma J) of each prompt, (P,): what the plug-in promise is too good by, on average (equation (35))."""
+    factor = belief.factor
+    left, right = (torch.einsum("pn,pnr->pr", side, factor) for side in (moved.left, moved.right))
+    return (moved.pull * factor.square().sum(-1)).sum(-1) - (left * right).sum(-1)
+
+
+def chosen_variance(belief: Belief, moved: Response) -> tuple[torch.Tensor, float]:
+    """tr(Sigma J Sigma J) of each prompt (P,) and of the pool: the variance that choosing by m adds (equation (38))."""
+    factor = belief.factor
+    jacobian = torch.diag_embed(moved.pull) - moved.left[..., :, None] * moved.right[..., None, :]
+    turned = (factor @ factor.mT) @ jacobian
+    each = (turned * turned.mT).sum((-2, -1))
+    rows, width_ = factor.flatten(0, 1), factor.shape[-1]
+    if width_ > len(rows):
+        block = torch.block_diag(*jacobian)
+        whole = (rows @ rows.T) @ block
+    else:
+        left, right = (torch.einsum("pn,pnr->pr", side, factor) for side in (moved.left, moved.right))
+        whole = rows.T @ (moved.pull.flatten()[:, None] * rows) - left.T @ right
+    return each, float((whole * whole.T).sum())
+
+
+def certify(belief: Belief, beta: float, method: str, *, delta: float = 0.05) -> Certificate:
+    """What the belief may promise about ``method`` at ``beta``, overall and for each prompt.
+
+    The bound is improvement - q deviation with q the quantile of Student's t with the belief's degrees of freedom (of
+    the normal for a posterior): unbiased and with the right variance (equation (38)), normal by approximation.
+    ``uniform`` needs no approximation: plug-in minus the chi-square width over all directions of the pool (equation
+    (23)).
+    """
+    policy = policy_of(belief, belief.reward, beta, method)
+    step = policy - belief.reference
+    count = len(step)
+    moved = response(belief, policy, beta, method)
+    extra, whole = chosen_variance(belief, moved)
+    fixed = torch.einsum("pn,pnr->pr", step, belief.factor)
+    each = {
+        "plug_in": (step * belief.reward).sum(-1),
+        "optimism": optimism(belief, moved),
+        "deviation": (fixed.square().sum(-1) + extra).clamp(min=0.0).sqrt(),
+        "kl": kl(policy, belief.reference),
+    }
+    each["improvement"] = each["plug_in"] - each["optimism"]
+    along = float(torch.linalg.vector_norm(fixed.sum(0))) / count
+    deviation = math.sqrt(max(along**2 + whole / count**2, 0.0))
+    each["risk"] = _chance(each["improvement"], each["deviation"], belief.freedom)
+    each["bound"] = each["improvement"] - _quantile(delta, belief.freedom) * each["deviation"]
+    sizes = (belief.reference > 0).sum(-1) - 1
+    rank = min(int(sizes.sum()), belief.factor.shape[-1])
+    improvement = float(each["improvement"].mean())
+    plug_in = float(each["plug_in"].mean())
+    return Certificate(
+        method=method,
+        beta=beta,
+        plug_in=plug_in,
+        optimism=float(each["optimism"].mean()),
+        improvement=improvement,
+        deviation=deviation,
+        risk=float(_chance(torch.tensor(improvement), torch.tensor(deviation), belief.freedom)),
+        bound=improvement - _quantile(delta, belief.freedom) * deviation,
+        uniform=plug_in - width(delta, max(rank, 1)) * along,
+        kl=float(each["kl"].mean()),
+        prompts=each,
+    )
+
+
+def _quantile(delta: float, freedom: float) -> float:
+    return float(stats.norm.isf(delta) if math.isinf(freedom) else stats.t.isf(delta, freedom))
+
+
+def _chance(improvement: torch.Tensor, deviation: torch.Tensor, freedom: float) -> torch.Tensor:
+    """P(truth <= 0); 1 where the policy doesn't move, since it is then no better than its reference."""
+    moves = deviation > 0
+    ratio = torch.where(moves, improvement / torch.where(moves, deviation, 1.0), -math.inf).numpy()
+    found = stats.norm.sf(ratio) if math.isinf(freedom) else stats.t.sf(ratio, freedom)
+    return torch.as_tensor(found, dtype=torch.float64)
+
+
+class CrossFit(NamedTuple):
+    """A policy chosen by m + omega and valued by m - omega: means over the deviations omega and prompts."""
+
+    improvement: float
+    plug_in: float
+    bound: float
+    draws: int
+
+
+def cross_fit(belief: Belief, deviations: torch.Tensor, beta: float, method: str, *, delta: float = 0.05) -> CrossFit:
+    """What a policy is worth whose reward is one member (or posterior draw), equation (39).
+
+    deviations (S, P, n): draws omega ~ N(0, Sigma), such as members minus their mean, or factor times normal noise. The
+    member m + omega errs by eta + omega, which m - omega's error eta - omega is independent of when omega has eta's
+    covariance, as a bootstrap's deviations have. bound: mean lower bound, from ||v||_{2 Sigma}.
+    """
+    omega = as_tensor(deviations, torch.float64)
+    policy = policy_of(belief, belief.reward + omega, beta, method)
+    step = policy - belief.reference
+    chosen, valued = ((step * (belief.reward + sign * omega)).sum(-1).mean(-1) for sign in (1, -1))
+    spread = torch.linalg.vector_norm(torch.einsum("spn,pnr->sr", step, belief.factor), dim=-1) / step.shape[-2]
+    bound = valued - _quantile(delta, belief.freedom) * math.sqrt(2) * spread
+    return CrossFit(float(valued.mean()), float(chosen.mean()), float(bound.mean()), len(omega))
+
+
+def draw_deviations(belief: Belief, count: int, generator: torch.Generator) -> torch.Tensor:
+    """omega (count, P, n) ~ N(0, Sigma) from the belief's factor."""
+    noise = torch.randn(count, belief.factor.shape[-1], generator=generator, dtype=torch.float64)
+    return torch.einsum("pnr,sr->spn", belief.factor, noise)
+
+
+def level_of(belief: Belief, beta: float, method: str) -> torch.Tensor:
+    """lam of each prompt at which the form counts rewards (0 for the proportional form), (P,)."""
+    if method == "proportional":
+        return torch.zeros(len(belief.reward), dtype=torch.float64)
+    return multiplier(belief.reward, belief.reference, beta, belief.variance, form=method)
