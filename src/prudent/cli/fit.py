@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -18,11 +18,6 @@ from prudent.cli.common import (
     print_json,
     say,
 )
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from prudent.rewards.model import RewardModel
 
 EPILOG = "Example: prudent fit --preferences train.jsonl --test test.jsonl --members 10 --out runs/rm"
 PANEL = "Options of some families (the others refuse them)"
@@ -101,6 +96,7 @@ def fit(
     config: ConfigOption = None,
 ) -> None:
     """Train K members on preference pairs and write a reward-model folder: weights, golden scores, fit.json."""
+    from prudent.cli.fit_page import describe_fit, write_page
     from prudent.data.preferences import data_hash, read_preferences_with_report
     from prudent.rewards.families import check_options, fit_reward_model
     from prudent.runs import new_run, refuse_used
@@ -136,6 +132,7 @@ def fit(
         run.manifest["timings_s"]["fit"] = seconds
         reward_model.write(run)
         run.write_json("fit.json", result)
+        write_page(run, result)
     if as_json:
         print_json({**result, "out": str(out)})
     else:
@@ -157,53 +154,6 @@ def _training(path: Path | None) -> dict[str, Any] | None:
     if not isinstance(values, dict):
         raise PrudentError(f"{path} must hold names and values of TrainingArguments, found {type(values).__name__}")
     return values
-
-
-def describe_fit(reward_model: RewardModel, data: Dataset, held: Dataset | None, seconds: float) -> dict[str, Any]:
-    """What fit.json holds: members, parameters, cost, accuracy with intervals and the length-only baseline."""
-    result: dict[str, Any] = {
-        "family": reward_model.family,
-        "members": reward_model.members,
-        "pairs": len(data),
-        "parameters": reward_model.parameters(),
-        "seconds": seconds,
-        "info": getattr(reward_model.scorer, "info", {}),
-        "train": accuracy_of(reward_model, data),
-        "test": accuracy_of(reward_model, held) if held is not None else None,
-    }
-    return result
-
-
-def accuracy_of(reward_model: RewardModel, data: Dataset) -> dict[str, Any]:
-    """Accuracy of the mean and of every member (ties half), the longer answer's, and the members' disagreement."""
-    from prudent.evaluation.statistics import proportion
-    from prudent.rewards.families import pair_scores
-    from prudent.rewards.uncertainty import margin_moments, warn_if_identical
-
-    chosen, rejected = pair_scores(reward_model, data)
-    margin = chosen - rejected
-    credit = (margin > 0).double() + 0.5 * (margin == 0).double()
-    mean = margin.mean(0)
-    length = [sum(len(m["content"]) for m in side) for name in ("chosen", "rejected") for side in data[name]]
-    n = len(data)
-    longer = [0.5 if a == b else float(a > b) for a, b in zip(length[:n], length[n:])]
-    found: dict[str, Any] = {
-        "pairs": n,
-        "accuracy": proportion((mean > 0).double() + 0.5 * (mean == 0).double()),
-        "ties": int((mean == 0).sum()),
-        "member_accuracy": [proportion(row) for row in credit],
-        "longer_answer_accuracy": proportion(longer),
-        "margin_standard_deviation": None,
-        "identical_members": [],
-    }
-    if len(chosen) > 1:
-        average, variance = margin_moments(chosen, rejected)
-        found["margin_standard_deviation"] = float(variance.sqrt().mean())
-        found["median_sigma_over_margin"] = float((variance.sqrt() / average.abs()).median())
-        found["identical_members"] = warn_if_identical(chosen) if n > 1 else []
-    else:
-        found["reason"] = {"margin_standard_deviation": "the spread of one member is undefined"}
-    return found
 
 
 def print_summary(result: dict[str, Any], out: Path) -> None:

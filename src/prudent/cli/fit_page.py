@@ -1,0 +1,104 @@
+"""What ``prudent fit`` says about the model it trained: fit.json and a page to read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from prudent.rewards.model import RewardModel
+    from prudent.runs import Run
+
+
+def describe_fit(reward_model: RewardModel, data: Dataset, held: Dataset | None, seconds: float) -> dict[str, Any]:
+    """What fit.json holds: members, parameters, cost, accuracy with intervals and the length-only baseline."""
+    from prudent.rewards.trial import peak_bytes
+
+    result: dict[str, Any] = {
+        "family": reward_model.family,
+        "members": reward_model.members,
+        "pairs": len(data),
+        "parameters": reward_model.parameters(),
+        "seconds": seconds,
+        "peak_mib": peak_bytes() / 2**20,
+        "info": getattr(reward_model.scorer, "info", {}),
+        "train": accuracy_of(reward_model, data),
+        "test": accuracy_of(reward_model, held) if held is not None else None,
+    }
+    return result
+
+
+def accuracy_of(reward_model: RewardModel, data: Dataset) -> dict[str, Any]:
+    """Accuracy of the mean and of every member (ties half), the longer answer's, and the members' disagreement."""
+    from prudent.evaluation.statistics import proportion
+    from prudent.rewards.families import pair_scores
+    from prudent.rewards.uncertainty import margin_moments, warn_if_identical
+
+    chosen, rejected = pair_scores(reward_model, data)
+    margin = chosen - rejected
+    credit = (margin > 0).double() + 0.5 * (margin == 0).double()
+    mean = margin.mean(0)
+    length = [sum(len(m["content"]) for m in side) for name in ("chosen", "rejected") for side in data[name]]
+    n = len(data)
+    longer = [0.5 if a == b else float(a > b) for a, b in zip(length[:n], length[n:])]
+    found: dict[str, Any] = {
+        "pairs": n,
+        "accuracy": proportion((mean > 0).double() + 0.5 * (mean == 0).double()),
+        "ties": int((mean == 0).sum()),
+        "member_accuracy": [proportion(row) for row in credit],
+        "longer_answer_accuracy": proportion(longer),
+        "margin_standard_deviation": None,
+        "identical_members": [],
+    }
+    if len(chosen) > 1:
+        average, variance = margin_moments(chosen, rejected)
+        found["margin_standard_deviation"] = float(variance.sqrt().mean())
+        found["median_sigma_over_margin"] = float((variance.sqrt() / average.abs()).median())
+        found["identical_members"] = warn_if_identical(chosen) if n > 1 else []
+    else:
+        found["reason"] = {"margin_standard_deviation": "the spread of one member is undefined"}
+    return found
+
+
+def write_page(run: Run, result: dict[str, Any]) -> None:
+    """report.html: cost, accuracy of every member beside the longer answer's, and how far members disagree."""
+    from prudent.reporting.charts import dot_intervals
+    from prudent.reporting.report import Report
+
+    report = Report(
+        f"Reward model: {result['family']}", f"{result['members']} members on {result['pairs']} preference pairs"
+    )
+    report.cards(
+        [
+            {"label": "trained parameters", "value": result["parameters"], "note": "all members together"},
+            {"label": "seconds", "value": result["seconds"], "note": "encoding and training"},
+            {"label": "peak memory, MiB", "value": result["peak_mib"]},
+        ]
+    )
+    for name, title in (("test", "Held-out pairs"), ("train", "Training pairs")):
+        found = result[name]
+        if found is None:
+            continue
+        report.heading(title)
+        report.text(
+            f"The members' mean is right on {found['accuracy'].text} of {found['pairs']} pairs; picking the longer answer "
+            f"on {found['longer_answer_accuracy'].text}. Intervals are Wilson's, at 95 %."
+        )
+        if found["margin_standard_deviation"] is None:
+            report.text("The spread of one member is undefined.")
+        else:
+            report.text(
+                f"Members disagree about a pair's margin by {found['margin_standard_deviation']:.3g} on average (sample "
+                f"standard deviation, ddof=1), {found['median_sigma_over_margin']:.2g} of the margin's size at the median."
+            )
+        if found["identical_members"]:
+            report.verdict(f"Members {found['identical_members']} (from 0) score alike.", "warn")
+        rows = [("mean of members", found["accuracy"]), ("longer answer", found["longer_answer_accuracy"])]
+        rows += [(f"member {place + 1}", one) for place, one in enumerate(found["member_accuracy"])]
+        points = [{"who": who, "accuracy": one.value, "low": one.low, "high": one.high} for who, one in rows]
+        chart = dot_intervals(
+            points, "who", "accuracy", "low", "high", x_title="accuracy", reference=0.5, reference_label="chance"
+        )
+        report.chart(chart, f"accuracy-{name}", f"Accuracy on the {name} pairs, with 95 % intervals.")
+    report.write(run, images=False)
