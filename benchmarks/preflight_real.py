@@ -19,7 +19,7 @@ from typing import Any
 
 BETAS = ("0.1", "0.3", "1")
 METHODS = ("vanilla", "proportional", "bregman", "exact", "mean", "variance-only", "permuted")
-# Encoding on two cores costs about a second per thousand tokens: of the two files with long texts a random part is used.
+# Encoding on two cores costs about a second a thousand tokens: of the two files with long texts a random part is used.
 STUDIES: dict[str, tuple[str, ...]] = {
     "hh_harmless": (),
     "qa_feedback": ("--max-pairs", "800", "--max-test-pairs", "200"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from prudent.reporting import charts, style
-from prudent.reporting.report import Report, cell, embed, mark_up
+from prudent.reporting.report import VEGA_LITE, Report, cell, embed, mark_up
 from prudent.runs import new_run
 
 EVIL = "<script>document.title='owned'</script> & </script><!-- \ud83d"
@@ -180,3 +180,12 @@ def test_empty_data_still_make_a_chart() -> None:
     for chart in (charts.histogram([]), charts.ridges({"a": []}), charts.bars([], "a", "b"),
                   charts.heatmap([], "x", "y", "v"), charts.lines([], "x", "y")):  # fmt: skip
         assert chart.to_dict()["height"] > 0
+
+
+def test_every_ridge_is_named() -> None:
+    import vl_convert
+
+    names = [f"method {i}" for i in range(9)]
+    spec = charts.ridges({name: [1.0, 2.0, 3.0] for name in names}).to_dict()
+    svg = vl_convert.vegalite_to_svg({**spec, "width": 300}, vl_version=VEGA_LITE)
+    assert all(f">{name}<" in svg for name in names)

@@ -49,6 +49,11 @@ def setting_of_interest(answer: Answer) -> float:
     return float(answer.verdict.vanilla["setting"])
 
 
+def gain_title(answer: Answer) -> str:
+    """Axis title of gains, short enough for a phone."""
+    return f"gain ({answer.unit})" if answer.kind == "gold" and len(answer.unit) < 24 else "gain (judge sd)"
+
+
 def signed_range(low: float | None, high: float | None) -> str:
     return f"{signed(low)} to {signed(high)}"
 
@@ -167,7 +172,7 @@ def equal_kl_section(report: Report, answer: Answer) -> None:
     report.chart(
         charts.lines(
             [row for row in rows if row["method"] in (*MAIN, "mean", *CONTROLS)], "kl", "gain", group="method",
-            x_title="KL from the reference, nats", y_title=f"gain, {answer.unit}", order="kl",
+            x_title="KL from the reference, nats", y_title=gain_title(answer), order="kl",
             title="Gain against distance", reference=0.0, reference_label="reference",
         ),
         "gain-by-kl",
@@ -197,7 +202,7 @@ def spread_section(report: Report, answer: Answer) -> None:
         m, b = answer.beta_outcomes.of(method, at)
         gains[method] = answer.beta_outcomes.gain[m, b]
     report.chart(
-        charts.ridges(gains, x_title=f"gain, {answer.unit}", title=f"Gain of every draw at beta {at:g}",
+        charts.ridges(gains, x_title=gain_title(answer), title=f"Gain of every draw at beta {at:g}",
                       reference=0.0, reference_label="reference policy"),
         "gain-of-draws",
         "One histogram a method over the same draws; the thick tick is the mean. What lies left of the dashed line is "
@@ -277,7 +282,8 @@ def outlook_section(report: Report, answer: Answer) -> None:
         ("method", "beta", "risk, half of the pairs", "risk, all pairs", "twice as many (extrapolated)", "gain, half",
          "gain, all"),
         [[row["method"], f"{row['beta']:g}", percent(row["risk_half"]), percent(row["risk_full"]),
-          percent(row["risk_double_extrapolated"]), signed(row["gain_half"]), signed(row["gain_full"])]
+          "" if row["risk_double_extrapolated"] is None else percent(row["risk_double_extrapolated"]),
+          signed(row["gain_half"]), signed(row["gain_full"])]
          for row in answer.outlook],
         "Measured with half of the pairs and with all; the doubling continues the trend of mean gain over its spread "
         f"and is rough. `mean` takes the members' mean as the reward, {BASELINE} one member.",

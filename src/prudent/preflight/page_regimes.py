@@ -113,7 +113,7 @@ def _assumed(report: Report, rows: Sequence[dict[str, Any]]) -> None:
     report.chart(
         charts.lines(
             chosen, "unequal", "gain", low="gain_low", high="gain_high", group="method",
-            x_title="how unequal: standard deviation of log variance", y_title="gain, sd within a prompt",
+            x_title="sd of log variance (how unequal)", y_title="gain, sd within a prompt",
             title=f"Gain at equal KL, noise variance {noises[-1]:g} times the signal's", reference=0.0,
         ),
         "assumed-noise",

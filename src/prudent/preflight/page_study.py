@@ -78,9 +78,9 @@ def _one_file(report: Report, file: StudiedFile, number: int, several: bool) -> 
     positive = found.variance[found.variance > 0]
     report.chart(
         charts.histogram(
-            positive, log_x=True, x_title="variance of a response's score over members (log scale)",
+            positive, log_x=True, x_title="variance over members (log scale)",
             y_title="responses",
-            title="Variance over members",
+            title="Variance of a response's score",
         ),
         f"variance{stem}",
         "Scores of held-out answers, each member centred on the training answers. The long right tail is what a "

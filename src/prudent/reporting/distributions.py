@@ -120,7 +120,7 @@ def ridges(
     labels = ", ".join(f"'{name}'" for name in (n.replace("'", "’") for n in reversed(names)))
     axis = alt.Axis(
         values=[i + 0.3 for i in range(len(names))], labelExpr=f"[{labels}][floor(datum.value)]", ticks=False,
-        grid=False, domain=False, labelLimit=150, labelOverlap=False,
+        grid=False, domain=False, labelLimit=150, labelOverlap=False, tickCount=len(names) + 1,
     )  # fmt: skip
     scale = alt.Scale(domain=[0, max(1, len(names))], nice=False)
     horizontal = alt.X("from:Q", title=x_title, scale=alt.Scale(zero=False, nice=True), axis=alt.Axis(format=".4~g"))

@@ -51,7 +51,6 @@ _AXIS = {
     "domainColor": "#9aa5b1",
     "tickColor": "#9aa5b1",
     "labelLimit": 150,
-    "labelOverlap": True,
 }
 THEME: dict[str, Any] = {
     "background": PAPER,
@@ -59,7 +58,7 @@ THEME: dict[str, Any] = {
     "padding": 4,
     "view": {"stroke": None, "continuousHeight": 300},
     "axis": _AXIS,
-    "axisX": {"titlePadding": 8, "tickCount": 6},
+    "axisX": {"titlePadding": 8, "tickCount": 6, "labelOverlap": True},
     # The title of the y axis lies flat above the axis: it is read without turning a phone and takes no width.
     "axisY": {
         "titleAngle": 0,
