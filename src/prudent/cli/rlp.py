@@ -49,7 +49,9 @@ def rlp(
     samples: Annotated[int, typer.Option(min=2, help="Samples a prompt from the policy.")] = 10,
     gamma: Annotated[float, typer.Option(min=0, max=1, help="Least share of the largest group (SPG).")] = 0.5,
     weight: Annotated[float, typer.Option(min=0, help="Weight of the bottleneck's loss (UML).")] = 0.5,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of UML's network, or of an RL policy.")] = 200,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps: of UML's network (200), or of an RL policy (40).")
+    ] = None,
     language_model: Annotated[str, typer.Option(help="Feature model (and policy of --policy align).")] = "smollm2",
     pooling: Annotated[str, typer.Option(help="last, mean or last+mean token states.")] = "last+mean",
     max_length: Annotated[int, typer.Option(min=8, help="Longest text in tokens.")] = 1024,
