@@ -8,6 +8,7 @@ from prudent.policies.finite import solve
 from prudent.rewards.aggregation import aggregate
 from prudent.rewards.objectives import (
     OBJECTIVES,
+    PESSIMISM_RULES,
     VARIANCE_OBJECTIVES,
     ReferenceStatistics,
     reference_statistics,
@@ -63,10 +64,8 @@ def test_fixed_point_is_the_exact_policy(objective, reference):
         "variance-only": lambda: solve(reward.std().expand(4), reference, beta, variance=variance),
         "permuted": lambda: solve(shaped.reward, reference, beta),
     }
-    if objective in expected:
-        policy = expected[objective]()
-    else:
-        policy = solve(aggregate(scores, objective), reference, beta)
+    rule = {name: lambda: solve(aggregate(scores, objective), reference, beta) for name in PESSIMISM_RULES}
+    policy = {**expected, **rule}[objective]()
     assert total_variation(found, policy) < 1e-3
 
 
@@ -92,7 +91,9 @@ def test_permuted_keeps_each_prompts_variances_and_cuts_the_link():
     mixed = shape("permuted", scores, prompts, statistics, 0.1, seed=5)
     used = mixed.mean / mixed.reward
     for prompt in range(3):
-        torch.testing.assert_close(used[prompts == prompt].sort().values, plain.variance[prompts == prompt].sort().values)
+        torch.testing.assert_close(
+            used[prompts == prompt].sort().values, plain.variance[prompts == prompt].sort().values
+        )
     assert not torch.allclose(used, plain.variance)
 
 

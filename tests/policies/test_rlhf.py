@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.tiny import tiny_causal_lm
 
 from prudent.errors import PrudentError
 from prudent.features.rendering import Renderer
@@ -17,8 +18,8 @@ from prudent.policies.rlhf import Trainer, TrainOptions, UpdateOptions
 from prudent.policies.rollouts import Rollouts, groups_of, pack_and_score, roll_out
 from prudent.policies.updates import Meter, Scored, padded, rloo_backward, segment_sums
 from prudent.rewards.objectives import ReferenceStatistics, shape
-from tests.tiny import tiny_causal_lm
 
+TOP_TWO = LoraOptions(rank=4, layers=2)
 PROMPTS = ["Hi there", "Name a hat", "Yes?", "Say it again, please"]
 
 
@@ -33,12 +34,12 @@ class Letters:
         return torch.stack([vowels, vowels + 0.1 * width, vowels - 0.1 * width])
 
 
-def new_policy(lora=LoraOptions(rank=4, layers=2), seed=0):
+def new_policy(lora=TOP_TWO, seed=0):
     model, tokenizer = tiny_causal_lm()
     return Policy(model, lora=lora, seed=seed), tokenizer
 
 
-def new_trainer(folder=None, *, steps=6, lora=LoraOptions(rank=4, layers=2), scorer=None, **changes):
+def new_trainer(folder=None, *, steps=6, lora=TOP_TWO, scorer=None, **changes):
     policy, tokenizer = new_policy(lora)
     update = UpdateOptions(**{"beta": 0.05, **changes.pop("update", {})})
     options = TrainOptions(
