@@ -12,7 +12,14 @@ from prudent.cli.preflight import ManyValues
 
 EPILOG = "Example: prudent align --preferences train.jsonl --objective vanilla --objective proportional --out runs/a"
 RL, SERIES, DATA = "Reinforcement learning", "Series and judging", "Data"
-DEMO = {"train_prompts": 24, "eval_prompts": 24, "steps": 24, "prompts_per_step": 8, "completions": 4, "max_new_tokens": 64}
+DEMO = {
+    "train_prompts": 24,
+    "eval_prompts": 24,
+    "steps": 24,
+    "prompts_per_step": 8,
+    "completions": 4,
+    "max_new_tokens": 64,
+}
 
 
 def register(app: typer.Typer) -> None:
