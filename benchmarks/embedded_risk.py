@@ -1,0 +1,131 @@
+"""Do the variance-aware forms beat vanilla on the embedded world, and do the controls share the advantage?
+
+    python benchmarks/embedded_risk.py [--pairs 200 800] [--slopes 2 4 8] [--draws 50] [--splits 4] [--out rows.json]
+
+Each draw takes fresh preference pairs (Bradley-Terry on gold) on half of the prompts, fits ten bootstrap heads on
+features of the embedded language model, and every method's policy over the 16 responses of each other prompt is
+valued by gold. Splits are balanced over the constraints; draws of all splits are pooled. Beside the policies: how
+often a member orders two responses of a held-out prompt as gold does, how unequal the variance is, and whether low
+variance goes with truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+import torch
+
+from prudent.demo.world import World, draw_preferences, load_world, split
+from prudent.preflight.core import DrawnScores, Outcomes, at_equal_beta, at_equal_kl, join, see, table
+from prudent.preflight.regimes import fresh_scores, inequality, link
+from prudent.runs import dumps
+from prudent.seeding import spawn
+
+METHODS = ("vanilla", "mean", "lcb", "proportional", "bregman", "exact", "variance-only", "permuted")
+
+
+def encoded(world: World, pooling: str) -> torch.Tensor:
+    """Features (prompts, responses, d) of the embedded language model, from the cache where they are there."""
+    from prudent.features.encoder import Encoder
+
+    prompts, responses = world.flat()
+    flat = Encoder("smollm2", pooling=pooling).encode(prompts, responses)
+    return flat.reshape(len(world), -1, flat.shape[-1]).float()
+
+
+def order_accuracy(scores: torch.Tensor, gold: torch.Tensor) -> float:
+    """Share of pairs of responses with different gold that a member (draws, members, P, C) orders as gold does."""
+    difference = gold[:, :, None] - gold[:, None, :]
+    decided = difference > 1e-9
+    right = (scores[:, 0, :, :, None] > scores[:, 0, :, None, :]) & decided
+    return float(right.sum() / (decided.sum() * len(scores)))
+
+
+def regime(
+    world: World, features: torch.Tensor, pairs: int, slope: float, given: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Rows of one regime: every method at every beta, at equal beta and at the KL that vanilla spends.
+
+    The same draws serve every reward option (a member alone, or the members' mean) and every method.
+    """
+    found: dict[tuple[str, str], list[Outcomes]] = {}
+    facts: list[tuple[float, float, float, float]] = []
+    for number, seed in enumerate(spawn(given.seed, given.splits)):
+        train, test = split(world, seed=number)
+
+        def choose(count: int, steepness: float, child: Any, train: torch.Tensor = train) -> Any:
+            return draw_preferences(world, train, count, steepness, child)
+
+        drawn: DrawnScores = fresh_scores(
+            features, choose, test, pairs=pairs, slope=slope, draws=given.draws, members=given.members, seed=seed
+        )
+        truth = world.gold[test]
+        reference = torch.full_like(truth, 1 / truth.shape[1])
+        for reward in given.rewards:
+            seen = see(drawn, reference, reward=reward)
+            equal_beta = at_equal_beta(seen, reference, truth, given.betas, methods=METHODS)
+            equal_kl = at_equal_kl(seen, reference, truth, equal_beta, methods=METHODS)
+            found.setdefault((reward, "equal beta"), []).append(equal_beta)
+            found.setdefault((reward, "equal KL"), []).append(equal_kl)
+        spread = inequality(seen.variance, reference)
+        facts.append((order_accuracy(drawn.scores, truth), spread, link(seen.variance, truth, reference), drawn.ridge))
+    named = dict(zip(("accuracy", "inequality", "link", "ridge"), torch.tensor(facts).mean(0).tolist(), strict=True))
+    return [
+        {"pairs": pairs, "slope": slope, "reward": reward, "comparison": comparison, **named, **row}
+        for (reward, comparison), parts in found.items()
+        for row in table(join(parts), seed=given.seed)
+    ]
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """One block a regime: gain and risk with their intervals, and the paired difference of risk from vanilla."""
+    last = None
+    for row in rows:
+        head = (row["pairs"], row["slope"], row["reward"], row["comparison"], row["setting"])
+        if head != last:
+            last = head
+            print(
+                f"\n{row['pairs']} pairs, slope {row['slope']:g}, reward {row['reward']}, {row['comparison']}, beta "
+                f"{row['setting']:g} | accuracy {row['accuracy']:.3f}, inequality {row['inequality']:.2f}, "
+                f"link {row['link']:+.3f}, ridge {row['ridge']:.3g}"
+            )
+        if "gain" not in row:
+            print(f"  {row['method']:14} can't reach that KL")
+            continue
+        versus = ""
+        if row.get("vs_risk_low") is not None:
+            versus = f"  vs vanilla {row['vs_risk']:+.3f} [{row['vs_risk_low']:+.3f}, {row['vs_risk_high']:+.3f}]"
+        print(
+            f"  {row['method']:14} gain {row['gain']:+.4f} [{row['gain_low']:+.4f}, {row['gain_high']:+.4f}]  "
+            f"risk {row['risk']:.3f} [{row['low']:.3f}, {row['high']:.3f}]  KL {row['kl']:.2f}{versus}"
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--prompts", type=int, default=None, help="a part of the world (default: all)")
+    parser.add_argument("--pairs", type=int, nargs="+", default=[200, 800])
+    parser.add_argument("--slopes", type=float, nargs="+", default=[2.0, 4.0, 8.0])
+    parser.add_argument("--betas", type=float, nargs="+", default=[0.1, 0.3, 1.0])
+    parser.add_argument("--rewards", nargs="+", default=["member:0", "mean"])
+    parser.add_argument("--draws", type=int, default=50, help="draws a split")
+    parser.add_argument("--splits", type=int, default=4)
+    parser.add_argument("--members", type=int, default=10)
+    parser.add_argument("--pooling", default="last")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", default=None, help="file for all rows as JSON")
+    options = parser.parse_args()
+    embedded = load_world(options.prompts)
+    vectors = encoded(embedded, options.pooling)
+    collected: list[dict[str, Any]] = []
+    for count in options.pairs:
+        for steep in options.slopes:
+            collected += regime(embedded, vectors, count, steep, options)
+            print(f"{count} pairs, slope {steep:g} done", file=sys.stderr, flush=True)
+    show(collected)
+    if options.out:
+        with open(options.out, "w", encoding="utf-8") as file:
+            file.write(json.dumps(json.loads(dumps({"rows": collected})), indent=1) + "\n")
