@@ -189,7 +189,10 @@ def judge_view(name: str, items: Items, outcomes: list[list[str]], rounds: int, 
         bench = rewardbench(credits, items.subsets, clusters=clusters_of(items), rounds=rounds, seed=seed)
         metrics = bench_metrics(bench) | metrics
     else:
+        names = np.asarray(items.subsets)
+        parts = dict.fromkeys(items.subsets) if len(set(items.subsets)) > 1 else {}
         metrics = {"accuracy": proportion(credits)} | metrics
+        metrics |= {subset: proportion(credits[torch.from_numpy(names == subset)]) for subset in parts}
     return View(name, metrics, credits, counts)
 
 

@@ -230,7 +230,10 @@ def judge_verdicts(
     against many is judged pair by pair. Placement is a function of (seed, item id). write: gives texts for prompts.
     """
     questions: list[tuple[int, str, str, str]] = []  # item, chosen slot, slots, prompt
+    judged = [place for place, right in enumerate(items.correct) if right == 1]  # Ties need ratings, not verdicts
     for place, (key, prompt, candidates) in enumerate(zip(items.ids, items.prompts, items.candidates)):
+        if items.correct[place] != 1:
+            continue
         rounds = [[candidates[0], other] for other in candidates[1:]]
         if items.benchmark == "rewardbench2" and len(candidates) == 4:
             rounds = [candidates]
@@ -247,8 +250,12 @@ def judge_verdicts(
         outcomes[place].append(outcome(parse_verdict(text, slots, "C" if len(slots) == 2 else "T"), chosen))
     if options.swap:
         outcomes = [[swapped_outcome(a, b) for a, b in zip(row[0::2], row[1::2])] for row in outcomes]
-    order = "both orders" if options.swap else f"one order, seed {options.seed}"
-    return Contestant(f"judge:{name}", "judge", list(range(len(items))), outcomes, [f"generative judge, {order}"])
+    notes = ["generative judge, " + ("both orders" if options.swap else f"one order, seed {options.seed}")]
+    if len(judged) < len(items):
+        notes.append(
+            f"{len(items) - len(judged)} items with several correct answers left out: a verdict can't rank them"
+        )
+    return Contestant(f"judge:{name}", "judge", judged, [outcomes[place] for place in judged], notes)
 
 
 def swapped_slot(slot: str, slots: str) -> str:
