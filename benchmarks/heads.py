@@ -258,9 +258,9 @@ def scoring(texts: dict[str, Any], repeats: int) -> dict[str, Any]:
 def adapters(texts: dict[str, Any], repeats: int, layers: int) -> dict[str, Any]:
     """Part 4: one forward and backward of 3 members on 4 pairs."""
     from prudent.features.models import load_language_model
-    from prudent.rewards.adapters import prepare
     from prudent.rewards.backbone import EnsembleModel
     from prudent.rewards.checkpoints import collate
+    from prudent.rewards.finetuning import prepare
     from prudent.seeding import spawn
 
     language_model, tokenizer = load_language_model(texts["model"])

@@ -8,11 +8,12 @@ from safetensors.torch import load_file, save_file
 
 from prudent import PrudentError, RewardModel
 from prudent.features.models import load_language_model
-from prudent.rewards.adapters import fit_transformers, parameter_counts, pool_sampler, prepare
+from prudent.rewards.adapters import fit_transformers, parameter_counts
 from prudent.rewards.artefact import WEIGHTS
 from prudent.rewards.backbone import EnsembleModel, decoder_layers
 from prudent.rewards.checkpoints import explain_memory, last_checkpoint
 from prudent.rewards.external import padded
+from prudent.rewards.finetuning import pool_sampler, prepare
 from prudent.rewards.training import member_seeds
 from prudent.seeding import spawn
 

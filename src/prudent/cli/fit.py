@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -124,6 +125,8 @@ def fit(
         data, family, model=model, members=members, seed=seed, encoder_options=encoder_options, **given
     )
     seconds = time.perf_counter() - started
+    if int(os.environ.get("RANK", "0")) != 0:
+        return  # under accelerate launch all processes train and the first one writes
     result = describe_fit(reward_model, data, held, seconds)
     result["reading"] = {"read": report.read, "kept": report.kept, **report.counts()}
     wanted = {"preferences": preferences, "family": family, "model": model, "members": members, **encoder_options}

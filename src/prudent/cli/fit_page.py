@@ -82,15 +82,16 @@ def write_page(run: Run, result: dict[str, Any]) -> None:
             continue
         report.heading(title)
         report.text(
-            f"The members' mean is right on {found['accuracy'].text} of {found['pairs']} pairs; picking the longer answer "
-            f"on {found['longer_answer_accuracy'].text}. Intervals are Wilson's, at 95 %."
+            f"The members' mean is right on {found['accuracy'].text} of {found['pairs']} pairs; picking the longer "
+            f"answer on {found['longer_answer_accuracy'].text}. Intervals are Wilson's, at 95 %."
         )
         if found["margin_standard_deviation"] is None:
             report.text("The spread of one member is undefined.")
         else:
             report.text(
-                f"Members disagree about a pair's margin by {found['margin_standard_deviation']:.3g} on average (sample "
-                f"standard deviation, ddof=1), {found['median_sigma_over_margin']:.2g} of the margin's size at the median."
+                f"Members disagree about a pair's margin by {found['margin_standard_deviation']:.3g} on average "
+                f"(sample standard deviation, ddof=1); at the median by {found['median_sigma_over_margin']:.2g} of "
+                "the margin's size."
             )
         if found["identical_members"]:
             report.verdict(f"Members {found['identical_members']} (from 0) score alike.", "warn")

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from prudent.errors import PrudentError
+from prudent.rewards.uncertainty import warn_if_identical
 from prudent.runs import Run, hash_file, new_run, read_manifest
 
 FORMAT = 1
@@ -191,7 +192,10 @@ def _check_golden(folder: Path, scorer: Any, card: dict[str, Any]) -> None:
     path = folder / GOLDEN
     if not path.is_file():
         raise PrudentError(f"{path} is missing; copy it back: it proves that the scores are what they were")
-    compare_golden(scorer.scores(**load_file(path)), torch.tensor(card["golden"]), TOLERANCE, f"{folder}: probe")
+    found = scorer.scores(**load_file(path))
+    compare_golden(found, torch.tensor(card["golden"]), TOLERANCE, f"{folder}: probe")
+    if len(found) > 1:
+        warn_if_identical(found)
 
 
 def compare_golden(found: torch.Tensor, wanted: torch.Tensor, tolerance: float, what: str) -> None:

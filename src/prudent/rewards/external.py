@@ -149,7 +149,8 @@ class ExternalModels:
         from prudent.features.rendering import Renderer
 
         model, tokenizer = self._open(name)
-        rows = [one.ids for one in Renderer(tokenizer, self.max_length).conversations(prompts, responses)]
+        limit = min(self.max_length, getattr(model.config, "max_position_embeddings", None) or self.max_length)
+        rows = [one.ids for one in Renderer(tokenizer, limit).conversations(prompts, responses)]
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0  # never read: the mask rules
         scores = torch.empty(len(rows))
         for batch in token_batches([len(row) for row in rows]):

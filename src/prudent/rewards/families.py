@@ -141,9 +141,13 @@ def fit_reward_model(
 
         encoder = Encoder(base, **{key: value for key, value in (encoder_options or {}).items() if value is not None})
     chosen, rejected = features if features is not None else encode_pairs(encoder, preferences)
+    counts = {"truncated": encoder.stats.truncated, "answerless": encoder.stats.answerless}
     if name == "quantile":
-        return RewardModel(_quantile(preferences, encoder, chosen, rejected, seed, given), encoder, model=base)
-    scorer = fit_on_features(preferences, entry, encoder, chosen, rejected, members, seed, given)
+        scorer = _quantile(preferences, encoder, chosen, rejected, seed, given)
+    else:
+        scorer = fit_on_features(preferences, entry, encoder, chosen, rejected, members, seed, given)
+    if features is None:
+        scorer.info |= counts
     return RewardModel(scorer, encoder, model=base)
 
 
@@ -191,7 +195,8 @@ def _transformers(
     preferences: Dataset, name: str, base: str, members: int, seed: Seed, encoder_options: Mapping[str, Any],
     given: dict[str, Any],
 ) -> RewardModel:  # fmt: skip
-    from prudent.rewards.adapters import fit_transformers, pool_sampler
+    from prudent.rewards.adapters import fit_transformers
+    from prudent.rewards.finetuning import pool_sampler
 
     if encoder_options.get("pooling") not in (None, "last"):
         raise PrudentError(

@@ -18,7 +18,7 @@ import torch
 from prudent.arrays import ArrayLike, as_tensor, require_finite
 from prudent.errors import PrudentError
 from prudent.rewards.columns import NO_COLUMNS, PairColumns, pair_columns
-from prudent.rewards.convex import HeadFit, fit_heads
+from prudent.rewards.convex import HELD_IN_MEMORY, HeadFit, fit_heads
 from prudent.rewards.training import member_draws, member_orders, member_seeds, shared_seed, train_members
 from prudent.seeding import Seed, numpy_generator, spawn
 
@@ -256,7 +256,7 @@ class HeadEnsemble:
         columns = pair_columns(n, weight, soft_label, margin)
         mean, scale = standardisation(better, worse)
         difference: Any = PairDifference(better, worse, scale)
-        if n * len(scale) <= 60_000_000:
+        if n * len(scale) <= HELD_IN_MEMORY:
             difference = difference[slice(0, n)]
         table = None
         if ridge == "cv":

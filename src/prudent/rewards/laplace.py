@@ -26,8 +26,15 @@ import torch
 from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
 from prudent.rewards.columns import PairColumns, pair_columns
-from prudent.rewards.convex import fit_heads
-from prudent.rewards.heads import PairDifference, choose_ridge, paired_features, probe_features, standardisation
+from prudent.rewards.convex import HELD_IN_MEMORY, fit_heads
+from prudent.rewards.heads import (
+    CHUNK_ROWS,
+    PairDifference,
+    choose_ridge,
+    paired_features,
+    probe_features,
+    standardisation,
+)
 from prudent.rewards.training import member_seeds, shared_seed
 from prudent.rewards.uncertainty import centre
 from prudent.seeding import Seed, numpy_generator
@@ -78,16 +85,18 @@ class LaplacePosterior:
         n = int(better.shape[0])
         columns = pair_columns(n, weight, soft_label, margin).scaled()
         mean, scale = standardisation(better, worse)
-        difference = PairDifference(better, worse, scale)
+        difference: Any = PairDifference(better, worse, scale)
+        if n * len(scale) <= HELD_IN_MEMORY:
+            difference = difference[slice(0, n)]
         if ridge == "cv":
-            ridge, _ = choose_ridge(difference[slice(0, n)], columns=columns, groups=groups, seed=shared_seed(seed))
+            ridge, _ = choose_ridge(difference, columns=columns, groups=groups, seed=shared_seed(seed))
         elif isinstance(ridge, str):
             raise PrudentError(f'ridge must be "cv" or a positive number, got {ridge!r}')
         counts = None if columns.weight is None else columns.weight[None]
-        head = fit_heads(
-            difference[slice(0, n)], counts, ridge=ridge, soft_label=columns.soft_label, margin=columns.margin
-        ).weights[0]
-        root = posterior_root(difference[slice(0, n)], head, float(ridge), columns, sandwich)
+        head = fit_heads(difference, counts, ridge=ridge, soft_label=columns.soft_label, margin=columns.margin).weights[
+            0
+        ]
+        root = posterior_root(difference, head, float(ridge), columns, sandwich)
         noise = [numpy_generator(one).standard_normal(root.shape[1]) for one in member_seeds(seed, members)]
         draws = head + torch.from_numpy(np.stack(noise)) @ root.T
         info = {"pairs": n, "ridge": float(ridge), "covariance": "sandwich" if sandwich else "posterior"}
@@ -166,29 +175,31 @@ class LaplacePosterior:
 
 
 def posterior_root(
-    difference: ArrayLike, weight: torch.Tensor, ridge: float, columns: PairColumns, sandwich: bool = False
+    difference: Any, weight: torch.Tensor, ridge: float, columns: PairColumns, sandwich: bool = False
 ) -> torch.Tensor:
-    """Root R (d, r) with R R' the covariance of a head's weights, from the feature differences (n, d) it was fitted on.
+    """Root R (d, d) with R R' the covariance of a head's weights, from the feature differences (n, d) it was fitted on.
 
-    Posterior: R = chol(A)^-T, (d, d). Sandwich: R = A^-1 times the scaled rows, (d, min(n, d)).
+    difference: anything with shape and row slices, read in chunks. Posterior: R = chol(A)^-T. Sandwich: R = A^-1 B^1/2.
     """
-    rows = torch.as_tensor(difference).double()
-    n = len(rows)
-    logit = rows @ weight
-    if columns.margin is not None:
-        logit = logit - columns.margin
-    chance = torch.sigmoid(logit)
-    count = torch.ones(n, dtype=torch.float64) if columns.weight is None else columns.weight
-    curvature = count * chance * (1 - chance)
-    precision = rows.T @ (curvature[:, None] * rows)
-    precision.diagonal().add_(ridge * float(count.sum()))
+    n, width = (int(size) for size in difference.shape)
+    precision = torch.zeros(width, width, dtype=torch.float64)
+    noise = torch.zeros_like(precision)
+    total = 0.0
+    for start in range(0, n, CHUNK_ROWS):
+        rows = torch.as_tensor(difference[start : start + CHUNK_ROWS]).double()
+        part = columns.at(torch.arange(start, start + len(rows)))
+        logit = rows @ weight if part.margin is None else rows @ weight - part.margin
+        chance = torch.sigmoid(logit)
+        count = torch.ones(len(rows), dtype=torch.float64) if part.weight is None else part.weight
+        precision += rows.T @ ((count * chance * (1 - chance))[:, None] * rows)
+        total += float(count.sum())
+        if sandwich:
+            residual = count * (chance - (1.0 if part.soft_label is None else part.soft_label))
+            noise += rows.T @ ((residual * residual)[:, None] * rows)
+    precision.diagonal().add_(ridge * total)
     lower = torch.linalg.cholesky(precision)
-    eye = torch.eye(len(lower), dtype=torch.float64)
-    inverse = torch.linalg.solve_triangular(lower, eye, upper=False)  # chol(A)^-1
+    inverse = torch.linalg.solve_triangular(lower, torch.eye(width, dtype=torch.float64), upper=False)  # chol(A)^-1
     if not sandwich:
         return inverse.T.contiguous()
-    label = 1.0 if columns.soft_label is None else columns.soft_label
-    noise = (count * (chance - label))[:, None] * rows
-    if n > rows.shape[1]:
-        noise = torch.linalg.qr(noise, mode="r").R  # same noise' noise from fewer rows
-    return (inverse.T @ (inverse @ noise.T)).contiguous()
+    values, vectors = torch.linalg.eigh(noise)
+    return inverse.T @ (inverse @ (vectors * values.clamp_min(0).sqrt()))

@@ -10,13 +10,14 @@ import torch
 
 from prudent.errors import PrudentError
 from prudent.rewards import artefact
+from prudent.rewards.uncertainty import warn_if_identical
 from prudent.runs import Run, new_run
 
 if TYPE_CHECKING:
     from prudent.rewards.reward_function import RewardFunction
 
 Prompt = str | Sequence[dict[str, str]]
-TEXT_TOLERANCE = {"float32": 1e-3}
+TEXT_TOLERANCE = 1e-3
 HALF_TOLERANCE = 0.1  # bfloat16 kernels differ between processors
 
 
@@ -126,9 +127,12 @@ class RewardModel:
 
     def _check_texts(self) -> None:
         found = self._score(artefact.PROBE_PROMPTS, artefact.PROBE_RESPONSES)
-        kept = self._card.get("encoder") or {}
-        tolerance = TEXT_TOLERANCE.get(kept.get("dtype", "float32"), HALF_TOLERANCE)
+        own = (self._card.get("encoder") or {}, getattr(self.scorer, "config", {}), getattr(self.scorer, "options", {}))
+        exact = all(held.get("dtype") in (None, "float32") for held in own)
+        tolerance = TEXT_TOLERANCE if exact else HALF_TOLERANCE
         artefact.compare_golden(found, torch.tensor(self._card["golden_texts"]), tolerance, f"{self.name}: probe text")
+        if len(found) > 1:
+            warn_if_identical(found)
         self._checked = True
 
     def as_reward_function(
