@@ -60,16 +60,25 @@ def test_each_architecture_learns_and_comes_back_from_disk(tiny_folder, tmp_path
     assert float((chosen > rejected).float().mean()) > 0.8
     assert float((torch.stack([chosen, rejected]).mean((0, 2))).abs().max()) < 1e-4  # every member's origin
     RewardModel(ensemble).save(tmp_path / "model")
+    again = RewardModel.load(tmp_path / "model").score(list(data["prompt"]), list(data["chosen"]))
+    assert torch.allclose(again, chosen, atol=1e-6)
+
+
+def test_a_new_process_gives_the_same_scores_whatever_its_seed(tiny_folder, tmp_path):
+    """R14: nothing is drawn afresh when a model is loaded."""
+    ensemble = fit(tiny_folder, **LORA)
+    RewardModel(ensemble).save(tmp_path / "model")
     code = (
-        "import json, sys, torch; torch.manual_seed(int(sys.argv[2])); from prudent import RewardModel\n"
-        "rows = json.loads(sys.argv[3])\n"
-        "print(json.dumps(RewardModel.load(sys.argv[1]).score(*rows).tolist()))"
+        "import json, sys, torch; from prudent import RewardModel\n"
+        "for seed in (1, 2):\n"
+        "    torch.manual_seed(seed)\n"
+        "    print(json.dumps(RewardModel.load(sys.argv[1]).score(*json.loads(sys.argv[2])).tolist()))"
     )
+    data = preferences(4)
     rows = json.dumps([list(data["prompt"]), list(data["chosen"])])
-    for seed in ("1", "2"):
-        command = [sys.executable, "-c", code, str(tmp_path / "model"), seed, rows]
-        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        assert torch.allclose(torch.tensor(json.loads(found)), chosen, atol=1e-6)
+    command = [sys.executable, "-c", code, str(tmp_path / "model"), rows]
+    for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
+        assert torch.allclose(torch.tensor(json.loads(line)), score(ensemble, data), atol=1e-6)
 
 
 def test_missing_head_stops_the_load_by_name(tiny_folder, tmp_path):

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from prudent import HeadEnsemble, PrudentError
+from prudent.rewards import artefact
 from prudent.rewards.laplace import LaplacePosterior
+from prudent.rewards.last_layer import LastLayerPosterior
 from prudent.rewards.uncertainty import centre, margin_moments
 
 
@@ -101,3 +103,15 @@ def test_bad_input_is_named():
         LaplacePosterior.fit(chosen, rejected, ridge="auto")
     with pytest.raises(PrudentError, match=r"expected \(responses, 8\)"):
         LaplacePosterior.fit(chosen, rejected, ridge=1.0).variance(torch.randn(4, 3))
+
+
+def test_last_layer_posterior_is_the_linear_one_on_hidden_units(tmp_path):
+    chosen, rejected = world(120)
+    posterior = LastLayerPosterior.fit(chosen, rejected, ridge=0.05, width=16, epochs=2, members=3)
+    first, second = (posterior.network.hidden(side)[0] for side in (chosen, rejected))
+    alone = LaplacePosterior.fit(first, second, ridge=0.05, members=3)
+    pool = torch.randn(7, 8)
+    assert torch.equal(posterior.scores(pool), alone.scores(posterior.network.hidden(pool)[0]))
+    assert torch.allclose(posterior.covariance(pool).diagonal(), posterior.variance(pool))
+    artefact.save(tmp_path / "model", posterior)
+    assert torch.equal(artefact.load(tmp_path / "model").scores(pool), posterior.scores(pool))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 EPILOG = (
     "Example: prudent compare --preferences train.jsonl --test test.jsonl --families heads,mlp,laplace --out runs/c"
 )
-ON_FEATURES = ("heads", "laplace", "mlp", "dropout", "novelty")
+ON_FEATURES = ("heads", "laplace", "last-layer", "mlp", "dropout", "novelty")
 SHUFFLED = "the test pairs with the words of every answer shuffled"
 
 

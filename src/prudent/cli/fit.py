@@ -23,7 +23,7 @@ from prudent.cli.common import (
 EPILOG = "Example: prudent fit --preferences train.jsonl --test test.jsonl --members 10 --out runs/rm"
 PANEL = "Options of some families (the others refuse them)"
 NAMES = (
-    "heads", "laplace", "mlp", "dropout", "novelty", "quantile", "singles", "linear", "lora", "external",
+    "heads", "laplace", "last-layer", "mlp", "dropout", "novelty", "quantile", "singles", "linear", "lora", "external",
 )  # fmt: skip
 
 

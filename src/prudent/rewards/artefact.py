@@ -30,6 +30,7 @@ TOLERANCE = 1e-5  # of golden scores, relative to their largest size
 FAMILIES = {
     "heads": "prudent.rewards.heads.HeadEnsemble",
     "laplace": "prudent.rewards.laplace.LaplacePosterior",
+    "last-layer": "prudent.rewards.last_layer.LastLayerPosterior",
     "mlp": "prudent.rewards.mlp.MLPEnsemble",
     "dropout": "prudent.rewards.mlp.DropoutEnsemble",
     "novelty": "prudent.rewards.novelty.NoveltyEnsemble",

@@ -42,6 +42,11 @@ FAMILIES: dict[str, Family] = {
         "prudent.rewards.laplace.LaplacePosterior",
         ("ridge", "sandwich"),
     ),
+    "last-layer": Family(
+        "Laplace posterior of a two-layer head's last layer",
+        "prudent.rewards.last_layer.LastLayerPosterior",
+        ("ridge", "sandwich", *STOCHASTIC, "width", "dropout", "weight_decay"),
+    ),
     "mlp": Family(
         "two-layer heads on frozen features, trained in one batch",
         "prudent.rewards.mlp.MLPEnsemble",

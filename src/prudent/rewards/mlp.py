@@ -132,6 +132,10 @@ class MLPEnsemble:
             parts.append(score(self.tensors, state))
         return torch.cat(parts, 1) - self.offsets[:, None] if parts else torch.empty(self.members, 0)
 
+    def hidden(self, features: ArrayLike) -> torch.Tensor:
+        """Representations (K, N, h) of N responses, without dropout: what the last layer reads."""
+        return hidden(self.tensors, (torch.as_tensor(features).float() - self.mean) / self.scale)
+
     def probes(self) -> dict[str, torch.Tensor]:
         return {"features": probe_features(self.mean, self.scale)}
 
