@@ -127,6 +127,8 @@ def test_config_file_and_files_of_their_own(table, tmp_path):
         ("user,item\na,x\nb,y\n", ["--split", "time"], "no time column"),
         ("user,item\na,x\nb,y\n", ["--column", "who=user"], "choose from user, item"),
         ("user,item\na,x\nb,y\n", ["--backbone", "bert"], "choose one of mf"),
+        ("user,item\na,x\nb,y\n", ["--backbone-option", "depth=3"], "choose from alpha, hidden"),
+        ("user,item\na,x\nb,y\n", ["--backbone-option", "kl=much"], "give a number"),
     ],
 )
 def test_bad_input_ends_with_status_2_and_leaves_nothing(tmp_path, text, options, word):

@@ -27,23 +27,27 @@ from prudent.recommend.training import Schedule, train
 
 
 @pytest.mark.parametrize("width", [2, 50])  # either side of where Gram matrices are cheaper
-@pytest.mark.parametrize("weighted", [False, True])
-def test_squared_loss_equals_the_sum_over_pairs(width, weighted):
+@pytest.mark.parametrize("density", [0.02, 0.3])  # either side of where scores of whole columns are
+@pytest.mark.parametrize("extra", ["", "weight", "bias"])
+def test_squared_loss_equals_the_sum_over_pairs(width, density, extra):
     generator = torch.Generator().manual_seed(0)
-    left = torch.randn(6, width, generator=generator, dtype=torch.float64, requires_grad=True)
-    right = torch.randn(30, width, generator=generator, dtype=torch.float64, requires_grad=True)
-    labels = torch.rand(6, 30, generator=generator) < 0.3
-    drawn = draw_items(30, 0.4, np.random.default_rng(0))
-    weight = torch.rand(30, generator=generator, dtype=torch.float64) if weighted else None
-    entries = history(sparse.csr_matrix(labels.numpy().astype(np.float32)), np.arange(6))
-    loss = squared_loss(left, right, entries, drawn, 2.0, weight)
-    scores = left @ right.T
-    counted = torch.zeros(30, dtype=torch.bool)
+    left = torch.randn(150, width, generator=generator, dtype=torch.float64, requires_grad=True)
+    right = torch.randn(200, width, generator=generator, dtype=torch.float64, requires_grad=True)
+    labels = torch.rand(150, 200, generator=generator) < density
+    drawn = draw_items(200, 0.4, np.random.default_rng(0))
+    weight = torch.rand(200, generator=generator, dtype=torch.float64) if extra == "weight" else None
+    bias = torch.randn(200, generator=generator, dtype=torch.float64) if extra == "bias" else None
+    entries = history(sparse.csr_matrix(labels.numpy().astype(np.float32)), np.arange(150))
+    loss = squared_loss(left, right, entries, drawn, 2.0, weight, bias)
+    scores = left @ right.T + (0 if bias is None else bias)
+    counted = torch.zeros(200, dtype=torch.bool)
     counted[drawn] = True
-    of_positives = torch.ones(30, dtype=torch.float64) if weight is None else weight
+    of_positives = torch.ones(200, dtype=torch.float64) if weight is None else weight
     plain = (2 * labels * of_positives * (scores - 1) ** 2 + (~labels & counted) * scores**2).sum()
     torch.testing.assert_close(loss, plain)
-    torch.testing.assert_close(torch.autograd.grad(loss, left)[0], torch.autograd.grad(plain, left)[0])
+    for part in (left, right):
+        ours, theirs = (torch.autograd.grad(value, part, retain_graph=True)[0] for value in (loss, plain))
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_lightgcn_propagates_over_the_normalised_graph_and_back():

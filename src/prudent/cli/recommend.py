@@ -19,6 +19,7 @@ from prudent.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from prudent.recommend.models import BackboneOptions
     from prudent.recommend.pipeline import Model
     from prudent.recommend.splits import Data
     from prudent.recommend.training import Progress, Schedule
@@ -80,10 +81,24 @@ def fit(
     negatives: Annotated[
         float, typer.Option(help="Share of items whose missing pairs are drawn.", rich_help_panel=BACKBONE)
     ] = 0.1,
-    epochs: Annotated[int | None, typer.Option(help="Longest training.", rich_help_panel=BACKBONE)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of Adam.", rich_help_panel=BACKBONE)] = None,
-    batch: Annotated[int | None, typer.Option(help="Users a step.", rich_help_panel=BACKBONE)] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="L2.", rich_help_panel=BACKBONE)] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Longest training; 300, or 150 for vae.", rich_help_panel=BACKBONE)
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of Adam; 0.001.", rich_help_panel=BACKBONE)] = None,
+    batch: Annotated[int | None, typer.Option(help="Users a step; 128.", rich_help_panel=BACKBONE)] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="L2; 0.003 for mf, else 0.", rich_help_panel=BACKBONE)
+    ] = None,
+    warmup: Annotated[
+        int | None, typer.Option(help="Epochs before patience counts; 60, or 0 for vae.", rich_help_panel=BACKBONE)
+    ] = None,
+    backbone_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=VALUE: alpha; hidden, latent, dropout, kl; factors, regularisation, confidence, iterations.",
+            rich_help_panel=BACKBONE,
+        ),
+    ] = None,
     alpha: Annotated[float, typer.Option(help="Weight of positives.", rich_help_panel=STAGE)] = 1.0,
     beta: Annotated[float, typer.Option(help="Weight of s.", rich_help_panel=STAGE)] = 1e-2,
     gamma: Annotated[float, typer.Option(help="Weight of s squared.", rich_help_panel=STAGE)] = 1e-3,
@@ -93,9 +108,9 @@ def fit(
     user_embedding: Annotated[
         bool, typer.Option("--user-embedding", help="Add one a user at the hidden layer.", rich_help_panel=STAGE)
     ] = False,
-    stage_epochs: Annotated[int | None, typer.Option(help="Longest training.", rich_help_panel=STAGE)] = None,
-    stage_learning_rate: Annotated[float | None, typer.Option(help="Of Adam.", rich_help_panel=STAGE)] = None,
-    stage_batch: Annotated[int | None, typer.Option(help="Users a step.", rich_help_panel=STAGE)] = None,
+    stage_epochs: Annotated[int | None, typer.Option(help="Longest training; 150.", rich_help_panel=STAGE)] = None,
+    stage_learning_rate: Annotated[float | None, typer.Option(help="Of Adam; 0.001.", rich_help_panel=STAGE)] = None,
+    stage_batch: Annotated[int | None, typer.Option(help="Users a step; 128.", rich_help_panel=STAGE)] = None,
     patience: Annotated[int, typer.Option(help="Validations without gain before a stage ends.")] = 10,
     tail_percentile: Annotated[float, typer.Option(help="Tail: items under this percentile of popularity.")] = 80.0,
     tail_below: Annotated[int | None, typer.Option(help="Tail: items under this many positives instead.")] = None,
@@ -107,7 +122,6 @@ def fit(
 ) -> None:
     """Fit a backbone and the uncertainty stage, choose the blend, and save the recommender."""
     from prudent.recommend.artefact import COMMAND, save
-    from prudent.recommend.models import BackboneOptions
     from prudent.recommend.pipeline import Settings, describe
     from prudent.recommend.pipeline import fit as fit_model
     from prudent.recommend.uncertainty import UncertaintyOptions
@@ -116,10 +130,12 @@ def fit(
     refuse_used(out, overwrite)
     settings = Settings(
         backbone, scorer,
-        BackboneOptions(width=width, layers=layers, share=negatives),
+        _backbone_options(backbone_option, width=width, layers=layers, share=negatives),
         UncertaintyOptions(alpha, beta, gamma, share, hidden, activation, user_embedding),
-        _schedule(backbone, epochs, learning_rate, batch, weight_decay, patience),
-        _schedule("uncertainty", stage_epochs, stage_learning_rate, stage_batch, None, patience),
+        _schedule(backbone, epochs=epochs, learning_rate=learning_rate, batch=batch, weight_decay=weight_decay,
+                  warmup=warmup, patience=patience),
+        _schedule("uncertainty", epochs=stage_epochs, learning_rate=stage_learning_rate, batch=stage_batch,
+                  patience=patience),
         tail_percentile, tail_below, blend_by,
     )  # fmt: skip
     reading = {"threshold": threshold, "columns": _columns(column), "on_error": on_error}
@@ -237,19 +253,30 @@ def evaluate(
         _say_evaluate(result, out)
 
 
-def _schedule(
-    name: str, epochs: int | None, rate: float | None, batch: int | None, decay: float | None, patience: int
-) -> Schedule:
+def _schedule(name: str, **given: Any) -> Schedule:
     """The stage's default schedule with what the command line changes."""
     from dataclasses import replace
 
     from prudent.recommend.pipeline import SCHEDULES
     from prudent.recommend.training import Schedule
 
-    given: dict[str, Any] = {
-        "epochs": epochs, "learning_rate": rate, "batch": batch, "weight_decay": decay, "patience": patience,
-    }  # fmt: skip
     return replace(SCHEDULES.get(name, Schedule()), **{key: value for key, value in given.items() if value is not None})
+
+
+def _backbone_options(entries: list[str] | None, **given: Any) -> BackboneOptions:
+    """Options of the backbone; NAME=VALUE entries must be among those that have no option of their own."""
+    from prudent.errors import PrudentError
+    from prudent.recommend.models import BackboneOptions
+
+    kinds = {name: type(value) for name, value in vars(BackboneOptions()).items() if name not in given}
+    for name, value in (_pair(entry, "backbone-option", "NAME=VALUE") for entry in entries or []):
+        if name not in kinds:
+            raise PrudentError(f"--backbone-option {name!r} is unknown; choose from {', '.join(kinds)}")
+        try:
+            given[name] = kinds[name](value)
+        except ValueError as error:
+            raise PrudentError(f"--backbone-option {name}={value}: give a number ({kinds[name].__name__})") from error
+    return BackboneOptions(**given)
 
 
 def _pair(entry: str, option: str, form: str) -> tuple[str, str]:

@@ -97,22 +97,57 @@ def squared_loss(
     drawn: torch.Tensor,
     alpha: float = 1.0,
     weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Sum of the squared loss of scores left @ right.T, (batch, d) and (items, d), without forming them where d is
-    smaller.
+    """Sum over pairs of the squared loss of scores left @ right.T + bias, with left (batch, d) and right (items, d).
 
     entries: the batch's positives. drawn: places of the items whose missing pairs count. weight: (items,) of positives.
+    bias: (items,). Scores are formed for the drawn items and the batch's positives where the latter are dense enough,
+    and else for the positives alone: see ``sparse_loss``.
+    """
+    inside = torch.zeros(len(right), dtype=right.dtype)
+    inside[drawn] = 1
+    wanted = inside.clone()
+    wanted[entries.column] = 1
+    columns = wanted.nonzero()[:, 0]
+    # Reading rows of ``right`` for each positive and adding to them costs about 100 times a product of a whole matrix.
+    if len(left) * len(columns) > 100 * len(entries.column):
+        return sparse_loss(left, right, entries, drawn, inside, alpha, weight, bias)
+    scores = left @ right[columns].T
+    if bias is not None:
+        scores = scores + bias[columns]
+    place = torch.searchsorted(columns, entries.column)
+    label = torch.zeros_like(scores)
+    label[entries.row, place] = 1
+    factor = inside[columns].expand_as(scores).clone()
+    factor[entries.row, place] = alpha if weight is None else alpha * weight[entries.column]
+    return ((scores - label).square() * factor).sum()
+
+
+def sparse_loss(
+    left: torch.Tensor,
+    right: torch.Tensor,
+    entries: History,
+    drawn: torch.Tensor,
+    inside: torch.Tensor,
+    alpha: float,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """``squared_loss`` without scores of the missing pairs where d is small. inside: (items,) 1 for drawn items.
+
     The missing pairs' sum is the sum over all pairs of drawn items less that over the positives among them; the former
     is the inner product of two Gram matrices, (d, d), when that is cheaper.
     """
-    positive = (left[entries.row] * right[entries.column]).sum(-1)
+    positive = (left.index_select(0, entries.row) * right.index_select(0, entries.column)).sum(-1)
+    if bias is not None:
+        positive = positive + bias[entries.column]
     sampled = right[drawn]
-    if len(left) * len(drawn) > left.shape[1] * (len(left) + len(drawn)):
+    if bias is None and len(left) * len(drawn) > left.shape[1] * (len(left) + len(drawn)):
         everything = ((left.T @ left) * (sampled.T @ sampled)).sum()
     else:
-        everything = (left @ sampled.T).square().sum()
-    inside = torch.zeros(len(right), dtype=right.dtype)
-    inside[drawn] = 1
+        scores = left @ sampled.T
+        everything = (scores if bias is None else scores + bias[drawn]).square().sum()
     missing = everything - (inside[entries.column] * positive.square()).sum()
     residual = (positive - 1).square()
     if weight is not None:
@@ -311,10 +346,9 @@ def fit_vae(
         mean, log_variance = vae_latent(tensors, entries, keep).chunk(2, dim=1)
         noise = torch.from_numpy(generator.standard_normal(tuple(mean.shape), dtype=np.float32))
         inner = vae_decode(tensors, mean + noise * torch.exp(log_variance / 2))
-        ones = torch.ones(len(users), 1)
         drawn = draw_items(len(data.items), options.share, generator)
-        right = torch.cat([tensors["output"], tensors["output_bias"][:, None]], dim=1)
-        loss = squared_loss(torch.cat([inner, ones], dim=1), right, entries, drawn, options.alpha)
+        output, bias = tensors["output"], tensors["output_bias"]
+        loss = squared_loss(inner, output, entries, drawn, options.alpha, bias=bias)
         divergence = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum()
         loss = (loss + options.kl * divergence) / len(users)
         loss.backward()
