@@ -224,7 +224,8 @@ def test_ctrl_c_leaves_nothing_behind(moment, data, model, tmp_path) -> None:
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     rest = process.stderr.read()
-    assert process.wait(timeout=60) == 130, rest
+    # A shell shows 130 for both: where the interrupt meets an import in C, Python ends itself by the signal.
+    assert process.wait(timeout=60) in (130, -signal.SIGINT), rest
     assert "interrupted" in rest
     assert list(tmp_path.iterdir()) == []
 
