@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tests.tiny import tiny_causal_lm, tiny_tokenizer
@@ -16,7 +17,7 @@ from transformers import BertConfig, BertModel
 from prudent.errors import PrudentError
 from prudent.features import encoder as encoder_module
 from prudent.features.backbone import batches, sees_only_the_past
-from prudent.features.encoder import Encoder, hash_weights
+from prudent.features.encoder import Encoder, hash_weights, together
 from prudent.features.rendering import render, render_parts
 
 PROMPTS = ["Name a hat."] * 3 + ["Name a sea and say where it is."] * 2 + ["Hi", "Ho"]
@@ -156,6 +157,17 @@ def test_memory_stays_flat_by_working_in_chunks(tiny_model, monkeypatch: pytest.
     torch.testing.assert_close(torch.cat([part for _, part in pieces]), whole, atol=1e-5, rtol=0)
 
 
+def test_answers_share_their_prompt_however_far_apart_they_stand(tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [f"Prompt {i}" for i in range(5)]
+    responses = [f"answer {i}" for i in range(10)]
+    alone = Encoder(tiny_model, cache=None, progress=False).encode(prompts * 2, responses)
+    monkeypatch.setattr(encoder_module, "CHUNK", 4)
+    encoder = Encoder(tiny_model, cache=None, progress=False)
+    torch.testing.assert_close(encoder.encode(prompts * 2, responses), alone, atol=1e-5, rtol=0)
+    assert encoder.stats.shared == sum(len(render_parts(tiny_model[1], p, "").prompt) for p in prompts)
+    assert together(["b", "a", "b", ["c"], "a", ["c"]]).tolist() == [0, 2, 1, 4, 3, 5]
+
+
 def test_batches_keep_to_the_budget_and_waste_little() -> None:
     lengths = [5, 90, 7, 88, 40, 6, 41, 5, 300, 5]
     found = list(batches(lengths, 100, 10))
@@ -191,7 +203,7 @@ def test_options_that_make_no_sense(tiny_model) -> None:
         os.environ["WORLD_SIZE"] = "2"
         try:
             Encoder(tiny_model, cache=None, distributed=True, progress=False)._encode_share(
-                ["a"], ["b"], encoder_module._World(False, 0, 2)
+                ["a"], ["b"], np.arange(1), encoder_module._World(False, 0, 2)
             )
         finally:
             del os.environ["WORLD_SIZE"]

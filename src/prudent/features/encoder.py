@@ -145,43 +145,55 @@ class Encoder:
         prompt for each of its answers: its tokens are still computed once). Raises PrudentError for unequal numbers
         and for turns that the chat template refuses.
         """
+        _same_number(prompts, responses)
         out = torch.empty(len(prompts), self.width)
-        for start, features in self.encode_chunks(prompts, responses):
-            out[start : start + len(features)] = features
+        for rows, features in self._pieces(prompts, responses, together(prompts)):
+            out[torch.from_numpy(rows)] = features
         return out
 
     def encode_chunks(
         self, prompts: Sequence[Prompt], responses: Sequence[Response]
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        """Like ``encode``, in pieces (first row, features) of at most 8,192 rows: memory stays flat."""
-        if len(prompts) != len(responses):
-            raise PrudentError(f"{len(prompts)} prompts but {len(responses)} responses; give one response a prompt")
+        """Like ``encode``, in pieces (first row, features) of at most 8,192 rows, read as they are needed: memory
+        stays flat. Only answers in one piece share their prompt's computation, so keep them together."""
+        _same_number(prompts, responses)
+        for rows, features in self._pieces(prompts, responses, np.arange(len(prompts))):
+            yield int(rows[0]), features
+
+    def _pieces(
+        self, prompts: Sequence[Prompt], responses: Sequence[Response], order: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
         began = time.perf_counter()
-        self.stats = EncodeStats(rows=len(prompts))
+        self.stats = EncodeStats(rows=len(order))
         world = _World(self.distributed)
         if world.size > 1:
-            self._encode_share(prompts, responses, world)
-        with token_progress("encoding", len(prompts), self.progress and world.rank == 0) as advance:
-            for start in range(0, len(prompts), CHUNK):
-                texts = self._render(prompts, responses, start)
-                features = self._chunk(texts, advance)
+            self._encode_share(prompts, responses, order, world)
+        with token_progress("encoding", len(order), self.progress and world.rank == 0) as advance:
+            for start in range(0, len(order), CHUNK):
+                rows = order[start : start + CHUNK]
+                features = self._chunk(self._render(prompts, responses, rows), advance)
                 self.stats.seconds = time.perf_counter() - began
-                yield start, features
-        self.stats.seconds = time.perf_counter() - began
+                yield rows, features
 
-    def _render(self, prompts: Sequence[Prompt], responses: Sequence[Response], start: int) -> list[Rendered]:
-        texts = self.renderer.conversations(prompts[start : start + CHUNK], responses[start : start + CHUNK])
-        for row, text in enumerate(texts):
+    def _render(self, prompts: Sequence[Prompt], responses: Sequence[Response], rows: np.ndarray) -> list[Rendered]:
+        if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and bool((np.diff(rows) == 1).all()):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)  # far quicker than one by one where rows are read from disk
+            texts = self.renderer.conversations(prompts[part], responses[part])
+        else:
+            texts = self.renderer.conversations([prompts[row] for row in rows], [responses[row] for row in rows])
+        for row, text in zip(rows, texts):
             if not text.ids:
-                raise PrudentError(f"row {start + row} has no tokens; leave it out")
+                raise PrudentError(f"row {row} has no tokens; leave it out")
         return texts
 
-    def _encode_share(self, prompts: Sequence[Prompt], responses: Sequence[Response], world: _World) -> None:
+    def _encode_share(
+        self, prompts: Sequence[Prompt], responses: Sequence[Response], order: np.ndarray, world: _World
+    ) -> None:
         """Encode the rows whose prompts fall to this process, put them into the cache, wait for the others."""
         if self.cache is None:
             raise PrudentError("encoding over several processes needs the cache, through which they share; turn it on")
-        for start in range(0, len(prompts), CHUNK):
-            texts = self._render(prompts, responses, start)
+        for start in range(0, len(order), CHUNK):
+            texts = self._render(prompts, responses, order[start : start + CHUNK])
             # By content, not by place, so that the answers to a prompt stay together wherever they stand.
             mine = [text for text in texts if row_key(text.prompt, ())[0] % world.size == world.rank]
             with token_progress("encoding", len(mine), self.progress and world.rank == 0) as advance:
@@ -233,6 +245,18 @@ class Encoder:
         stats.padding += runner.padding
         stats.shared += runner.shared
         return features
+
+
+def _same_number(prompts: Sequence[Prompt], responses: Sequence[Response]) -> None:
+    if len(prompts) != len(responses):
+        raise PrudentError(f"{len(prompts)} prompts but {len(responses)} responses; give one response a prompt")
+
+
+def together(prompts: Sequence[Prompt]) -> np.ndarray:
+    """Row numbers in which equal prompts stand together, each where its first one stood."""
+    first: dict[int, int] = {}
+    places = [first.setdefault(hash(p if isinstance(p, str) else repr(p)), row) for row, p in enumerate(prompts)]
+    return np.argsort(np.array(places, dtype=np.int64), kind="stable")
 
 
 @dataclass
