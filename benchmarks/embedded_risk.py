@@ -28,11 +28,16 @@ METHODS = ("vanilla", "mean", "lcb", "proportional", "bregman", "exact", "varian
 
 
 def encoded(world: World, pooling: str) -> torch.Tensor:
-    """Features (prompts, responses, d) of the embedded language model, from the cache where they are there."""
+    """Features (prompts, responses, d) of the embedded language model, from the cache where they are there.
+
+    Always encoded as "last+mean", the demonstration's own pooling, of which "last" and "mean" are the halves.
+    """
     from prudent.features.encoder import Encoder
 
     prompts, responses = world.flat()
-    flat = Encoder("smollm2", pooling=pooling).encode(prompts, responses)
+    both = Encoder("smollm2", pooling="last+mean").encode(prompts, responses)
+    half = both.shape[1] // 2
+    flat = {"last": both[:, :half], "mean": both[:, half:], "last+mean": both}[pooling]
     return flat.reshape(len(world), -1, flat.shape[-1]).float()
 
 
@@ -55,6 +60,7 @@ def regime(
     facts: list[tuple[float, float, float, float]] = []
     for number, seed in enumerate(spawn(given.seed, given.splits)):
         train, test = split(world, seed=number)
+        test = train if given.seen else test
 
         def choose(count: int, steepness: float, child: Any, train: torch.Tensor = train) -> Any:
             return draw_preferences(world, train, count, steepness, child)
@@ -76,7 +82,7 @@ def regime(
     return [
         {"pairs": pairs, "slope": slope, "reward": reward, "comparison": comparison, **named, **row}
         for (reward, comparison), parts in found.items()
-        for row in table(join(parts), seed=given.seed)
+        for row in sorted(table(join(parts), seed=given.seed), key=lambda row: row["setting"])
     ]
 
 
@@ -92,12 +98,14 @@ def show(rows: list[dict[str, Any]]) -> None:
                 f"{row['setting']:g} | accuracy {row['accuracy']:.3f}, inequality {row['inequality']:.2f}, "
                 f"link {row['link']:+.3f}, ridge {row['ridge']:.3g}"
             )
-        if "gain" not in row:
-            print(f"  {row['method']:14} can't reach that KL")
+        if row.get("gain_low") is None:
+            print(f"  {row['method']:14} reaches that KL in fewer than two draws")
             continue
-        versus = ""
+        versus = f"  (unreached in {row['unreached']} draws)" if row["unreached"] else ""
         if row.get("vs_risk_low") is not None:
-            versus = f"  vs vanilla {row['vs_risk']:+.3f} [{row['vs_risk_low']:+.3f}, {row['vs_risk_high']:+.3f}]"
+            versus = (
+                f"  vs vanilla {row['vs_risk']:+.3f} [{row['vs_risk_low']:+.3f}, {row['vs_risk_high']:+.3f}]{versus}"
+            )
         print(
             f"  {row['method']:14} gain {row['gain']:+.4f} [{row['gain_low']:+.4f}, {row['gain_high']:+.4f}]  "
             f"risk {row['risk']:.3f} [{row['low']:.3f}, {row['high']:.3f}]  KL {row['kl']:.2f}{versus}"
@@ -114,7 +122,8 @@ if __name__ == "__main__":
     parser.add_argument("--draws", type=int, default=50, help="draws a split")
     parser.add_argument("--splits", type=int, default=4)
     parser.add_argument("--members", type=int, default=10)
-    parser.add_argument("--pooling", default="last")
+    parser.add_argument("--pooling", default="last", choices=("last", "mean", "last+mean"))
+    parser.add_argument("--seen", action="store_true", help="solve policies on the prompts that pairs were drawn from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default=None, help="file for all rows as JSON")
     options = parser.parse_args()
