@@ -121,14 +121,13 @@ def fit(
     config: ConfigOption = None,
 ) -> None:
     """Fit a backbone and the uncertainty stage, choose the blend, and save the recommender."""
+    from prudent.recommend import pipeline
     from prudent.recommend.artefact import COMMAND, save
-    from prudent.recommend.pipeline import Settings, describe
-    from prudent.recommend.pipeline import fit as fit_model
     from prudent.recommend.uncertainty import UncertaintyOptions
     from prudent.runs import hash_file, new_run, refuse_used
 
     refuse_used(out, overwrite)
-    settings = Settings(
+    settings = pipeline.Settings(
         backbone, scorer,
         _backbone_options(backbone_option, width=width, layers=layers, share=negatives),
         UncertaintyOptions(alpha, beta, gamma, share, hidden, activation, user_embedding),
@@ -141,9 +140,15 @@ def fit(
     reading = {"threshold": threshold, "columns": _columns(column), "on_error": on_error}
     interactions, reports = _data(data, test, valid, reading, split, valid_share, test_share, seed)
     with _progress() as progress:
-        model = fit_model(interactions, settings, seed, progress)
-    result = {**_fit_result(model), "read": reports}
-    options = {**describe(settings), **reading, "split": split, "valid_share": valid_share, "test_share": test_share}
+        model = pipeline.fit(interactions, settings, seed, progress)
+    result = {**pipeline.summary(model), "read": reports}
+    options = {
+        **pipeline.describe(settings),
+        **reading,
+        "split": split,
+        "valid_share": valid_share,
+        "test_share": test_share,
+    }
     with new_run(out, COMMAND, options, seed, overwrite) as run:
         sources = {"data": data, "test": test, "valid": valid, "scorer": Path(scorer) if scorer else None}
         for name, path in sources.items():
@@ -359,27 +364,6 @@ def _progress() -> Any:
             )
 
     return shown()
-
-
-def _fit_result(model: Model) -> dict[str, Any]:
-    """What a fit is worth on its validation side, in plain types."""
-    stages = {}
-    for name, stage in (("backbone", model.backbone), ("uncertainty", model.uncertainty)):
-        curve = stage.curve
-        stages[name] = {"name": stage.name, "hash": stage.fingerprint(), "seconds": model.seconds[name]}
-        if curve is not None:
-            stages[name] |= {"epochs": curve.rows[-1]["epoch"], "best_epoch": curve.best_epoch}
-    data = model.data
-    return {
-        **stages,
-        "blend": {"weight": model.blend.weight, "by": model.blend.by, "validation": model.blend.rows},
-        "tail": {"popularity_below": model.tail_below, "items": int(model.tail.sum())},
-        "data": {
-            "users": len(data.users), "items": len(data.items), "training_positives": int(data.train.nnz),
-            "validation": data.valid.counts(), "test": data.test.counts() if data.test else None, "notes": data.notes,
-        },
-        "notes": model.notes,
-    }  # fmt: skip
 
 
 def _say_fit(result: dict[str, Any], out: Path) -> None:

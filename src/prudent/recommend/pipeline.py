@@ -192,3 +192,24 @@ def describe(settings: Settings) -> Mapping[str, Any]:
         "tail_below": settings.tail_below,
         "blend_by": settings.blend_by,
     }
+
+
+def summary(model: Model) -> dict[str, Any]:
+    """What a fit is worth on its validation side, in plain types."""
+    stages = {}
+    for name, stage in (("backbone", model.backbone), ("uncertainty", model.uncertainty)):
+        curve = stage.curve
+        stages[name] = {"name": stage.name, "hash": stage.fingerprint(), "seconds": model.seconds[name]}
+        if curve is not None:
+            stages[name] |= {"epochs": curve.rows[-1]["epoch"], "best_epoch": curve.best_epoch}
+    data = model.data
+    return {
+        **stages,
+        "blend": {"weight": model.blend.weight, "by": model.blend.by, "validation": model.blend.rows},
+        "tail": {"popularity_below": model.tail_below, "items": int(model.tail.sum())},
+        "data": {
+            "users": len(data.users), "items": len(data.items), "training_positives": int(data.train.nnz),
+            "validation": data.valid.counts(), "test": data.test.counts() if data.test else None, "notes": data.notes,
+        },
+        "notes": model.notes,
+    }  # fmt: skip
