@@ -235,3 +235,20 @@ def test_command_runs_resumes_and_reports(solutions: Path, tiny_folder: Path, tm
     assert "going on" in again.stderr and json.loads(again.stdout)["table"] == found["table"]
     refused = run(tmp_path / "other", "--kind", "nothing")
     assert refused.exit_code == 2 and "'nothing' is unknown" in refused.stderr
+
+
+def test_loop_by_reinforcement_learning(tiny_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "rl"
+    arguments = [
+        "rlp", "--policy", "align", "--language-model", str(tiny_folder), "--prompts", "16", "--steps", "1",
+        "--samples", "3", "--members", "2", "--pairs", "30", "--threshold", "0.2", "--gamma", "0.3", "--out", str(out),
+        "--json",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.stderr
+    rounds = json.loads(result.stdout)["rounds"]
+    assert [row["round"] for row in rounds] == [0, 1] and rounds[0]["more"]["value"] == 0
+    assert rounds[1]["pairs"] == 30 + round(rounds[0]["samples"]["coverage"] * 8) > 30
+    assert (out / "round-1" / "manifest.json").is_file() and (out / "report.html").is_file()
+    refused = CliRunner().invoke(app, [*arguments[:-3], "--pool", "pool.jsonl", "--out", str(tmp_path / "no")])
+    assert refused.exit_code == 2 and "only the embedded world has" in refused.stderr
