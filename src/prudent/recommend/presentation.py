@@ -109,7 +109,7 @@ def add_sweep(report: Report, model: Model, found: Comparison) -> None:
                 "tail": row[metric],
                 "point": marks.get(row["weight"], "other w"),
             }
-            for row in found.sweep
+            for row in sorted(found.sweep, key=lambda row: row["weight"] in marks)  # named points on top
         ]
         chart = charts.scatter(
             rows, "overall", "tail", group="point", x_title="overall Recall@20", y_title=f"tail Recall@20 ({view})",
