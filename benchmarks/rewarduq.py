@@ -37,6 +37,21 @@ def finish(spec: dict[str, Any], margins: Any, seconds: dict[str, float], versio
     Path(spec["result"]).write_text(json.dumps({"seconds": seconds, "peak_mib": peak, "versions": versions}))
 
 
+def stand_in(folder: str, width: int) -> None:
+    """A one-layer language model of the features' width, which RewardUQ wants to load; it computes nothing here."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1, "<unk>": 2}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    names = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    tokenizer.save_pretrained(folder)
+    size = {"hidden_size": width, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    LlamaModel(LlamaConfig(vocab_size=3, pad_token_id=0, eos_token_id=1, **size)).save_pretrained(folder)
+
+
 def peer(spec: dict[str, Any]) -> None:
     """RewardUQ's side, in its own environment."""
     import importlib.metadata
@@ -52,10 +67,12 @@ def peer(spec: dict[str, Any]) -> None:
 
     data = load(spec)
     torch.manual_seed(spec["seed"])
-    config = MLPHeadEnsembleModelConfig(
-        base_model_name_or_path=spec["model"], head_hidden_dim=spec["width"], num_heads=spec["members"]
-    )
-    model = MLPHeadEnsembleModel(config)
+    with tempfile.TemporaryDirectory() as base:
+        stand_in(base, data["chosen"].shape[1])
+        config = MLPHeadEnsembleModelConfig(
+            base_model_name_or_path=base, head_hidden_dim=spec["width"], num_heads=spec["members"]
+        )
+        model = MLPHeadEnsembleModel(config)
     started = time.perf_counter()
     n = len(data["chosen"])
     words = Dataset.from_list([{"chosen": f"a {row}", "rejected": f"b {row}"} for row in range(n)])
@@ -110,7 +127,9 @@ def run(python: str, role: str, spec: dict[str, Any], folder: Path) -> dict[str,
     paths = {name: str(folder / f"{role}-{spec['kind']}.{name}") for name in ("margins", "result")}
     path = folder / "spec.json"
     path.write_text(json.dumps({**spec, **paths}))
-    subprocess.run([python, __file__, "--role", role, "--spec", str(path)], check=True, stdout=subprocess.DEVNULL)
+    # -P: this folder must not be on the path, where this very file would hide the package of its name
+    command = [python, "-P", __file__, "--role", role, "--spec", str(path)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     found = json.loads(Path(paths["result"]).read_text())
     return {**found, "margins": paths["margins"]}
 
@@ -163,17 +182,14 @@ def main() -> None:
     from heads import encode, read_texts
     from safetensors.torch import save_file
 
-    from prudent.features.models import DEFAULT_MODEL, converted_default
-
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_file(
             {key: value.contiguous() for key, value in encode(read_texts(arguments)).items()}, folder / "features"
         )
-        base = str(converted_default()) if arguments.model == DEFAULT_MODEL else arguments.model
         shared = {
-            "features": str(folder / "features"), "model": base, "members": arguments.members,
-            "width": arguments.width, "epochs": arguments.epochs, "batch": arguments.batch, "rate": arguments.rate,
+            "features": str(folder / "features"), "members": arguments.members, "width": arguments.width,
+            "epochs": arguments.epochs, "batch": arguments.batch, "rate": arguments.rate,
         }  # fmt: skip
         sides = (
             ("RewardUQ, two-layer heads", arguments.peer_python, "peer", "mlp"),
