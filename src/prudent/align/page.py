@@ -68,11 +68,16 @@ def verdict_text(summary: dict[str, Any], settings: Settings) -> tuple[str, str]
 def _verdict(report: Report, summary: dict[str, Any], settings: Settings) -> None:
     words, tone = verdict_text(summary, settings)
     report.verdict(words, tone, "What the runs gave")
-    report.cards([
-        {"label": f"risk, {row['objective']}", "value": f"{row['risk']:.0%}",
-         "note": f"interval {row['low']:.0%} to {row['high']:.0%}, {row['draws']} runs"}
-        for row in summary["objectives"]
-    ])  # fmt: skip
+    report.cards([_card(row) for row in summary["objectives"]])
+
+
+def _card(row: dict[str, Any]) -> dict[str, Any]:
+    """Risk over several runs; one run has a gain but no share to speak of."""
+    if row["draws"] > 1:
+        note = f"interval {row['low']:.0%} to {row['high']:.0%}, {row['draws']} runs"
+        return {"label": f"risk, {row['objective']}", "value": f"{row['risk']:.0%}", "note": note}
+    note = f"{row['gain_low_prompts']:+.3f} to {row['gain_high_prompts']:+.3f} over prompts"
+    return {"label": f"gain, {row['objective']}", "value": f"{row['gain']:+.3f}", "note": note}
 
 
 def _objectives(report: Report, summary: dict[str, Any], settings: Settings) -> None:
