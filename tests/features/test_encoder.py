@@ -89,6 +89,13 @@ def test_an_encoder_type_model_reads_both_ways_and_pools_the_response() -> None:
         torch.testing.assert_close(features[row], states.mean(0).detach(), atol=1e-5, rtol=0)
 
 
+def test_rotary_positions_dont_hide_that_a_model_reads_both_ways() -> None:
+    body = tiny_causal_lm()[0].model
+    assert sees_only_the_past(body, 3)
+    body.config.is_causal = False
+    assert not sees_only_the_past(body, 3)
+
+
 def test_what_is_cut_is_counted_and_still_gets_features(tiny_model) -> None:
     model, tokenizer = tiny_model
     limit = len(render_parts(tokenizer, "Hi", "").prompt) + 3

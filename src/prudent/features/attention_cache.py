@@ -151,5 +151,6 @@ def branch(caches: list[DynamicCache], rows: Sequence[int], width: int, room: in
 
 def cache_argument(model: Any) -> str:
     """Name under which ``model`` takes its cache (transformers renamed it)."""
-    names = inspect.signature(model.forward).parameters
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # adapters' wrappers hide the names
+    names = inspect.signature(inner.forward).parameters
     return "cache" if "cache" in names else "past_key_values"

@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from prudent.errors import PrudentError
-from prudent.features.attention_cache import branch, cache_argument, is_roomy, new_cache
+from prudent.features.attention_cache import branch, cache_argument, is_roomy, new_cache, roomy_layers
 from prudent.features.pooling import pool
 from prudent.features.rendering import Rendered
 
 # Tokens computed at once, and how many tokens' time it takes to start a batch (Python and kernel launches).
 BUDGETS = {"cpu": (1024, 16), "cuda": (32768, 4096)}
-KV_SHARE = 8  # prompts' key-value caches held at once, in token budgets
+KV_BYTES = 2**30  # of prompts' key-value caches held at once, and of the answers' copies; on a GPU a sixteenth of it
 
 
 def backbone_of(model: Any, layer: int | None = None) -> Any:
@@ -72,17 +72,23 @@ def _shallow(module: nn.Module, config: Any) -> Any:
 
 @torch.inference_mode()
 def sees_only_the_past(body: Any, token: int) -> bool:
-    """Whether a token's state is free of what follows: tried, on one token with and without a second."""
-    ids = torch.tensor([[token, token, token]], device=body.device)
+    """Whether a token's state is free of what follows: tried, on one token with and without others behind it.
+
+    The others differ from it: with rotary positions, a mean over equal tokens would be the token itself.
+    """
+    size = body.get_input_embeddings().weight.shape[0]
+    ids = torch.tensor([[(token + step) % size for step in (1, 7, 12)]], device=body.device)
     alone, followed = (body(input_ids=part).last_hidden_state[0, 0].float() for part in (ids[:, :1], ids))
     return bool(torch.allclose(alone, followed, rtol=1e-2, atol=1e-3 * float(alone.abs().max())))
 
 
-def batches(lengths: Sequence[int], budget: int, spare: int, extra: Sequence[int] | None = None) -> Iterator[list[int]]:
+def batches(
+    lengths: Sequence[int], budget: int, spare: int, extra: Sequence[int] | None = None, held: int = 0
+) -> Iterator[list[int]]:
     """Rows of like length, longest first: rows x longest within ``budget`` tokens (one row at least), and a new batch
     as soon as padding would exceed ``spare`` tokens, what starting a batch costs.
 
-    extra: further tokens of memory a row needs (its prompt's cache), of which KV_SHARE budgets are allowed.
+    extra: further tokens of memory a row needs (its prompt's cache); with them a batch may have ``held`` tokens.
     """
     batch: list[int] = []
     wide = deep = waste = 0
@@ -90,7 +96,7 @@ def batches(lengths: Sequence[int], budget: int, spare: int, extra: Sequence[int
         more = max(deep, extra[row]) if extra else 0
         waste += wide - lengths[row] if batch else 0
         rows = len(batch) + 1
-        if batch and (rows * wide > budget or waste > spare or rows * (wide + more) > KV_SHARE * budget):
+        if batch and (rows * wide > budget or waste > spare or (extra and rows * (wide + more) > held)):
             yield batch
             batch, waste, more = [], 0, extra[row] if extra else 0
         if not batch:
@@ -127,7 +133,20 @@ class Runner:
         self.causal = sees_only_the_past(body, pad)
         self.argument = cache_argument(body)
         self.shares = self.causal and not left and is_roomy(new_cache(body))
+        self.held = self._held() if self.shares else 0
         self.computed = self.padding = self.shared = 0
+
+    def _held(self) -> int:
+        """Tokens whose keys and values fit what is set aside for them."""
+        cache = new_cache(self.body, 0)
+        with torch.inference_mode():
+            token = torch.tensor([[self.pad]], device=self.body.device)
+            self.body(input_ids=token, use_cache=True, **{self.argument: cache})
+        one = sum(buffer.nbytes for layer in roomy_layers(cache) for buffer in layer.buffers)
+        room = KV_BYTES
+        if self.body.device.type == "cuda":
+            room = torch.cuda.get_device_properties(self.body.device).total_memory // 16
+        return max(room // one, self.budget)
 
     def run(self, texts: Sequence[Rendered]) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Pairs of (rows, their features (rows, width) float32 on the CPU), in an order that suits the lengths."""
@@ -145,7 +164,7 @@ class Runner:
             rows = [plain[number] for number in batch]
             yield from self._safely(self._plain, [texts[row] for row in rows], rows)
         prompts = list(groups)
-        for block in batches([len(prompt) for prompt in prompts], KV_SHARE * self.budget, KV_SHARE * self.budget):
+        for block in batches([len(prompt) for prompt in prompts], self.held, self.held):
             yield from self._block(texts, [prompts[number] for number in block], groups)
 
     def _safely(self, compute: Any, texts: list[Rendered], rows: list[int]) -> Iterator[tuple[list[int], torch.Tensor]]:
@@ -195,7 +214,7 @@ class Runner:
         rows = [row for prompt in prompts for row in groups[prompt]]
         self.shared += sum(len(prompt) * (len(groups[prompt]) - 1) for prompt in prompts)
         sizes = [len(texts[row].response) for row in rows]
-        for batch in batches(sizes, self.budget, self.spare, [len(texts[row].prompt) for row in rows]):
+        for batch in batches(sizes, self.budget, self.spare, [len(texts[row].prompt) for row in rows], self.held):
             chosen = [rows[number] for number in batch]
 
             def compute(part: list[Rendered]) -> torch.Tensor:

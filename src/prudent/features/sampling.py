@@ -190,7 +190,8 @@ def sample_ids(
     """Sample ``samples`` answers of at most ``max_new_tokens`` tokens to each prompt, given as ids.
 
     temperature: divides the logits; 0 takes the likeliest token. stop: ids that end an answer (kept as its last
-    token). batch_size: rows decoded together. Raises PrudentError for an empty prompt or an option out of range.
+    token). batch_size: rows decoded together (at least one prompt's samples).
+    Raises PrudentError for an empty prompt or an option out of range.
     """
     _check(prompt_ids, samples, max_new_tokens, temperature, batch_size)
     count = len(prompt_ids) * samples
