@@ -53,10 +53,11 @@ def reproduce(
 
     with new_run(out, "theory reproduce", {"images": images}, seed, overwrite) as run:
         claims, rows = all_claims(seed, lambda name: say(f"{name} ..."))
-        result = {"claims": [claim._asdict() for claim in claims], "failed": sum(not claim.holds for claim in claims)}
+        failed = sum(not claim.holds for claim in claims)
+        result = {"claims": [claim._asdict() for claim in claims], "failed": failed}
         run.write_json("results.json", result)
         reproduce_page(claims, rows).write(run, images=images)
-    _finish(result | {"out": str(out)}, as_json, f"{len(claims) - result['failed']} of {len(claims)} claims hold", out)
+    _finish(result | {"out": str(out)}, as_json, f"{len(claims) - failed} of {len(claims)} claims hold", out)
 
 
 @guarded

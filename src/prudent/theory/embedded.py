@@ -125,7 +125,7 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     table = []
     for key in dict.fromkeys((row["belief"], row["method"], row["beta"]) for row in rows):
         own = [row for row in rows if (row["belief"], row["method"], row["beta"]) == key]
-        means = {
+        means: dict[str, float] = {
             name: sum(row[name] for row in own) / len(own)
             for name in ("plug_in", "corrected", "bound", "realised", "risk", "cross_fit", "realised_member", "kl")
             if name in own[0]
