@@ -206,6 +206,19 @@ def fieller(alpha: float, beta: float, covariance: torch.Tensor, quantile: float
     return (b - math.sqrt(root)) / a, (b + math.sqrt(root)) / a
 
 
+def peak_and_warnings(
+    alpha: float, beta: float, form: str, furthest: float
+) -> tuple[float | None, float | None, list[str]]:
+    """(distance of the peak, gold there, what to mistrust), None where the fit has no peak."""
+    if beta <= 0:
+        return None, None, ["beta is not above 0: gold does not turn down within the fitted form, so there is no peak"]
+    peak = peak_of(alpha / beta, form)
+    if peak < 0:
+        return None, None, ["gold falls from the start: alpha is not above 0, so no peak lies beyond the reference"]
+    beyond = f"the peak at d = {peak:.3g} lies beyond the data (d <= {furthest:.3g}): it is extrapolated"
+    return peak, alpha**2 / (4 * beta) if form == "bon" else beta * peak, [beyond] if peak > furthest else []
+
+
 def fit_overoptimization(
     distance: ArrayLike, gold: ArrayLike, form: str = "bon", *, weight: ArrayLike | None = None, level: float = 0.95
 ) -> Overoptimization:
@@ -236,25 +249,10 @@ def fit_overoptimization(
     squared = float((w * residual**2).sum())
     freedom = informative - 2  # the point at d = 0 fits by construction
     covariance = inverse * squared / freedom if freedom > 0 else None
-    warnings = []
-    low = high = peak = value = None
-    if beta > 0:
-        peak = peak_of(alpha / beta, form)
-        value = alpha**2 / (4 * beta) if form == "bon" else beta * peak
-        if peak < 0:
-            peak = value = None
-            warnings.append(
-                "gold falls from the start: alpha is not above 0, so the fit has no peak beyond the reference"
-            )
-        elif peak > float(d.max()):
-            warnings.append(
-                f"the peak at d = {peak:.3g} lies beyond the data (d <= {float(d.max()):.3g}): it is extrapolated"
-            )
-    else:
-        warnings.append("beta is not above 0: gold does not turn down within the fitted form, so there is no peak")
+    peak, value, warnings = peak_and_warnings(alpha, beta, form, float(d.max()))
+    low = high = None
     if covariance is not None and peak is not None:
-        quantile = float(stats.t.ppf(0.5 + level / 2, freedom))
-        ends = fieller(alpha, beta, covariance, quantile)
+        ends = fieller(alpha, beta, covariance, float(stats.t.ppf(0.5 + level / 2, freedom)))
         low, high = (None if end is None else max(0.0, peak_of(end, form)) for end in ends)
         if high is None:
             warnings.append("the peak is not bounded from above: beta is not clearly above 0")
