@@ -156,7 +156,7 @@ def _heat(report: Report, cells: Sequence[Mapping[str, Any]], method: str, x: st
         return
     chart = charts.heatmap(
         data, x, "inequality", "difference", x_title=title, y_title="inequality", diverging_at=0.0, reverse=True,
-        text_format="+.1f", value_title="points of risk above vanilla", title=f"{method} minus vanilla",
+        text_format="+.1f", value_title="points of risk", title=f"{method} minus vanilla",
         tooltip=("gain",),
     )  # fmt: skip
     report.chart(chart, f"{stem}-{method}", "Blue: safer than vanilla at the same KL; orange: riskier.")
