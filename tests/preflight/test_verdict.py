@@ -28,7 +28,7 @@ ROWS = [
 def settle(
     rows: list[dict[str, Any]], equal_kl: list[dict[str, Any]] = (), trend: list[dict[str, Any]] = (), **more: Any
 ):
-    return conclude(rows, equal_kl, trend, max_risk=0.05, unit="points", truth="gold", **more)
+    return conclude(rows, equal_kl, trend, max_risk=0.05, unit="points", **more)
 
 
 def test_the_best_among_those_whose_interval_is_low_enough() -> None:
@@ -59,8 +59,26 @@ def test_a_gain_below_zero_is_never_recommended() -> None:
 
 
 def test_a_judge_that_guesses_makes_no_verdict() -> None:
-    verdict = settle([row("vanilla", 0.1, 0.9, 0)], weak_judge=True)
+    verdict = settle([row("vanilla", 0.1, 0.9, 0)], kind="judge", judge={"accuracy": 0.52, "low": 0.47, "high": 0.57})
     assert verdict.choice is None and verdict.tone == "warn" and "can't tell" in verdict.headline
+
+
+def test_a_cross_fit_claims_no_more_than_it_can_show() -> None:
+    judge = {"accuracy": 0.6, "low": 0.57, "high": 0.63}
+    safe = [row("vanilla", 0.1, 0.9, 0, judge_risk_low=0.0, judge_risk_high=0.02)]
+    verdict = settle(safe, kind="cross-fit", judge=judge)
+    assert verdict.tone == "good" and verdict.headline.startswith("By cross-fit: vanilla looks safe")
+    assert "60 % (57 % to 63 %)" in verdict.sentences[-1] and "not of a shared bias" in verdict.sentences[-1]
+    wide = [row("vanilla", 0.1, 0.9, 0, judge_risk_low=0.0, judge_risk_high=0.4)]
+    verdict = settle(wide, kind="cross-fit", judge=judge)
+    assert verdict.tone == "warn" and "between 0 % and 40 %" in " ".join(verdict.sentences)
+
+
+def test_reward_models_that_guess_are_named_first() -> None:
+    verdict = settle([row("vanilla", 0.1, 0.9, 90)], order=0.51)
+    assert "51 % of cases, hardly better than guessing" in verdict.sentences[-1]
+    assert verdict.advice[1].startswith("**Better reward models**")
+    assert "guessing" not in settle(ROWS, order=0.7).sentences[-1]
 
 
 def equal(method: str, gain: float, versus: float, low: float, below: int) -> dict[str, Any]:
@@ -117,6 +135,14 @@ def test_link_and_inequality_of_variances() -> None:
     assert regimes.link(torch.exp(gold)[None], gold, reference) == pytest.approx(1.0)
     assert regimes.inequality(torch.ones(3, 2, 4, dtype=torch.float64), reference) == 0.0
     assert regimes.inequality(torch.tensor([[[0.0, 2.0]]]), torch.tensor([[0.5, 0.5]])) == pytest.approx(1.0)
+
+
+def test_ordering_counts_pairs_of_one_prompt() -> None:
+    reference = torch.tensor([[0.5, 0.5, 0.0], [1 / 3] * 3], dtype=torch.float64)
+    gold = torch.tensor([[0.0, 1.0, 9.0], [1.0, 1.0, 2.0]])  # one pair, then two of three (one of them is a tie)
+    reward = torch.tensor([[[0.0, 1.0, 0.0], [3.0, 2.0, 2.0]], [[1.0, 0.0, 5.0], [0.0, 1.0, 2.0]]])
+    # draw 1: right; wrong, tied.  draw 2: wrong; right, right
+    assert regimes.ordering(reward, gold, reference) == pytest.approx((1 + 0 + 0.5 + 0 + 1 + 1) / 6)
 
 
 def test_in_the_theorys_world_unequal_variances_pay_and_the_blind_control_gains_nothing() -> None:

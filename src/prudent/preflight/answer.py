@@ -26,8 +26,8 @@ from prudent.preflight.core import (
     table,
 )  # fmt: skip
 from prudent.preflight.outlook import compare, with_half_the_pairs
-from prudent.preflight.regimes import inequality, link
-from prudent.preflight.truth import WORDS, Truth, cross_fit
+from prudent.preflight.regimes import inequality, link, ordering
+from prudent.preflight.truth import Truth, cross_fit
 from prudent.preflight.verdict import Verdict, conclude
 from prudent.seeding import Seed, spawn
 
@@ -110,6 +110,7 @@ def _part(
         "ridge": drawn.ridge,
         "inequality": inequality(seen.variance, reference),
         "link": link(seen.variance, truth.values, reference),
+        "order": ordering(seen.reward, truth.values, reference),
         "variance_floored": float((reference * (seen.variance <= plan.floor)).sum(-1).mean()),
         "quality": truth.quality,
     }
@@ -177,7 +178,7 @@ def _conclude(parts: Sequence[Part], kind: str, unit: str, plan: Plan, check: di
     equal_beta, equal_kl = table(beta), table(equal)
     outlook = compare(beta, less, "pairs")
     quality = _judge_quality(parts)
-    facts = {
+    facts: dict[str, Any] = {
         "truth": kind,
         "judge": quality or None,
         "draws": sum(part.facts["draws"] for part in parts),
@@ -185,13 +186,14 @@ def _conclude(parts: Sequence[Part], kind: str, unit: str, plan: Plan, check: di
         "ridge": [part.facts["ridge"] for part in parts],
         "inequality": sum(part.facts["inequality"] for part in parts) / len(parts),
         "link": sum(part.facts["link"] for part in parts) / len(parts),
+        "order": sum(part.facts["order"] for part in parts) / len(parts),
         "variance_floored": sum(part.facts["variance_floored"] for part in parts) / len(parts),
         "spread_within_prompt": parts[0].facts["quality"].get("spread_within_prompt"),
         "reference_value": parts[0].facts["quality"].get("reference_value", 0.0),
     }
     verdict = conclude(
-        equal_beta, equal_kl, outlook, max_risk=plan.max_risk, unit=unit, truth=WORDS[kind],
-        weak_judge=bool(quality) and quality["low"] <= 0.5,
+        equal_beta, equal_kl, outlook, max_risk=plan.max_risk, unit=unit, kind=kind, judge=quality or None,
+        order=facts["order"],
     )  # fmt: skip
     return Answer(kind, unit, beta, equal, equal_beta, equal_kl, outlook, verdict, facts, check)
 

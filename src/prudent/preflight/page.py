@@ -11,7 +11,7 @@ from prudent.policies.methods import CONTROLS
 from prudent.preflight.answer import Answer
 from prudent.preflight.core import BASELINE
 from prudent.preflight.truth import WORDS
-from prudent.preflight.verdict import percent, signed, with_interval
+from prudent.preflight.verdict import percent, signed, truth_sentence, with_interval
 from prudent.reporting import charts
 from prudent.reporting.report import Report
 
@@ -214,13 +214,12 @@ def trust_section(report: Report, answer: Answer) -> None:
     """How good the truth is that everything above rests on."""
     report.heading("Can this estimate be trusted?")
     facts, judge = answer.facts, answer.facts["judge"]
-    report.text(f"Truth is {WORDS[answer.kind]}.")
+    report.text(truth_sentence(answer.kind, judge, facts["order"]))
     if answer.kind == "cross-fit" and judge:
         report.text(
-            f"The judges are right on {percent(judge['accuracy'])} ({percent(judge['low'])} to "
-            f"{percent(judge['high'])}) of {judge['pairs']} pairs that they have not seen. Reward models here learn "
-            "from half of the pairs, so with all of them the risk should be lower. A judge is itself an estimate: it "
-            "errs alike for all draws, which the interval over draws can't show. The range over resampled judges does:"
+            "Reward models here learn from half of the pairs, so with all of them the risk should be lower. A judge is "
+            "itself an estimate: it errs alike for all draws, which the interval over draws can't show. The range over "
+            "judges that were fitted to resamples of their half does:"
         )
         report.table(
             ("method", "beta", "risk", "over resampled judges", "gain", "over resampled judges "),
@@ -228,7 +227,7 @@ def trust_section(report: Report, answer: Answer) -> None:
               f"{percent(row['judge_risk_low'])} to {percent(row['judge_risk_high'])}", signed(row["gain"]),
               signed_range(row["judge_gain_low"], row["judge_gain_high"])]
              for row in answer.equal_beta if row.get("judge_risk_low") is not None and row["method"] in MAIN],
-            "95 % range over judges fitted to resamples of their half.",
+            "Resampled judges: 95 % range.",
         )  # fmt: skip
     strength = abs(facts["link"])
     tie = "hardly anything to do" if strength < 0.1 else "something to do" if strength < 0.3 else "much to do"
@@ -248,7 +247,7 @@ def _check_part(report: Report, answer: Answer) -> None:
     report.text(
         "Without gold, preflight would have estimated by a cross-fit. Here both are known. The cross-fit's judges are "
         f"right on {percent(judge['accuracy'])} of unseen pairs. Over all methods and betas its risks are off by "
-        f"{percent(check['mean_absolute_risk_error'])} on average ({100 * check['mean_risk_error']:+.0f} points in "
+        f"{100 * check['mean_absolute_risk_error']:.0f} points on average ({100 * check['mean_risk_error']:+.0f} in "
         f"the mean), and it orders gains with a rank correlation of {check['rank_correlation_of_gain']:.2f}; "
         f"{percent(check['inside_judge_range'])} of the true risks lie in its range over resampled judges."
     )

@@ -31,7 +31,11 @@ def regime_section(report: Report, learned: Sequence[dict[str, Any]], assumed: S
 def _learned(report: Report, rows: Sequence[dict[str, Any]]) -> None:
     betas = sorted({row["setting"] for row in rows})
     report.heading("Reward models that learn from preferences", 3)
-    report.text(summary(rows))
+    orders = [row["order"] for row in rows]
+    report.text(
+        f"{summary(rows)} A member orders two candidates of a prompt that it has not seen as gold does in "
+        f"{percent(min(orders))} (fewest, noisiest pairs) to {percent(max(orders))} of cases."
+    )
     for beta in betas:
         cells = [
             {
@@ -57,12 +61,13 @@ def _learned(report: Report, rows: Sequence[dict[str, Any]]) -> None:
         same = {r["method"]: r for r in pick(rows, comparison="equal kl", pairs=row["pairs"], slope=row["slope"],
                                              setting=row["setting"])}  # fmt: skip
         table.append([row["pairs"], f"{row['slope']:g}", f"{row['setting']:g}", *map(risk_and_gain, _ordered(same)),
-                      f"{row['inequality']:.2f}", f"{row['link']:+.2f}"])  # fmt: skip
+                      percent(row["order"]), f"{row['inequality']:.2f}", f"{row['link']:+.2f}"])  # fmt: skip
     with report.details("Every regime: risk and gain, with both controls"):
         report.table(
-            ("pairs", "slope", "beta of vanilla", *METHODS, "inequality", "link"), table,
-            "Each cell: risk, gain. Inequality: coefficient of variation of the variance. Link: correlation of log "
-            "variance and gold within a prompt (negative: low variance goes with truth).",
+            ("pairs", "slope", "beta of vanilla", *METHODS, "right order", "inequality", "link"), table,
+            "Each cell: risk, gain. Right order: share of held-out candidate pairs that one member orders as gold "
+            "does. Inequality: coefficient of variation of the variance. Link: correlation of log variance and gold "
+            "within a prompt (negative: low variance goes with truth).",
         )  # fmt: skip
 
 

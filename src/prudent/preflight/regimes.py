@@ -32,6 +32,22 @@ def link(variance: torch.Tensor, gold: torch.Tensor, reference: torch.Tensor) ->
     return float(together / size.sqrt()) if float(size) > 0 else float("nan")
 
 
+def ordering(reward: torch.Tensor, gold: torch.Tensor, reference: torch.Tensor, most: int = 50) -> float:
+    """Share of candidate pairs of one prompt that a reward model orders as gold does, ties of the reward at half.
+
+    reward (draws, P, C), of which the first ``most`` draws are looked at; gold and reference (P, C). Pairs of equal
+    gold and places of reference 0 are left out.
+    """
+    known = (reference > 0)[:, :, None] & (reference > 0)[:, None, :]
+    true = gold[:, :, None] - gold[:, None, :]
+    counted = known & (true > 0)
+    right = [
+        ((r[:, :, None] > r[:, None, :])[counted].double() + 0.5 * (r[:, :, None] == r[:, None, :])[counted].double())
+        for r in reward[:most]
+    ]
+    return float(torch.stack(right).mean()) if int(counted.sum()) else float("nan")
+
+
 def inequality(variance: torch.Tensor, reference: torch.Tensor) -> float:
     """Coefficient of variation of variances (draws, P, C) over the pool, mean over draws; 0 where all are the same."""
     weight = reference / reference.sum()
@@ -83,6 +99,7 @@ def cell(drawn: DrawnScores, reference: torch.Tensor, gold: torch.Tensor, betas:
         "equal_kl": table(equal_kl),
         "inequality": inequality(seen.variance, reference),
         "link": link(seen.variance, gold, reference),
+        "order": ordering(seen.reward, gold, reference),
         "ridge": drawn.ridge,
     }
 
@@ -122,7 +139,7 @@ def learned_map(
 
 def spread_rows(found: dict[str, Any], regime: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of both comparisons of one cell, the regime's own numbers in each."""
-    facts: dict[str, Any] = {key: found[key] for key in ("inequality", "link", "ridge")}
+    facts: dict[str, Any] = {key: found[key] for key in ("inequality", "link", "order", "ridge")}
     return [
         {**regime, "comparison": comparison.replace("_", " "), **facts, **row}
         for comparison in ("equal_beta", "equal_kl")

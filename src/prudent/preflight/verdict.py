@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prudent.preflight.core import BASELINE
+from prudent.preflight.truth import WORDS
+
+NEAR_GUESSING = 0.55  # below this share of rightly ordered candidate pairs there is hardly a signal
 
 Row = Mapping[str, Any]
 
@@ -70,13 +73,16 @@ def conclude(
     *,
     max_risk: float,
     unit: str,
-    truth: str,
-    weak_judge: bool = False,
+    kind: str = "gold",
+    judge: Mapping[str, Any] | None = None,
+    order: float | None = None,
 ) -> Verdict:
     """Verdict from the tables at equal beta and equal KL (``core.table``) and the outlook (``outlook.compare``).
 
-    weak_judge: the judge's own accuracy can't be told from guessing; then no setting is called safe.
+    kind: of the truth, a key of ``truth.WORDS``. judge: its accuracy with interval; where that can't be told from
+    guessing, no setting is called safe. order: share of candidate pairs that a reward model orders as the truth does.
     """
+    weak_judge = judge is not None and judge["low"] <= 0.5
     vanilla_rows = [row for row in rows if row["method"] == BASELINE and row.get("risk") is not None]
     vanilla = max(vanilla_rows, key=lambda row: row["gain"])
     choice = None if weak_judge else choose(rows, max_risk)
@@ -98,22 +104,52 @@ def conclude(
         )
     else:
         safe_vanilla = vanilla["high"] <= max_risk
-        tone = "good" if safe_vanilla else "warn"
+        wavers = choice.get("judge_risk_high", 0.0) > max_risk
+        tone = "good" if safe_vanilla and not wavers else "warn"
         headline = (
-            f"Vanilla is safe here; best is {choice['method']} at beta {choice['setting']:g}"
+            f"Vanilla {'is safe here' if kind == 'gold' else 'looks safe'}; best is {choice['method']} at beta "
+            f"{choice['setting']:g}"
             if safe_vanilla
             else f"Take {choice['method']} at beta {choice['setting']:g}"
         )
+        headline = f"By cross-fit: {headline[0].lower()}{headline[1:]}" if kind == "cross-fit" else headline
         sentences.append(
             f"Of the settings whose risk interval lies under {percent(max_risk)}, **{choice['method']} at beta "
             f"{choice['setting']:g}** is worth most: {signed(choice['gain'])} {unit}, risk {with_interval(choice)}, KL "
             f"{choice['kl']:.2f} nats."
+            + (
+                f" Over judges that other pairs might have given, its risk lies between "
+                f"{percent(choice['judge_risk_low'])} and {percent(choice['judge_risk_high'])}."
+                if wavers
+                else ""
+            )
         )
     sentences += _controls(equal_kl)
-    sentences.append(f"Truth here is {truth}.")
-    advice = advise(rows, outlook, vanilla, max_risk)
+    sentences.append(truth_sentence(kind, judge, order))
+    advice = advise(rows, outlook, vanilla, max_risk, order)
     picked = None if choice is None else dict(choice)
     return Verdict(tone, headline, sentences, picked, dict(vanilla), advice)
+
+
+def truth_sentence(kind: str, judge: Mapping[str, Any] | None, order: float | None) -> str:
+    """What all of this rests on, and what it can't show."""
+    text = f"Truth here is {WORDS[kind]}."
+    if judge is not None:
+        text += (
+            f" The judge is right on {percent(judge['accuracy'])} ({percent(judge['low'])} to "
+            f"{percent(judge['high'])}) of pairs that it has not seen."
+        )
+    if kind == "cross-fit":
+        text += (
+            " It learnt from the same kind of pairs with the same features: what the reward models get wrong in the "
+            "same way as the judge counts as right, so this is the risk of sampling noise, not of a shared bias."
+        )
+    elif order is not None:
+        near = ", hardly better than guessing" if order < NEAR_GUESSING else ""
+        text += (
+            f" A reward model orders two candidates of a prompt as the truth does in {percent(order)} of cases{near}."
+        )
+    return text
 
 
 def _vanilla_sentence(vanilla: Row, rows: Sequence[Row], unit: str) -> str:
@@ -160,7 +196,9 @@ def _controls(equal_kl: Sequence[Row]) -> list[str]:
     return [words + f" The control that never looks at the reward gains {signed(blind)}: {reading}."]
 
 
-def advise(rows: Sequence[Row], outlook: Sequence[Row], vanilla: Row, max_risk: float) -> list[str]:
+def advise(
+    rows: Sequence[Row], outlook: Sequence[Row], vanilla: Row, max_risk: float, order: float | None = None
+) -> list[str]:
     """What lowers risk, the largest reduction first; only what the numbers show."""
     found: list[tuple[float, str]] = []
     beta = vanilla["setting"]
@@ -196,6 +234,12 @@ def advise(rows: Sequence[Row], outlook: Sequence[Row], vanilla: Row, max_risk: 
         ))  # fmt: skip
     else:
         found.append((0.0, "**Another beta** doesn't lower vanilla's risk on this grid."))
+    if order is not None and order < NEAR_GUESSING:
+        text = (
+            f"**Better reward models**: with {percent(order)} of candidate pairs in the right order there is hardly a "
+            "signal to be careful with; cleaner preferences or a larger encoder come before any choice of method."
+        )
+        found.append((1.0, text))
     ordered = sorted(found, key=lambda item: -item[0])
     if vanilla["high"] <= max_risk:
         return []
