@@ -19,7 +19,7 @@ from prudent.policies.finite import ball, multiplier, objective, solve
 from prudent.seeding import Seed, spawn, torch_generator
 from prudent.theory.bounds import improvement_bound, width
 from prudent.theory.certificates import belief_from_posterior, certify, draw_deviations, policy_of
-from prudent.theory.covariances import group_index, times_inverse
+from prudent.theory.covariances import group_index, inverse_quadratic, times_inverse
 from prudent.theory.experiments import large_prompt, penalty_draws, random_covariance, risk_by_size
 from prudent.theory.levels import tilt_gain, tilts
 from prudent.theory.risks import risks
@@ -94,7 +94,8 @@ def risk_claims(seed: Seed) -> Iterator[Claim]:
     yield _share(section, "variance-aware, the same", "(14)", exact.aware, (drawn / variance) @ truth <= 0)
     generator = torch_generator(seed)
     matrix = random_covariance(5, generator)
-    reward = torch.randn(5, generator=generator, dtype=torch.float64) * 1.5
+    reward = torch.randn(5, generator=generator, dtype=torch.float64)
+    reward = 1.2 * reward / math.sqrt(inverse_quadratic(matrix, reward, group_index(None, 5)))
     drawn = draw_rewards(reward, matrix, 400_000, seed)
     exact = risks(reward, matrix, on_simplex=True)
     moved = reward - reward.mean()
@@ -150,17 +151,14 @@ def bound_claims(seed: Seed) -> Iterator[Claim]:
     loose = float((ratio > width(0.05, n, sharp=False)).double().mean())
     yield _below(section, "all directions: failures of sqrt(n) + sqrt(2 ln 20)", "(22)", loose, 0.05)
     reference = torch.full((n,), 1 / n, dtype=torch.float64)
-    drawn = draw_rewards(torch.zeros(n), matrix, 2000, seed)
-    steps = torch.stack([ball(r, reference, 0.01, covariance=matrix, on_simplex=True) for r in drawn])
-    bounds = {
-        uniform: torch.tensor(
-            [improvement_bound(p, reference, r, matrix, uniform=uniform) for p, r in zip(steps, drawn)]
-        )
+    drawn = draw_rewards(torch.zeros(n), matrix, 400, seed)
+    policies = ball(drawn, reference, 0.01, covariance=matrix, on_simplex=True)
+    fails, naive = (
+        sum(improvement_bound(p, reference, r, matrix, uniform=uniform) > 0 for p, r in zip(policies, drawn)) / 400
         for uniform in (True, False)
-    }
-    fails = float((bounds[True] > 0).double().mean())
-    yield _below(section, "optimised policy, R = 0: failures of the uniform bound", "(23)", fails, 0.065)
-    naive = float((bounds[False] > 0).double().mean())
+    )
+    claim = "optimised policy, R = 0: failures of the uniform bound (5 %, 400 draws)"
+    yield _below(section, claim, "(23)", fails, 0.09)
     yield Claim(section, "optimised policy, R = 0: failures of the one-direction bound (must exceed 5 %)", "(23)", None,
                 naive, 0.05, math.inf, naive > 0.05)  # fmt: skip
 
