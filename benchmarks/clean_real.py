@@ -22,9 +22,9 @@ STUDIES: dict[str, tuple[str, ...]] = {
     "pandalm_votes": ("pandalm_votes.jsonl.gz", *PLANT),
     "gsm8k_pairs": ("gsm8k_pairs.jsonl.gz", *PLANT),
     "qa_feedback": ("qa_feedback.train.jsonl.gz", "--test", "qa_feedback.test.jsonl.gz", *PLANT),
-    "alpacaeval_gpt4": ("alpacaeval_gpt4.train.jsonl.gz", "--max-pairs", "1500", *PLANT),
+    "alpacaeval_gpt4": ("alpacaeval_gpt4.train.jsonl.gz", "--max-pairs", "800", *PLANT),
     "alpacaeval_soft": (
-        "alpacaeval_soft.train.jsonl.gz", "--max-pairs", "1500", "--second-label", "chosen_prob", *PLANT,
+        "alpacaeval_soft.train.jsonl.gz", "--max-pairs", "800", "--second-label", "chosen_prob", *PLANT,
     ),
 }  # fmt: skip
 

@@ -47,13 +47,14 @@ def repaired_labels(found: Strength, plan: Plan, given: Mapping[str, Any], keep:
     return Labels(repairs.flip, kept, weight=given.get("weight"), **columns)
 
 
+# A flip changes nothing where the label is soft: the loss of (flipped, 1 - p) is that of (not flipped, p).
 OPTIONS = {
     "lowest 10 % flipped": Plan(flip=0.1),
     "lowest 20 % flipped": Plan(flip=0.2),
     "lowest decile dropped": Plan(drop={1}),
     "soft labels": Plan(soften=range(1, 11)),
     "adaptive margin": Plan(widen=range(1, 11)),
-    "10 % flipped, soft labels": Plan(flip=0.1, soften=range(1, 11)),
+    "10 % flipped, margin": Plan(flip=0.1, widen=range(1, 11)),
 }
 
 
