@@ -91,8 +91,10 @@ def test_broken_transcripts_and_damage() -> None:
         row(4, "P", "caf\u00e9 \u2013 na\u00efve", "fine"),
         row(5, "P", "half \ufffd", "fine"),
         row(6, "P", "bell \x07", "fine"),
+        row(7, "P", "fine", "Human: I ask you"),
     ]
-    assert [f.place for f in find("broken-transcript", rows)] == [0]
+    broken = {f.place: f.evidence["faults"] for f in find("broken-transcript", rows)}
+    assert broken == {0: ['chosen runs on into "Human:"'], 6: ['rejected begins with "Human:"']}
     damaged = {f.place: f.evidence["faults"] for f in find("damaged-text", rows)}
     assert damaged == {
         2: ["mojibake in chosen"], 4: ["replacement character in chosen"], 5: ["control character in chosen"],

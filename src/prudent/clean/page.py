@@ -58,7 +58,7 @@ def _answer(report: Report, outcome: Outcome) -> None:
     if outcome.cleaned.columns:
         done.append(f"{', '.join(outcome.cleaned.columns)} set")
     words = [f"**{n} pairs** read, **{kept} kept**: {', '.join(done)}."]
-    tone = "good" if kept == n and not flipped else "neutral"
+    tone = "neutral" if outcome.changes else "good"
     if outcome.judged is not None:
         share, mode = outcome.judged.shares, outcome.judged.strength.mode
         words.append(
@@ -106,7 +106,7 @@ def _length(report: Report, outcome: Outcome) -> None:
     report.cards(
         [
             {"label": "pick the longer", "value": percent(length["longer_accuracy"]),
-             "note": f"right, 95 % interval {100 * low:.1f} to {100 * high:.1f} %",
+             "note": f"right [{100 * low:.1f}, {100 * high:.1f}]; the shorter: {percent(1 - length['longer_accuracy'])}",
              "tone": "warn" if length["severe"] else ""},
             {"label": "words, chosen", "value": length["mean_chosen"]},
             {"label": "words, rejected", "value": length["mean_rejected"]},

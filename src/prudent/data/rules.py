@@ -164,9 +164,9 @@ def _broken_transcript(data: Rows) -> Iterator[Finding]:
     for place, row in enumerate(data.rows):
         faults = []
         for side in ("chosen", "rejected"):
-            mark = next((m for m in MARK.finditer(answer_text(row[side]))), None)
+            mark = MARK.search(answer_text(row[side]))
             if mark:
-                faults.append(f'{side} runs on into "{mark.group(1)}:"')
+                faults.append(f'{side} {"runs on into" if mark.start() else "begins with"} "{mark.group(1)}:"')
         roles = [message["role"] for message in row["prompt"] if message["role"] != "system"]
         if roles and roles[-1] == "assistant":
             faults.append("the prompt ends with an assistant turn")
