@@ -106,7 +106,7 @@ def _length(report: Report, outcome: Outcome) -> None:
     report.cards(
         [
             {"label": "pick the longer", "value": percent(length["longer_accuracy"]),
-             "note": f"right [{100 * low:.1f}, {100 * high:.1f}]; the shorter: {percent(1 - length['longer_accuracy'])}",
+             "note": f"[{100 * low:.1f}, {100 * high:.1f}]; the shorter: {percent(1 - length['longer_accuracy'])}",
              "tone": "warn" if length["severe"] else ""},
             {"label": "words, chosen", "value": length["mean_chosen"]},
             {"label": "words, rejected", "value": length["mean_rejected"]},
