@@ -341,7 +341,7 @@ def test_beta_for_kl() -> None:
 @given(problems(zeros=False))
 @SETTINGS
 def test_the_forms_differ_in_their_level_alone(problem: tuple) -> None:
-    """Equation (7): every form is the proportional one of r - lam; Bregman's lam tends to the precision-weighted mean."""
+    """Equation (7): every form is the proportional one of r - lam; Bregman's lam tends to the weighted mean."""
     reward, reference, variance, beta = problem
     for form in ("bregman", "exact"):
         level = multiplier(reward, reference, beta, variance, form=form)
