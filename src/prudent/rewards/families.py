@@ -152,7 +152,7 @@ def fit_reward_model(
     else:
         scorer = fit_on_features(preferences, entry, encoder, chosen, rejected, members, seed, given)
     if features is None:
-        scorer.info |= counts
+        scorer.info.update(counts)  # in place: heads are frozen
     return RewardModel(scorer, encoder, model=base)
 
 
