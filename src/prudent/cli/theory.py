@@ -92,7 +92,7 @@ def certify(
     out: OutOption,
     model: Annotated[Path | None, typer.Option(help="Reward model folder: an ensemble or a Laplace posterior.")] = None,
     pool: Annotated[Path | None, typer.Option(help="JSONL with prompt, responses and optionally gold.")] = None,
-    betas: Annotated[str, typer.Option(help="KL weights, separated by commas.")] = "0.1,0.3,1,3",
+    betas: Annotated[str, typer.Option(help="KL weights, separated by commas.")] = "0.03,0.1,0.3,1",
     delta: Annotated[float, typer.Option(help="Chance of being wrong that the bounds allow.")] = 0.05,
     embedded: Annotated[
         bool, typer.Option("--embedded", help="Calibrate on the embedded world: promised against realised.")

@@ -140,7 +140,8 @@ def _page(result: dict[str, Any]) -> Report:
         "policy "
         "that it chose. **improvement**: the same without the optimism of choosing and judging by one estimate. "
         "**bound**: "
-        f"below it the truth lies with probability {result['delta']:g}. **uniform**: a bound for every policy at once. "
+        f"below it the truth lies with probability {result['delta']:g}. **uniform**: a bound for every policy at "
+        f"once (posterior only). "
         "**member**: the same for a policy tuned against one member, by cross-fitting."
     )
     chart = charts.lines(

@@ -47,7 +47,8 @@ class Certificate(NamedTuple):
     plug_in: <pi - pi0, m>. optimism: Stein's estimate of what is too good in it. improvement: plug_in - optimism,
     unbiased. deviation: its standard error, sqrt(||pi - pi0||_Sigma^2 + tr(Sigma J Sigma J)) with J = d pi / d m. risk:
     chance that the policy is no better than its reference, from improvement and deviation. bound: improvement below
-    which the truth lies with probability delta. uniform: plug-in bound that holds for every policy at once. kl: nats.
+    which the truth lies with probability delta. uniform: plug-in bound that holds for every policy at once, nan for an
+    ensemble (K members know K - 1 directions and can't bound all of them). kl: nats.
     """
 
     method: str
@@ -186,7 +187,7 @@ def certify(belief: Belief, beta: float, method: str, *, delta: float = 0.05) ->
         deviation=deviation,
         risk=float(_chance(torch.tensor(improvement), torch.tensor(deviation), belief.freedom)),
         bound=improvement - _quantile(delta, belief.freedom) * deviation,
-        uniform=plug_in - width(delta, max(rank, 1)) * along,
+        uniform=plug_in - width(delta, max(rank, 1)) * along if math.isinf(belief.freedom) else math.nan,
         kl=float(each["kl"].mean()),
         prompts=each,
     )

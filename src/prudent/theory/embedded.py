@@ -133,7 +133,9 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         table.append({
             "belief": key[0], "method": key[1], "beta": key[2], "draws": len(own), **means,
             "covered": sum(row["bound"] <= row["realised"] for row in own) / len(own),
-            "covered_uniform": sum(row["uniform"] <= row["realised"] for row in own) / len(own),
+            "covered_uniform": None
+            if math.isnan(own[0]["uniform"])
+            else sum(row["uniform"] <= row["realised"] for row in own) / len(own),
             "realised_risk": sum(row["realised"] <= 0 for row in own) / len(own),
         })  # fmt: skip
     return table
