@@ -217,6 +217,8 @@ def test_ctrl_c_leaves_nothing_behind(moment, data, model, tmp_path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "prudent.cli.main", *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
         text=True, env=environment,
+        # A runner in the background ignores SIGINT and its children inherit that: a person's shell does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     for line in process.stderr:
         if line.startswith(f"{moment} ..."):
