@@ -10,7 +10,9 @@ import torch
 from prudent.evaluation.statistics import wilson
 from prudent.preflight import outlook, regimes
 from prudent.preflight.core import kind_of
-from prudent.preflight.verdict import choose, conclude, percent
+from prudent.preflight.page_regimes import regime_section
+from prudent.preflight.verdict import choose, conclude, percent, signed
+from prudent.reporting.report import Report
 
 
 def row(method: str, setting: float, gain: float, below: int, draws: int = 200, **more: Any) -> dict[str, Any]:
@@ -152,6 +154,10 @@ def test_in_the_theorys_world_unequal_variances_pay_and_the_blind_control_gains_
     at = {(r["unequal"], r["method"]): r for r in regimes.pick(rows, comparison="equal kl")}
     assert at[2.0, "proportional"]["vs_gain_low"] > 0.05 > at[0.0, "proportional"]["vs_gain"]
     assert abs(at[2.0, "variance-only"]["gain"]) < 0.1
+    report = Report("map")
+    regime_section(report, [], rows)
+    advantage = at[2.0, "proportional"]["vs_gain"]
+    assert f"{signed(advantage)} with the most unequal ones" in report.html()
     assert at[2.0, "vanilla"]["inequality"] > at[0.0, "vanilla"]["inequality"] + 0.5
 
 
