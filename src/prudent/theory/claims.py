@@ -259,7 +259,7 @@ def level_claims(seed: Seed) -> Iterator[Claim]:
     yield _mean(section, "mean first-order gain of the Bregman form: E w (R - R_w) R / beta", "(31)", expected, each)
 
 
-def promise_claims(seed: Seed, draws: int = 300) -> Iterator[Claim]:
+def promise_claims(seed: Seed, draws: int = 200) -> Iterator[Claim]:
     """Corrected promises are unbiased; the plug-in is not."""
     section, generator = "Promises", torch_generator(seed)
     prompts, n, rank = 10, 6, 70

@@ -34,7 +34,7 @@ def large_prompt(seed: Seed, n: int = 64) -> tuple[torch.Tensor, torch.Tensor, t
     return truth, variance, torch.full((n,), 1 / n, dtype=torch.float64)
 
 
-def risk_by_size(seed: Seed, draws: int = 20_000) -> list[dict[str, Any]]:
+def risk_by_size(seed: Seed, draws: int = 8_000) -> list[dict[str, Any]]:
     """How risks leave their small-ball value as the ball grows: rows of ball, method, size, risk, gain and KL."""
     truth, variance, reference = large_prompt(seed)
     rows = []
