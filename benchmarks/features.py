@@ -52,15 +52,15 @@ def make_texts(rows: int, answers: int, seed: int) -> tuple[list[str], list[str]
 
 
 def peak(dtype: torch.dtype, seconds: float = 0.5) -> float:
-    """FLOP/s of the best of several matrix products in ``dtype``, now, with the threads in use."""
+    """FLOP per second of processor of the best of several matrix products in ``dtype``, with the threads in use."""
     best = 0.0
-    for size in ((1024, 576, 1536), (2048, 576, 576), (2048, 2048, 2048)):
-        a, b = torch.randn(size[0], size[1]).to(dtype), torch.randn(size[2], size[1]).to(dtype)
-        began, count = time.perf_counter(), 0
-        while time.perf_counter() - began < seconds / 3:
+    for rows, inner, columns in ((1024, 576, 1536), (2048, 576, 576), (2048, 2048, 2048)):
+        a, b = torch.randn(rows, inner).to(dtype), torch.randn(columns, inner).to(dtype)
+        began, count = time.process_time(), 0
+        while time.process_time() - began < seconds / 3:
             torch.nn.functional.linear(a, b)
             count += 1
-        best = max(best, 2.0 * size[0] * size[1] * size[2] * count / (time.perf_counter() - began))
+        best = max(best, 2.0 * rows * inner * columns * count / (time.process_time() - began))
     return best
 
 
@@ -133,7 +133,7 @@ def measure(kind: str, args: argparse.Namespace, model: Any, tokenizer: Any, pee
         top = max(before, peak(encoder.dtype))
         stats = encoder.stats
         done = flops(encoder.body, list(map(len, ids))) * (stats.tokens - stats.padding) / total
-        shares.append(done / turns[-1]["prudent"]["clock"] / top)
+        shares.append(done / turns[-1]["prudent"]["processor"] / top)
 
     def ratios(of: str) -> dict[str, dict[str, float]]:
         return {name: spread([t[name][of] / t["prudent"][of] for t in turns]) for name in peers}

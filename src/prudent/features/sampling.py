@@ -272,7 +272,7 @@ def sample(
     max_new_tokens: int,
     temperature: float = 1.0,
     seed: Seed,
-    batch_size: int = 64,
+    batch_size: int = 128,
     progress: bool = True,
 ) -> list[list[str]]:
     """Texts of ``samples`` answers to each prompt (a string or messages): a list of ``samples`` strings a prompt.
