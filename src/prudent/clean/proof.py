@@ -25,6 +25,22 @@ def split_prompts(keys: Sequence[str], share: float, seed: Any) -> tuple[np.ndar
     return np.flatnonzero(~test), np.flatnonzero(test)
 
 
+def some_prompts(keys: Sequence[str], rows: np.ndarray, most: int, seed: Any) -> np.ndarray:
+    """``rows``, or those of random prompts that hold at most ``most`` of them together; in order."""
+    if len(rows) <= most:
+        return rows
+    prompts: dict[str, list[int]] = {}
+    for row in rows.tolist():
+        prompts.setdefault(keys[row], []).append(row)
+    names = sorted(prompts)
+    taken: list[int] = []
+    for place in np.random.default_rng(seed).permutation(len(names)):
+        if len(taken) + len(prompts[names[place]]) > most:
+            break
+        taken += prompts[names[place]]
+    return np.array(sorted(taken))
+
+
 def judge(difference: Any, keys: Sequence[str], given: Mapping[str, Any], settings: Settings, seed: Any) -> Strength:
     """Strength of pairs whose standardised differences are given, as the settings say."""
     return strength_of_differences(

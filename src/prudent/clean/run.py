@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from prudent.clean.inputs import Features, Inputs, load_features, open_encoder, read_inputs, token_ids
-from prudent.clean.proof import judge, plant, prove, split_prompts
+from prudent.clean.proof import judge, plant, prove, some_prompts, split_prompts
 from prudent.clean.settings import Settings
 from prudent.data.cleaning import (
     Change,
@@ -33,6 +33,9 @@ from prudent.errors import PrudentError
 from prudent.evaluation.intervals import correlation
 from prudent.rewards.strength import Strength, decile_groups, decile_table, shares
 from prudent.seeding import spawn
+
+
+PROOF_PAIRS = 20_000  # more training pairs than this make a proof slower, not surer: test pairs decide that
 
 
 @dataclass
@@ -207,12 +210,14 @@ def study(outcome: Outcome, features: Features) -> None:
         train, held = split_prompts(keys, settings.holdout, spawn(settings.seed, 4)[3])
         test = features.difference[torch.from_numpy(places[held])]
         test_keys = [keys[i] for i in held]
+    train = some_prompts(keys, train, PROOF_PAIRS, spawn(settings.seed, 8)[7])
     difference = features.difference[torch.from_numpy(places[train])]
     train_keys = [keys[i] for i in train]
     given = given_columns(inputs, places[train])
     if test is not None and len(test) and len(set(train_keys)) >= settings.folds:
         outcome.proof = prove(difference, test, train_keys, test_keys, given, kept[places[train]], settings)
         names = ", ".join(Path(path).name for path in settings.test)
+        outcome.proof["all_train_pairs"] = int(usable.sum()) - (0 if features.test is not None else len(test))
         outcome.proof["test"] = names or f"{settings.holdout:.0%} of the prompts, held out"
     for share in settings.plant:
         outcome.planted.append(plant(difference, test, train_keys, test_keys, given, share, settings))
