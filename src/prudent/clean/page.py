@@ -207,8 +207,8 @@ def _proof(report: Report, proof: dict[str, Any]) -> None:
                      "95 % intervals: bootstrap of test prompts, paired.")  # fmt: skip
     report.table(
         PROOF, proof_rows(proof["table"]),
-        f"Trained on {proof['train_pairs']} of {proof['all_train_pairs']} pairs; {proof['seeds']} seeds (resamples of the "
-        "training prompts), the same for every row; tested on "
+        f"Trained on {proof['train_pairs']} of {proof['all_train_pairs']} pairs; {proof['seeds']} seeds (resamples of "
+        "the training prompts), the same for every row; tested on "
         f"{proof['test_pairs']} untouched pairs ({proof['test']}). p: paired bootstrap over test prompts, two-sided, "
         "adjusted by Holm for this table. Test labels are as noisy as the training labels: a scorer of true "
         "accuracy a shows a(1 - p) + (1 - a)p when a share p of them is wrong.",

@@ -34,7 +34,6 @@ from prudent.evaluation.intervals import correlation
 from prudent.rewards.strength import Strength, decile_groups, decile_table, shares
 from prudent.seeding import spawn
 
-
 PROOF_PAIRS = 20_000  # more training pairs than this make a proof slower, not surer: test pairs decide that
 
 
