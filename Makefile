@@ -10,7 +10,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install demo test lint types bench clean help
+.PHONY: install demo test lint types clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -38,9 +38,6 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
-
-bench: $(STAMP)
-	$(BIN)/python -m benchmarks --short
 
 clean:
 	rm -rf $(DEMO) build dist src/*.egg-info

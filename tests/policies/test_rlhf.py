@@ -1,6 +1,7 @@
 """The RL engine on a tiny model: passes, packs, learning, resuming, processes, and what it refuses."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -263,6 +264,7 @@ import torch
 from tests.policies.test_rlhf import new_trainer, state
 torch.set_num_threads(1)
 trainer = new_trainer(steps=2, prompts=4)
+assert trainer.accelerator.num_processes == 2, trainer.accelerator.num_processes
 trainer.train()
 if trainer.accelerator.is_main_process:
     torch.save(state(trainer), {out!r})
@@ -274,19 +276,9 @@ def test_two_processes_take_one_process_s_step(tmp_path):
     out = str(tmp_path / "state.pt")
     script = tmp_path / "two.py"
     script.write_text(TWO.format(root=root, out=out))
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    subprocess.run(
-        [*command, "--mixed_precision", "no", "--dynamo_backend", "no", str(script)], check=True, capture_output=True
-    )
+    # `accelerate launch --cpu` starts a single process without a cluster; torchrun starts two, accelerate joins them.
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "ACCELERATE_USE_CPU": "true"})
     one = new_trainer(steps=2, prompts=4)
     one.train()
     for mine, theirs in zip(state(one), torch.load(out), strict=True):
