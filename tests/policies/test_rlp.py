@@ -147,7 +147,7 @@ def test_gamma_trades_coverage_for_precision() -> None:
 def test_refreshing_on_policy_helps_where_majorities_are_right() -> None:
     problem = world(prompts=300)
     features = rlp.standardised(problem)
-    gains, accuracy, precision = [], [], []
+    gains, accuracy, precision, ratios = [], [], [], []
     for seed in spawn(0, 12):
         state = rlp.begin(problem, features, ["spg"], OPTIONS, seed)
         facts = rlp.advance(problem, features, state, ["spg"], OPTIONS, 1)
@@ -155,10 +155,9 @@ def test_refreshing_on_policy_helps_where_majorities_are_right() -> None:
         gains.append(found["spg"]["gold"] - found["fixed"]["gold"])
         accuracy.append(found["spg"]["policy_accuracy"] - found["fixed"]["policy_accuracy"])
         precision.append(facts["spg"]["precision"])
-        assert (
-            found["spg"]["kl"] == pytest.approx(0.6, abs=1e-4) and found["spg"]["variance"] < found["fixed"]["variance"]
-        )
-    assert np.mean(gains) > 0.01 and np.mean(accuracy) > 0 and np.mean(precision) > 0.7
+        ratios.append(found["spg"]["variance"] / found["fixed"]["variance"])
+        assert found["spg"]["kl"] == pytest.approx(0.6, abs=1e-4)
+    assert np.mean(gains) > 0.01 and np.mean(accuracy) > 0 and np.mean(precision) > 0.7 and np.mean(ratios) < 0.9
 
 
 def test_controls_and_views_run_and_facts_are_there() -> None:

@@ -65,8 +65,11 @@ def verdict(page: Report, base: Curve) -> None:
     tone = "good"
     if last.gold.high is not None and last.gold.high <= 0:
         text, tone = text + "That is below the model that you started from. ", "bad"
-    elif top is not last and last.gold.high is not None and top.gold.low is not None and last.gold.high < top.gold.low:
-        text += f"Gold is best near n = {top.n:.0f} and clearly lower at the end: stop there. "
+    elif base.fall is not None and base.fall.high is not None and base.fall.high < 0:
+        text += f"Gold is best near n = {top.n:.0f} and clearly lower at the end ({base.fall.text}): stop there. "
+        tone = "warn"
+    elif last.gold.low is not None and last.gold.low <= 0:
+        text += "That can't be told from nothing: this reward is not worth optimising. "
         tone = "warn"
     else:
         text += "Gold has not clearly turned down within the samples. "

@@ -48,6 +48,9 @@ def rlp(
     kl: Annotated[float, typer.Option(min=0.001, help="KL of every exact policy from the reference, nats.")] = 0.5,
     samples: Annotated[int, typer.Option(min=2, help="Samples a prompt from the policy.")] = 10,
     gamma: Annotated[float, typer.Option(min=0, max=1, help="Least share of the largest group (SPG).")] = 0.5,
+    repeats: Annotated[
+        bool, typer.Option("--repeats", help="Count a pool's candidate as often as it was drawn, as fresh samples are.")
+    ] = False,
     weight: Annotated[float, typer.Option(min=0, help="Weight of the bottleneck's loss (UML).")] = 0.5,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps: of UML's network (200), or of an RL policy (40).")

@@ -55,6 +55,8 @@ def report(text: TextWorld, payload: dict[str, Any], rounds: list[dict[str, Any]
     page.bullets([
         *(f"{name}: {words}" for name, words in payload["kinds"].items()),
         f"Equal answers: {payload['groups']}. Confidence at least {given['gamma']:g} of {given['samples']} samples.",
+        "A candidate counts as often as it was drawn." if given["repeats"] else "A candidate counts once, however "
+        "often the policy drew it: repeats of one text say how sharp the policy is, not that answers agree.",
         "Each repetition splits the prompts anew into labelled, unlabelled and test thirds, and draws its own "
         f"{given['pairs']} noisy preferences (Bradley-Terry from gold, slope {given['slope']:g}).",
         "Every policy is exact over a prompt's candidates, starts from the reference, and has the same mean KL.",

@@ -43,7 +43,7 @@ def run(given: dict[str, Any]) -> None:
     kinds = kinds_of(given)
     options = Options(
         given["pairs"], given["slope"], given["members"], given["kl"], given["samples"], given["gamma"],
-        given["weight"], steps=given["steps"] or 200,
+        given["weight"], steps=given["steps"] or 200, repeats=given["repeats"],
     )  # fmt: skip
     skipped = ("out", "as_json", "seed", "rounds")  # more rounds may be asked of a run that is not finished
     kept = {name: str(v) if isinstance(v, Path) else v for name, v in given.items() if name not in skipped}

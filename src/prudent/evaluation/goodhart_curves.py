@@ -61,7 +61,8 @@ class Curve:
     overoptimisation). peak, alpha, beta: with bootstrap intervals over prompts and draws. accuracy: on held-out pairs,
     over draws. notes: points that could not be had, and why. ends: gold at the largest n of the samples, (draws,
     prompts), from which curves with shared draws are compared in pairs; it stays out of files.
-    over_first: that difference to the first curve of its sweep."""
+    over_first: that difference to the first curve of its sweep. fall: gold at the largest n minus gold at the best one,
+    in pairs over the same resamples (the best n is picked on the mean curve)."""
 
     label: str
     points: list[Point]
@@ -76,6 +77,7 @@ class Curve:
     facts: dict[str, Any] = field(default_factory=dict)
     ends: torch.Tensor | None = field(default=None, repr=False)
     over_first: Estimate | None = None
+    fall: Estimate | None = None
 
 
 def two_way_bootstrap(values: torch.Tensor, rounds: int, seed: Seed) -> torch.Tensor:
@@ -180,8 +182,18 @@ def curve(
     fitted = fit_points(points, means[0], method)
     return Curve(
         label, points, *fitted, accuracy_over(accuracy), len(rewards), len(gold), notes, dict(facts or {}),
-        ends=stacked[0][len(inside) - 1],
+        ends=stacked[0][len(inside) - 1], fall=fall_of(points, means[0], method),
     )  # fmt: skip
+
+
+def fall_of(points: list[Point], means: torch.Tensor, method: str) -> Estimate:
+    """Gold at the last point of best of n minus gold at the best one, over resampled curves (rounds, points)."""
+    kept = [place for place, point in enumerate(points) if point.how == "best of n"]
+    best = max(kept, key=lambda place: points[place].gold.value or 0.0)
+    if best == kept[-1]:
+        return Estimate(0.0, None, None, len(kept), 0.95, method, "gold is highest at the largest n")
+    value = (points[kept[-1]].gold.value or 0.0) - (points[best].gold.value or 0.0)
+    return percentile(value, means[:, kept[-1]] - means[:, best], len(kept), method)
 
 
 def against_first(curves: Sequence[Curve], rounds: int = ROUNDS, seed: Seed = 0) -> list[Curve]:

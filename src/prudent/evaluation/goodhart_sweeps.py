@@ -131,15 +131,12 @@ def turn_over(curves: Mapping[str, Sequence[Curve]]) -> Finding:
     for group in curves.values():
         for curve in group:
             total += 1
-            sampled = [point for point in curve.points if point.how == "best of n"]
-            top = max(sampled, key=lambda point: point.gold.value or 0.0)
-            last = sampled[-1]
-            if last.gold.high is not None and top.gold.low is not None and last.gold.high < top.gold.low:
-                turned.append(curve.label)
+            if curve.fall is not None and curve.fall.high is not None and curve.fall.high < 0:
+                turned.append(f"{curve.label} {curve.fall.text}")
     evidence = (
         f"in {len(turned)} of {total} curves gold at the largest n is clearly below its best"
-        + (f" ({', '.join(turned[:5])})" if turned else "")
-        + "; intervals over prompts and draws"
+        + (f", for instance {', '.join(turned[:3])}" if turned else "")
+        + "; paired over the same prompts and draws"
     )
     return Finding(claim, bool(turned), evidence)
 
@@ -199,16 +196,30 @@ def ensembles_help(curves: Sequence[Curve]) -> Finding:
 
 def variance_helps(methods: Sequence[MethodCurve]) -> Finding:
     claim = "At matched KL, weighting by variance gives more gold than not (the claim behind variance-aware RLHF)"
-    wins, parts = [], []
-    for method in methods:
-        if method.method not in ("proportional", "bregman", "exact"):
+    by_name = {method.method: method for method in methods}
+    blind = by_name.get("variance-only")
+    wins, shared, parts = [], [], []
+    for name in ("proportional", "bregman", "exact"):
+        if name not in by_name:
             continue
-        clear = [kl for kl, over in zip(method.kls, method.over_vanilla) if over.low is not None and over.low > 0]
-        worse = [kl for kl, over in zip(method.kls, method.over_vanilla) if over.high is not None and over.high < 0]
-        counts = f"clearly better at {len(clear)} and clearly worse at {len(worse)} of {len(method.kls)} KLs"
-        parts.append(f"{method.method} {counts}")
-        wins.append(bool(clear) and not worse)
-    return Finding(claim, any(wins), "; ".join(parts))
+        mine = by_name[name]
+        clear = [i for i, over in enumerate(mine.over_vanilla) if over.low is not None and over.low > 0]
+        worse = [over for over in mine.over_vanilla if over.high is not None and over.high < 0]
+        parts.append(f"{name} clearly better at {len(clear)} and clearly worse at {len(worse)} of {len(mine.kls)} KLs")
+        as_good = [i for i in clear if blind is not None and reaches(blind.gold[i], mine.gold[i])]
+        wins.append(len(clear) > len(as_good) and not worse)
+        shared.append(bool(as_good))
+    controls = [name for name in ("variance-only", "permuted") if name in by_name]
+    parts += [f"control {name} at the largest KL {by_name[name].over_vanilla[-1].text}" for name in controls]
+    seen = True if any(wins) else None if any(shared) else False
+    if seen is None:
+        parts.append("a control that never looks at the reward gains as much, so the gain may not come from the reward")
+    return Finding(claim, seen, "; ".join(parts))
+
+
+def reaches(control: Any, method: Any) -> bool:
+    """Whether a control's gold lies within the method's interval or above it."""
+    return control.value is not None and method.low is not None and control.value >= method.low
 
 
 def curve_rows(curves: Mapping[str, Sequence[Curve]]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ from prudent.seeding import Seed
 @dataclass(frozen=True)
 class TextWorld:
     """prompts: message lists or texts. responses: texts, lists of any length. gold: numbers of the same shape. unit:
-    what gold measures. name: where it came from."""
+    what gold measures. name: where it came from. split: seed -> (prompts to learn from, prompts to judge on), where the
+    world has a balanced one of its own."""
 
     prompts: list[Any]
     responses: list[list[str]]
     gold: list[list[float]]
     name: str
     unit: str
+    split: Callable[[Seed], tuple[torch.Tensor, torch.Tensor]] | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -46,11 +48,12 @@ class TextWorld:
 def embedded(prompts: int | None = None) -> TextWorld:
     """The embedded world: gold is computed by a program, exact for any text."""
     from prudent.demo.world import load_world
+    from prudent.demo.world import split as balanced
 
     world = load_world(prompts)
     return TextWorld(
         list(world.prompts), [list(texts) for texts in world.responses], world.gold.tolist(), "embedded world",
-        "share of the prompt's constraints met, 0 to 1",
+        "share of the prompt's constraints met, 0 to 1", lambda seed: balanced(world, 0.5, seed),
     )  # fmt: skip
 
 
@@ -132,5 +135,9 @@ def encode_world(
         features = torch.zeros(*present.shape, vectors.shape[1])
         features[present] = vectors
         depth = layer if layer is not None else int(encoder.model.config.num_hidden_layers)
-        worlds[depth] = split_world(features, gold, present, seed, test_share)
+        if text.split is not None:
+            train, test = text.split(seed)
+            worlds[depth] = World(features, gold, present, train, test)
+        else:
+            worlds[depth] = split_world(features, gold, present, seed, test_share)
     return worlds

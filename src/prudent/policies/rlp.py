@@ -56,7 +56,9 @@ class PoolProblem:
 @dataclass(frozen=True)
 class Options:
     """pairs, slope: labelled preferences (Bradley-Terry on gold). members: heads. target_kl: of every policy, mean over
-    prompts, nats. samples, gamma: of SPG. weight: of UML's loss. ridge: of heads ("cv" on the first preferences)."""
+    prompts, nats. samples, gamma: of SPG. repeats: count a candidate as often as it was drawn (a pool's policy draws
+    few candidates again and again: that says how sharp it is, not that answers agree; so by default each counts once).
+    weight: of UML's loss. ridge: of heads ("cv" on the first preferences)."""
 
     pairs: int = 200
     slope: float = 4.0
@@ -67,6 +69,7 @@ class Options:
     weight: float = 0.5
     ridge: float | str = "cv"
     steps: int = 200
+    repeats: bool = False
 
 
 @dataclass
@@ -172,9 +175,10 @@ def pairs_of(made: Sequence[tuple[int, int, int]]) -> Pairs:
 
 
 def spg_pairs(
-    problem: PoolProblem, prompts: torch.Tensor, samples: torch.Tensor, reward: torch.Tensor, gamma: float, seed: Seed
-) -> Pairs:
-    """Synthetic pairs from samples (P, n) of ``prompts``. reward: (P, N) on these prompts.
+    problem: PoolProblem, prompts: torch.Tensor, samples: torch.Tensor, reward: torch.Tensor, gamma: float, seed: Seed,
+    repeats: bool = False,
+) -> Pairs:  # fmt: skip
+    """Synthetic pairs from samples (P, n) of ``prompts``. reward: (P, N) on these prompts. repeats: see ``Options``.
 
     facts: coverage (share of prompts that give a pair), precision (share of pairs of unequal gold that gold agrees
     with), confidence (mean), unanimous and below_gamma (shares of prompts).
@@ -183,7 +187,7 @@ def spg_pairs(
     reasons: dict[str, int] = {}
     confidence = 0.0
     for row, (place, child) in enumerate(zip(prompts.tolist(), spawn(seed, len(prompts)))):
-        drawn = samples[row]
+        drawn = samples[row] if repeats else samples[row].unique()
         found = synthetic_pair(problem.labels[place, drawn].tolist(), reward[row, drawn].tolist(), gamma, child)
         confidence += found.confidence
         if found.chosen is None or found.rejected is None:
@@ -287,7 +291,7 @@ def retrain(
     reward = mean_reward(model, features[prompts], reference)
     source = reference if kind == "spg-reference" else policy_at(reward, reference, options.target_kl)
     samples = sampled(source, options.samples, sample_seed)
-    synthetic = spg_pairs(problem, prompts, samples, reward, options.gamma, pair_seed)
+    synthetic = spg_pairs(problem, prompts, samples, reward, options.gamma, pair_seed, options.repeats)
     if kind == "self":
         count = int(synthetic.facts["pairs"] or 0)
         synthetic = self_pairs(problem, prompts, samples, reward, count, pair_seed)
