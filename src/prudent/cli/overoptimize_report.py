@@ -98,19 +98,19 @@ def main_curve(page: Report, base: Curve) -> None:
         rows.append({"distance": p.distance, "what": f"proxy{tail}", "n": p.n, **scaled(p.proxy, 1.0)})
         if p.how == "best of n" and "gold_per_proxy" in base.facts:
             value = p.proxy.value * base.facts["gold_per_proxy"] / size
-            rows.append({"distance": p.distance, "what": "gold by correlation alone", "n": p.n, "value": value})
+            rows.append({"distance": p.distance, "what": "errors were plain noise", "n": p.n, "value": value})
     page.chart(
         charts.lines(
             rows, "distance", "value", low="low", high="high", group="what", x_title=DISTANCE,
             y_title="standard deviations within a prompt", reference=0.0, reference_label="reference",
         ),
         "curve",
-        "From the reference, in standard deviations within a prompt. 'By correlation alone' is what gold would be if "
-        "the reward erred by plain noise (regressional Goodhart); gold below it is lost to errors that selection seeks "
-        "out.",
+        "From the reference, in standard deviations within a prompt. 'Errors were plain noise' is what gold would be "
+        "then (regressional Goodhart, by the correlation at the reference); gold below it is lost to errors that "
+        "selection seeks out.",
     )  # fmt: skip
     for note in base.notes:
-        page.text(note[0].upper() + note[1:] + ".")
+        page.text(f"Where samples end: {note}.")
 
 
 def scaled(value: Estimate, factor: float) -> dict[str, float | None]:
