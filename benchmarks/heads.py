@@ -1,83 +1,41 @@
-"""Is uncertainty nearly free? Ten heads against one, ten reward-model trainings, and scikit-learn in a loop.
+"""Ten heads: against one, against ten runs of a reward trainer, and against scikit-learn in a loop.
 
-    python benchmarks/heads.py [--short] [--preferences FILE] [--test FILE] [--model NAME] [--out results/heads.json]
+    python benchmarks/heads.py [--short] [--parts cache text] [--preferences FILE --test FILE] [--model NAME]
 
-1. From cached features: ten bootstrap heads against one, a thousand on 300 pairs, and scikit-learn's logistic
-   regression in a loop over the same resamples; held-out accuracies beside the times.
-2. End to end from text: encode once and train ten heads, against TRL's RewardTrainer with the same frozen backbone,
-   once a member, the same pairs, epochs and learning rate. With --short fewer runs are timed and scaled to ten; the
-   result says so.
-3. Scoring: K members and every rule against one member, and against K sequence-classification models.
-4. Adapters: members above shared lower layers against a serial loop over members (a step of training).
-5. Variances: the Laplace posterior against bootstrap ensembles of growing K, agreement and cost.
+cache. From features that are there already: ten bootstrap heads against one, a thousand on 300 pairs, and
+scikit-learn's logistic regression in a loop over the same resamples.
+text. End to end: encode once and train ten heads, against TRL's RewardTrainer with the same frozen backbone, once a
+member, the same pairs, epochs, batch and learning rate. Every one of the ten runs is made and timed, unless --runs says
+fewer; then the figure is scaled to ten and its note says so. Held-out accuracies stand beside the times.
 
-Both sides run in one process, interleaved; the median ratio is given with its range. Without --preferences the embedded
-data are used. RewardUQ, which needs another TRL, has a script of its own: rewarduq.py.
+Both sides run in one process, in turn. RewardUQ, which needs another TRL, has a script of its own: rewarduq.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
-import os
-import platform
 import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
 import numpy as np
+import results
+import texts
 import torch
 
-from prudent.rewards.aggregation import RULES, aggregate
 from prudent.rewards.heads import HeadEnsemble, bootstrap_counts, fit_heads, standardisation
 from prudent.rewards.training import member_seeds
-from prudent.rewards.uncertainty import margin_moments
 
 K = 10
-
-
-def interleaved(sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each side, taken in turn so that a slow spell of the machine hits all of them."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, call in sides.items():
-            started = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - started)
-    return times
-
-
-def ratio(times: dict[str, list[float]], above: str, below: str, scale: float = 1.0) -> dict[str, Any]:
-    """Median and range over repetitions of scale * above / below, and the median seconds of both."""
-    values = [scale * a / b for a, b in zip(times[above], times[below])]
-    return {
-        "ratio": statistics.median(values),
-        "low": min(values),
-        "high": max(values),
-        "seconds": {above: scale * statistics.median(times[above]), below: statistics.median(times[below])},
-        "repetitions": len(values),
-    }
 
 
 def accuracy(good: torch.Tensor, bad: torch.Tensor) -> float:
     """Share of pairs that the members' mean puts in order."""
     return float(((good - bad).mean(0) > 0).double().mean())
-
-
-def synthetic(pairs: int, width: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    truth = torch.randn(width, generator=torch.Generator().manual_seed(99)) / width**0.5
-    first, second = torch.randn(2, pairs, width, generator=generator)
-    better = torch.rand(pairs, generator=generator) < torch.sigmoid(2 * (first - second) @ truth)
-    return torch.where(better[:, None], first, second), torch.where(better[:, None], second, first)
 
 
 def scikit_loop(chosen: torch.Tensor, rejected: torch.Tensor, counts: torch.Tensor, ridge: float) -> np.ndarray:
@@ -94,10 +52,10 @@ def scikit_loop(chosen: torch.Tensor, rejected: torch.Tensor, counts: torch.Tens
     return np.stack(heads)
 
 
-def from_cache(features: dict[str, torch.Tensor], repeats: int) -> dict[str, Any]:
-    """Part 1."""
+def from_cache(features: dict[str, torch.Tensor], repeats: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Figures and a row: what the heads cost once features are there."""
     chosen, rejected, ridge = features["chosen"], features["rejected"], 0.1
-    n = len(chosen)
+    n, width = chosen.shape
     counts = bootstrap_counts(n, member_seeds(0, K))
     fitted: dict[str, Any] = {}
 
@@ -110,30 +68,30 @@ def from_cache(features: dict[str, torch.Tensor], repeats: int) -> dict[str, Any
     def theirs() -> None:
         fitted["scikit"] = scikit_loop(chosen, rejected, counts, ridge)
 
-    sides = {
-        "ten heads": ours(K, ridge), "one head": ours(1, ridge), "scikit-learn, ten": theirs,
-        "ten heads, ridge by CV": ours(K, "cv"), "one head, ridge by CV": ours(1, "cv"),
+    few = torch.randn(300, 576, generator=torch.Generator().manual_seed(0))
+    many = bootstrap_counts(300, member_seeds(0, 1000))
+    sides: dict[str, Callable[[], Any]] = {
+        "ten": ours(K, ridge), "one": ours(1, ridge), "scikit": theirs, "ten, cv": ours(K, "cv"),
+        "one, cv": ours(1, "cv"), "thousand": lambda: fit_heads(few, many, ridge=0.03),
     }  # fmt: skip
-    interleaved(sides, 1)  # the first call of anything pays for loading it
-    times = interleaved(sides, repeats)
+    results.interleaved(sides, 1)  # the first call of anything pays for loading it
+    times = results.interleaved(sides, repeats)
     ensemble = fitted[f"{K} {ridge}"]
-    gap = float(np.abs(ensemble.weights.numpy() - fitted["scikit"]).max())
-    few = synthetic(300, 576)
-    many = [bootstrap_counts(300, member_seeds(0, 1000))]
-    thousand = interleaved(
-        {"thousand": lambda: fit_heads((few[0] - few[1]), many[0], ridge=0.03)}, max(2, repeats // 2)
-    )
-    good, bad = ensemble.scores(features["test_chosen"]), ensemble.scores(features["test_rejected"])
-    return {
-        "pairs": n,
-        "width": chosen.shape[1],
-        "ten_over_one": ratio(times, "ten heads", "one head"),
-        "ten_over_one_with_cross_validation": ratio(times, "ten heads, ridge by CV", "one head, ridge by CV"),
-        "scikit_over_ten": ratio(times, "scikit-learn, ten", "ten heads"),
-        "largest_weight_gap_to_scikit": gap,
-        "thousand_heads_300_pairs_576_features_s": statistics.median(thousand["thousand"]),
-        "accuracy": accuracy(good, bad),
-    }
+    at = f"{n:,} pairs x {width} features"
+    figures = [
+        results.ratio("ten heads over one, ridge by cross-validation", times["ten, cv"], times["one, cv"],
+                      at_most=1.3, note=at),
+        results.ratio("ten heads over one, ridge given", times["ten"], times["one"], at_most=1.3, note=at),
+        results.ratio("scikit-learn, ten in a loop, over ten heads", times["scikit"], times["ten"], note=at),
+        results.figure("a thousand heads on 300 pairs x 576 features", times["thousand"], unit="s"),
+    ]  # fmt: skip
+    row = {
+        "part": "cache", "pairs": n, "width": width,
+        "seconds": {name: statistics.median(values) for name, values in times.items()},
+        "largest weight gap to scikit-learn": float(np.abs(ensemble.weights.numpy() - fitted["scikit"]).max()),
+        "accuracy": accuracy(ensemble.scores(features["test_chosen"]), ensemble.scores(features["test_rejected"])),
+    }  # fmt: skip
+    return figures, row
 
 
 def trl_run(data: Any, backbone: Any, tokenizer: Any, seed: int, epochs: int, length: int, rate: float) -> Any:
@@ -161,263 +119,82 @@ def trl_run(data: Any, backbone: Any, tokenizer: Any, seed: int, epochs: int, le
     return model.score.weight.detach().float()[0]
 
 
-def end_to_end(texts: dict[str, Any], repeats: int, runs: int, epochs: int) -> dict[str, Any]:
-    """Part 2. ``runs`` trainer runs are timed a repetition and scaled to ten."""
+def end_to_end(data: dict[str, Any], runs: int, epochs: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Figures and a row: from text to ten trained heads, and ``runs`` trainer runs, ours timed before each of them up
+    to five times."""
     from prudent.features.encoder import Encoder
     from prudent.features.models import load_language_model
     from prudent.rewards.families import encode_pairs
 
-    language_model, tokenizer = load_language_model(texts["model"])
-    rate, length = 1e-3, texts["max_length"]
-    keep: dict[str, Any] = {}
-    simple = texts["train"].select_columns(["prompt", "chosen", "rejected"])
-
-    def ours() -> None:
-        encoder = Encoder((language_model, tokenizer), max_length=length, cache=None, progress=False)
-        sides = encode_pairs(encoder, texts["train"])
-        keep["ours"] = HeadEnsemble.fit(
-            *sides, members=K, diversity="init+shuffle", epochs=epochs, learning_rate=rate, ridge=1e-6
-        )
-        keep["encoder"], keep["sides"] = encoder, sides
-
-    def theirs() -> None:
-        keep["trl"] = [
-            trl_run(simple, language_model.base_model, tokenizer, seed, epochs, length, rate) for seed in range(runs)
-        ]
-
-    times = interleaved({"ten heads from text": ours, "ten RewardTrainer runs": theirs}, repeats)
-    test = encode_pairs(keep["encoder"], texts["test"])
-    weights = torch.stack(keep["trl"])
-    convex = HeadEnsemble.fit(*keep["sides"], members=K)
-    return {
-        "pairs": len(texts["train"]), "test_pairs": len(texts["test"]), "epochs": epochs, "max_length": length,
-        "trainer_runs_timed": runs, "scaled_to_ten": runs != K, "dtype": str(language_model.dtype),
-        "trainer_over_ours": ratio(times, "ten RewardTrainer runs", "ten heads from text", scale=K / runs),
-        "accuracy": {
-            "ours, same epochs": accuracy(keep["ours"].scores(test[0]), keep["ours"].scores(test[1])),
-            "ours, convex bootstrap heads": accuracy(convex.scores(test[0]), convex.scores(test[1])),
-            "RewardTrainer": accuracy(weights @ test[0].T, weights @ test[1].T),
-        },
-    }  # fmt: skip
-
-
-def scoring(texts: dict[str, Any], repeats: int) -> dict[str, Any]:
-    """Part 3, on the test responses. K classifiers are K passes of one (each has the backbone's size)."""
-    from prudent.features.encoder import Encoder
-    from prudent.features.models import load_language_model
-    from prudent.features.rendering import Renderer
-    from prudent.rewards.external import last_state, padded, token_batches
-
-    language_model, tokenizer = load_language_model(texts["model"])
-    encoder = Encoder((language_model, tokenizer), max_length=texts["max_length"], cache=None, progress=False)
-    prompts, answers = list(texts["test"]["prompt"]), list(texts["test"]["chosen"])
-    features = encoder.encode(prompts, answers)
-    width = features.shape[1]
-    ten = HeadEnsemble(torch.randn(K, width), torch.zeros(K), torch.zeros(width), torch.ones(width))
-    one = HeadEnsemble(ten.weights[:1], torch.zeros(1), ten.mean, ten.scale)
-    ids = [row.ids for row in Renderer(tokenizer, texts["max_length"]).conversations(prompts, answers)]
-
-    @torch.inference_mode()
-    def classifier() -> None:
-        """A sequence classifier's own pass: its backbone on padded batches, then one linear map."""
-        for batch in token_batches([len(row) for row in ids]):
-            tokens, mask = padded([ids[row] for row in batch], 0)
-            states = language_model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
-            last_state(states, mask).float() @ one.weights.T
-
-    def all_rules() -> None:
-        scores = ten.scores(features)
-        for rule in RULES:
-            aggregate(scores, rule)
-
-    small = interleaved(
-        {"ten members, every rule": all_rules, "one member": lambda: one.scores(features)}, 20 * repeats
-    )
-
-    def score_texts(ensemble: HeadEnsemble) -> None:
-        scores = ensemble.scores(encoder.encode(prompts, answers))
-        for rule in RULES if ensemble.members > 1 else ():
-            aggregate(scores, rule)
-
-    large = interleaved(
-        {
-            "text to ten members and rules": lambda: score_texts(ten),
-            "text to one member": lambda: score_texts(one),
-            "one classifier": classifier,
-        },
-        repeats,
-    )
-    return {
-        "responses": len(answers),
-        "ten_and_rules_over_one_from_features": ratio(small, "ten members, every rule", "one member"),
-        "ten_and_rules_over_one_from_text": ratio(large, "text to ten members and rules", "text to one member"),
-        "ten_classifiers_over_ours": ratio(large, "one classifier", "text to ten members and rules", scale=K),
-    }
-
-
-def adapters(texts: dict[str, Any], repeats: int, layers: int) -> dict[str, Any]:
-    """Part 4: one forward and backward of 3 members on 4 pairs."""
-    from prudent.features.models import load_language_model
-    from prudent.rewards.backbone import EnsembleModel
-    from prudent.rewards.checkpoints import collate
-    from prudent.rewards.finetuning import prepare
-    from prudent.seeding import spawn
-
-    language_model, tokenizer = load_language_model(texts["model"])
-    model = EnsembleModel(language_model.base_model, spawn(0, 3))
-    blocks = language_model.config.num_hidden_layers
-    layers = min(layers, blocks)
-    model.add_adapters(spawn(0, 3), rank=8, alpha=16, layers=layers, targets=None)
-    batch = collate(prepare(texts["train"].select(range(4)), tokenizer, texts["max_length"])[0], 0)
-
-    def step(share: bool) -> Callable[[], None]:
-        def call() -> None:
-            model.share_lower = share
-            model.zero_grad()
-            model(batch["input_ids"], batch["attention_mask"])["loss"].backward()
-
-        return call
-
-    times = interleaved({"serial members": step(False), "shared lower layers": step(True)}, repeats)
-    return {
-        "members": 3, "blocks": blocks, "adapted": layers,
-        "serial_over_shared": ratio(times, "serial members", "shared lower layers"),
-    }  # fmt: skip
-
-
-def variances(features: dict[str, torch.Tensor], sizes: Sequence[int]) -> dict[str, Any]:
-    """Part 5: margin variances on the test pairs. Agreement: correlation of logarithms, and the median ratio."""
-    from prudent.rewards.laplace import LaplacePosterior
-
-    chosen, rejected = features["chosen"], features["rejected"]
-    test = features["test_chosen"], features["test_rejected"]
-    ridge = HeadEnsemble.fit(chosen, rejected, members=1).info["ridge"]
-    reference = HeadEnsemble.fit(chosen, rejected, members=1000, ridge=ridge, seed=12345)
-    wanted = margin_moments(*(reference.scores(side) for side in test))[1].double()
-    rows = []
-    kinds: list[tuple[str, Callable[[], torch.Tensor]]] = [
-        ("laplace", lambda: LaplacePosterior.fit(chosen, rejected, ridge=ridge).margin_variance(*test)),
-        ("laplace, sandwich",
-         lambda: LaplacePosterior.fit(chosen, rejected, ridge=ridge, sandwich=True).margin_variance(*test)),
-    ]  # fmt: skip
-
-    def bootstrap(count: int) -> Callable[[], torch.Tensor]:
-        def call() -> torch.Tensor:
-            ensemble = HeadEnsemble.fit(chosen, rejected, members=count, ridge=ridge)
-            return margin_moments(*(ensemble.scores(side) for side in test))[1].double()
-
-        return call
-
-    kinds += [(f"bootstrap, K={count}", bootstrap(count)) for count in sizes]
-    for name, call in kinds:
-        call()
+    language_model, tokenizer = load_language_model(data["model"])
+    rate, length = 1e-3, data["max_length"]
+    simple = data["train"].select_columns(["prompt", "chosen", "rejected"])
+    mine: list[float] = []
+    theirs: list[float] = []
+    weights: list[torch.Tensor] = []
+    for seed in range(runs):
+        if seed < 5:
+            started = time.perf_counter()
+            encoder = Encoder((language_model, tokenizer), max_length=length, cache=None, progress=False)
+            sides = encode_pairs(encoder, data["train"])
+            heads = HeadEnsemble.fit(
+                *sides, members=K, diversity="init+shuffle", epochs=epochs, learning_rate=rate, ridge=1e-6
+            )
+            mine.append(time.perf_counter() - started)
         started = time.perf_counter()
-        found = call()
-        seconds = time.perf_counter() - started
-        both = torch.stack([found.clamp_min(1e-30).log(), wanted.log()])
-        rows.append({
-            "variance": name, "seconds": seconds, "log_correlation": float(torch.corrcoef(both)[0, 1]),
-            "median_ratio": float((found / wanted).median()),
-        })  # fmt: skip
-    return {"ridge": ridge, "reference": "bootstrap, K=1000, other seeds", "rows": rows}
-
-
-def read_texts(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Training and test pairs: a user's files, or the embedded data split by prompt."""
-    if arguments.preferences:
-        from prudent.data.preferences import read_preferences, split_by_prompt
-
-        data = read_preferences(arguments.preferences, on_error="skip")
-        if arguments.test:
-            train, test = data, read_preferences(arguments.test, on_error="skip")
-        else:
-            train, test = split_by_prompt(data, 0.7, 0)
-    else:
-        from prudent.demo.world import load_world, preferences_dataset, split
-
-        world = load_world()
-        first, second = split(world, 0.7, 0)
-        train = preferences_dataset(world, first, arguments.pairs, 4.0, 0)
-        test = preferences_dataset(world, second, arguments.test_pairs, 4.0, 1)
-    train = train.select(range(min(arguments.pairs, len(train))))
-    test = test.select(range(min(arguments.test_pairs, len(test))))
-    return {"train": train, "test": test, "model": arguments.model, "max_length": arguments.max_length}
-
-
-def encode(texts: dict[str, Any]) -> dict[str, torch.Tensor]:
-    from prudent.features.encoder import Encoder
-    from prudent.rewards.families import encode_pairs
-
-    encoder = Encoder(texts["model"], max_length=texts["max_length"])
-    names = ("chosen", "rejected"), ("test_chosen", "test_rejected")
-    return {
-        name: side
-        for keys, data in zip(names, (texts["train"], texts["test"]))
-        for name, side in zip(keys, encode_pairs(encoder, data))
+        weights.append(trl_run(simple, language_model.base_model, tokenizer, seed, epochs, length, rate))
+        theirs.append(time.perf_counter() - started)
+        print(f"run {seed}: ours {mine[-1]:.1f} s, the trainer's {theirs[-1]:.1f} s", flush=True)
+    test = encode_pairs(encoder, data["test"])
+    convex = HeadEnsemble.fit(*sides, members=K)
+    peers = torch.stack(weights)
+    found = {
+        "ours, same epochs": accuracy(heads.scores(test[0]), heads.scores(test[1])),
+        "ours, convex bootstrap heads": accuracy(convex.scores(test[0]), convex.scores(test[1])),
+        "RewardTrainer, mean of its heads": accuracy(peers @ test[0].T, peers @ test[1].T),
     }
-
-
-def line(name: str, found: dict[str, Any]) -> str:
-    seconds = ", ".join(f"{side} {value:.3g} s" for side, value in found["seconds"].items())
-    return f"  {name}: {found['ratio']:.3g} [{found['low']:.3g}, {found['high']:.3g}] ({seconds})"
-
-
-def show(result: dict[str, Any]) -> None:
-    for part, values in result.items():
-        if not isinstance(values, dict):
-            continue
-        print(part)
-        for name, value in values.items():
-            if isinstance(value, dict) and "ratio" in value:
-                print(line(name, value))
-            elif name == "rows":
-                for row in value:
-                    print("  " + ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else str(v) for k, v in row.items()))
-            else:
-                print(f"  {name}: {value}")
+    note = f"{len(data['train'])} pairs, {epochs} epochs, {runs} trainer runs timed"
+    note += "" if runs == K else f", scaled to {K}"
+    whole = statistics.median(mine)
+    figure = results.figure(
+        "ten RewardTrainer runs over ten heads, from text", [K * one / whole for one in theirs], at_least=50, note=note
+    )
+    figure["median"] = K * statistics.mean(theirs) / whole  # all runs together, against the median of ours
+    row = {
+        "part": "text", "pairs": len(data["train"]), "test_pairs": len(data["test"]), "epochs": epochs,
+        "max_length": length, "dtype": str(language_model.dtype), "seconds, ours": mine, "seconds, trainer": theirs,
+        "accuracy": found,
+    }  # fmt: skip
+    return [figure], row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="under two minutes on two cores")
-    parser.add_argument("--preferences")
-    parser.add_argument("--test")
-    parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--pairs", type=int)
-    parser.add_argument("--test-pairs", type=int)
-    parser.add_argument("--max-length", type=int)
-    parser.add_argument("--parts", default="cache,text,scoring,adapters,variances")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/heads.json"))
-    arguments = parser.parse_args()
-    short = arguments.short
-    arguments.pairs = arguments.pairs or (32 if short else 200)
-    arguments.test_pairs = arguments.test_pairs or (32 if short else 200)
-    arguments.max_length = arguments.max_length or (96 if short else 256)
-    texts = read_texts(arguments)
-    parts = arguments.parts.split(",")
-    result: dict[str, Any] = {
-        "versions": {
-            n: importlib.metadata.version(n) for n in ("prudent", "torch", "transformers", "trl", "scikit-learn")
-        },
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
-        "data": arguments.preferences or "embedded",
-        "short": short,
-    }
-    features = encode(texts) if {"cache", "variances"} & set(parts) else {}
-    if "cache" in parts:
-        result["heads from cached features"] = from_cache(features, 3 if short else 9)
-    if "text" in parts:
-        result["ten heads from text"] = end_to_end(texts, 1 if short else 3, 1 if short else K, 1 if short else 3)
-    if "scoring" in parts:
-        result["scoring"] = scoring(texts, 2 if short else 5)
-    if "adapters" in parts:
-        result["adapters"] = adapters(texts, 2 if short else 5, 10)
-    if "variances" in parts:
-        result["variances"] = variances(features, (10, 100) if short else (5, 10, 30, 100, 300))
-    show(result)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(f"wrote {arguments.out}")
+    texts.add_arguments(parser)
+    parser.add_argument("--parts", nargs="+", choices=("cache", "text"), default=["cache", "text"])
+    parser.add_argument("--runs", type=int, help="trainer runs to time (10; short: 1)")
+    parser.add_argument("--epochs", type=int, help="3; short: 1")
+    parser.add_argument("--repeats", type=int, help="of the part from the cache (9; short: 5)")
+    parser.add_argument("--out", type=Path, default=results.FOLDER / "heads.json")
+    given = parser.parse_args()
+    given.pairs = given.pairs or (32 if given.short else 200)
+    given.test_pairs = given.test_pairs or (32 if given.short else 200)
+    given.max_length = given.max_length or (96 if given.short else 256)
+    data = texts.read(given)
+    figures: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    for part in given.parts:
+        if part == "cache":
+            found, row = from_cache(texts.encode(data), given.repeats or (5 if given.short else 9))
+        else:
+            found, row = end_to_end(
+                data, given.runs or (1 if given.short else K), given.epochs or (1 if given.short else 3)
+            )
+        figures += found
+        rows.append(row)
+        print(row)
+    source = given.preferences or "embedded"
+    results.write(given.out, "Ten heads", figures, rows=rows, packages=("scikit-learn", "trl"), data=source)
 
 
 if __name__ == "__main__":

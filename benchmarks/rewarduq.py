@@ -165,11 +165,13 @@ def main() -> None:
     parser.add_argument("--pairs", type=int)
     parser.add_argument("--test-pairs", type=int)
     parser.add_argument("--max-length", type=int, default=256)
+    parser.add_argument("--pooling", default="last")
     parser.add_argument("--members", type=int, default=10)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/rewarduq.json"))
     arguments = parser.parse_args()
     if arguments.role:
@@ -179,13 +181,13 @@ def main() -> None:
     arguments.pairs = arguments.pairs or (64 if arguments.short else 800)
     arguments.test_pairs = arguments.test_pairs or (64 if arguments.short else 300)
     sys.path.insert(0, str(Path(__file__).parent))
-    from heads import encode, read_texts
     from safetensors.torch import save_file
+    from texts import encode, read
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_file(
-            {key: value.contiguous() for key, value in encode(read_texts(arguments)).items()}, folder / "features"
+            {key: value.contiguous() for key, value in encode(read(arguments)).items()}, folder / "features"
         )
         shared = {
             "features": str(folder / "features"), "members": arguments.members, "width": arguments.width,
@@ -197,7 +199,7 @@ def main() -> None:
             ("Prudent, linear bootstrap heads", sys.executable, "ours", "linear"),
         )
         found: dict[str, list[dict[str, Any]]] = {side: [] for side, *_ in sides}
-        for seed in range(1 if arguments.short else 5):
+        for seed in range(1 if arguments.short else arguments.repeats):
             for side, python, role, kind in sides:
                 one = run(python, role, {**shared, "seed": seed, "kind": kind}, folder)
                 found[side].append({**one, "quality": quality(one["margins"])})

@@ -1,0 +1,114 @@
+"""Does the time grow linearly with the pairs, and does memory stay flat? Ten heads on features that lie on disk.
+
+    python benchmarks/growth.py [--short] [--sizes 1000 10000 100000 1000000] [--width 576] [--folder SCRATCH]
+
+Synthetic vectors are written to two memory-mapped files (labels by Bradley-Terry from a linear truth) and ten bootstrap
+heads are fitted on them, ridge by cross-validation, each size in a process of its own, so that its peak of memory is
+its own. The peak counts everything: Python, torch, and pages of the files that were in memory when it was taken. Then
+a million responses are scored from disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import results
+import torch
+
+CHUNK = 20_000
+MEMBERS = 10
+
+
+def names(folder: Path) -> list[Path]:
+    return [folder / "chosen.npy", folder / "rejected.npy"]
+
+
+def make(folder: Path, pairs: int, width: int) -> None:
+    """chosen.npy and rejected.npy, (pairs, width) float32 each, written piece by piece."""
+    generator = torch.Generator().manual_seed(0)
+    truth = 2 * torch.randn(width, generator=torch.Generator().manual_seed(99)) / width**0.5
+    sides = [
+        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(pairs, width)) for path in names(folder)
+    ]
+    for start in range(0, pairs, CHUNK):
+        one, other = torch.randn(2, min(CHUNK, pairs - start), width, generator=generator)
+        first = torch.rand(len(one), generator=generator) < torch.sigmoid((one - other) @ truth)
+        for side, better in zip(sides, (first, ~first)):
+            side[start : start + len(one)] = torch.where(better[:, None], one, other).numpy()
+
+
+def measure(folder: Path, pairs: int) -> dict[str, Any]:
+    """One size, in this process: seconds and the peak."""
+    from prudent.rewards.heads import HeadEnsemble
+
+    before = results.peak_gib()
+    chosen, rejected = (np.load(path, mmap_mode="r")[:pairs] for path in names(folder))
+    clock, processor = time.perf_counter(), time.process_time()
+    heads = HeadEnsemble.fit(chosen, rejected, members=MEMBERS)
+    fitted = time.perf_counter() - clock
+    processor = time.process_time() - processor
+    peak = results.peak_gib()
+    clock = time.perf_counter()
+    good = heads.scores(chosen) - heads.scores(rejected)
+    return {
+        "pairs": pairs, "width": chosen.shape[1], "fit_s": fitted, "fit_processor_s": processor, "peak_gib": peak,
+        "peak_before_gib": before, "features_gib": 2 * chosen.nbytes / 2**30, "ridge": heads.info["ridge"],
+        "score_s": time.perf_counter() - clock, "peak_after_scoring_gib": results.peak_gib(),
+        "training_accuracy": float((good.mean(0) > 0).double().mean()),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true", help="up to 100,000 pairs, once")
+    parser.add_argument("--sizes", type=int, nargs="+")
+    parser.add_argument("--width", type=int, default=576)
+    parser.add_argument("--repeats", type=int)
+    parser.add_argument("--folder", type=Path, help="where the files go for the time of the run")
+    parser.add_argument("--out", type=Path, default=results.FOLDER / "growth.json")
+    parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.measure:
+        print(json.dumps(measure(given.folder, given.measure)))
+        return
+    sizes = sorted(given.sizes or [10**3, 10**4, 10**5, *([] if given.short else [10**6])])
+    repeats = given.repeats or (1 if given.short else 3)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(dir=given.folder) as name:
+        make(Path(name), sizes[-1], given.width)
+        for _ in range(repeats):
+            for pairs in sizes:
+                command = [sys.executable, __file__, "--measure", str(pairs), "--folder", name]
+                rows.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+                print({key: round(value, 3) for key, value in rows[-1].items()}, flush=True)
+
+    def at(size: int, key: str) -> list[float]:
+        return [row[key] for row in rows if row["pairs"] == size]
+
+    figures = []
+    for low, high in itertools.pairwise(sizes):
+        figures.append(
+            results.ratio(
+                f"time a pair at {high:,} pairs against {low:,}", at(high, "fit_s"), at(low, "fit_s"), low / high
+            )
+        )
+    last = sizes[-1]
+    figures += [
+        results.figure(f"fitting ten heads on {last:,} pairs", at(last, "fit_s"), unit="s"),
+        results.figure(f"peak memory at {last:,} pairs", at(last, "peak_gib"), unit="GiB", at_most=2),
+        results.figure(f"scoring {2 * last:,} responses from disk", at(last, "score_s"), unit="s"),
+    ]
+    results.write(given.out, "Growth: ten heads from features on disk", figures, rows=rows)
+
+
+if __name__ == "__main__":
+    main()
