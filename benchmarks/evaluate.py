@@ -3,33 +3,25 @@
     python benchmarks/evaluate.py                                      # speed: seconds, memory, ratio to the plain way
     python benchmarks/evaluate.py --scores rewardmath_scores.jsonl.gz  # every model's accuracy and MRR, by every rule
 
-Speed: the fast bootstrap and the plain one (draw n indices, take, average) run side by side in one process; the plain
-one for ten rounds, scaled to a thousand. Processor time is given beside the clock's, which other work on the machine
-stretches.
+Speed: all metrics, and the fast bootstrap beside the plain one (draw n indices, take, average), in turn in one process;
+the plain one for ten rounds, scaled to a thousand.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import results
 
 from prudent.evaluation import statistics
 from prudent.evaluation.pair_metrics import compare, disagreement, pair_score
 from prudent.evaluation.reward_math import compare_reductions, rewardmath
 from prudent.evaluation.score_files import read_scores
-
-
-def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    started = time.perf_counter()
-    result = function()
-    return time.perf_counter() - started, result
 
 
 def plain_bootstrap(values: np.ndarray, rounds: int) -> np.ndarray:
@@ -38,34 +30,49 @@ def plain_bootstrap(values: np.ndarray, rounds: int) -> np.ndarray:
     return np.array([values[generator.integers(0, len(values), len(values))].mean() for _ in range(rounds)])
 
 
-def speed(pairs: int, rounds: int) -> dict[str, Any]:
-    """Seconds of every metric on ``pairs`` scored pairs of a ten-member ensemble's mean, and the peak of memory."""
+def parts_of(pairs: int, rounds: int) -> tuple[dict[str, Callable[[], Any]], np.ndarray]:
+    """Every metric as a call, on scored pairs of a ten-member ensemble's mean, and the pairs' margins."""
     generator = np.random.default_rng(0)
     margin = generator.normal(0.5, 1, pairs)
-    chosen, rejected = margin + generator.normal(0, 1, pairs), generator.normal(0, 1, pairs)
+    chosen = margin + generator.normal(0, 1, pairs)
     rejected = chosen - margin
     right = (margin > 0).astype(np.float64)
     other = (generator.random(pairs) < 0.68).astype(np.float64)
     spread = np.abs(generator.normal(0, 1, pairs))
     prompts = np.arange(pairs) // 3
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    parts = {
+    return {
         "accuracy, ties, calibration": lambda: pair_score(chosen, rejected, rounds=rounds),
         "accuracy by prompt clusters": lambda: statistics.bootstrap(right, rounds=rounds, clusters=prompts),
         "mean margin": lambda: statistics.bootstrap(margin, rounds=rounds),
         "errors against disagreement": lambda: disagreement(spread, right, "deviation"),
         "paired comparison": lambda: compare(right, other, rounds=rounds),
-    }
+    }, margin
+
+
+def speed(pairs: int, rounds: int, repeats: int, out: Path) -> None:
+    """Seconds of every metric, all together against the aim, memory, and the ratio to the plain bootstrap."""
+    parts, margin = parts_of(pairs, rounds)
+    before = results.peak_gib()
+    plain = {"plain bootstrap, 10 rounds": lambda: plain_bootstrap(margin, 10)}
     busy = time.process_time()
-    seconds = {name: timed(function)[0] for name, function in parts.items()}
+    for part in parts.values():
+        part()
     busy = time.process_time() - busy
-    plain = timed(lambda: plain_bootstrap(margin, 10))[0] * rounds / 10
-    return {
-        "pairs": pairs, "rounds": rounds, "threads": torch.get_num_threads(), "seconds": seconds,
-        "total_s": sum(seconds.values()), "processor_s": busy,
-        "peak_mb_more": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
-        "plain_mean_margin_s_scaled": plain, "plain_over_fast": plain / seconds["mean margin"],
-    }  # fmt: skip
+    more = results.peak_gib() - before
+    times = results.interleaved({**parts, **plain}, repeats)
+    totals = [sum(times[name][turn] for name in parts) for turn in range(repeats)]
+    what = f"{pairs:,} pairs, {rounds:,} rounds"
+    results.write(
+        out, "Metrics with intervals over scored pairs",
+        [
+            results.figure(f"all metrics, {what}", totals, unit="s", at_most=10),
+            results.figure("processor time of the same", busy, unit="s"),
+            results.figure("memory above the data", more, unit="GiB", at_most=1),
+            results.ratio("plain over fast bootstrap of a mean", times["plain bootstrap, 10 rounds"],
+                          times["mean margin"], rounds / 10),
+        ],
+        rows=[{"part": name, "seconds": seconds} for name, seconds in times.items()],
+    )  # fmt: skip
 
 
 def published(path: str) -> None:
@@ -94,12 +101,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=results.FOLDER / "evaluate.json")
     parser.add_argument("--scores", help="RewardMATH scores file: print every model instead of measuring speed")
     given = parser.parse_args()
     if given.scores:
         published(given.scores)
     else:
-        print(json.dumps(speed(given.pairs, given.rounds), indent=2))
+        speed(given.pairs, given.rounds, given.repeats, given.out)
 
 
 if __name__ == "__main__":

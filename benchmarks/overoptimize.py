@@ -2,20 +2,18 @@
 
     python benchmarks/overoptimize.py [--prompts 1000] [--samples 256] [--draws 200] [--width 64] [--pairs 2000]
 
-Features are random, gold is linear in them plus noise, so nothing is read from anywhere. Prints seconds by stage,
-processor time beside the clock's (which other work on the machine stretches), and how the unbiased estimator compares,
-at equal precision, with drawing subsets: both on one draw, side by side.
+Features are random, gold is linear in them plus noise, so nothing is read from anywhere. Beside the seconds: how the
+unbiased estimator compares, at equal precision, with drawing subsets, both on one draw, in turn.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import resource
 import time
-from typing import Any
+from pathlib import Path
 
 import numpy as np
+import results
 import torch
 
 from prudent.evaluation.goodhart import Setting, World, member_scores, reward_of
@@ -44,41 +42,47 @@ def by_subsets(reward: torch.Tensor, gold: torch.Tensor, n: int, draws: int) -> 
     return total / draws
 
 
-def compare(reward: torch.Tensor, gold: torch.Tensor, n: int = 16) -> dict[str, float]:
-    """Seconds of the exact mean over all subsets, and of sampling subsets until its error is 1 % of the spread."""
-    started = time.perf_counter()
-    exact = best_of_n_curves(reward, [gold], [n])[0][0]
-    exact_s = time.perf_counter() - started
-    started = time.perf_counter()
-    few = by_subsets(reward, gold, n, 20)
-    one = (time.perf_counter() - started) / 20
-    error = float((few - exact).std()) * 20**0.5  # of one subset a prompt
+def estimators(reward: torch.Tensor, gold: torch.Tensor, repeats: int, n: int = 16) -> tuple[list[float], list[float]]:
+    """Seconds of the exact mean over all subsets, and of sampling subsets until its error is 1 % of gold's spread."""
+    found: dict[str, torch.Tensor] = {}
+    sides = {
+        "exact": lambda: found.update(exact=best_of_n_curves(reward, [gold], [n])[0][0]),
+        "subsets": lambda: found.update(subsets=by_subsets(reward, gold, n, 20)),
+    }
+    times = results.interleaved(sides, repeats)
+    error = float((found["subsets"] - found["exact"]).std()) * 20**0.5  # of one subset a prompt
     needed = (error / (0.01 * float(gold.std()))) ** 2
-    return {"n": n, "exact_s": exact_s, "subsets_s": one * needed, "subsets_over_exact": one * needed / exact_s}
+    return times["exact"], [seconds * needed / 20 for seconds in times["subsets"]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("prompts", 1000), ("samples", 256), ("draws", 200), ("width", 64), ("pairs", 2000)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--out", type=Path, default=results.FOLDER / "overoptimize.json")
     given = parser.parse_args()
     world = build(given.prompts, given.samples, given.width)
     gold, present = world.gold[world.test], world.present[world.test]
-    n = sorted({round(float(k)) for k in np.geomspace(1, given.samples, 24)})[:20]
+    values = sorted({round(float(k)) for k in np.geomspace(1, given.samples, 22)})  # 20 of 256
     started, busy = time.perf_counter(), time.process_time()
     setting = Setting(pairs=given.pairs, slope=2.0, members=1, ridge=0.01)
     rewards = [reward_of(m, world.reference, setting).float() for m in member_scores(world, setting, given.draws, 0)]
     drawn = time.perf_counter()
-    made = curve("all", rewards, gold, present, [*n, given.samples], rounds=1000)
+    made = curve("all", rewards, gold, present, values, rounds=1000)
     done, busy = time.perf_counter(), time.process_time() - busy
-    result: dict[str, Any] = {
-        "prompts": given.prompts, "samples": given.samples, "draws": given.draws, "values_of_n": len(made.points),
-        "threads": torch.get_num_threads(), "fit_and_score_s": drawn - started, "curves_and_intervals_s": done - drawn,
-        "total_s": done - started, "processor_s": busy,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "gold_at_last_n": made.points[-1].gold.text, "one_draw": compare(rewards[0].double(), gold),
-    }  # fmt: skip
-    print(json.dumps(result, indent=2))
+    exact, subsets = estimators(rewards[0].double(), gold, 3)
+    what = f"{given.prompts:,} prompts x {given.samples} responses, {given.draws} draws, {len(made.points)} values of n"
+    results.write(
+        given.out, "Best-of-n curves at scale",
+        [
+            results.figure(what, done - started, unit="s", at_most=60),
+            results.figure("of it curves and intervals", done - drawn, unit="s"),
+            results.figure("processor time", busy, unit="s"),
+            results.figure("peak memory", results.peak_gib(), unit="GiB", at_most=4),
+            results.ratio("sampling subsets over the exact mean, n = 16, equal precision", subsets, exact),
+        ],
+        rows=[{"n": p.n, "gold": p.gold.value, "low": p.gold.low, "high": p.gold.high} for p in made.points],
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
