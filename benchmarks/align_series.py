@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from prudent.align.command import align
 from prudent.align.settings import Settings, check
 from prudent.cli.common import say
-from prudent.demo.world import load_world
+from prudent.demo.world import SIDES, load_world
 from prudent.features.rendering import Renderer
 from prudent.seeding import numpy_generator, torch_generator
 
@@ -30,7 +30,7 @@ TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-OBJECTIVES = ["vanilla", "proportional", "bregman", "lcb", "variance-only", "permuted"]
+OBJECTIVES = ["vanilla", "proportional", "bregman", "exact", "lcb", "variance-only", "permuted"]
 SPECIAL = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|pad|>"]
 
 
@@ -115,9 +115,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--beta", type=float, default=0.1)
-    parser.add_argument(
-        "--objectives", nargs="+", default=["vanilla", "proportional", "bregman", "lcb", "variance-only", "permuted"]
-    )
+    parser.add_argument("--side", default="demand", choices=SIDES, help="which constraints the prompts hold")
+    parser.add_argument("--objectives", nargs="+", default=OBJECTIVES)
     parser.add_argument("--policy", default="", help="a model to use in place of the small one")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--width", type=int, default=256)
@@ -134,13 +133,14 @@ def main() -> None:
     settings = check(
         Settings(
             demo=True,
+            demo_side=given.side,
             policy=policy,
             objectives=tuple(given.objectives),
             runs=given.runs,
             steps=given.steps,
             beta=given.beta,
             train_prompts=48,
-            eval_prompts=48,
+            eval_prompts=32,
             prompts_per_step=16,
             max_new_tokens=64,
             learning_rate=1e-3,

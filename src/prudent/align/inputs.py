@@ -10,7 +10,7 @@ import torch
 from prudent.align.problem import Judged, Problem, Side, crossed, drawn_heads, standardised_by
 from prudent.align.settings import Settings
 from prudent.data.pools import read_prompts
-from prudent.demo.world import World, draw_preferences, gold_reward, load_world
+from prudent.demo.world import World, draw_preferences, gold_reward, load_world, one_sided
 from prudent.errors import PrudentError
 from prudent.features.models import DEFAULT_MODEL
 from prudent.preflight import settings as preflight_settings
@@ -23,14 +23,26 @@ from prudent.seeding import Seed, numpy_generator, spawn
 
 DEMO_SLOPE = 4.0  # of the Bradley-Terry labels, as in the preflight demonstration
 DEMO_PAIRS = 400
+SIDE_NOTES = {
+    "balanced": "opposites in equal numbers: no rule blind to the prompt pays, and these reward models learn little",
+    "restraint": "all ask for less (at most n words, no commas, ...), which a rule blind to the prompt can learn too",
+    "demand": "all ask for more (at least n words, commas, ...), which a rule blind to the prompt can learn too",
+}
 Sampler = Callable[[Sequence[Any], Seed], list[list[str]]]
 
 
 def demo_problem(settings: Settings, encoder: Any, sample: Sampler) -> Problem:
     """The embedded world: each run draws its own noisy preferences on the training prompts; gold is exact."""
-    world = load_world(settings.train_prompts + settings.eval_prompts)
+    wanted = settings.train_prompts + settings.eval_prompts
+    balanced = settings.demo_side == "balanced"
+    world = load_world(wanted) if balanced else one_sided(load_world(), settings.demo_side)
+    if wanted > len(world):
+        raise PrudentError(
+            f"--train-prompts and --eval-prompts ask for {wanted} prompts, but the embedded world has {len(world)} "
+            f"on the side {settings.demo_side}; ask for fewer"
+        )
     split, learn, sampling = spawn(settings.seed, 3)
-    order = numpy_generator(split).permutation(len(world))
+    order = numpy_generator(split).permutation(len(world))[:wanted]
     train, test = (
         world.take(sorted(part)) for part in (order[: settings.train_prompts], order[settings.train_prompts :])
     )
@@ -55,6 +67,7 @@ def demo_problem(settings: Settings, encoder: Any, sample: Sampler) -> Problem:
     notes = [
         f"{len(train)} embedded prompts to train on, {len(test)} others to judge on; every run draws its own "
         f"{DEMO_PAIRS} preferences on the training prompts (Bradley-Terry from gold, slope {DEMO_SLOPE:g})",
+        f"constraints of these prompts: {SIDE_NOTES[settings.demo_side]}",
         "no reward model sees gold; gold is computed by a program and exact for any text",
     ]
     return Problem(sides[0], sides[1], heads, [judged] * settings.runs, notes)

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from prudent.demo.world import SIDES
 from prudent.errors import PrudentError
 from prudent.features.models import DEFAULT_MODEL
 from prudent.rewards.objectives import OBJECTIVES
@@ -53,6 +54,7 @@ class Settings:
     save_every: int = 10
     images: bool = True
     demo: bool = False
+    demo_side: str = "demand"
     seed: int = 0
 
     def options(self) -> dict[str, Any]:
@@ -73,6 +75,8 @@ def check(settings: Settings) -> Settings:
         problems.append(
             "--demo brings its own preferences, prompts and gold; leave --preferences, --prompts, --judge out"
         )
+    if settings.demo_side not in SIDES:
+        problems.append(f"--demo-side is {settings.demo_side!r}, must be one of {', '.join(SIDES)}")
     unknown = [name for name in settings.objectives if name not in OBJECTIVES]
     if unknown or not settings.objectives:
         problems.append(f"--objective {', '.join(unknown) or '(none)'}: choose among {', '.join(OBJECTIVES)}")

@@ -32,6 +32,9 @@ def align(
     out: OutOption,
     preferences: Annotated[list[str] | None, typer.Option(help="Preference files or hub ids.")] = None,
     demo: Annotated[bool, typer.Option("--demo", help="Train on the embedded prompts, whose gold is exact.")] = False,
+    demo_side: Annotated[
+        str, typer.Option(help="Embedded prompts that ask for more (demand), less (restraint), or both (balanced).")
+    ] = "demand",
     policy: Annotated[str, typer.Option(help="Model to train: smollm2 (embedded), a folder or a hub id.")] = "smollm2",
     objective: Annotated[
         list[str] | None,
