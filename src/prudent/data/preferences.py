@@ -29,7 +29,7 @@ from prudent.data.read_report import ReadReport
 from prudent.data.votes import SOFT_RULES, pair_of_votes, read_votes
 from prudent.errors import BadRow, PrudentError
 from prudent.runs import clean_text, hash_text
-from prudent.seeding import numpy_generator
+from prudent.seeding import numpy_generator, spawn
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -303,6 +303,14 @@ def data_hash(dataset: Dataset) -> str:
         digest.update(json.dumps(row, sort_keys=True).encode())
         digest.update(b"\n")
     return digest.hexdigest()
+
+
+def draw_pairs(dataset: Dataset, most: int | None, seed: int) -> Dataset:
+    """At most ``most`` pairs of a data set, drawn at random by the seed and left in their order; None takes all."""
+    if most is None or most >= len(dataset):
+        return dataset
+    rows = numpy_generator(spawn(seed, 1)[0]).permutation(len(dataset))[:most]
+    return dataset.select(sorted(rows.tolist()))
 
 
 def split_by_prompt(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
