@@ -21,11 +21,12 @@ STUDIES: dict[str, tuple[str, ...]] = {
     "hh_harmless": ("hh_harmless.train.jsonl.gz", "--test", "hh_harmless.test.jsonl.gz", *PLANT),
     "pandalm_votes": ("pandalm_votes.jsonl.gz", *PLANT),
     "gsm8k_pairs": ("gsm8k_pairs.jsonl.gz", *PLANT),
-    "qa_feedback": ("qa_feedback.train.jsonl.gz", "--test", "qa_feedback.test.jsonl.gz", *PLANT),
-    "alpacaeval_gpt4": ("alpacaeval_gpt4.train.jsonl.gz", "--max-pairs", "800", *PLANT),
-    "alpacaeval_soft": (
-        "alpacaeval_soft.train.jsonl.gz", "--max-pairs", "800", "--second-label", "chosen_prob", *PLANT,
-    ),
+    "qa_feedback": ("qa_feedback.train.jsonl.gz", "--test", "qa_feedback.test.jsonl.gz", "--max-pairs", "800",
+                    "--max-test-pairs", "200", *PLANT),
+    "alpacaeval_gpt4": ("alpacaeval_gpt4.train.jsonl.gz", "--test", "alpacaeval_gpt4.test.jsonl.gz", "--max-pairs",
+                        "1000", "--max-test-pairs", "200", *PLANT),
+    "alpacaeval_soft": ("alpacaeval_soft.train.jsonl.gz", "--max-pairs", "500", "--max-length", "256",
+                        "--second-label", "chosen_prob", *PLANT),
 }  # fmt: skip
 
 

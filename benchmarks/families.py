@@ -100,7 +100,8 @@ def main() -> None:
         show("embedded", result["embedded"])
     if given.data is not None and given.only in (None, "hh_harmless"):
         files = [str(given.data / f"hh_harmless.{part}.jsonl.gz") for part in ("train", "test")]
-        options = ["--preferences", files[0], "--test", files[1], "--rows", str(pairs), "--test-rows", str(test_pairs)]
+        options = ["--preferences", files[0], "--test", files[1], "--max-pairs", str(pairs),
+                   "--max-test-pairs", str(test_pairs)]  # fmt: skip
         result["hh_harmless"] = run(options, families, given.short)
         show("hh_harmless", result["hh_harmless"])
     given.out.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import torch
 
 from prudent.clean.settings import Settings
 from prudent.data.files import open_records
-from prudent.data.preferences import prompt_key, read_preferences_with_report
+from prudent.data.preferences import draw_pairs, prompt_key, read_preferences_with_report
 from prudent.data.read_report import ReadReport
 from prudent.data.votes import krippendorff_alpha, merge_votes, read_votes, win_rates
 from prudent.errors import PrudentError
@@ -47,8 +47,10 @@ def read_inputs(settings: Settings) -> Inputs:
     }  # fmt: skip
     data, report = read_preferences_with_report(settings.source, allow=FAULTS_TO_RULES, **options)
     if settings.max_pairs is not None and len(data) > settings.max_pairs:
-        report.notes.append(f"only the first {settings.max_pairs} of {len(data)} pairs were taken (--max-pairs)")
-        data = data.select(range(settings.max_pairs))
+        report.notes.append(
+            f"{settings.max_pairs} of {len(data)} pairs used (--max-pairs), drawn at random by the seed"
+        )
+        data = draw_pairs(data, settings.max_pairs, settings.seed)
     others = {}
     for path in (*settings.against, *settings.test):
         split = read_preferences_with_report(path, **{**options, "split": None})[0]
@@ -56,6 +58,7 @@ def read_inputs(settings: Settings) -> Inputs:
     test, test_keys = None, []
     if settings.test:
         test = read_preferences_with_report(list(settings.test), **{**options, "split": None})[0]
+        test = draw_pairs(test, settings.max_test_pairs, settings.seed)
         test_keys = [prompt_key(prompt) for prompt in test["prompt"]]
     keys = [prompt_key(prompt) for prompt in data["prompt"]]
     votes = vote_report(settings) if "votes" in data.column_names else None
@@ -126,8 +129,14 @@ def load_features(settings: Settings, inputs: Inputs, encoder: Any) -> Features 
         sides = _read_features(settings.features, len(data), None if test is None else len(test))
         what = Path(settings.features).name
     elif encoder is not None:
-        parts = [data] if test is None else [data, test]
-        sides = [encoder.encode(part["prompt"][:], part[side][:]) for part in parts for side in ("chosen", "rejected")]
+        parts = [
+            (part["prompt"][:], part[side][:])
+            for part in (data, test) if part is not None
+            for side in ("chosen", "rejected")
+        ]  # fmt: skip
+        # one call, in which the answers to one prompt share its computation
+        both = encoder.encode([p for prompts, _ in parts for p in prompts], [a for _, side in parts for a in side])
+        sides = list(both.split([len(side) for _, side in parts]))
         what = f"{settings.encoder}, {settings.pooling} token states"
     else:
         return None

@@ -34,6 +34,7 @@ class Settings:
     soft_votes: str = "half"
     min_share: float = 0.5
     max_pairs: int | None = None
+    max_test_pairs: int | None = None
     against: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     holdout: float = 0.25

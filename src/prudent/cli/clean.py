@@ -53,7 +53,7 @@ def clean(
         list[str] | None, typer.Option(help="OURS=THEIRS, for example prompt=question.", rich_help_panel=READING)
     ] = None,
     max_pairs: Annotated[
-        int | None, typer.Option(min=2, help="Take the first so many pairs only.", rich_help_panel=READING)
+        int | None, typer.Option(min=2, help="Use at most so many pairs, drawn at random.", rich_help_panel=READING)
     ] = None,
     rating: Annotated[
         str | None, typer.Option(help="Rating column of single responses.", rich_help_panel=READING)
@@ -84,6 +84,9 @@ def clean(
         str | None, typer.Option(help="Column with another judge's probability.", rich_help_panel=REPAIRS)
     ] = None,
     test: Annotated[list[str] | None, typer.Option(help="Untouched test files.", rich_help_panel=PROOF)] = None,
+    max_test_pairs: Annotated[
+        int | None, typer.Option(min=2, help="Use at most so many test pairs.", rich_help_panel=PROOF)
+    ] = None,
     holdout: Annotated[
         float, typer.Option(help="Share of prompts to test on without --test; 0 for none.", rich_help_panel=PROOF)
     ] = 0.25,
@@ -114,7 +117,7 @@ def clean(
         source=source, rule=tuple(rule or ()), encoder=None if features or encoder == "none" else encoder,
         features=str(features) if features else None, pooling=pooling, max_length=max_length, split=split,
         columns=_mapping(column or []), rating=rating, ties=ties, soft_votes=soft_votes, min_share=min_share,
-        max_pairs=max_pairs, against=tuple(against or ()), test=tuple(test or ()),
+        max_pairs=max_pairs, max_test_pairs=max_test_pairs, against=tuple(against or ()), test=tuple(test or ()),
         holdout=holdout, seeds=seeds, members=members, folds=folds, ridge=_ridge(ridge), in_sample=in_sample, flip=flip,
         soften=soften, soft_label=soft_label, widen=widen, drop_deciles=drop_deciles, second_label=second_label,
         plant=tuple(plant or ()), decisions=str(decisions) if decisions else None, review=review, seed=seed,

@@ -49,8 +49,10 @@ def compare(
     group: Annotated[str | None, typer.Option(help="Column to report the intervals' coverage by.")] = None,
     model: Annotated[str, typer.Option(help="Language model: smollm2 (embedded), a folder or a hub id.")] = "smollm2",
     members: Annotated[int | None, typer.Option(min=2, help="Members K; by default each family's own.")] = None,
-    rows: Annotated[int | None, typer.Option(min=10, help="Train on the first so many pairs only.")] = None,
-    test_rows: Annotated[int | None, typer.Option(min=10, help="Test on the first so many pairs only.")] = None,
+    max_pairs: Annotated[
+        int | None, typer.Option(min=10, help="Train on at most so many pairs, drawn at random.")
+    ] = None,
+    max_test_pairs: Annotated[int | None, typer.Option(min=10, help="The same for the test pairs.")] = None,
     pooling: Annotated[str, typer.Option(help="Features: last, mean or last+mean token states.")] = "last",
     max_length: Annotated[int, typer.Option(help="Longest text in tokens.")] = 512,
     dtype: Annotated[str | None, typer.Option(help="Precision of the language model.")] = None,
@@ -68,7 +70,7 @@ def compare(
     Accuracy, calibration, whether the spread finds errors (AUROC, risk-coverage), the spread on unlike pairs,
     parameters, seconds and peak memory.
     """
-    from prudent.data.preferences import data_hash, read_preferences, split_by_prompt
+    from prudent.data.preferences import data_hash, draw_pairs, read_preferences, split_by_prompt
     from prudent.errors import PrudentError
     from prudent.rewards.families import check_options, family
     from prudent.runs import new_run, refuse_used
@@ -85,8 +87,7 @@ def compare(
         held = read_preferences(test)
     else:
         held, train = split_by_prompt(train, 0.2, seed)
-    train = train.select(range(min(rows, len(train)))) if rows else train
-    held = held.select(range(min(test_rows, len(held)))) if test_rows else held
+    train, held = draw_pairs(train, max_pairs, seed), draw_pairs(held, max_test_pairs, seed)
     unlike = read_preferences(ood) if ood else shuffled_words(held, seed)
     sets = {"test": held, "ood": unlike}
     encoder_options = {"pooling": pooling, "max_length": max_length, "dtype": dtype}
@@ -111,8 +112,10 @@ def compare(
         "ood": ood or SHUFFLED, "encode_seconds": timings.get("encode"), "families": table,
         "baseline": longer_answer(held),
     }  # fmt: skip
-    given = {"preferences": preferences, "families": names, "test": test, "ood": ood, "model": model, "rows": rows}
-    with new_run(out, "compare", {**given, **encoder_options, "set": set_}, seed, overwrite) as run:
+    given = {"preferences": preferences, "families": names, "test": test, "ood": ood, "model": model}
+    with new_run(
+        out, "compare", {**given, "max_pairs": max_pairs, **encoder_options, "set": set_}, seed, overwrite
+    ) as run:
         run.manifest["hashes"] |= {"train": data_hash(train), "test": data_hash(held)}
         run.manifest["timings_s"] |= timings
         run.write_json("compare.json", result)
@@ -169,12 +172,16 @@ def shuffled_words(data: Dataset, seed: int) -> Dataset:
 def encode_sets(
     sets: dict[str, Dataset], model: str, encoder_options: dict[str, Any]
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Features of both sides of every set."""
+    """Features of both sides of every set, in one pass: answers to one prompt share its computation across sets."""
     from prudent.features.encoder import Encoder
     from prudent.rewards.families import encode_pairs
 
     encoder = Encoder(model, **{key: value for key, value in encoder_options.items() if value is not None})
-    return {name: encode_pairs(encoder, data) for name, data in sets.items()}
+    columns = ("prompt", "chosen", "rejected")
+    whole = {name: [row for data in sets.values() for row in data[name]] for name in columns}
+    sizes = [len(data) for data in sets.values()]
+    chosen, rejected = (side.split(sizes) for side in encode_pairs(encoder, whole))
+    return dict(zip(sets, zip(chosen, rejected)))
 
 
 def run_family(

@@ -56,7 +56,7 @@ def fit(
     test: Annotated[list[str] | None, typer.Option(help="Preference file to report accuracy on.")] = None,
     on_error: Annotated[str, typer.Option(help="Bad rows: raise (list all, stop) or skip (drop, count).")] = "raise",
     split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
-    rows: Annotated[int | None, typer.Option(min=2, help="Use the first so many pairs only.")] = None,
+    max_pairs: Annotated[int | None, typer.Option(min=2, help="Use at most so many pairs, drawn at random.")] = None,
     pooling: Annotated[str, typer.Option(help="Features: last, mean or last+mean token states.")] = "last",
     max_length: Annotated[int, typer.Option(help="Longest text in tokens.")] = 1024,
     dtype: Annotated[str | None, typer.Option(help="Precision of the language model; by default what is fast.")] = None,
@@ -98,7 +98,7 @@ def fit(
 ) -> None:
     """Train K members on preference pairs and write a reward-model folder: weights, golden scores, fit.json."""
     from prudent.cli.fit_page import describe_fit, write_page
-    from prudent.data.preferences import data_hash, read_preferences_with_report
+    from prudent.data.preferences import data_hash, draw_pairs, read_preferences_with_report
     from prudent.rewards.families import check_options, fit_reward_model
     from prudent.runs import new_run, refuse_used
 
@@ -117,7 +117,7 @@ def fit(
     given = check_options(family, options)
     encoder_options = {"pooling": pooling, "max_length": max_length, "dtype": dtype, "layer": feature_layer}
     data, report = read_preferences_with_report(preferences, split=split, on_error=on_error)
-    data = data.select(range(min(rows, len(data)))) if rows else data
+    data = draw_pairs(data, max_pairs, seed)
     held = read_preferences_with_report(test, on_error=on_error)[0] if test else None
     say(f"{len(data)} pairs; family {family} on {model}")
     started = time.perf_counter()
@@ -130,7 +130,7 @@ def fit(
     result = describe_fit(reward_model, data, held, seconds)
     result["reading"] = {"read": report.read, "kept": report.kept, **report.counts()}
     wanted = {"preferences": preferences, "family": family, "model": model, "members": members, **encoder_options}
-    with new_run(out, "fit", {**wanted, **given, "rows": rows, "test": test}, seed, overwrite) as run:
+    with new_run(out, "fit", {**wanted, **given, "max_pairs": max_pairs, "test": test}, seed, overwrite) as run:
         run.manifest["hashes"]["preferences"] = data_hash(data)
         run.manifest["timings_s"]["fit"] = seconds
         reward_model.write(run)

@@ -13,6 +13,7 @@ from prudent.data.preferences import (
     NEUTRAL,
     ReadReport,
     data_hash,
+    draw_pairs,
     prompt_key,
     read_preferences_with_report,
     split_by_prompt,
@@ -22,7 +23,7 @@ from prudent.errors import PrudentError
 from prudent.preflight.core import Candidates, PairFeatures, uniform_reference
 from prudent.preflight.settings import Settings
 from prudent.rewards.columns import PairColumns
-from prudent.seeding import numpy_generator, spawn
+from prudent.seeding import numpy_generator
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -101,9 +102,7 @@ def read_inputs(settings: Settings) -> Inputs:
 
 
 def _capped(pairs: Dataset, most: int, total: int, seed: int) -> Dataset:
-    count = max(1, round(most * len(pairs) / total))
-    rows = numpy_generator(spawn(seed, 1)[0]).permutation(len(pairs))[:count]
-    return pairs.select(sorted(rows.tolist()))
+    return draw_pairs(pairs, max(1, round(most * len(pairs) / total)), seed)
 
 
 def _split(pairs: Dataset, settings: Settings) -> tuple[Dataset, Dataset]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from prudent.errors import PrudentError
+from prudent.features.backbone import BUDGETS, batches
 from prudent.rewards.columns import PairColumns
 from prudent.rewards.contrastive import contrastive_term, views
 from prudent.rewards.external import last_state
@@ -129,7 +130,18 @@ class EnsembleModel(torch.nn.Module):
         return {"use_cache": False} if hasattr(self.backbone.config, "use_cache") else {}
 
     def represent(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Representations (K, N, d), or (1, N, d) where members share the whole backbone; ids, mask (N, T)."""
+        """Representations (K, N, d), or (1, N, d) where members share the whole backbone; ids, mask (N, T), padded on
+        the right. Texts of like length run together: padding to the longest of a batch can double the work."""
+        lengths = mask.sum(1).tolist()
+        parts = list(batches(lengths, *BUDGETS.get(ids.device.type, BUDGETS["cuda"])))
+        states = []
+        for part in parts:
+            width = max(1, lengths[part[0]])  # longest first
+            states.append(self._represent(ids[part, :width], mask[part, :width]))
+        order = torch.tensor([row for part in parts for row in part], device=ids.device)
+        return torch.cat(states, 1)[:, torch.argsort(order)]
+
+    def _represent(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         if not self.adapters:
             return self._states(ids, mask)[None]
         states = []

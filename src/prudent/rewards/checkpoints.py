@@ -7,7 +7,6 @@ Checkpoints hold only what is trained, as safetensors; optimiser, schedule and r
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -190,8 +189,3 @@ def collate(examples: Sequence[dict[str, Any]], pad: int) -> dict[str, torch.Ten
         if name in examples[0]:
             batch[name] = torch.tensor([example[name] for example in examples], dtype=torch.float32)
     return batch
-
-
-def quiet_environment() -> None:
-    """Trainer reports to nobody unless a user's own arguments say so."""
-    os.environ.setdefault("WANDB_DISABLED", "true")

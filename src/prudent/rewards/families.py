@@ -96,7 +96,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def encode_pairs(encoder: Any, preferences: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_pairs(encoder: Any, preferences: Dataset | Mapping[str, list]) -> tuple[torch.Tensor, torch.Tensor]:
     """Features (n, d) of the chosen and of the rejected answers, in one pass."""
     prompts = list(preferences["prompt"])
     n = len(prompts)
