@@ -10,12 +10,15 @@ import torch
 from typer.testing import CliRunner
 
 from prudent.cli.main import app
-from prudent.cli.theory_certify import _page, _prompt_rows, _row, _verdict, padded
+from prudent.cli.theory_certify import padded
 from prudent.policies.methods import METHODS
-from prudent.theory.certificates import RULES, belief_from_members, certify
+from prudent.rewards.heads import HeadEnsemble
+from prudent.rewards.laplace import LaplacePosterior
+from prudent.rewards.model import RewardModel
 from prudent.theory.claims import ball_claims, level_claims, penalty_claims, solver_claims
-from prudent.theory.embedded import calibrate, summarise
+from prudent.theory.embedded import COMPARED, calibrate, forms_table, methods_table, risk_curves, summarise
 from prudent.theory.experiments import penalty_draws
+from prudent.theory.realised import can_fail, realised_gain, risk_curve
 
 
 def test_map_writes_a_run(tmp_path: Path) -> None:
@@ -46,20 +49,58 @@ def test_claims_hold() -> None:
     assert len(found) > 20 and [claim.claim for claim in found if not claim.holds] == []
 
 
-def test_certificate_rows_and_page() -> None:
-    scores = torch.randn(6, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    reference = torch.full((3, 4), 0.25, dtype=torch.float64)
-    belief = belief_from_members(scores, reference)
-    moved = scores - scores.mean(0)
-    rows = [_row(certify(belief, 1.0, method), belief, moved, 0.05) for method in RULES]
-    assert {"plug_in", "improvement", "bound", "member_improvement"} <= set(rows[0])
-    assert len(_prompt_rows(certify(belief, 1.0, "vanilla"), ["a", "b", "c"])) == 3
-    assert "No setting" in _verdict([row | {"bound": -1.0} for row in rows], 0.05)
-    sure = _verdict([row | {"bound": 0.5} for row in rows], 0.05)
-    assert sure.startswith("4 of 4")
-    page = _page({"overall": rows, "belief": "ensemble of 6", "prompts": 3, "delta": 0.05, "verdict": sure}).html()
-    assert "What this reward model may promise" in page
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    """Problems with solutions; the longer one is right, and in the last one both are."""
+    path = tmp_path / "pool.jsonl"
+    rows = [
+        {"problem_id": f"p{i}", "question": f"Say {i}.", "solutions": [
+            {"solution": "No." + " Not so." * (i % 3), "is_correct": i == 7},
+            {"solution": "Yes, it is so, and always was.", "is_correct": True},
+        ]}
+        for i in range(8)
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("family", ("heads", "laplace"))
+def test_certify_a_saved_model_against_gold(family: str, pool: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    from prudent.features.encoder import Encoder
+
+    encoder = Encoder(tiny_folder, dtype="float32", progress=False)
+    long, short = (encoder.encode(["Q"] * 12, [word * n for n in range(1, 13)]) for word in ("Yes, it is so. ", "No."))
+    fit = {"heads": HeadEnsemble.fit, "laplace": LaplacePosterior.fit}[family]
+    RewardModel(fit(long, short, members=4, ridge=0.1), encoder, model=str(tiny_folder)).save(tmp_path / "rm")
+    out = tmp_path / "certificate"
+    arguments = ["theory", "certify", "--model", str(tmp_path / "rm"), "--pool", str(pool), "--out", str(out), "--json"]
+    result = CliRunner().invoke(app, [*arguments, "--betas", "0.3,1", "--no-images"])
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert len(found["overall"]) == 8 and found["prompts"] == 8
+    for row in found["overall"]:
+        assert row["bound"] < row["improvement"] < row["plug_in"]
+        assert ("uniform" in row) == (family == "laplace") and ("member_bound" in row) == (family == "heads")
+        assert 0 <= row["promised_failures"] <= 1 and row["realised"] * (row["realised_failures"] - 0.5) < 0
+    rows = [row for row in found["risk_curves"] if row["method"] == "vanilla"]
+    assert sum(row["n"] for row in rows) == 2 * 7  # the prompt whose solutions are both right can't be improved
+    assert "By gold" in found["verdict"] and "Promised against realised risk" in (out / "report.html").read_text()
     assert padded(torch.arange(5.0), [2, 3]).tolist() == [[0, 1, 0], [2, 3, 4]]
+
+
+def test_risks_that_are_kept_lie_on_the_diagonal() -> None:
+    generator = torch.Generator().manual_seed(0)
+    chance = torch.rand(400, 30, generator=generator, dtype=torch.float64)
+    failed = torch.rand(400, 30, generator=generator, dtype=torch.float64) < chance
+    rows = risk_curve(chance, torch.where(failed, -1.0, 1.0))
+    assert len(rows) == 10 and sum(row["n"] for row in rows) == 12_000
+    assert all(abs(row["promised"] - row["realised"]) < 0.05 for row in rows)
+    bold = risk_curve(chance**2, torch.where(failed, -1.0, 1.0))
+    assert all(row["realised"] > row["promised"] for row in bold[:8])
+    reference = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]])
+    gold = torch.tensor([[1.0, 1.0, 7.0], [0.0, 2.0, 7.0]])
+    assert can_fail(reference, gold).tolist() == [False, True]
+    assert realised_gain(torch.tensor([[0.2, 0.8, 0.0]] * 2), reference, gold).tolist() == pytest.approx([0.0, 0.6])
 
 
 def test_calibration_on_a_linear_world() -> None:
@@ -74,11 +115,23 @@ def test_calibration_on_a_linear_world() -> None:
 
         return draw_preferences(gold, torch.arange(20), 150, 2.0, seed)  # type: ignore[arg-type]
 
-    rows = calibrate(features, gold, choose, test, slope=2.0, betas=(1.0,), draws=6)
+    rows = calibrate(features, gold, choose, test, slope=2.0, betas=(1.0,), kls=(0.1,), draws=6)
     table = summarise(rows["promises"])
-    assert len(table) == 6 and len(rows["forms"]) == 6
+    assert len(table) == 9 and len(rows["forms"]) == 6
     for row in table:
         assert row["bound"] < row["corrected"] < row["plug_in"]
-        assert row["realised"] > 0.5 * row["corrected"] > 0 and row["realised_risk"] == 0
+        assert row["belief"] == "posterior" or row["realised"] > 0.5 * row["corrected"] > 0
+        assert row["realised_risk"] == 0
         assert 0 <= row["covered"] <= 1
-    assert set(METHODS) >= {row["method"] for row in table}
+    reference = torch.full((20, 6), 1 / 6, dtype=torch.float64)
+    curves = risk_curves(rows["promises"], reference, gold[test])
+    for belief in ("ensemble", "sandwich", "posterior"):
+        assert sum(row["n"] for row in curves if (row["belief"], row["method"]) == (belief, "vanilla")) == 6 * 20
+    compared = methods_table(rows["gains"], 6)
+    assert [row["method"] for row in compared] == list(COMPARED) and set(METHODS) >= set(COMPARED)
+    gains = {row["method"]: row["gain"] for row in compared if row["reached"] == 1}
+    assert "gain" not in next(row for row in compared if row["method"] == "exact")  # it can't move as little as that
+    (parts,) = forms_table(rows["forms"])
+    assert parts["proportional"] == pytest.approx(gains["proportional"], rel=1e-4)
+    assert parts["gap"] == pytest.approx(gains["proportional"] - gains["bregman"], rel=1e-3)
+    assert gains["vanilla"] > 0.05 > gains["variance-only"]

@@ -34,7 +34,9 @@ def register(app: typer.Typer) -> None:
 
 @guarded
 def best_of_n(
-    pool: Annotated[Path, typer.Option(help="Pool: prompt and responses in every row; gold where it is known.")],
+    pool: Annotated[
+        Path, typer.Option(help="Pool: prompt and responses a row, gold where known; or solutions with is_correct.")
+    ],
     model: Annotated[str, typer.Option(help="Reward model: folder that prudent fit wrote, or a hub id.")],
     out: OutOption,
     rule: Annotated[str, typer.Option(help="Rule over members: mean, min, lcb, uwo, median, cvar, entropic.")] = "lcb",
@@ -48,14 +50,14 @@ def best_of_n(
     config: ConfigOption = None,
 ) -> None:
     """Best of n: every prompt's picked response, its score's mean and deviation, and what other rules pick."""
-    from prudent.data.pools import read_pool
     from prudent.errors import PrudentError
+    from prudent.evaluation.worlds import read_candidates
     from prudent.policies.best_of_n import picks
     from prudent.rewards.model import RewardModel
     from prudent.runs import hash_file, new_run, refuse_used
 
     refuse_used(out, overwrite)
-    given = read_pool(pool)
+    given = read_candidates(pool)
     if n is not None:
         given = first_candidates(given, n)
     owners, texts, _ = given.flat()

@@ -20,6 +20,7 @@ from prudent.cli.common import (
 
 REPRODUCE = "Example: prudent theory reproduce --out runs/theory"
 MAP = "Example: prudent theory map --out runs/map"
+WORLD = "With --embedded"
 CERTIFY = "Example: prudent theory certify --model runs/heads --pool pool.jsonl --out runs/certificate"
 
 
@@ -91,14 +92,28 @@ def certify(
     context: typer.Context,
     out: OutOption,
     model: Annotated[Path | None, typer.Option(help="Reward model folder: an ensemble or a Laplace posterior.")] = None,
-    pool: Annotated[Path | None, typer.Option(help="JSONL with prompt, responses and optionally gold.")] = None,
+    pool: Annotated[
+        Path | None,
+        typer.Option(help="Prompts with responses and optionally gold, or solutions with is_correct."),
+    ] = None,
     betas: Annotated[str, typer.Option(help="KL weights, separated by commas.")] = "0.03,0.1,0.3,1",
     delta: Annotated[float, typer.Option(help="Chance of being wrong that the bounds allow.")] = 0.05,
     embedded: Annotated[
         bool, typer.Option("--embedded", help="Calibrate on the embedded world: promised against realised.")
     ] = False,
-    prompts: Annotated[int, typer.Option(help="Prompts of the embedded world.", min=20)] = 120,
-    draws: Annotated[int, typer.Option(help="Fresh sets of preferences of the embedded world.", min=2)] = 40,
+    prompts: Annotated[
+        int | None, typer.Option(help="Prompts of the embedded world; by default all.", min=20, rich_help_panel=WORLD)
+    ] = None,
+    side: Annotated[
+        str,
+        typer.Option(help="balanced, or one half of its constraints: restraint, demand.", rich_help_panel=WORLD),
+    ] = "balanced",
+    draws: Annotated[int, typer.Option(help="Fresh sets of preferences.", min=2, rich_help_panel=WORLD)] = 40,
+    pairs: Annotated[int, typer.Option(help="Preferences a draw.", min=10, rich_help_panel=WORLD)] = 400,
+    slope: Annotated[float, typer.Option(help="Their Bradley-Terry slope.", min=0.01, rich_help_panel=WORLD)] = 4.0,
+    kls: Annotated[
+        str, typer.Option("--kls", help="Nats at which the methods are compared.", rich_help_panel=WORLD)
+    ] = "0.1,0.3,1",
     images: Annotated[bool, typer.Option(help="Write PNG and SVG of each chart.")] = True,
     overwrite: OverwriteOption = False,
     seed: SeedOption = 0,
@@ -106,36 +121,40 @@ def certify(
     config: ConfigOption = None,
 ) -> None:
     """Bounds on what a policy tuned against this reward model is worth, per prompt and overall, at each beta."""
-    from prudent.cli.theory_certify import calibrate_embedded, certify_model
     from prudent.errors import PrudentError
 
-    values = _numbers(betas)
+    values = _numbers("--betas", betas)
     if not 0 < delta < 0.5:
         raise PrudentError(f"--delta is {delta}, must lie between 0 and 0.5")
     if embedded == (model is not None or pool is not None):
         raise PrudentError("give --model FOLDER and --pool FILE, or --embedded alone")
     if embedded:
+        from prudent.cli.theory_calibrate import calibrate_embedded
+
         result = calibrate_embedded(
-            out, betas=values, delta=delta, prompts=prompts, draws=draws, images=images, overwrite=overwrite, seed=seed
-        )
+            out, betas=values, kls=_numbers("--kls", kls), delta=delta, prompts=prompts, side=side, draws=draws,
+            pairs=pairs, slope=slope, images=images, overwrite=overwrite, seed=seed,
+        )  # fmt: skip
     elif model is None or pool is None:
         raise PrudentError("certify needs both --model FOLDER and --pool FILE")
     else:
+        from prudent.cli.theory_certify import certify_model
+
         result = certify_model(
             out, model, pool, betas=values, delta=delta, images=images, overwrite=overwrite, seed=seed
         )
     _finish(result | {"out": str(out)}, as_json, result["verdict"], out)
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def _numbers(option: str, text: str) -> tuple[float, ...]:
     from prudent.errors import PrudentError
 
     try:
         values = tuple(float(part) for part in str(text).split(","))
     except ValueError as error:
-        raise PrudentError(f"--betas is {text!r}, must be numbers separated by commas, such as 0.1,0.3,1") from error
+        raise PrudentError(f"{option} is {text!r}, must be numbers separated by commas, such as 0.1,0.3,1") from error
     if any(not 0 < value < float("inf") for value in values):
-        raise PrudentError(f"--betas is {text!r}, every value must be positive and finite")
+        raise PrudentError(f"{option} is {text!r}, every value must be positive and finite")
     return values
 
 

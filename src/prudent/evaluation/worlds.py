@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from prudent.data.pools import Pool, read_pool
 from prudent.errors import BadRow, DataError, PrudentError
 from prudent.evaluation.goodhart import World, split_world
 from prudent.seeding import Seed
@@ -57,38 +58,46 @@ def embedded(prompts: int | None = None) -> TextWorld:
     )  # fmt: skip
 
 
-def read_world(path: str | Path, gold: str | None = None) -> TextWorld:
-    """A pool file with gold, or solutions of problems (``question`` and ``solutions`` with ``is_correct``).
-
-    gold: a reward model (folder or hub id) that scores a pool which has no gold of its own.
-    """
+def holds_solutions(path: str | Path) -> bool:
+    """Whether a file's first row is a problem with ``solutions``."""
     from prudent.data.files import read_records
 
     first = next((record.value for record in read_records(path) if record.value is not None), None)
-    if first is not None and isinstance(first.get("solutions"), list):
-        return read_solutions(path)
-    from prudent.data.pools import read_pool
+    return first is not None and isinstance(first.get("solutions"), list)
 
-    pool = read_pool(path)
+
+def read_candidates(path: str | Path) -> Pool:
+    """A pool file, or solutions of problems (``question`` and ``solutions`` with ``is_correct``, which is the gold)."""
+    return read_solutions(path) if holds_solutions(path) else read_pool(path)
+
+
+def read_world(path: str | Path, gold: str | None = None) -> TextWorld:
+    """The prompts, responses and gold of ``read_candidates``.
+
+    gold: a reward model (folder or hub id) that scores the responses in place of the file's own gold.
+    """
+    pool = read_candidates(path)
+    values, unit = pool.gold, "1 for a correct solution, 0 else" if holds_solutions(path) else "gold of the file"
     if gold is not None:
         from prudent.rewards.model import RewardModel
 
         owners, texts, _ = pool.flat()
         scores = RewardModel.load(gold).score(owners, texts).mean(0)
         values = [part.tolist() for part in scores.split([len(texts) for texts in pool.responses])]
-        return TextWorld(list(pool.prompts), list(pool.responses), values, str(path), f"mean score of {gold}")
-    if pool.gold is None:
+        unit = f"mean score of {gold}"
+    if values is None:
         raise PrudentError(f"{path} has no gold; give every row gold rewards, or a reward model as judge with --gold")
-    return TextWorld(list(pool.prompts), list(pool.responses), list(pool.gold), str(path), "gold of the file")
+    return TextWorld(list(pool.prompts), list(pool.responses), values, str(path), unit)
 
 
-def read_solutions(path: str | Path) -> TextWorld:
+def read_solutions(path: str | Path) -> Pool:
     """Problems with several solutions, gold 1 for a correct one and 0 for others."""
     from prudent.data.files import read_records
 
     bad: list[BadRow] = []
-    prompts, responses, gold = [], [], []
-    for record in read_records(path):
+    pool = Pool([], [], [], [])
+    assert pool.gold is not None
+    for place, record in enumerate(read_records(path)):
         bad += record.errors
         if record.value is None:
             continue
@@ -105,12 +114,13 @@ def read_solutions(path: str | Path) -> TextWorld:
                 BadRow(record.line, "solutions", "missing-field", "is_correct (true or false) in every solution")
             )
             continue
-        prompts.append(question)
-        responses.append([s["solution"] for s in listed])
-        gold.append([float(s["is_correct"]) for s in listed])
+        pool.prompts.append([{"role": "user", "content": question}])
+        pool.responses.append([s["solution"] for s in listed])
+        pool.gold.append([float(s["is_correct"]) for s in listed])
+        pool.ids.append(str(record.value.get("problem_id", record.value.get("id", place))))
     if bad:
         raise DataError(str(path), bad, "mend these rows")
-    return TextWorld(prompts, responses, gold, str(path), "1 for a correct solution, 0 else")
+    return pool
 
 
 def encode_world(

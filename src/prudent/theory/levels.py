@@ -9,17 +9,19 @@ centred on their plain mean under pi0, and r_w their precision-weighted mean, th
 
 The link never looks at which response is better: it prefers low variance with a strength r_w that is positive where the
 estimate says that low variance goes with reward. Exactly, at every beta, log pi_prop = log pi_breg + lam w / beta -
-const.
+const. So at equal KL the forms differ by two things (equation (40)): the link's worth, and what the Bregman form gives
+up when it leaves the link's share of the KL to it.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 
 from prudent.arrays import ArrayLike, as_tensor
-from prudent.policies.finite import kl, multiplier, solve, value
+from prudent.policies.finite import beta_for_kl, kl, solve, value
 
 
 class Tilts(NamedTuple):
@@ -59,47 +61,57 @@ def tilt_kl(tilt: torch.Tensor, reference: ArrayLike) -> torch.Tensor:
     return 0.5 * (pi0 * (tilt - (pi0 * tilt).sum(-1, keepdim=True)).square()).sum(-1)
 
 
-class Split(NamedTuple):
-    """What the level does at one beta, means over draws and prompts.
+class AtKL(NamedTuple):
+    """Why the forms differ at equal KL, means over prompts, equation (40): proportional = bregman + given_up + link.
 
-    bregman, proportional, gap: gains. blind: gain of the link alone, pi0 exp(lam w / beta), which never looks at which
-    response is better. kl_*: nats. level: mean of lam. agree: share of prompts where the level's sign is that of the
-    true covariance of precision and reward.
+    bregman, proportional: gains at the KL. given_up: what the Bregman form loses when it moves only as far as it does
+    inside the proportional form (<= 0 as a rule). link: what is gained on top by counting rewards from their plain
+    mean. kl_within: nats that the Bregman part keeps. first_order: the gap's prediction from (31) and (32), exact as the
+    KL goes to 0.
     """
 
     bregman: float
+    given_up: float
+    link: float
     proportional: float
-    gap: float
-    blind: float
-    kl_bregman: float
-    kl_proportional: float
-    kl_blind: float
-    level: float
-    agree: float
+    kl_within: float
+    first_order: float
 
 
-def split(reward: ArrayLike, reference: ArrayLike, beta: float, variance: ArrayLike, gold: ArrayLike) -> Split:
-    """Both forms and the part between them at one beta, exactly (no expansion). Rewards are centred on their plain
-    mean.
+def split_at_kl(
+    reward: ArrayLike, reference: ArrayLike, variance: ArrayLike, gold: ArrayLike, target: float
+) -> AtKL | None:
+    """Equation (40) for one draw at ``target`` nats; None where a form can't reach that KL. Rewards are centred here.
 
-    reward, variance: (..., prompts, candidates); gold, reference: (prompts, candidates).
+    reward, variance, reference, gold: (prompts, candidates).
     """
     r, pi0, spread, truth = (as_tensor(x, torch.float64) for x in (reward, reference, variance, gold))
     r = r - (pi0 * r).sum(-1, keepdim=True)
-    level = multiplier(r, pi0, beta, spread)
-    policies = {
-        "bregman": solve(r, pi0, beta, variance=spread, form="bregman"),
-        "proportional": solve(r, pi0, beta, variance=spread),
-        "blind": solve(level[..., None].expand(spread.shape), pi0, beta, variance=spread),
+    betas = {
+        form: beta_for_kl(lambda b, f=form: solve(r, pi0, b, variance=spread, form=f), pi0, target, strict=False)
+        for form in ("bregman", "proportional")
     }
+    if not all(bool(torch.isfinite(beta)) for beta in betas.values()):
+        return None
     start = value(pi0, truth)
-    gain = {name: float((value(policy, truth) - start).mean()) for name, policy in policies.items()}
-    spent = {name: float(kl(policy, pi0).mean()) for name, policy in policies.items()}
-    link = tilt_gain(1.0 / spread, pi0, truth)
-    return Split(
-        **gain,
-        gap=gain["proportional"] - gain["bregman"],
-        **{f"kl_{name}": number for name, number in spent.items()},
-        level=float(level.mean()),
-        agree=float((torch.sign(level) == torch.sign(link)).double().mean()),
+
+    def gain(policy: torch.Tensor) -> float:
+        return float((value(policy, truth) - start).mean())
+
+    within = solve(r, pi0, betas["proportional"], variance=spread, form="bregman")
+    whole = gain(solve(r, pi0, betas["bregman"], variance=spread, form="bregman"))
+    left, both = gain(within), gain(solve(r, pi0, betas["proportional"], variance=spread))
+    parts = tilts(r, pi0, 1.0, spread)
+
+    def predicted(tilt: torch.Tensor) -> float:
+        size = float(tilt_kl(tilt, pi0).mean())
+        return math.sqrt(target / size) * float(tilt_gain(tilt, pi0, truth).mean()) if size > 0 else math.nan
+
+    return AtKL(
+        bregman=whole,
+        given_up=left - whole,
+        link=both - left,
+        proportional=both,
+        kl_within=float(kl(within, pi0).mean()),
+        first_order=predicted(parts.proportional) - predicted(parts.bregman),
     )
