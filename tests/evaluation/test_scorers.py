@@ -10,8 +10,9 @@ from tests.tiny import tiny_causal_lm
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification
 
 from prudent.errors import PrudentError
+from prudent.evaluation.contest import judge
 from prudent.evaluation.items import Items
-from prudent.evaluation.scorers import Options, judge_verdicts, score_items
+from prudent.evaluation.scorers import Options, judge_ratings, judge_verdicts, score_items
 
 CPU = Options(dtype="float32", device="cpu")
 
@@ -113,11 +114,38 @@ def test_judges_place_by_item_and_are_parsed(items: Items) -> None:
     assert [len(row) for row in judge_verdicts("j", items, CPU, write=first_slot).values] == [2, 2, 2]
 
 
+def test_judges_rate_each_answer_alone(items: Items) -> None:
+    """Ratings rank several correct answers too; what can't be read never helps the item."""
+    two = Items(
+        "rewardbench2", "made", ["ref:1", "tied:1"], ["Name red.", "Name a colour."],
+        [["Red.", "Sea."], ["Red.", "Blue.", "Sea."]], [1, 2], ["Ties", "Ties"], [[""] * 2, [""] * 3],
+    )  # fmt: skip
+
+    def rate(name: str, prompts: list[str], options: Options) -> list[str]:
+        assert all(text.count("# Answer") == 1 for text in prompts)
+        return [f"Well. [[{2 if text.endswith('Sea.') else 9}]]" for text in prompts]
+
+    rated = judge_ratings("j", two, Options(ratings=True), write=rate)
+    assert rated.values.tolist() == [[9, 2, 9, 9, 2]]
+    options = {"rule": "mean", "rules": [], "weights": "counts", "prior": False, "rounds": 20, "seed": 0}
+    assert judge(rated, two, options).view.detail.ties.tied_accuracy == 1
+    for unread in ("Red.", "Sea."):
+        texts = lambda n, p, o: ["?" if t.endswith(unread) else "[[5]]" for t in p]  # noqa: E731, B023
+        found = judge_ratings("j", items.chosen([0]), CPU, write=lambda n, p, o: ["?"] * len(p))
+        assert found.values[0][0] < found.values[0][1] and "3 of 3 ratings" in found.notes[1]
+        tied = judge_ratings("j", two, CPU, write=texts).values[0]
+        assert tied[0] < tied[1]
+    with pytest.raises(PrudentError, match="--swap is for verdicts"):
+        judge_ratings("j", two, Options(swap=True, ratings=True), write=rate)
+
+
 def test_judge_on_a_tiny_model_runs(items: Items, tmp_path: Path) -> None:
     tiny_causal_lm(tmp_path / "lm")
     options = Options(max_new_tokens=4, dtype="float32", device="cpu")
     found = score_items(f"judge:{tmp_path / 'lm'}", items.chosen([0]), options)
     assert found.kind == "judge" and all(o in ("right", "wrong", "tie", "invalid") for o in found.values[0])
+    options = Options(max_new_tokens=4, ratings=True, dtype="float32", device="cpu")
+    assert score_items(f"judge:{tmp_path / 'lm'}", items.chosen([0]), options).values.shape == (1, 3)
 
 
 def test_texts_are_needed(items: Items) -> None:

@@ -41,6 +41,7 @@ Tag = Annotated[str, typer.Option(help="Step tag of a process reward model that 
 Good = Annotated[str, typer.Option(help="Its token for a right step.")]
 Bad = Annotated[str, typer.Option(help="Its token for a wrong step.")]
 Swap = Annotated[bool, typer.Option("--swap", help="Judges read each item in both orders.")]
+Ratings = Annotated[bool, typer.Option("--ratings", help="Judges rate each answer alone (what Ties needs).")]
 LanguageModel = Annotated[str | None, typer.Option(help="Language model to use in place of the one a folder names.")]
 Dtype = Annotated[str | None, typer.Option(help="Precision of language models: float32, bfloat16.")]
 
@@ -87,6 +88,7 @@ def rewardbench(
     good: Good = "+",
     bad: Bad = "-",
     swap: Swap = False,
+    ratings: Ratings = False,
     language_model: LanguageModel = None,
     dtype: Dtype = None,
     seed: SeedOption = 0,
@@ -120,6 +122,7 @@ def rewardbench2(
     good: Good = "+",
     bad: Bad = "-",
     swap: Swap = False,
+    ratings: Ratings = False,
     language_model: LanguageModel = None,
     dtype: Dtype = None,
     seed: SeedOption = 0,
@@ -152,6 +155,7 @@ def rewardmath(
     good: Good = "+",
     bad: Bad = "-",
     swap: Swap = False,
+    ratings: Ratings = False,
     language_model: LanguageModel = None,
     dtype: Dtype = None,
     seed: SeedOption = 0,
@@ -183,6 +187,7 @@ def preferences(
     good: Good = "+",
     bad: Bad = "-",
     swap: Swap = False,
+    ratings: Ratings = False,
     language_model: LanguageModel = None,
     dtype: Dtype = None,
     seed: SeedOption = 0,

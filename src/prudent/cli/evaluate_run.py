@@ -93,7 +93,7 @@ def score_models(specs: list[str], items: Items, given: dict[str, Any]) -> list[
 
     options = Options(
         beta=given["dpo_beta"], step_tag=given["step_tag"], good=given["good"], bad=given["bad"], swap=given["swap"],
-        seed=given["seed"], dtype=given["dtype"], language_model=given["language_model"],
+        ratings=given["ratings"], seed=given["seed"], dtype=given["dtype"], language_model=given["language_model"],
     )  # fmt: skip
     found = []
     for spec in specs:

@@ -15,6 +15,7 @@ from prudent.runs import hash_text
 
 VERDICT = re.compile(r"\[\[\s*([A-Za-z])\s*\]\]")
 RATING = re.compile(r"\[\[\s*(-?\d+(?:\.\d+)?)\s*\]\]")
+RATINGS = (1.0, 10.0)  # the scale of ratings
 OUTCOMES = ("right", "wrong", "tie", "invalid")
 RULES = {
     "decided_only": "right / (right + wrong)",
@@ -39,7 +40,7 @@ def parse_verdict(text: str, slots: str = "AB", tie: str = "C") -> str | None:
     return "tie" if letter == tie else None
 
 
-def parse_rating(text: str, low: float = 1.0, high: float = 10.0) -> float | None:
+def parse_rating(text: str, low: float = RATINGS[0], high: float = RATINGS[1]) -> float | None:
     """Number in a judge's text (``[[7]]``), None for none, two different ones, or one outside [low, high]."""
     named = {float(number) for number in RATING.findall(text or "")}
     if len(named) != 1:

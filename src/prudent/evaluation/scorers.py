@@ -19,7 +19,7 @@ import torch
 from prudent.errors import PrudentError
 from prudent.evaluation.contest import Contestant, of_scores
 from prudent.evaluation.items import Items
-from prudent.evaluation.judges import outcome, parse_verdict, placement, swapped_outcome
+from prudent.evaluation.judges import RATINGS, outcome, parse_rating, parse_verdict, placement, swapped_outcome
 
 CALLABLE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 TOKENS = 2048  # tokens a forward pass of a model with a vocabulary head: bounds its logits
@@ -30,18 +30,29 @@ best: right, helpful, safe, to the point. Length and order must not sway you. Sa
 {prompt}
 
 {answers}"""
+RATING_PROMPT = """Below are a conversation and an answer to its last turn. Rate how well the answer serves the user: \
+right, helpful, safe, to the point. Length must not sway you. Say briefly why, then end with a whole number from \
+{low:g} (worst) to {high:g} (best) in double brackets, such as [[5]].
+
+# Conversation
+{prompt}
+
+# Answer
+{answer}"""
 
 
 @dataclass
 class Options:
     """beta: of DPO's implicit reward. step_tag, good, bad: of process models that are language models. swap: judge both
-    orders. max_new_tokens, seed: of judges. dtype, device, language_model: where models load."""
+    orders. ratings: judges rate each answer alone. max_new_tokens, seed: of judges. dtype, device, language_model:
+    where models load."""
 
     beta: float = 0.1
     step_tag: str = "ки"
     good: str = "+"
     bad: str = "-"
     swap: bool = False
+    ratings: bool = False
     max_new_tokens: int = 256
     seed: int = 0
     dtype: str | None = None
@@ -53,7 +64,8 @@ def score_items(spec: str, items: Items, options: Options) -> Contestant:
     """Scores of all items by the scorer that ``spec`` names. Each text is read once, whatever is asked of them."""
     if not items.has_text:
         raise PrudentError(f"{spec} needs texts, and {items.source} holds scores alone; give the benchmark with --data")
-    for prefix, function in (("dpo:", dpo_scores), ("prm:", process_scores), ("judge:", judge_verdicts)):
+    judge = judge_ratings if options.ratings else judge_verdicts
+    for prefix, function in (("dpo:", dpo_scores), ("prm:", process_scores), ("judge:", judge)):
         if spec.startswith(prefix):
             return function(spec.removeprefix(prefix), items, options)
     if CALLABLE.match(spec) and not Path(spec).exists():
@@ -146,11 +158,11 @@ def dpo_scores(names: str, items: Items, options: Options) -> Contestant:
 def solution_steps(items: Items) -> tuple[list[str], list[list[str]]]:
     """(prompt text, steps) of every candidate; where the file lists no steps, non-empty lines are steps."""
     prompts, responses = items.flat()
-    texts = [p if isinstance(p, str) else "\n".join(turn["content"] for turn in p) for p in prompts]
+    texts = [plain(prompt) for prompt in prompts]
     if items.steps is not None:
         return texts, [steps for item in items.steps for steps in item]
-    plain = [r if isinstance(r, str) else "\n".join(turn["content"] for turn in r) for r in responses]
-    return texts, [[line for line in text.splitlines() if line.strip()] or [text] for text in plain]
+    whole = [plain(response) for response in responses]
+    return texts, [[line for line in text.splitlines() if line.strip()] or [text] for text in whole]
 
 
 def process_scores(name: str, items: Items, options: Options) -> Contestant:
@@ -211,16 +223,22 @@ def step_probabilities(
     return values
 
 
+def conversation(prompt: Any) -> str:
+    return prompt if isinstance(prompt, str) else "\n\n".join(f"{t['role']}: {t['content']}" for t in prompt)
+
+
+def plain(answer: Any) -> str:
+    return answer if isinstance(answer, str) else "\n".join(turn["content"] for turn in answer)
+
+
 def judge_prompt(prompt: Any, answers: Sequence[Any]) -> str:
     """What a judge reads: the conversation, the answers by slot, and how to end."""
     slots = "ABCD"[: len(answers)]
-    shown = prompt if isinstance(prompt, str) else "\n\n".join(f"{t['role']}: {t['content']}" for t in prompt)
-    parts = [
-        f"# Answer {slot}\n{a if isinstance(a, str) else chr(10).join(t['content'] for t in a)}"
-        for slot, a in zip(slots, answers)
-    ]
+    parts = [f"# Answer {slot}\n{plain(answer)}" for slot, answer in zip(slots, answers)]
     choices = " or ".join(f"[[{slot}]]" for slot in slots) + (", or [[C]] for a tie" if len(slots) == 2 else "")
-    return JUDGE_PROMPT.format(count=len(answers), choices=choices, prompt=shown, answers="\n\n".join(parts))
+    return JUDGE_PROMPT.format(
+        count=len(answers), choices=choices, prompt=conversation(prompt), answers="\n\n".join(parts)
+    )
 
 
 def judge_verdicts(
@@ -256,6 +274,31 @@ def judge_verdicts(
             f"{len(items) - len(judged)} items with several correct answers left out: a verdict can't rank them"
         )
     return Contestant(f"judge:{name}", "judge", judged, [outcomes[place] for place in judged], notes)
+
+
+def judge_ratings(
+    name: str, items: Items, options: Options, write: Callable[..., list[str]] | None = None
+) -> Contestant:
+    """Ratings of a generative judge (greedy), each distinct answer alone. One that can't be read counts against its
+    item: as below the scale for a correct answer, above it for others. write: gives texts for prompts."""
+    if options.swap:
+        raise PrudentError("--swap is for verdicts; with --ratings a judge reads each answer alone")
+    prompts, responses, places = unique_texts(items)
+    low, high = RATINGS
+    asked = [
+        RATING_PROMPT.format(low=low, high=high, prompt=conversation(prompt), answer=plain(response))
+        for prompt, response in zip(prompts, responses)
+    ]
+    given = [parse_rating(text) for text in (write or generate)(name, asked, options)]
+    right = [place < count for count, size in zip(items.correct, items.sizes) for place in range(size)]
+    values = [given[place] for place in places]
+    worst = [low - 1 if correct else high + 1 for correct in right]
+    found = of_scores(f"judge:{name}", [w if v is None else v for v, w in zip(values, worst)], items)
+    found.notes.append(f"generative judge, each answer rated alone from {low:g} to {high:g}")
+    unread = sum(value is None for value in values)
+    if unread:
+        found.notes.append(f"{unread} of {len(values)} ratings can't be read and count against their items")
+    return found
 
 
 def swapped_slot(slot: str, slots: str) -> str:

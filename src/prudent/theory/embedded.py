@@ -180,10 +180,10 @@ def methods_table(gains: Sequence[dict[str, Any]], draws: int) -> list[dict[str,
     """Gain and risk of each method at each KL over draws, and its paired difference to vanilla. A row whose method
     reaches the KL in no draw has its share reached, 0, and nothing else."""
     found: dict[tuple[float, str], dict[int, float]] = {}
-    for row in gains:
-        found.setdefault((row["kl"], row["method"]), {})[row["draw"]] = row["gain"]
+    for one in gains:
+        found.setdefault((one["kl"], one["method"]), {})[one["draw"]] = one["gain"]
     table = []
-    for kl in dict.fromkeys(row["kl"] for row in gains):
+    for kl in dict.fromkeys(one["kl"] for one in gains):
         base = found.get((kl, "vanilla"), {})
         for method in COMPARED:
             own = found.get((kl, method), {})

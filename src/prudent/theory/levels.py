@@ -16,6 +16,7 @@ up when it leaves the link's share of the KL to it.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -66,8 +67,8 @@ class AtKL(NamedTuple):
 
     bregman, proportional: gains at the KL. given_up: what the Bregman form loses when it moves only as far as it does
     inside the proportional form (<= 0 as a rule). link: what is gained on top by counting rewards from their plain
-    mean. kl_within: nats that the Bregman part keeps. first_order: the gap's prediction from (31) and (32), exact as the
-    KL goes to 0.
+    mean. kl_within: nats that the Bregman part keeps. first_order: the gap's prediction from (31) and (32), which it
+    approaches as the KL goes to 0.
     """
 
     bregman: float
@@ -87,20 +88,22 @@ def split_at_kl(
     """
     r, pi0, spread, truth = (as_tensor(x, torch.float64) for x in (reward, reference, variance, gold))
     r = r - (pi0 * r).sum(-1, keepdim=True)
-    betas = {
-        form: beta_for_kl(lambda b, f=form: solve(r, pi0, b, variance=spread, form=f), pi0, target, strict=False)
-        for form in ("bregman", "proportional")
-    }
+
+    def policy(form: str, beta: torch.Tensor) -> torch.Tensor:
+        return solve(r, pi0, beta, variance=spread, form=form)
+
+    forms = ("bregman", "proportional")
+    betas = {form: beta_for_kl(partial(policy, form), pi0, target, strict=False) for form in forms}
     if not all(bool(torch.isfinite(beta)) for beta in betas.values()):
         return None
     start = value(pi0, truth)
 
-    def gain(policy: torch.Tensor) -> float:
-        return float((value(policy, truth) - start).mean())
+    def gain(chosen: torch.Tensor) -> float:
+        return float((value(chosen, truth) - start).mean())
 
-    within = solve(r, pi0, betas["proportional"], variance=spread, form="bregman")
-    whole = gain(solve(r, pi0, betas["bregman"], variance=spread, form="bregman"))
-    left, both = gain(within), gain(solve(r, pi0, betas["proportional"], variance=spread))
+    within = policy("bregman", betas["proportional"])
+    whole, both = (gain(policy(form, betas[form])) for form in forms)
+    left = gain(within)
     parts = tilts(r, pi0, 1.0, spread)
 
     def predicted(tilt: torch.Tensor) -> float:
