@@ -6,8 +6,8 @@ Each draw takes fresh preference pairs (Bradley-Terry on gold) on half of the pr
 features of the embedded language model, and every method's policy over the 16 responses of each other prompt is
 valued by gold. Splits are balanced over the constraints; draws of all splits are pooled. Beside the policies: how
 often a member orders two responses of a held-out prompt as gold does, how unequal the variance is, and whether low
-variance goes with truth. ``--side restraint`` and ``--side demand`` keep the quarter of the prompts whose constraints all ask
-for less, or all for more: two worlds of opposite truth in which there is something to learn.
+variance goes with truth. ``--side restraint`` and ``--side demand`` keep the quarter of the prompts whose constraints
+all ask for less, or all for more: two worlds of opposite truth in which there is something to learn.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from prudent.demo.world import SIDES, World, draw_preferences, load_world, one_sided, split
+from prudent.demo.world import SIDES, World, draw_preferences, load_world, side_places, split
 from prudent.preflight.core import DrawnScores, Outcomes, at_equal_beta, at_equal_kl, join, see, table
 from prudent.preflight.regimes import fresh_scores, inequality, link
 from prudent.runs import dumps
@@ -130,9 +130,8 @@ if __name__ == "__main__":
     parser.add_argument("--out", default=None, help="file for all rows as JSON")
     options = parser.parse_args()
     embedded = load_world(options.prompts)
-    kept = one_sided(embedded, options.side)
-    place = {name: i for i, name in enumerate(embedded.ids)}
-    vectors = encoded(embedded, options.pooling)[[place[name] for name in kept.ids]]
+    places = side_places(embedded, options.side)
+    kept, vectors = embedded.take(places), encoded(embedded, options.pooling)[places]
     collected: list[dict[str, Any]] = []
     for count in options.pairs:
         for steep in options.slopes:

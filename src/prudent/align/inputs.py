@@ -10,7 +10,7 @@ import torch
 from prudent.align.problem import Judged, Problem, Side, crossed, drawn_heads, standardised_by
 from prudent.align.settings import Settings
 from prudent.data.pools import read_prompts
-from prudent.demo.world import World, draw_preferences, gold_reward, load_world, one_sided
+from prudent.demo.world import World, draw_preferences, gold_reward, load_world, side_places
 from prudent.errors import PrudentError
 from prudent.features.models import DEFAULT_MODEL
 from prudent.preflight import settings as preflight_settings
@@ -35,7 +35,8 @@ def demo_problem(settings: Settings, encoder: Any, sample: Sampler) -> Problem:
     """The embedded world: each run draws its own noisy preferences on the training prompts; gold is exact."""
     wanted = settings.train_prompts + settings.eval_prompts
     balanced = settings.demo_side == "balanced"
-    world = load_world(wanted) if balanced else one_sided(load_world(), settings.demo_side)
+    world = load_world(wanted if balanced else None)
+    world = world.take(side_places(world, settings.demo_side))
     if wanted > len(world):
         raise PrudentError(
             f"--train-prompts and --eval-prompts ask for {wanted} prompts, but the embedded world has {len(world)} "

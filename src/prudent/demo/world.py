@@ -129,19 +129,19 @@ def _spread(world: World) -> list[int]:
     return sorted(range(len(world)), key=lambda place: (block[place], keys[place]))
 
 
-def one_sided(world: World, side: str) -> World:
-    """The part of the world whose constraints all pull one way, a quarter of it: "restraint" or "demand".
+def side_places(world: World, side: str) -> torch.Tensor:
+    """Places of the prompts whose constraints all pull one way, a quarter of the world: "restraint" or "demand".
 
-    Restraint asks for less (at most n words, no commas, avoid a word, ...), demand for more. What is good is then the same
-    for nearly all prompts, so that a reward model learns it from a few hundred pairs, which it can't in the balanced
-    whole; but a rule blind to the prompt learns it too. "balanced" gives the world as it is.
+    Restraint asks for less (at most n words, no commas, avoid a word, ...), demand for more. What is good is then the
+    same for nearly all prompts, so that a reward model learns it from a few hundred pairs, which it can't in the
+    balanced whole; but a rule blind to the prompt learns it too. "balanced" gives all places.
     """
-    if side == "balanced":
-        return world
     if side not in SIDES:
         raise PrudentError(f"side is {side!r}, must be one of {', '.join(SIDES)}")
-    kinds = {pair[side == "demand"] for pair in design.PAIRS.values()}
-    return world.take([i for i, parts in enumerate(world.constraints) if all(part.kind in kinds for part in parts)])
+    kinds = {
+        kind for pair in design.PAIRS.values() for kind in (pair if side == "balanced" else [pair[side == "demand"]])
+    }
+    return torch.tensor([i for i, parts in enumerate(world.constraints) if all(part.kind in kinds for part in parts)])
 
 
 def split(world: World, share: float = 0.5, seed: seeding.Seed = 0) -> tuple[torch.Tensor, torch.Tensor]:

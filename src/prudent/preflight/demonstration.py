@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prudent.demo.world import World, draw_preferences, load_world, pool, preferences_dataset, split
+from prudent.demo.world import (
+    SIDES,
+    World,
+    draw_preferences,
+    load_world,
+    pool,
+    preferences_dataset,
+    side_places,
+    split,
+)
 from prudent.preflight.inputs import Inputs, Source
 from prudent.preflight.regimes import assumed_map, learned_map
 from prudent.seeding import Seed, spawn
@@ -53,17 +62,27 @@ def demo_inputs(seed: int, prompts: int = PROMPTS) -> tuple[Inputs, Pool, Demo]:
 
 
 def demo_regimes(demo: Demo, features: torch.Tensor, seed: Seed, tick: Callable[[str], None]) -> dict[str, Any]:
-    """Both maps of ``regimes``. features (P, C, d) of all responses of the demo's prompts."""
+    """Both maps of ``regimes``, the learned one for each side of the world.
+
+    features (P, C, d) of all responses of the demo's prompts.
+    """
     learn, assume = spawn(seed, 2)
     gold = demo.world.gold
 
-    def choose(pairs: int, slope: float, seed: Seed) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return draw_preferences(gold, demo.train, pairs, slope, seed)
+    learned = []
+    for side, child in zip(SIDES, spawn(learn, len(SIDES)), strict=True):
+        inside = side_places(demo.world, side)
+        train, test = (places[torch.isin(places, inside)] for places in (demo.train, demo.test))
+        tick(f"{side} prompts")
 
-    learned = learned_map(
-        features, gold, choose, demo.test, pairs=MAP_PAIRS, slopes=MAP_SLOPES, betas=MAP_BETAS, draws=MAP_DRAWS,
-        seed=learn, tick=tick,
-    )  # fmt: skip
+        def choose(pairs: int, slope: float, seed: Seed, train: torch.Tensor = train) -> Any:
+            return draw_preferences(gold, train, pairs, slope, seed)
+
+        rows = learned_map(
+            features, gold, choose, test, pairs=MAP_PAIRS, slopes=MAP_SLOPES, betas=MAP_BETAS, draws=MAP_DRAWS,
+            seed=child, tick=tick,
+        )  # fmt: skip
+        learned += [{"side": side, **row} for row in rows]
     tick("independent noise")
     assumed = assumed_map(
         gold[demo.test], inequalities=UNEQUAL, noises=NOISES, betas=(1.0, 3.0), draws=100, seed=assume

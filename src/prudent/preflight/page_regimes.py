@@ -28,43 +28,57 @@ def regime_section(report: Report, learned: Sequence[dict[str, Any]], assumed: S
         _assumed(report, assumed)
 
 
+SIDES = {
+    "balanced": "Opposites in balance: a reward model has next to nothing to learn",
+    "restraint": "All prompts ask for less (fewer words, no commas, ...): something to learn",
+    "demand": "All prompts ask for more (more words, commas, ...): the opposite to learn",
+}
+
+
 def _learned(report: Report, rows: Sequence[dict[str, Any]]) -> None:
-    betas = sorted({row["setting"] for row in rows})
     report.heading("Reward models that learn from preferences", 3)
-    orders = [row["order"] for row in rows]
     report.text(
-        f"{summary(rows)} A member orders two candidates of a prompt that it has not seen as gold does in "
-        f"{percent(min(orders))} to {percent(max(orders))} of cases, by regime."
+        "Whether caution pays depends first on whether there is something to learn. So the map is drawn three times: "
+        "on all prompts, whose constraints and their opposites balance, and on the parts whose constraints all pull "
+        "one way or all the other. An advantage that shows in both of these opposite worlds, and that the controls "
+        "don't share, is no luck of one world's bias."
     )
-    for beta in betas:
+    beta = min(row["setting"] for row in rows)
+    for side, meaning in SIDES.items():
+        mine = pick(rows, side=side)
+        orders = [row["order"] for row in mine]
+        report.text(
+            f"**{meaning}.** {summary(mine)} A member orders two candidates of a prompt that it has not seen as gold "
+            f"does in {percent(min(orders))} to {percent(max(orders))} of cases, by regime."
+        )
         cells = [
             {
                 "pairs": f"{row['pairs']} pairs", "slope": f"slope {row['slope']:g}",
                 "difference": 100 * row["vs_risk"], "gain": row["vs_gain"],
             }
-            for row in pick(rows, comparison="equal kl", method="proportional", setting=beta)
+            for row in pick(mine, comparison="equal kl", method="proportional", setting=beta)
             if row.get("vs_risk") is not None
         ]  # fmt: skip
         report.chart(
             charts.heatmap(
                 cells, "pairs", "slope", "difference", x_title="", y_title="labels", text_format="+.0f",
-                diverging_at=0.0,
-                value_title="points of risk", title=f"Proportional minus vanilla, KL of vanilla at beta {beta:g}",
-                tooltip=("gain",), reverse=True,
+                diverging_at=0.0, value_title="points of risk", tooltip=("gain",), reverse=True,
+                title=f"Proportional minus vanilla, {side} prompts, KL of vanilla at beta {beta:g}",
             ),
-            f"regime-beta-{beta:g}",
+            f"regime-{side}",
             "Points of risk at equal KL: blue, the variance-aware form is safer; orange, riskier. A slope is how sure "
             "the preferences are: 2 is noisy, 8 nearly clean.",
         )  # fmt: skip
     table = []
     for row in pick(rows, comparison="equal kl", method="vanilla"):
-        same = {r["method"]: r for r in pick(rows, comparison="equal kl", pairs=row["pairs"], slope=row["slope"],
-                                             setting=row["setting"])}  # fmt: skip
-        table.append([row["pairs"], f"{row['slope']:g}", f"{row['setting']:g}", *map(risk_and_gain, _ordered(same)),
-                      percent(row["order"]), f"{row['inequality']:.2f}", f"{row['link']:+.2f}"])  # fmt: skip
+        same = {r["method"]: r for r in pick(rows, comparison="equal kl", side=row["side"], pairs=row["pairs"],
+                                             slope=row["slope"], setting=row["setting"])}  # fmt: skip
+        table.append([row["side"], row["pairs"], f"{row['slope']:g}", f"{row['setting']:g}",
+                      *map(risk_and_gain, _ordered(same)), percent(row["order"]), f"{row['inequality']:.2f}",
+                      f"{row['link']:+.2f}"])  # fmt: skip
     with report.details("Every regime: risk and gain, with both controls"):
         report.table(
-            ("pairs", "slope", "beta of vanilla", *METHODS, "right order", "inequality", "link"), table,
+            ("prompts", "pairs", "slope", "beta of vanilla", *METHODS, "right order", "inequality", "link"), table,
             "Each cell: risk, gain. Right order: share of held-out candidate pairs that one member orders as gold "
             "does. Inequality: coefficient of variation of the variance. Link: correlation of log variance and gold "
             "within a prompt (negative: low variance goes with truth).",
