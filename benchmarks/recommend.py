@@ -2,38 +2,48 @@
 
     python benchmarks/recommend.py --train TRAIN.jsonl.gz --test TEST.jsonl.gz --threshold 4 --out runs/recommend
     python benchmarks/recommend.py --out runs/recommend --table      # the table of what is there so far
-    python benchmarks/recommend.py --planted --out runs/recommend    # where the hidden positives are known
+    python benchmarks/recommend.py --train TRAIN.jsonl.gz --test TEST.jsonl.gz --tune mf    # settings, by validation
 
 Each (piece, seed) is written as it is done and skipped when it is there already, so the work can be cut up with
 --pieces and --seeds. A seed draws the validation side and the initial weights; the test side is the same throughout.
-Intervals are bootstraps over users of each user's mean over seeds; differences are paired over users.
+Intervals are bootstraps over users of each user's mean over seeds; differences are paired over users, and how many
+seeds agree with their sign is said beside them. "none" has no backbone: its score is 0 for every pair, so that its
+uncertainty shows what the estimator finds in the histories alone. --tune never looks at the test side.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
+import results
 
-from prudent.evaluation.statistics import bootstrap, paired_bootstrap
+from prudent.evaluation.statistics import bootstrap, holm, paired_bootstrap
 from prudent.recommend.interactions import read_interactions
 from prudent.recommend.metrics import Ranking, evaluate, spread_of, tail_items
-from prudent.recommend.models import BackboneOptions
+from prudent.recommend.models import Backbone, BackboneOptions, validator
 from prudent.recommend.pipeline import BASELINES, SCHEDULES, Settings, fit, fit_backbone
-from prudent.recommend.planted import plant, planted_data
-from prudent.recommend.splits import Data, Truth, assemble, sides, union, with_test
-from prudent.recommend.training import Schedule
-from prudent.recommend.uncertainty import UncertaintyOptions, fit_uncertainty
+from prudent.recommend.ranking import blend, choose_blend
+from prudent.recommend.splits import Data, assemble, sides, with_test
 from prudent.runs import dumps, write_atomic
 from prudent.seeding import spawn
 
-METRICS = ("recall@20", "recall@50", "ndcg@20", "ndcg@50")
 VIEWS = ("overall", "tail absolute", "tail relative")
-PIECES = ("mf", "lightgcn", "vae", "als", "baselines")
+PIECES = ("mf", "lightgcn", "vae", "als", "none", "baselines")
+GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
+    "mf": {"share": (0.1, 1.0), "weight_decay": (0.0, 1e-3, 3e-3, 1e-2)},
+    "lightgcn": {"share": (0.1, 1.0), "weight_decay": (0.0, 1e-4, 1e-3)},
+    "vae": {"share": (0.1, 1.0), "dropout": (0.0, 0.5), "kl": (0.0, 0.01)},
+    "als": {"factors": (32, 64, 128), "regularisation": (5.0, 20.0, 80.0), "confidence": (1.0, 5.0, 20.0)},
+}
 
 
 def data_of(arguments: argparse.Namespace, seed: int) -> Data:
@@ -44,111 +54,141 @@ def data_of(arguments: argparse.Namespace, seed: int) -> Data:
     return with_test(assemble(train.keep(side == 0), train.keep(side == 1), str(arguments.train)), test)
 
 
-def piece(data: Data, name: str, seed: int) -> tuple[dict[str, Ranking], dict[str, float]]:
-    """Rankings of a backbone with and without AUR, or of the baselines, and the seconds of every stage."""
-    assert data.test is not None
-    tail, _ = tail_items(data.popularity)
-    seen = data.seen_with_valid()
+def baselines(data: Data, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Scorers of the baselines by name, and what is to be told of them."""
     scorers, seconds = {}, {}
-    if name == "baselines":
-        for baseline, child in zip(BASELINES, spawn(seed, len(BASELINES))):
-            started = time.perf_counter()
-            scorers[baseline] = fit_backbone(data, baseline, seed=child).scores
-            seconds[baseline] = time.perf_counter() - started
-    else:
-        model = fit(data, Settings(backbone=name), seed)
-        seconds = {f"{name} {stage}": value for stage, value in model.seconds.items()}
-        started = time.perf_counter()
-        # The released code's default is gamma = 1e-3; its example run takes 1e-2.
-        plan, wider = SCHEDULES["uncertainty"], UncertaintyOptions(gamma=1e-2)
-        other = fit_uncertainty(data, model.backbone, wider, plan, spawn(seed, 2)[1])
-        seconds[f"{name} uncertainty, gamma 0.01"] = time.perf_counter() - started
-        scorers = {
-            f"{name} score": model.scorer("score"),
-            f"{name} uncertainty": model.scorer("uncertainty"),
-            f"{name} uncertainty, gamma 0.01": other.scores,
-            f"{name} blend": model.scorer("blend"),
-        }
-        seconds[f"{name} blend weight"] = model.blend.weight
-    return {key: evaluate(scorer, data.test, seen, tail) for key, scorer in scorers.items()}, seconds
-
-
-def write_piece(folder: Path, data: Data, rankings: dict[str, Ranking], seconds: dict, name: str, seed: int) -> None:
-    """Per-user metrics as Parquet, spread and seconds as JSON; the JSON comes last and marks the piece as done."""
-    import pyarrow as pa
-
-    columns: dict[str, list] = {"user": data.users}
-    for key, ranking in rankings.items():
-        columns |= {f"{key}|{metric}": values.tolist() for metric, values in ranking.values.items()}
-    pq.write_table(pa.table(columns), folder / f"{name}-{seed}.parquet")
-    about = {
-        "seconds": seconds,
-        "spread": {key: spread_of(ranking.top, data.popularity) for key, ranking in rankings.items()},
-        "data": {"users": len(data.users), "items": len(data.items), "positives": int(data.train.nnz)},
-    }
-    write_atomic(folder / f"{name}-{seed}.json", dumps(about))
-
-
-def gather(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, list[dict]], int]:
-    """(ranking -> metric -> each user's mean over seeds, NaN where never defined), spread by ranking, and seeds."""
-    values: dict[str, dict[str, list]] = {}
-    spread: dict[str, list[dict]] = {}
-    seeds = set()
-    users: dict[str, int] = {}
-    tables = []
-    for path in sorted(folder.glob("*-*.parquet")):
-        if not path.with_suffix(".json").is_file():
+    for name, child in zip(BASELINES, spawn(seed, len(BASELINES))):
+        if name == "als":  # a piece of its own
             continue
-        seeds.add(path.stem.rpartition("-")[2])
-        tables.append(pq.read_table(path))
-        for key, row in json.loads(path.with_suffix(".json").read_text())["spread"].items():
+        started = time.perf_counter()
+        scorers[name] = fit_backbone(data, name, seed=child).scores
+        seconds[name] = time.perf_counter() - started
+    return scorers, {"seconds": seconds}
+
+
+def nothing(users: list[str], items: list[str]) -> np.ndarray:
+    """The scorer of no backbone."""
+    return np.zeros((len(users), len(items)), dtype=np.float32)
+
+
+def with_and_without(data: Data, name: str, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Scorers of a backbone: its score, the uncertainty on top, and the blends that validation prefers."""
+    model = fit(data, Settings(backbone=name, outside=nothing if name == "none" else None), seed)
+    about: dict[str, Any] = {"seconds": model.seconds}
+    about["stages"] = {"backbone": stage_of(model.backbone), "uncertainty": stage_of(model.uncertainty)}
+    uncertainty = model.uncertainty.scores
+    if name == "none":
+        return {"none uncertainty": uncertainty}, about
+    score, seen = model.backbone.scores, data.seen_with_valid()
+    scorers = {f"{name} score": score, f"{name} uncertainty": uncertainty}
+    for rule, key in (("overall", f"{name} blend"), ("tail", f"{name} blend for the tail")):
+        found = choose_blend(data, score, uncertainty, model.tail, rule)
+        scorers[key] = blend(score, uncertainty, seen, found.weight)
+        about[f"weight of {key}"] = found.weight
+    about["validation, every weight"] = found.rows
+    return scorers, about
+
+
+def stage_of(stage: Backbone) -> dict[str, Any]:
+    """How long a stage trained and its best validation Recall@20."""
+    if stage.curve is None:
+        return {}
+    rows = stage.curve.rows
+    best = max(row["recall@20"] for row in rows)
+    return {"best epoch": stage.curve.best_epoch, "epochs": rows[-1]["epoch"], "validation": best}
+
+
+def write_piece(folder: Path, data: Data, name: str, seed: int) -> None:
+    """Per-user metrics as Parquet, the rest as JSON; the JSON comes last and marks the piece as done."""
+    scorers, about = baselines(data, seed) if name == "baselines" else with_and_without(data, name, seed)
+    assert data.test is not None
+    tail, below = tail_items(data.popularity)
+    seen = data.seen_with_valid()
+    columns: dict[str, Any] = {"user": data.users}
+    about["spread"] = {}
+    for key, scorer in scorers.items():
+        ranking: Ranking = evaluate(scorer, data.test, seen, tail)
+        columns |= {f"{key}|{metric}": values for metric, values in ranking.values.items()}
+        about["spread"][key] = spread_of(ranking.top, data.popularity)
+    pq.write_table(pa.table(columns), folder / f"{name}-{seed}.parquet")
+    about["data"] = {
+        "users": len(data.users), "items": len(data.items), "positives": int(data.train.nnz),
+        "tail items": int(tail.sum()), "tail below": below, "test": data.test.counts(),
+    }  # fmt: skip
+    write_atomic(folder / f"{name}-{seed}.json", dumps(about))
+    print(
+        name,
+        seed,
+        dumps({key: about[key] for key in about if key not in ("spread", "data", "validation, every weight")}),
+        flush=True,
+    )
+
+
+def gather(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, list[dict]]]:
+    """(ranking -> metric -> (seeds, users), NaN where not defined; users sorted), and what each piece tells."""
+    pieces = [path for path in sorted(folder.glob("*-*.parquet")) if path.with_suffix(".json").is_file()]
+    tables = {path: pq.read_table(path) for path in pieces}
+    users = sorted({user for table in tables.values() for user in table.column("user").to_pylist()})
+    seeds = sorted({path.stem.rpartition("-")[2] for path in pieces})
+    values: dict[str, dict[str, np.ndarray]] = {}
+    told: dict[str, list[dict]] = {}
+    for path, table in tables.items():
+        name, _, seed = path.stem.rpartition("-")
+        told.setdefault(name, []).append({"seed": seed, **json.loads(path.with_suffix(".json").read_text())})
+        places = np.searchsorted(users, table.column("user").to_pylist())
+        for column in table.column_names[1:]:
+            key, _, metric = column.partition("|")
+            rows = values.setdefault(key, {}).setdefault(metric, np.full((len(seeds), len(users)), np.nan))
+            rows[seeds.index(seed), places] = table.column(column).to_numpy()
+    return values, told
+
+
+def over_seeds(rows: np.ndarray) -> np.ndarray:
+    """(users,) mean of each user's values over the seeds in which there is one, NaN without any."""
+    count = (~np.isnan(rows)).sum(0)
+    return np.where(count > 0, np.nansum(rows, 0) / np.maximum(count, 1), np.nan)
+
+
+def gap_of(key: str, base: str, metric: str, rows: np.ndarray, others: np.ndarray) -> dict[str, Any]:
+    """One ranking minus another: mean, interval and p over users, each seed's own difference."""
+    mine, theirs = over_seeds(rows), over_seeds(others)
+    kept = ~np.isnan(mine) & ~np.isnan(theirs)
+    found = paired_bootstrap(mine[kept], theirs[kept])
+    gap, each = found.difference, [np.nanmean(row) for row in rows - others if not np.isnan(row).all()]
+    agree = sum(np.sign(value) == np.sign(gap.value) for value in each)
+    return {"ranking": key, "minus": base, "metric": metric, "difference": gap.value, "low": gap.low,
+            "high": gap.high, "p": found.p, "seeds": each, "agree": int(agree)}  # fmt: skip
+
+
+def summarise(folder: Path) -> dict[str, Any]:
+    """Means with intervals, differences from the backbone's own score (p by Holm over all of them), spread."""
+    values, told = gather(folder)
+    spread: dict[str, list[dict]] = {}
+    for about in itertools.chain(*told.values()):
+        for key, row in about.pop("spread").items():
             spread.setdefault(key, []).append(row)
-        for user in tables[-1].column("user").to_pylist():
-            users.setdefault(user, len(users))
-    for table in tables:
-        places = np.array([users[user] for user in table.column("user").to_pylist()])
-        for name in table.column_names[1:]:
-            key, _, metric = name.partition("|")
-            row = np.full(len(users), np.nan)
-            row[places] = table.column(name).to_numpy()
-            values.setdefault(key, {}).setdefault(metric, []).append(row)
-    means = {key: {metric: over_seeds(rows) for metric, rows in found.items()} for key, found in values.items()}
-    return means, spread, len(seeds)
-
-
-def over_seeds(rows: list[np.ndarray]) -> np.ndarray:
-    """Mean of each user's values over the seeds in which there is one."""
-    stacked = np.array(rows)
-    count = (~np.isnan(stacked)).sum(0)
-    return np.where(count > 0, np.nansum(stacked, 0) / np.maximum(count, 1), np.nan)
-
-
-def summarise(folder: Path) -> dict:
-    """Means with intervals, differences from the backbone's own score, spread."""
-    means, spread, seeds = gather(folder)
     rows, gaps = [], []
-    for key, found in means.items():
-        row: dict = {"ranking": key}
-        for metric, values in found.items():
-            estimate = bootstrap(values[~np.isnan(values)])
-            row[metric] = [estimate.value, estimate.low, estimate.high, estimate.n]
-        for name in spread[key][0]:
-            row[name] = float(np.mean([entry[name] for entry in spread[key]]))
-        rows.append(row)
+    for key, found in values.items():
+        row: dict[str, Any] = {"ranking": key}
         base = f"{key.split()[0]} score"
-        if base in means and key != base:
-            for metric, values in found.items():
-                kept = ~np.isnan(values) & ~np.isnan(means[base][metric])
-                gap = paired_bootstrap(values[kept], means[base][metric][kept])
-                estimate = gap.difference
-                gaps.append({"ranking": key, "minus": base, "metric": metric, "difference": estimate.value,
-                             "low": estimate.low, "high": estimate.high, "p": gap.p})  # fmt: skip
-    return {"seeds": seeds, "rankings": rows, "differences": gaps}
+        for metric, each in found.items():
+            mean = over_seeds(each)
+            estimate = bootstrap(mean[~np.isnan(mean)])
+            row[metric] = [estimate.value, estimate.low, estimate.high, estimate.n]
+            if base in values and key != base:
+                gaps.append(gap_of(key, base, metric, each, values[base][metric]))
+        rows.append(row | {name: float(np.mean([entry[name] for entry in spread[key]])) for name in spread[key][0]})
+    for gap, adjusted in zip(gaps, holm([gap["p"] for gap in gaps]).tolist() if gaps else []):
+        gap["p_holm"] = adjusted
+    return {"seeds": max(map(len, told.values()), default=0), "rankings": rows, "differences": gaps, "told": told}
 
 
-def show(summary: dict) -> str:
-    """The summary as a Markdown table: Recall@20 in three views, and differences from the score."""
+def show(summary: dict[str, Any], k: int = 20) -> str:
+    """The summary as a Markdown table: Recall@k in three views, and differences from the score."""
     lines = [
+        f"Recall@{k}, mean over users and {summary['seeds']} seeds [95 %]; difference from the backbone's score [95 %] "
+        "(seeds of its sign)",
+        "",
         "| ranking | overall | tail absolute | tail relative | coverage@20 | popularity@20 |",
         "|---|---|---|---|---|---|",
     ]
@@ -156,10 +196,10 @@ def show(summary: dict) -> str:
     for row in summary["rankings"]:
         cells = []
         for view in VIEWS:
-            value, low, high, _ = row[f"recall@20 {view}"]
-            cell = f"{value:.4f} [{low:.4f}, {high:.4f}]"
-            if gap := gaps.get((row["ranking"], f"recall@20 {view}")):
-                cell += f"; {gap['difference']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]"
+            value, low, high, _ = row[f"recall@{k} {view}"]
+            cell = f"{value:.3f} [{low:.3f}, {high:.3f}]"
+            if gap := gaps.get((row["ranking"], f"recall@{k} {view}")):
+                cell += f"; {gap['difference']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}] ({gap['agree']})"
             cells.append(cell)
         lines.append(
             f"| {row['ranking']} | {' | '.join(cells)} | {row['coverage@20']:.3f} | {row['popularity@20']:.1f} |"
@@ -167,30 +207,40 @@ def show(summary: dict) -> str:
     return "\n".join(lines)
 
 
-def planted(seeds: int) -> list[dict]:
-    """Recall@20 on hidden tail positives, on the ordinary test side and on both, by score and by uncertainty."""
-    rows = []
-    for share in (1.0, 0.1):
-        for seed in range(seeds):
-            data, hidden, tail = planted_data(plant(density=0.3, skew=0.5, seed=seed), seed)
-            assert data.test is not None
-            both = Truth(
-                union(hidden.positives, data.test.positives), hidden.unreachable, hidden.cold, hidden.cold_unreachable
-            )
-            plan = Schedule(batch=64, epochs=200, weight_decay=1e-3, warmup=60)
-            backbone = fit_backbone(data, "mf", BackboneOptions(share=share), plan, seed)
-            scorers = {"score": backbone.scores}
-            for gamma in (1e-3, 1e-2):
-                stage = Schedule(batch=64, epochs=60)
-                fitted = fit_uncertainty(data, backbone, UncertaintyOptions(gamma=gamma), stage, seed)
-                scorers[f"uncertainty, gamma {gamma:g}"] = fitted.scores
-            for name, scorer in scorers.items():
-                row: dict = {"backbone share": share, "seed": seed, "ranking": name}
-                for side, truth in (("hidden tail", hidden), ("test", data.test), ("both", both)):
-                    found = evaluate(scorer, truth, data.seen_with_valid(), tail, ks=(20,), views=("overall",))
-                    row[side] = found.mean("recall@20 overall")
-                rows.append(row)
-    return rows
+def report(folder: Path, out: Path | None) -> None:
+    """Print the table of what is there and write it."""
+    summary = summarise(folder)
+    write_atomic(folder / "summary.json", dumps(summary))
+    print(show(summary), show(summary, 50), sep="\n\n")
+    figures = [
+        results.figure(
+            f"{gap['ranking']} minus its score, {gap['metric']}", gap["seeds"], unit="recall",
+            note=f"mean {gap['difference']:+.4f}, 95 % over users [{gap['low']:+.4f}, {gap['high']:+.4f}]",
+        )
+        for gap in summary["differences"]
+        if gap["metric"].startswith("recall@20") and gap["ranking"].split(" ", 1)[1] in ("uncertainty", "blend")
+    ]  # fmt: skip
+    question = "Does ranking by uncertainty find more of the tail, and no less overall, on real ratings?"
+    results.write(out, question, figures, rows=summary["rankings"], differences=summary["differences"],
+                  told=summary["told"], packages=["implicit"])  # fmt: skip
+
+
+def tune(data: Data, name: str, seed: int) -> None:
+    """Validation Recall@20 of every setting of a backbone's grid, best first."""
+    found = []
+    for values in itertools.product(*GRIDS[name].values()):
+        setting = dict(zip(GRIDS[name], values))
+        chosen = {key: value for key, value in setting.items() if key != "weight_decay"}
+        plan = SCHEDULES.get(name)
+        if plan is not None and "weight_decay" in setting:
+            plan = replace(plan, weight_decay=setting["weight_decay"])
+        started = time.perf_counter()
+        backbone = fit_backbone(data, name, BackboneOptions(**chosen), plan, seed)
+        seconds = time.perf_counter() - started
+        figure = validator(data, lambda fitted=backbone: fitted.scores)()
+        found.append((figure, setting, stage_of(backbone).get("best epoch"), seconds))
+        print(f"{figure:.4f} {setting} best epoch {found[-1][2]}, {seconds:.0f} s", flush=True)
+    print(f"best of {name} by validation Recall@20: {max(found, key=lambda row: row[0])}")
 
 
 def main() -> None:
@@ -198,37 +248,27 @@ def main() -> None:
     parser.add_argument("--train", type=Path)
     parser.add_argument("--test", type=Path)
     parser.add_argument("--threshold", type=float, default=4.0)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="folder of the pieces")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--pieces", nargs="+", default=list(PIECES), choices=PIECES)
     parser.add_argument("--table", action="store_true", help="print the table of what is there and stop")
-    parser.add_argument("--planted", action="store_true", help="the planted world instead of a file")
+    parser.add_argument("--result", type=Path, help="write the table here, too (benchmarks/results/recommend.json)")
+    parser.add_argument("--tune", choices=list(GRIDS), help="settings of a backbone by validation alone, and stop")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    if arguments.planted:
-        rows = planted(len(arguments.seeds))
-        write_atomic(arguments.out / "planted.json", dumps(rows))
-        for share in (1.0, 0.1):
-            for name in dict.fromkeys(row["ranking"] for row in rows):
-                kept = [row for row in rows if (row["ranking"], row["backbone share"]) == (name, share)]
-                print(
-                    share,
-                    name,
-                    {side: round(np.mean([r[side] for r in kept]), 4) for side in ("hidden tail", "test", "both")},
-                )
+    if arguments.out is None and not arguments.tune:
+        parser.error("--out is missing: the folder of the pieces")
+    if not arguments.table and (arguments.train is None or arguments.test is None):
+        parser.error("--train and --test are missing: the ratings")
+    if arguments.tune:
+        tune(data_of(arguments, arguments.seeds[0]), arguments.tune, arguments.seeds[0])
         return
-    if not arguments.table:
-        for seed in arguments.seeds:
-            data = data_of(arguments, seed)
-            for name in arguments.pieces:
-                if (arguments.out / f"{name}-{seed}.json").is_file():
-                    continue
-                rankings, seconds = piece(data, name, seed)
-                write_piece(arguments.out, data, rankings, seconds, name, seed)
-                print(name, seed, {key: round(value, 1) for key, value in seconds.items()}, flush=True)
-    summary = summarise(arguments.out)
-    write_atomic(arguments.out / "summary.json", dumps(summary))
-    print(show(summary))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for seed in [] if arguments.table else arguments.seeds:
+        data = data_of(arguments, seed)
+        for name in arguments.pieces:
+            if not (arguments.out / f"{name}-{seed}.json").is_file():
+                write_piece(arguments.out, data, name, seed)
+    report(arguments.out, arguments.result)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Against implicit's ALS and RecBole's LightGCN on one split: recall and seconds side by side.
 
-python -m venv .venv-recbole && .venv-recbole/bin/pip install -r benchmarks/peers-recbole.txt python
-benchmarks/recommend_peers.py --train TRAIN --test TEST --threshold 4 --peer-python .venv-recbole/bin/python
+    python -m venv .venv-recbole && .venv-recbole/bin/pip install -r benchmarks/peers-recbole.txt
+    python benchmarks/recommend_peers.py --train TRAIN --test TEST --peer-python .venv-recbole/bin/python
 
 RecBole needs older SciPy and NumPy, so it runs in a process of its own environment, is given the same training and
 validation pairs, trains with its own defaults (validated and stopped by Recall@20) and hands back its embeddings.
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -148,6 +147,14 @@ def contenders(data: Any, arguments: argparse.Namespace, seed: int) -> dict[str,
     return rows
 
 
+def peer_versions(python: str | None) -> dict[str, str]:
+    """Versions of RecBole and of what it stands on, in its own environment."""
+    names = ("recbole", "torch", "numpy", "scipy") if python else ()
+    code = "import importlib.metadata as m, sys; print([m.version(name) for name in sys.argv[1:]])"
+    found = subprocess.check_output([python, "-c", code, *names], text=True) if python else "[]"
+    return dict(zip(names, json.loads(found.replace("'", '"'))))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", type=Path)
@@ -163,11 +170,11 @@ def main() -> None:
     if arguments.recbole_side:
         recbole_side(arguments.recbole_side)
         return
+    import results
     import torch
 
     from prudent.recommend.interactions import read_interactions
     from prudent.recommend.splits import assemble, sides, with_test
-    from prudent.runs import dumps, write_atomic
 
     torch.set_num_threads(arguments.threads)
     train, _ = read_interactions(arguments.train, threshold=arguments.threshold)
@@ -178,17 +185,18 @@ def main() -> None:
     for seed in range(arguments.repeats):
         rounds.append(contenders(data, arguments, seed))
         print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
-    medians: dict[str, dict[str, float]] = {}
-    for name, row in rounds[0].items():
-        medians[name] = {key: statistics.median(found[name][key] for found in rounds) for key in row}
-    result = {"medians": medians, "rounds": rounds, "threads": arguments.threads, "epochs": arguments.epochs}
-    if not arguments.peer_python:
-        result["left out"] = "RecBole: no --peer-python was given"
-    if arguments.out:
-        write_atomic(arguments.out, dumps(result))
-    for name, row in medians.items():
-        print(f"{name:<24}", ", ".join(f"{key} {value:.4g}" for key, value in row.items()))
-    print(result.get("left out", ""), end="")
+    figures = [
+        results.figure(f"{name}, {key}", [found[name][key] for found in rounds], unit=unit)
+        for name in rounds[0]
+        for key, unit in (("seconds", "s"), ("overall", "recall@20"), ("tail absolute", "recall@20"))
+    ]
+    left_out = [] if arguments.peer_python else ["RecBole: no --peer-python was given"]
+    results.write(
+        arguments.out, "Recall and seconds of fitting beside implicit and RecBole, on the same split", figures,
+        rows=rounds, packages=["implicit"], peer=peer_versions(arguments.peer_python), epochs=arguments.epochs,
+        left_out=left_out,
+    )  # fmt: skip
+    print(*left_out)
 
 
 if __name__ == "__main__":

@@ -1,34 +1,36 @@
 """One epoch of every stage on synthetic interactions, with seconds and peak memory; no dense user-item matrix is held.
 
-python benchmarks/recommend_scale.py # 100,000 users, 50,000 items, 10 million pairs python
-benchmarks/recommend_scale.py --scale 0.2 # a fifth of each, a twenty-fifth of the work python
-benchmarks/recommend_scale.py --stages uncertainty # some stages only
+    python benchmarks/recommend_scale.py              # 100,000 users, 50,000 items, 10 million pairs
+    python benchmarks/recommend_scale.py --scale 0.2  # a fifth of each, a twenty-fifth of the work
+    python benchmarks/recommend_scale.py --stages uncertainty --threads 1
 
-Each stage runs in a process of its own, so that its peak is its own. The uncertainty stage stands on an untrained
-matrix factorisation: its cost doesn't depend on what the scores are. Seconds of an epoch include one validation on
-2,000 users.
+Each stage runs in a process of its own, so that its peak is its own; stages that the result file holds already and
+that aren't asked for are kept. The uncertainty stage stands on an untrained matrix factorisation: its cost doesn't
+depend on what the scores are. --batches runs only the first of an epoch's batches (all cost the same) and multiplies;
+the result says so. The peak includes making the synthetic pairs and the libraries themselves.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import results
 import torch
 
+from prudent.recommend import models, uncertainty
 from prudent.recommend.models import Backbone, BackboneOptions, embeddings, factor_scores
 from prudent.recommend.pipeline import fit_backbone
 from prudent.recommend.ranking import recommend
 from prudent.recommend.splits import Data, Truth, pattern
-from prudent.recommend.training import Schedule
+from prudent.recommend.training import Curve, Schedule, train
 from prudent.recommend.uncertainty import UncertaintyOptions, fit_uncertainty
-from prudent.runs import dumps, write_atomic
 
 STAGES = ("mf", "lightgcn", "vae", "uncertainty")
 BATCH = {"mf": 2048, "lightgcn": 8192, "vae": 256, "uncertainty": 512}
@@ -58,28 +60,40 @@ def synthetic(users: int, items: int, pairs: int, seed: int = 0) -> Data:
     return Data(*names, train, train, valid)
 
 
-def run_stage(name: str, scale: float, seed: int = 0) -> dict[str, float]:
-    """Seconds of the data and of one epoch, and the peak memory of this process in GiB."""
+def run_stage(name: str, scale: float, batches: int | None = None, seed: int = 0) -> dict[str, float]:
+    """Seconds of the data and of one epoch (or of its first ``batches``), and the peak memory of this process."""
     users, items, pairs = (int(size * scale) for size in (100_000, 50_000, 10_000_000))
     started = time.perf_counter()
     data = synthetic(users, items, pairs, seed)
     made = time.perf_counter() - started
     plan = Schedule(batch=BATCH[name], epochs=1)
-    started = time.perf_counter()
+    every = -(-users // plan.batch)
+    done = min(batches or every, every)
+    curves: list[Curve] = []
+
+    def some(stage: str, parameters: Any, step: Any, validate: Any, places: np.ndarray, *rest: Any) -> Curve:
+        curves.append(train(stage, parameters, step, lambda: float("nan"), places[: done * plan.batch], *rest))
+        started = time.perf_counter()
+        validate()
+        validated.append(time.perf_counter() - started)
+        return curves[-1]
+
+    validated: list[float] = []
+    models.train = uncertainty.train = some  # type: ignore[attr-defined]
     if name == "uncertainty":
         user, item = (part.detach() for part in embeddings(data, 128, seed))
         backbone = Backbone("mf", "factors", factor_scores(user, item), {"user": user, "item": item})
         fitted = fit_uncertainty(data, backbone, UncertaintyOptions(), plan, seed)
     else:
         fitted = fit_backbone(data, name, BackboneOptions(), plan, seed)
-    epoch = time.perf_counter() - started
     started = time.perf_counter()
-    some = np.arange(min(users, 2000))
-    recommend(fitted.scores, data.seen, some, 50)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    recommend(fitted.scores, data.seen, np.arange(min(users, 2000)), 50)
     return {
         "users": users, "items": items, "pairs": int(data.train.nnz), "batch": plan.batch, "seconds, data": made,
-        "seconds, one epoch": epoch, "seconds, top 50 of 2,000 users": time.perf_counter() - started, "peak GiB": peak,
+        "batches": every, "batches run": done, "seconds of these": curves[0].seconds,
+        "seconds, one epoch": curves[0].seconds * every / done, "seconds, validation of 2,000 users": validated[0],
+        "seconds, top 50 of 2,000 users": time.perf_counter() - started, "peak GiB": results.peak_gib(),
+        "threads": torch.get_num_threads(),
     }  # fmt: skip
 
 
@@ -88,23 +102,35 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--batches", type=int, help="run only so many batches of an epoch, and multiply")
+    parser.add_argument("--out", type=Path, default=results.FOLDER / "recommend_scale.json")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.here:
-        print(json.dumps(run_stage(arguments.stages[0], arguments.scale)))
+        print(json.dumps(run_stage(arguments.stages[0], arguments.scale, arguments.batches)))
         return
     found = {}
+    if arguments.out.is_file():
+        found = {row["stage"]: row for row in json.loads(arguments.out.read_text())["rows"]}
     for name in arguments.stages:
         command = [sys.executable, __file__, "--here", "--stages", name, "--scale", str(arguments.scale)]
-        done = subprocess.run([*command, "--threads", str(arguments.threads)], capture_output=True, text=True)
+        command += ["--threads", str(arguments.threads)]
+        command += ["--batches", str(arguments.batches)] if arguments.batches else []
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
-        found[name] = json.loads(done.stdout)
-        print(name, {key: round(value, 2) for key, value in found[name].items()}, flush=True)
-    if arguments.out:
-        write_atomic(arguments.out, dumps({"threads": arguments.threads, "stages": found}))
+        found[name] = {"stage": name, **json.loads(done.stdout)}
+        print(found[name], flush=True)
+    figures = []
+    for name, row in found.items():
+        note = f"{row['users']:,} users, {row['items']:,} items, {row['pairs']:,} pairs, {row['threads']} threads"
+        if row["batches run"] < row["batches"]:
+            note += f"; {row['batches run']} of {row['batches']} batches run, multiplied"
+        figures.append(results.figure(f"one epoch, {name}", row["seconds, one epoch"], unit="s", note=note))
+        figures.append(results.figure(f"peak memory, {name}", row["peak GiB"], unit="GiB", at_most=6))
+    results.write(arguments.out, "What does an epoch of each stage cost at ten million interactions?", figures,
+                  rows=list(found.values()))  # fmt: skip
 
 
 if __name__ == "__main__":

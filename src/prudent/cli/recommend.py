@@ -101,7 +101,7 @@ def fit(
     ] = None,
     alpha: Annotated[float, typer.Option(help="Weight of positives.", rich_help_panel=STAGE)] = 1.0,
     beta: Annotated[float, typer.Option(help="Weight of s.", rich_help_panel=STAGE)] = 1e-2,
-    gamma: Annotated[float, typer.Option(help="Weight of s squared.", rich_help_panel=STAGE)] = 1e-3,
+    gamma: Annotated[float, typer.Option(help="Weight of s squared.", rich_help_panel=STAGE)] = 1e-2,
     share: Annotated[float, typer.Option(help="Share of items in the loss.", rich_help_panel=STAGE)] = 1.0,
     hidden: Annotated[int, typer.Option(help="Width of the estimator.", rich_help_panel=STAGE)] = 1024,
     activation: Annotated[str, typer.Option(help="linear, tanh or relu.", rich_help_panel=STAGE)] = "linear",
@@ -367,11 +367,18 @@ def _progress() -> Any:
 
 
 def _say_fit(result: dict[str, Any], out: Path) -> None:
+    for read in result["read"].values():
+        counts = ", ".join(f"{count} {name}" for name, count in read["counts"].items() if count)
+        say(f"{read['source']} (positive when {read['positive_when']}): {counts}")
     data = result["data"]
+    for name in ("validation", "test"):
+        counts = ", ".join(f"{count} {what}" for what, count in (data[name] or {}).items() if count)
+        say(f"{name}: {counts or 'none'}")
     say(f"{data['users']} users, {data['items']} items, {data['training_positives']} training positives")
     for name in ("backbone", "uncertainty"):
         stage = result[name]
-        say(f"{name} {stage['name']}: {stage['seconds']:.1f} s, best epoch {stage.get('best_epoch', '-')}")
+        label = name if name == stage["name"] else f"{name} {stage['name']}"
+        say(f"{label}: {stage['seconds']:.1f} s, best epoch {stage.get('best_epoch', '-')}")
     score, uncertainty = (result["blend"]["validation"][place]["recall@20 overall"] for place in (0, -1))
     say(f"validation Recall@20: by score {score:.4f}, by uncertainty {uncertainty:.4f}")
     say(f"blend weight {result['blend']['weight']:g} (rule: {result['blend']['by']}); written to {out}")

@@ -59,7 +59,10 @@ def compare(
     if data.test is None:
         raise PrudentError("the recommender has no test side; give --test FILE, or fit with a test share above 0")
     if not ((np.diff(data.test.positives.indptr) + data.test.unreachable) > 0).any():
-        raise PrudentError(f"no known user has a test positive: {data.test.counts()}; check the ids of the test file")
+        found = ", ".join(f"{count} {name}" for name, count in data.test.counts().items() if count)
+        raise PrudentError(f"no known user has a test positive ({found or 'none at all'}); check the test file's ids")
+    if min(ks) < 1:
+        raise PrudentError(f"k is {min(ks)}; choose at least 1")
     unknown = sorted(set(baselines) - set(BASELINES))
     if unknown:
         raise PrudentError(f"baselines {', '.join(unknown)} are unknown; choose from {', '.join(BASELINES)}")

@@ -50,6 +50,8 @@ def tail_items(
     """
     if below is None and not 0 < percentile <= 100:
         raise PrudentError(f"tail percentile is {percentile}; choose a number above 0 and at most 100")
+    if below is not None and below < 1:
+        raise PrudentError(f"tail threshold is {below}; an item is tail below so many positives: choose at least 1")
     threshold = float(np.percentile(popularity, percentile)) if below is None else float(below)
     return popularity < threshold, threshold
 

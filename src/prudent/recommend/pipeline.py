@@ -29,7 +29,7 @@ SCHEDULES = {
     "lightgcn": Schedule(batch=128, epochs=300, warmup=60),
     "vae": Schedule(batch=128, epochs=150),
     "ipw": Schedule(batch=128, epochs=300, weight_decay=3e-3, warmup=60),
-    "uncertainty": Schedule(batch=128, epochs=150),
+    "uncertainty": Schedule(batch=128, epochs=150, warmup=60),
 }
 RANK_HELP = ", ".join(RANKS)
 
@@ -118,6 +118,11 @@ def fit(data: Data, settings: Settings | None = None, seed: Seed = 0, progress: 
     if settings.outside is None and settings.backbone not in BACKBONES:
         raise PrudentError(f"backbone is {settings.backbone!r}; choose one of {', '.join(BACKBONES)}")
     tail, below = tail_items(data.popularity, percentile=settings.tail_percentile, below=settings.tail_below)
+    if not (data.valid.positives.nnz or data.valid.unreachable.any()):
+        raise PrudentError(
+            "no known user has a validation positive to stop training and to choose a blend by; hold out a larger "
+            "share (--valid-share), or give validation interactions of their own (--valid)"
+        )
     clock = [time.perf_counter()]
     notes: dict[str, Any] = {}
     if settings.outside is not None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prudent.errors import BadRow, PrudentError
+from prudent.errors import BadRow, DataError, PrudentError
 
 USUAL = {
     "user": ("user", "user_id", "userid", "uid"),
@@ -96,6 +96,9 @@ def csv_rows(path: Path, wanted: Fields, delimiter: str) -> tuple[Iterator[Row],
         header: list[str] = next(readable(csv.reader(file, delimiter=delimiter), path), [])
     header = [name.strip() for name in header]
     fields = find_fields(header, wanted, str(path))
+    twice = [name for name in vars(fields).values() if name is not None and header.count(name) > 1]
+    if twice:
+        raise PrudentError(f"{path}: the column {twice[0]!r} is there twice; rename one of them")
     places = [header.index(name) if name is not None else None for name in vars(fields).values()]
 
     def rows() -> Iterator[Row]:
@@ -143,9 +146,11 @@ def json_rows(path: Path, wanted: Fields) -> tuple[Iterator[Row], Fields, Blank]
                 else:
                     yield BadRow(line, "", "no-object", f"found {type(value).__name__}; give one object a line")
 
-    columns: dict[str, None] = {}
-    for found in itertools.islice(readable(objects(), path), 100):
-        columns.update(dict.fromkeys({} if isinstance(found, BadRow) else found[1]))
+    first = list(itertools.islice(readable(objects(), path), 100))
+    columns = {column: None for found in first if not isinstance(found, BadRow) for column in found[1]}
+    bad = [found for found in first if isinstance(found, BadRow)]
+    if bad and len(bad) == len(first):
+        raise DataError(str(path), bad, "write one JSON object a line (JSONL), each with a user and an item")
     blanks[0] = 0
     fields = find_fields(list(columns), wanted, str(path))
     names = list(vars(fields).values())

@@ -37,7 +37,7 @@ class UncertaintyOptions:
 
     alpha: float = 1.0
     beta: float = 1e-2
-    gamma: float = 1e-3
+    gamma: float = 1e-2
     share: float = 1.0
     width: int = 1024
     activation: str = "linear"
