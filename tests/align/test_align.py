@@ -1,6 +1,9 @@
 """``prudent align`` on a tiny model: scores off the reference's pass, a whole series, resuming it, and bad input."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -159,7 +162,7 @@ def test_full_training_is_scored_apart(tiny_folder):
     assert Models(factory, None, None, False).shared is False
 
 
-def test_the_trl_engine_trains_from_its_own_fields_and_refuses_unknown_ones(tmp_path, tiny_folder):
+def test_the_trl_engine_trains_from_its_own_fields_and_refuses_unknown_ones(tmp_path, tiny_folder, monkeypatch):
     pytest.importorskip("trl", reason="needs the optional extra prudent[trl]")
     from prudent.align.trl_run import train_with_trl
     from prudent.rewards.model import RewardModel
@@ -185,7 +188,45 @@ def test_the_trl_engine_trains_from_its_own_fields_and_refuses_unknown_ones(tmp_
     assert (tmp_path / "out/policy/adapter_model.safetensors").is_file()
     logged = json.loads((tmp_path / "out/history.json").read_text())["history"][0]
     assert {"reward_model/variance", "reward_model/member_0", "kl"} <= set(logged)
+    config.write_text(
+        config.read_text().replace("max_steps: 1", "max_steps: 2").replace("'no'", "steps\nsave_steps: 1")
+    )
+
+    class Stop(Exception):
+        pass
+
+    def stop(self, *rest, **more):
+        raise Stop
+
+    with monkeypatch.context() as patch:  # stopped after training, before the policy was kept
+        patch.setattr("trl.RLOOTrainer.save_model", stop)
+        with pytest.raises(Stop):
+            train_with_trl(**options, config=config, out=tmp_path / "stopped")
+    before = (tmp_path / "stopped/reference.jsonl").stat().st_mtime_ns
+    assert train_with_trl(**options, config=config, out=tmp_path / "stopped")["steps"] == 2
+    assert (tmp_path / "stopped/reference.jsonl").stat().st_mtime_ns == before  # not sampled again
     config.write_text("num_generatoins: 2\n")
     with pytest.raises(PrudentError, match="num_generatoins"):
         train_with_trl(**options, config=config, out=tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_two_processes_write_one_series(series):
+    """Launched in two processes, the command shares each step and gives one process's numbers, but for rounding."""
+    settings, folder = series
+    command = [
+        "-m", "prudent.cli.main", "align", "--preferences", settings.preferences[0], "--policy", settings.policy,
+        "--objective", "proportional", "--steps", "2", "--prompts-per-step", "2", "--completions", "2",
+        "--max-new-tokens", "5", "--train-prompts", "4", "--eval-prompts", "4", "--reference-samples", "3",
+        "--eval-samples", "2", "--members", "3", "--lora-rank", "4", "--dtype", "float32", "--ridge", "1.0",
+        "--no-images", "--out", str(folder / "two"),
+    ]  # fmt: skip
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    subprocess.run([*launcher, *command], check=True, capture_output=True, env=environment)
+    align(replace(settings, objectives=("proportional",), runs=1), folder / "one")
+    one, two = (json.loads((folder / name / "runs/run-000-proportional.json").read_text()) for name in ("one", "two"))
+    for mine, theirs in zip(one["history"], two["history"], strict=True):
+        for name in ("reward", "truth", "kl", "variance", "gradient_norm"):
+            assert theirs[name] == pytest.approx(mine[name], rel=1e-4, abs=1e-4), name
+    assert (folder / "two/report.html").is_file() and (folder / "two/manifest.json").is_file()

@@ -16,11 +16,17 @@ from prudent.align.settings import Settings
 from prudent.align.summary import summarise
 from prudent.features.encoder import Encoder
 from prudent.features.models import load_language_model
+from prudent.features.processes import Processes
 from prudent.features.sampling import sample
+from prudent.joined_run import joined_run
 from prudent.policies.rlhf import Step
 from prudent.runs import resumable_run
 
 Say = Callable[[str], None]
+
+
+def _nothing(text: str) -> None:
+    """Only the first of several processes speaks."""
 
 
 def build_models(settings: Settings) -> Models:
@@ -38,7 +44,9 @@ def build_models(settings: Settings) -> Models:
 
 def align(settings: Settings, out: str | Path, *, say: Say = lambda text: None) -> dict[str, Any]:
     """Train and judge a series; write the run folder at ``out``; go on where an interrupted one stopped."""
-    with resumable_run(out, "align", settings.options(), settings.seed) as (run, resumes):
+    processes = Processes()
+    say = say if processes.first else _nothing
+    with joined_run(processes, resumable_run(out, "align", settings.options(), settings.seed)) as (run, resumes):
         if resumes:
             say(f"going on with the series in {out}")
         began = time.perf_counter()
@@ -48,14 +56,15 @@ def align(settings: Settings, out: str | Path, *, say: Say = lambda text: None) 
             say(note)
         run.manifest["timings_s"]["preparation"] = time.perf_counter() - began
         began = time.perf_counter()
-        results = run_series(problem, models, settings, run.folder, progress(settings, say))
+        results = run_series(problem, models, settings, run.folder, processes, progress(settings, say))
         run.manifest["timings_s"]["runs"] = time.perf_counter() - began
         run.manifest["hashes"]["encoder"] = models.encoder.fingerprint
         summary = summarise(problem, results, settings)
         run.write_json("results.json", {**summary, "notes": problem.notes})
         run.write_table("runs.parquet", _columns(summary["runs"]))
-        write_report(run, summary, results, problem, settings)
-        shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+        if processes.first:
+            write_report(run, summary, results, problem, settings)
+            shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     return summary
 
 

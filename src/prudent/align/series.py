@@ -19,6 +19,7 @@ import torch
 from prudent.align.problem import Judged, Problem, Side
 from prudent.align.settings import Settings
 from prudent.errors import PrudentError
+from prudent.features.processes import Processes
 from prudent.policies.finite import kl, solve, value
 from prudent.policies.packing import fill, pack
 from prudent.policies.policy import LoraOptions, Policy
@@ -180,25 +181,29 @@ def run_series(
     models: Models,
     settings: Settings,
     folder: Path,
+    processes: Processes,
     report: Callable[[int, str, Step], None] = lambda run, objective, step: None,
 ) -> list[dict[str, Any]]:
-    """All runs, draw by draw, objective by objective. folder: where finished runs and checkpoints go."""
+    """All runs, draw by draw, objective by objective. folder: where finished runs and checkpoints go.
+
+    Several processes share each step; the first one writes, and all read what it wrote.
+    """
     results = []
     for run in range(settings.runs):
         for objective in settings.objectives:
             path = folder / "runs" / f"{run_name(run, objective)}.json"
-            if path.is_file():
-                results.append(read_run(path))
-                continue
-            checkpoints = folder / "checkpoints" / run_name(run, objective)
-            done = one_run(
-                problem, models, settings, run, objective, checkpoints,
-                functools.partial(report, run, objective),
-            )  # fmt: skip
-            path.parent.mkdir(parents=True, exist_ok=True)
-            keep_adapter(checkpoints, folder / "policies" / run_name(run, objective))
-            write_atomic(path, dumps(done) + "\n")
-            results.append(done)
+            if not path.is_file():
+                checkpoints = folder / "checkpoints" / run_name(run, objective)
+                done = one_run(
+                    problem, models, settings, run, objective, checkpoints,
+                    functools.partial(report, run, objective),
+                )  # fmt: skip
+                if processes.first:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    keep_adapter(checkpoints, folder / "policies" / run_name(run, objective))
+                    write_atomic(path, dumps(done) + "\n")
+                processes.wait()
+            results.append(read_run(path))
     return results
 
 

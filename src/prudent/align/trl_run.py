@@ -2,7 +2,7 @@
 
 The YAML holds TRL's own field names (those of RLOOConfig or GRPOConfig) and, under ``peft``, those of LoraConfig; so
 DeepSpeed, FSDP, vLLM, checkpoints, callbacks and trackers are TRL's. Launch it with ``accelerate launch -m
-prudent.cli.main align --engine trl ...``.
+prudent.cli.main align --engine trl ...`` and one of TRL's own accelerate configurations.
 """
 
 from __future__ import annotations
@@ -11,12 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prudent.data.pools import Pool, read_prompts, write_pool
+from datasets import Dataset
+from transformers.trainer_utils import get_last_checkpoint
+
+from prudent.data.pools import Pool, read_pool, read_prompts, write_pool
 from prudent.errors import PrudentError
 from prudent.features.models import load_language_model
+from prudent.features.processes import Processes
 from prudent.features.sampling import sample
+from prudent.joined_run import joined_run
 from prudent.rewards.model import RewardModel
-from prudent.runs import new_run
+from prudent.runs import resumable_run
 
 
 def read_config(path: Path | None) -> dict[str, Any]:
@@ -67,42 +72,42 @@ def train_with_trl(
     seed: int,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Train with TRL and keep the policy under ``out/policy``; the reference's samples are kept as a pool beside it."""
+    """Train with TRL and keep the policy under ``out/policy``; the reference's samples are kept as a pool beside it.
+
+    Launched in several processes, the first one samples and writes. Started again after it was stopped, it reads the
+    samples and goes on from TRL's last checkpoint.
+    """
     try:
         import trl  # noqa: F401
     except ModuleNotFoundError as error:
         raise PrudentError("--engine trl needs TRL: pip install 'prudent[trl]'") from error
-    from datasets import Dataset
-
-    from prudent.policies.trl_adapter import VarianceAwareGRPOTrainer, VarianceAwareRLOOTrainer
-
     if reward_model is None or prompts is None:
         raise PrudentError("--engine trl needs --reward-model (a folder of `prudent fit`) and --prompts (a file)")
     fields = read_config(config)
     conversations = read_prompts(prompts)
-    with new_run(
-        out, "align-trl", {"objective": objective, "algorithm": algorithm, "beta": beta, **fields}, seed
-    ) as run:
+    processes = Processes()
+    options = {
+        "policy": policy, "reward_model": reward_model, "prompts": prompts, "objective": objective,
+        "algorithm": algorithm, "beta": beta, "samples": samples, "max_new_tokens": max_new_tokens, **fields,
+    }  # fmt: skip
+    beta = fields.get("beta", beta)
+    with joined_run(processes, resumable_run(out, "align-trl", options, seed)) as (run, _):
         args = build_config(
-            algorithm,
-            fields,
-            folder=run.folder / "trl",
-            beta=fields.get("beta", beta),
-            seed=seed,
-            length=max_new_tokens,
-        )
+            algorithm, fields, folder=run.folder / "trl", beta=beta, seed=seed, length=max_new_tokens
+        )  # fmt: skip
         model, tokenizer = load_language_model(policy)
-        say(f"sampling the reference: {samples} answers to each of {len(conversations)} prompts")
-        texts = sample(
-            model, tokenizer, conversations, samples=samples, max_new_tokens=args.max_completion_length, seed=seed
-        )
-        pool = Pool(conversations, texts, None, [str(i) for i in range(len(texts))])
-        write_pool(run.path("reference.jsonl"), pool)
+        samples_file = run.folder / "reference.jsonl"
+        if processes.first and not samples_file.is_file():
+            say(f"sampling the reference: {samples} answers to each of {len(conversations)} prompts")
+            texts = sample(
+                model, tokenizer, conversations, samples=samples, max_new_tokens=args.max_completion_length, seed=seed
+            )
+            write_pool(samples_file, Pool(conversations, texts, None, [str(i) for i in range(len(texts))]))
+        processes.wait()
         function = RewardModel.load(reward_model).as_reward_function(
-            objective, weighted_kl=True, beta=args.beta, reference=pool
+            objective, weighted_kl=True, beta=args.beta, reference=read_pool(samples_file)
         )
-        trainer_class = {"rloo": VarianceAwareRLOOTrainer, "grpo": VarianceAwareGRPOTrainer}[algorithm]
-        trainer = trainer_class(
+        trainer = _trainer_class(algorithm)(
             model=model if "peft" in fields else policy,
             args=args,
             train_dataset=Dataset.from_list([{"prompt": p} for p in conversations]),
@@ -110,7 +115,8 @@ def train_with_trl(
             reward_function=function,
             peft_config=_lora(fields["peft"]) if "peft" in fields else None,
         )
-        trainer.train(resume_from_checkpoint=fields.get("resume_from_checkpoint"))
+        checkpoint = fields.get("resume_from_checkpoint") or get_last_checkpoint(args.output_dir)
+        trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model(str(run.folder / "policy"))
         history = trainer.state.log_history
         run.write_json("history.json", {"history": history})
@@ -120,6 +126,12 @@ def train_with_trl(
         "steps": trainer.state.global_step,
         "last": history[-1] if history else {},
     }
+
+
+def _trainer_class(algorithm: str) -> Any:
+    from prudent.policies.trl_adapter import VarianceAwareGRPOTrainer, VarianceAwareRLOOTrainer
+
+    return {"rloo": VarianceAwareRLOOTrainer, "grpo": VarianceAwareGRPOTrainer}[algorithm]
 
 
 def _lora(options: dict[str, Any]) -> Any:

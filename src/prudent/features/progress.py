@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 
 
+FEW = 32  # rows: done before a bar would be read, and many such calls would fill the screen
+
+
 def _ignore(done: int, tokens: int, note: str) -> None:
     """Progress that nobody looks at."""
 
@@ -14,7 +17,7 @@ def _ignore(done: int, tokens: int, note: str) -> None:
 @contextlib.contextmanager
 def token_progress(title: str, total: int, show: bool) -> Iterator[Callable[[int, int, str], None]]:
     """Yields ``advance(done, tokens, note)``: so many more of ``total`` are done, by computing so many tokens."""
-    if not show or total == 0:
+    if not show or total < FEW:
         yield _ignore
         return
     from rich.console import Console
