@@ -91,6 +91,10 @@ def test_bad_json_lines_have_their_place(tmp_path):
     with pytest.raises(DataError) as caught:
         read_interactions(path)
     assert [(row.line, row.reason) for row in caught.value.rows] == [(2, "no-json"), (3, "no-object"), (5, "no-id")]
+    path.write_text('[{"user": "a", "item": "x"}]\n')
+    with pytest.raises(DataError, match="one JSON object a line") as caught:
+        read_interactions(path)
+    assert [(row.line, row.reason) for row in caught.value.rows] == [(1, "no-object")]
 
 
 def test_unparsable_time_is_kept_and_flagged():

@@ -187,6 +187,8 @@ def test_comparison_pairs_rankings_and_counts_cold_users(fitted):
     with_cold = compare(replace(fitted, data=replace(fitted.data, test=cold)), baselines=(), rounds=100)
     assert with_cold.counts["users without training history (popularity is shown to them)"] == 3
     assert with_cold.counts["users without history: recall@20 overall of the popular items"] >= 0
+    with pytest.raises(PrudentError, match="k is 0"):
+        compare(fitted, ks=(0, 20), baselines=())
     with pytest.raises(PrudentError, match="no test side"):
         compare(replace(fitted, data=replace(fitted.data, test=None)))
     nothing = Truth(test.positives * 0, test.unreachable * 0, test.cold, test.cold_unreachable)
