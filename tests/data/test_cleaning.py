@@ -65,12 +65,17 @@ def test_repairs_mix_and_follow_the_flipped_label() -> None:
     assert np.isnan(repairs.soft_label[4]) and np.isnan(repairs.margin[4])
     assert plan_repairs(MEAN, MEAN, DECILE, Plan(soften={5}, soft_value=0.9)).soft_label[4] == 0.9
     assert plan_repairs(MEAN, MEAN, DECILE, Plan(flip=0.2)).flip.sum() == 2
+    weighed = plan_repairs(MEAN, MEAN, DECILE, Plan(drop={1}, weigh={1, 2}, weight_value=0.25)).weight
+    assert np.isnan(weighed[0]) and weighed[1] == 0.25 and np.isnan(weighed[2:]).all()
+    with pytest.raises(PrudentError, match="weight -1"):
+        Plan(weigh={1}, weight_value=-1)
 
 
 def test_columns_are_whole_for_trl(tmp_path: Path) -> None:
     data = pairs()
-    cleaned = apply_changes(data, repair(Plan(widen={10}, soften={1}), data))
-    assert cleaned.columns == ["margin", "soft_label"]
+    cleaned = apply_changes(data, repair(Plan(widen={10}, soften={1}, weigh={2}), data))
+    assert cleaned.columns == ["margin", "soft_label", "weight"]
+    assert [row["weight"] for row in cleaned.rows] == [1.0, 0.5, *[1.0] * 8]
     assert [row["margin"] for row in cleaned.rows] == [0.0] * 9 + [3.0]
     assert [row["soft_label"] for row in cleaned.rows][1:] == [1.0] * 9
 

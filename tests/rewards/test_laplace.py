@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from prudent import HeadEnsemble, PrudentError
-from prudent.rewards import artefact
+from prudent.rewards import artefact, network_posterior
 from prudent.rewards.laplace import LaplacePosterior
 from prudent.rewards.last_layer import LastLayerPosterior
+from prudent.rewards.network_posterior import NetworkPosterior
 from prudent.rewards.uncertainty import centre, margin_moments
 
 
@@ -115,3 +116,70 @@ def test_last_layer_posterior_is_the_linear_one_on_hidden_units(tmp_path):
     assert torch.allclose(posterior.covariance(pool).diagonal(), posterior.variance(pool))
     artefact.save(tmp_path / "model", posterior)
     assert torch.equal(artefact.load(tmp_path / "model").scores(pool), posterior.scores(pool))
+
+
+def test_ridge_of_the_last_layer_is_judged_by_heads_that_never_saw_the_labels():
+    """Labels are coins, so no margin is the best one. Hidden units that have seen them would say otherwise."""
+    sides = torch.randn(2, 250, 30, generator=torch.Generator().manual_seed(0))
+    posterior = LastLayerPosterior.fit(*sides, width=64, epochs=8, learning_rate=3e-3, groups=list(range(250)))
+    hidden = [posterior.network.hidden(side)[0] for side in sides]
+    fooled = LaplacePosterior.fit(*hidden)
+    assert posterior.info["ridge"] >= 10 * fooled.info["ridge"]
+    fresh = torch.randn(2, 1000, 30, generator=torch.Generator().manual_seed(1))
+    chance = torch.sigmoid(posterior.scores(fresh[0]) - posterior.scores(fresh[1])).mean(0)
+    assert float(-chance.log().mean()) < math.log(2) + 0.05
+
+
+def test_network_posterior_is_the_inverse_of_the_gauss_newton_matrix():
+    chosen, rejected = world(25, width=3)
+    weight, label, wanted = torch.rand(25) + 0.5, torch.rand(25), torch.randn(25)
+    posterior = NetworkPosterior.fit(
+        chosen, rejected, width=5, prior=2.0, members=6000, weight=weight, soft_label=label, margin=wanted
+    )
+    network = posterior.network
+    start = {name: network.tensors[name][0] for name in ("outer.weight", "inner.weight", "inner.bias")}
+
+    def gradients(features: torch.Tensor) -> torch.Tensor:
+        rows = []
+        for x in (features - network.mean) / network.scale:
+            parts = [tensor.clone().requires_grad_() for tensor in start.values()]
+            outer, inner, bias = parts
+            (outer @ torch.relu(inner @ x + bias)).backward()
+            rows.append(torch.cat([part.grad.reshape(-1) for part in parts]))
+        return torch.stack(rows).double()
+
+    difference = gradients(chosen) - gradients(rejected)
+    logit = (network.scores(chosen) - network.scores(rejected))[0].double() - wanted
+    chance = torch.sigmoid(logit)
+    count = (weight / weight.mean()).double() * chance * (1 - chance)
+    precision = difference.T @ (count[:, None] * difference) + posterior.precision * torch.eye(difference.shape[1])
+    pool = torch.randn(6, 3)
+    rows = gradients(pool)
+    covariance = rows @ torch.linalg.inv(precision) @ rows.T
+    assert torch.allclose(posterior.covariance(pool), covariance, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(posterior.variance(pool), covariance.diagonal(), rtol=1e-4, atol=1e-6)
+    margin = covariance.diagonal()[:3] + covariance.diagonal()[3:] - 2 * covariance[:3, 3:].diagonal()
+    assert torch.allclose(posterior.margin_variance(pool[:3], pool[3:]), margin, rtol=1e-4, atol=1e-6)
+    assert float(difference.square().sum(1).mean()) / posterior.precision == pytest.approx(2.0, rel=1e-5)
+    drawn = np.cov(posterior.scores(pool).double().numpy().T)
+    assert np.allclose(drawn, covariance, atol=0.08 * float(covariance.diagonal().max()))
+    centred = posterior.covariance(pool, ["a", "a", "b", "b", "b", "b"])
+    assert float(centred[:2, :2].sum()) == pytest.approx(0, abs=1e-9)
+
+
+def test_network_posterior_picks_its_prior_saves_and_names_its_limit(tmp_path, monkeypatch):
+    chosen, rejected = world(80)
+    posterior = NetworkPosterior.fit(chosen, rejected, width=8, epochs=2, members=3)
+    table = posterior.info["prior_table"]
+    assert posterior.info["prior"] == table["grid"][int(np.argmin(table["held_out_loss"]))]
+    near, far = torch.randn(40, 8), 5 * torch.randn(40, 8)
+    assert float(posterior.variance(far).mean()) > 10 * float(posterior.variance(near).mean())
+    artefact.save(tmp_path / "model", posterior)
+    again = artefact.load(tmp_path / "model")
+    assert torch.allclose(again.scores(near), posterior.scores(near), atol=1e-6)
+    assert torch.allclose(again.covariance(near), posterior.covariance(near), rtol=1e-6)
+    monkeypatch.setattr(network_posterior, "MOST_PAIRS", 79)
+    with pytest.raises(PrudentError, match="last-layer"):
+        NetworkPosterior.fit(chosen, rejected)
+    with pytest.raises(PrudentError, match="prior"):
+        NetworkPosterior.fit(*world(20), prior="auto")

@@ -50,17 +50,17 @@ def judge(difference: Any, keys: Sequence[str], given: Mapping[str, Any], settin
     )  # fmt: skip
 
 
-def repaired_labels(found: Strength, plan: Plan, given: Mapping[str, Any], keep: np.ndarray | None = None) -> Labels:
+def repaired_labels(found: Strength, plan: Plan, given: Mapping[str, Any]) -> Labels:
     """Labels after a repair plan, over what the file gives."""
     mean = found.mean.numpy()
     repairs = plan_repairs(mean, found.probability.numpy(), decile_groups(mean).numpy(), plan)
     n = len(mean)
     columns: dict[str, Any] = {}
-    for name, neutral, new in (("soft_label", 1.0, repairs.soft_label), ("margin", 0.0, repairs.margin)):
+    for name, neutral in (("soft_label", 1.0), ("margin", 0.0), ("weight", 1.0)):
+        new = getattr(repairs, name)
         if name in given or not np.isnan(new).all():
             columns[name] = np.where(np.isnan(new), given.get(name, np.full(n, neutral)), new)
-    kept = ~repairs.drop if keep is None else keep & ~repairs.drop
-    return Labels(repairs.flip, kept, weight=given.get("weight"), **columns)
+    return Labels(repairs.flip, ~repairs.drop, **columns)
 
 
 # A flip changes nothing where the label is soft: the loss of (flipped, 1 - p) is that of (not flipped, p).

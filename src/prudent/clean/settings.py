@@ -47,6 +47,8 @@ class Settings:
     soften: str = ""
     soft_label: str = "strength"
     widen: str = ""
+    weigh: str = ""
+    weight: float = 0.5
     drop_deciles: str = ""
     second_label: str | None = None
     plant: tuple[float, ...] = ()
@@ -66,9 +68,8 @@ class Settings:
                 value = float(self.soft_label)
             except ValueError:
                 raise PrudentError(f'soft label {self.soft_label!r}: give "strength" or a probability') from None
-        return Plan(
-            self.flip, parse_deciles(self.drop_deciles), parse_deciles(self.soften), parse_deciles(self.widen), value
-        )
+        drop, soften, widen, weigh = map(parse_deciles, (self.drop_deciles, self.soften, self.widen, self.weigh))
+        return Plan(self.flip, drop, soften, widen, value, weigh, self.weight)
 
     def actions(self, columns: list[str] | None = None) -> dict[str, str]:
         """Action of every rule. A rule that lacks what it needs is off by default, and an error when asked for."""
@@ -94,8 +95,11 @@ class Settings:
         plan = self.plan()
         self.actions()
         if not self.judged:
-            needs = {"--flip, --soften, --widen or --drop-deciles": plan.changes_anything, "--plant": bool(self.plant),
-                     "--second-label": self.second_label is not None}  # fmt: skip
+            needs = {
+                "--flip, --soften, --widen, --weigh or --drop-deciles": plan.changes_anything,
+                "--plant": bool(self.plant),
+                "--second-label": self.second_label is not None,
+            }
             for option, given in needs.items():
                 if given:
                     raise PrudentError(f"{option} works on the strength of pairs, which needs --encoder or --features")

@@ -10,10 +10,15 @@ import typer
 from prudent.cli.common import (
     ConfigOption,
     JsonOption,
+    MaxLengthOption,
+    MaxPairsOption,
+    MaxTestPairsOption,
     OutOption,
     OverwriteOption,
+    PoolingOption,
     SeedOption,
     guarded,
+    number_or_cv,
     print_json,
     say,
 )
@@ -46,15 +51,13 @@ def clean(
     features: Annotated[
         Path | None, typer.Option(help="Safetensors file of features (chosen, rejected), in place of --encoder.")
     ] = None,
-    pooling: Annotated[str, typer.Option(help="Features: last, mean or last+mean token states.")] = "last+mean",
-    max_length: Annotated[int, typer.Option(min=1, help="Longest conversation in tokens.")] = 1024,
+    pooling: PoolingOption = "last+mean",
+    max_length: MaxLengthOption = 1024,
     split: Annotated[str | None, typer.Option(help="Split of a hub data set.", rich_help_panel=READING)] = None,
     column: Annotated[
         list[str] | None, typer.Option(help="OURS=THEIRS, for example prompt=question.", rich_help_panel=READING)
     ] = None,
-    max_pairs: Annotated[
-        int | None, typer.Option(min=2, help="Use at most so many pairs, drawn at random.", rich_help_panel=READING)
-    ] = None,
+    max_pairs: MaxPairsOption = None,
     rating: Annotated[
         str | None, typer.Option(help="Rating column of single responses.", rich_help_panel=READING)
     ] = None,
@@ -73,6 +76,8 @@ def clean(
         str, typer.Option(help='"strength" (the members\' probability) or a number.', rich_help_panel=REPAIRS)
     ] = "strength",
     widen: Annotated[str, typer.Option(help="Deciles that get a margin.", rich_help_panel=REPAIRS)] = "",
+    weigh: Annotated[str, typer.Option(help="Deciles that count less.", rich_help_panel=REPAIRS)] = "",
+    weight: Annotated[float, typer.Option(help="What they count.", rich_help_panel=REPAIRS)] = 0.5,
     drop_deciles: Annotated[str, typer.Option(help="Deciles to drop.", rich_help_panel=REPAIRS)] = "",
     members: Annotated[int, typer.Option(min=2, help="Members that judge a pair.", rich_help_panel=REPAIRS)] = 10,
     folds: Annotated[int, typer.Option(min=2, help="Parts of the cross-fit.", rich_help_panel=REPAIRS)] = 5,
@@ -84,9 +89,7 @@ def clean(
         str | None, typer.Option(help="Column with another judge's probability.", rich_help_panel=REPAIRS)
     ] = None,
     test: Annotated[list[str] | None, typer.Option(help="Untouched test files.", rich_help_panel=PROOF)] = None,
-    max_test_pairs: Annotated[
-        int | None, typer.Option(min=2, help="Use at most so many test pairs.", rich_help_panel=PROOF)
-    ] = None,
+    max_test_pairs: MaxTestPairsOption = None,
     holdout: Annotated[
         float, typer.Option(help="Share of prompts to test on without --test; 0 for none.", rich_help_panel=PROOF)
     ] = 0.25,
@@ -103,6 +106,9 @@ def clean(
     config: ConfigOption = None,
 ) -> None:
     """Find faulty preference pairs, show why, and write a cleaned file in which every change has its evidence."""
+    asked = dict(locals())  # the settings, by name
+    from dataclasses import fields
+
     from prudent.clean.run import clean as run_clean
     from prudent.clean.run import summary
     from prudent.clean.settings import Settings
@@ -113,15 +119,11 @@ def clean(
     refuse_used(out, overwrite)
     if output not in ("jsonl", "parquet"):
         raise PrudentError(f"output {output!r}: give jsonl or parquet")
-    settings = Settings(
-        source=source, rule=tuple(rule or ()), encoder=None if features or encoder == "none" else encoder,
-        features=str(features) if features else None, pooling=pooling, max_length=max_length, split=split,
-        columns=_mapping(column or []), rating=rating, ties=ties, soft_votes=soft_votes, min_share=min_share,
-        max_pairs=max_pairs, max_test_pairs=max_test_pairs, against=tuple(against or ()), test=tuple(test or ()),
-        holdout=holdout, seeds=seeds, members=members, folds=folds, ridge=_ridge(ridge), in_sample=in_sample, flip=flip,
-        soften=soften, soft_label=soft_label, widen=widen, drop_deciles=drop_deciles, second_label=second_label,
-        plant=tuple(plant or ()), decisions=str(decisions) if decisions else None, review=review, seed=seed,
-    )  # fmt: skip
+    asked |= {name: tuple(asked[name] or ()) for name in ("rule", "against", "test", "plant")}
+    asked |= {name: str(asked[name]) if asked[name] else None for name in ("features", "decisions")}
+    asked["encoder"] = None if features or encoder == "none" else encoder
+    asked |= {"columns": _mapping(column or []), "ridge": number_or_cv(ridge)}
+    settings = Settings(**{part.name: asked[part.name] for part in fields(Settings)})
     outcome = run_clean(settings)
     result = summary(outcome)
     with new_run(out, "clean", vars(settings), seed, overwrite) as run:
@@ -142,15 +144,6 @@ def _mapping(columns: list[str]) -> dict[str, str]:
         if not ours or not theirs:
             raise PrudentError(f"column {ours!r}: give OURS=THEIRS, for example prompt=question")
     return {ours: theirs for ours, _, theirs in pairs}
-
-
-def _ridge(value: str) -> float | str:
-    from prudent.errors import PrudentError
-
-    try:
-        return value if value == "cv" else float(value)
-    except ValueError:
-        raise PrudentError(f'ridge {value!r} is neither a number nor "cv"') from None
 
 
 def write(run: Run, outcome: Outcome, result: dict[str, Any], output: str) -> None:

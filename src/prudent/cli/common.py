@@ -44,7 +44,7 @@ def load_config(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of every random choice below this command.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random choice below this command.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder to write; it appears whole or not at all.")]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one strict JSON object on stdout and nothing else there.")
@@ -54,6 +54,29 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", help="YAML file of option names and values.", callback=load_config, is_eager=True),
 ]
+
+ModelOption = Annotated[str, typer.Option("--model", help="Language model: smollm2 (embedded), a folder or a hub id.")]
+PoolingOption = Annotated[str, typer.Option("--pooling", help="Features: last, mean or last+mean token states.")]
+MaxLengthOption = Annotated[int, typer.Option("--max-length", min=1, help="Longest conversation in tokens.")]
+DtypeOption = Annotated[
+    str | None, typer.Option("--dtype", help="Precision of the language model; by default what is fast.")
+]
+MaxPairsOption = Annotated[
+    int | None, typer.Option("--max-pairs", min=2, help="Use at most so many pairs, drawn at random.")
+]
+MaxTestPairsOption = Annotated[
+    int | None, typer.Option("--max-test-pairs", min=2, help="Use at most so many test pairs, drawn at random.")
+]
+
+
+def number_or_cv(value: str | None, option: str = "ridge") -> float | str | None:
+    """A number from the command line, or the word "cv", or nothing."""
+    if value is None or value == "cv":
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        raise PrudentError(f'{option} {value!r} is neither a number nor "cv"') from None
 
 
 def guarded(function: F) -> F:

@@ -10,9 +10,15 @@ import typer
 
 from prudent.cli.common import (
     ConfigOption,
+    DtypeOption,
     JsonOption,
+    MaxLengthOption,
+    MaxPairsOption,
+    MaxTestPairsOption,
+    ModelOption,
     OutOption,
     OverwriteOption,
+    PoolingOption,
     SeedOption,
     guarded,
     print_json,
@@ -28,7 +34,6 @@ if TYPE_CHECKING:
 EPILOG = (
     "Example: prudent compare --preferences train.jsonl --test test.jsonl --families heads,mlp,laplace --out runs/c"
 )
-ON_FEATURES = ("heads", "laplace", "last-layer", "mlp", "dropout", "novelty")
 SHUFFLED = "the test pairs with the words of every answer shuffled"
 
 
@@ -47,15 +52,13 @@ def compare(
         str | None, typer.Option(help="Column of true margins in the test file, for conformal intervals.")
     ] = None,
     group: Annotated[str | None, typer.Option(help="Column to report the intervals' coverage by.")] = None,
-    model: Annotated[str, typer.Option(help="Language model: smollm2 (embedded), a folder or a hub id.")] = "smollm2",
+    model: ModelOption = "smollm2",
     members: Annotated[int | None, typer.Option(min=2, help="Members K; by default each family's own.")] = None,
-    max_pairs: Annotated[
-        int | None, typer.Option(min=10, help="Train on at most so many pairs, drawn at random.")
-    ] = None,
-    max_test_pairs: Annotated[int | None, typer.Option(min=10, help="The same for the test pairs.")] = None,
-    pooling: Annotated[str, typer.Option(help="Features: last, mean or last+mean token states.")] = "last",
-    max_length: Annotated[int, typer.Option(help="Longest text in tokens.")] = 512,
-    dtype: Annotated[str | None, typer.Option(help="Precision of the language model.")] = None,
+    max_pairs: MaxPairsOption = None,
+    max_test_pairs: MaxTestPairsOption = None,
+    pooling: PoolingOption = "last+mean",
+    max_length: MaxLengthOption = 1024,
+    dtype: DtypeOption = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="An option of one family: lora.epochs=2; may be repeated.")
     ] = None,
@@ -93,7 +96,7 @@ def compare(
     encoder_options = {"pooling": pooling, "max_length": max_length, "dtype": dtype}
     timings: dict[str, float] = {}
     features = None
-    if any(name in ON_FEATURES for name in names):
+    if any(family(name).fit for name in names):  # on features
         say(f"encoding {2 * (len(train) + len(held) + len(unlike))} conversations once for all families on features")
         started = time.perf_counter()
         features = encode_sets({"train": train, **sets}, model, encoder_options)
@@ -188,12 +191,13 @@ def run_family(
     name: str, train: Dataset, sets: dict[str, Dataset], model: str, members: int | None, seed: int,
     encoder_options: dict[str, Any], features: Any, options: dict[str, Any],
 ) -> Trial | str:  # fmt: skip
+    from prudent.rewards.families import ON_TEXT, family
     from prudent.rewards.trial import trial_apart
 
-    own = {**encoder_options, "pooling": "last"} if name not in (*ON_FEATURES, "quantile") else encoder_options
+    own = {**encoder_options, "pooling": "last"} if name in ON_TEXT else encoder_options
     return trial_apart(
         name=name, train=train, tests=sets, model=model, members=members, seed=seed, encoder_options=own,
-        features=features if name in ON_FEATURES else None, options=options,
+        features=features if family(name).fit else None, options=options,
     )  # fmt: skip
 
 

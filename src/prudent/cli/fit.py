@@ -11,11 +11,16 @@ import typer
 
 from prudent.cli.common import (
     ConfigOption,
+    DtypeOption,
     JsonOption,
+    MaxLengthOption,
+    MaxPairsOption,
+    ModelOption,
     OutOption,
     OverwriteOption,
     SeedOption,
     guarded,
+    number_or_cv,
     print_json,
     say,
 )
@@ -23,21 +28,13 @@ from prudent.cli.common import (
 EPILOG = "Example: prudent fit --preferences train.jsonl --test test.jsonl --members 10 --out runs/rm"
 PANEL = "Options of some families (the others refuse them)"
 NAMES = (
-    "heads", "laplace", "last-layer", "mlp", "dropout", "novelty", "quantile", "singles", "linear", "lora", "external",
+    "heads", "laplace", "last-layer", "network-laplace", "mlp", "dropout", "novelty", "quantile", "singles", "linear",
+    "lora", "external",
 )  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
     app.command(name="fit", epilog=EPILOG)(fit)
-
-
-def _ridge(value: str | None) -> float | str | None:
-    if value is None or value == "cv":
-        return value
-    try:
-        return float(value)
-    except ValueError:
-        raise typer.BadParameter(f'"{value}" is neither a number nor "cv"') from None
 
 
 def _panel(text: str, **options: Any) -> Any:
@@ -49,17 +46,19 @@ def fit(
     preferences: Annotated[list[str], typer.Option(help="Preference file or hub id; may be given several times.")],
     out: OutOption,
     family: Annotated[str, typer.Option(help=f"Family: {', '.join(NAMES)}; see docs/reward-models.md.")] = "heads",
-    model: Annotated[str, typer.Option(help="Language model: smollm2 (embedded), a folder or a hub id.")] = "smollm2",
+    model: ModelOption = "smollm2",
     members: Annotated[
         int | None, typer.Option(min=1, help="Members K; by default the family's own (10 or 3).")
     ] = None,
     test: Annotated[list[str] | None, typer.Option(help="Preference file to report accuracy on.")] = None,
     on_error: Annotated[str, typer.Option(help="Bad rows: raise (list all, stop) or skip (drop, count).")] = "raise",
     split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
-    max_pairs: Annotated[int | None, typer.Option(min=2, help="Use at most so many pairs, drawn at random.")] = None,
-    pooling: Annotated[str, typer.Option(help="Features: last, mean or last+mean token states.")] = "last",
-    max_length: Annotated[int, typer.Option(help="Longest text in tokens.")] = 1024,
-    dtype: Annotated[str | None, typer.Option(help="Precision of the language model; by default what is fast.")] = None,
+    max_pairs: MaxPairsOption = None,
+    pooling: Annotated[
+        str | None, typer.Option(help="Features: last, mean or last+mean token states (by default both).")
+    ] = None,
+    max_length: MaxLengthOption = 1024,
+    dtype: DtypeOption = None,
     feature_layer: Annotated[int | None, typer.Option(min=1, help="Features: use the first so many blocks.")] = None,
     diversity: Annotated[str | None, _panel("What members differ in: bootstrap, shuffle, init, init+shuffle.")] = None,
     ridge: Annotated[str | None, _panel('Ridge of linear heads: a number, or "cv" (the default).')] = None,
@@ -68,6 +67,7 @@ def fit(
     learning_rate: Annotated[float | None, _panel("Step size (of the backbone or adapters where they train).")] = None,
     head_learning_rate: Annotated[float | None, _panel("Step size of heads on a trained transformer.")] = None,
     weight_decay: Annotated[float | None, _panel("AdamW's, of two-layer heads.")] = None,
+    prior: Annotated[str | None, _panel('Network-laplace: prior variance of a margin, or "cv" (the default).')] = None,
     sandwich: Annotated[bool, _panel("Laplace: covariance from residuals, as a bootstrap measures it.")] = False,
     width: Annotated[int | None, _panel("Hidden units of two-layer heads.", min=1)] = None,
     dropout: Annotated[float | None, _panel("Dropout of hidden units.")] = None,
@@ -97,24 +97,20 @@ def fit(
     config: ConfigOption = None,
 ) -> None:
     """Train K members on preference pairs and write a reward-model folder: weights, golden scores, fit.json."""
+    asked = dict(locals())  # the families' options, by name
     from prudent.cli.fit_page import describe_fit, write_page
     from prudent.data.preferences import data_hash, draw_pairs, read_preferences_with_report
-    from prudent.rewards.families import check_options, fit_reward_model
+    from prudent.rewards.families import FAMILIES, ON_TEXT, check_options, fit_reward_model
     from prudent.runs import new_run, refuse_used
 
     refuse_used(out, overwrite)
-    options = {
-        "diversity": diversity, "ridge": _ridge(ridge), "epochs": epochs, "batch_size": batch_size,
-        "learning_rate": learning_rate, "head_learning_rate": head_learning_rate, "weight_decay": weight_decay,
-        "sandwich": sandwich or None, "width": width, "dropout": dropout, "novelty_share": novelty_share,
-        "layers": layers, "rank": rank, "alpha": alpha, "targets": targets or None, "phase_one": phase_one,
-        "average": average or None, "training": _training(training_args), "checkpoints": checkpoints,
-        "contrastive": contrastive, "contrastive_on": contrastive_on, "contrastive_weight": contrastive_weight,
-        "meta_pool": meta_pool, "meta_rate": meta_rate, "ratings": ratings, "attributes": attributes or None,
-        "levels": levels, "monotone": False if crossing else None, "gate_hidden": gate_hidden,
-        "models": models or None,
+    asked |= {
+        "ridge": number_or_cv(ridge), "prior": number_or_cv(prior, "prior"), "training": _training(training_args),
+        "monotone": False if crossing else None, **{name: asked[name] or None for name in ("sandwich", "average")},
     }  # fmt: skip
-    given = check_options(family, options)
+    known = {option for entry in FAMILIES.values() for option in entry.options}
+    given = check_options(family, {name: asked[name] for name in sorted(known) if asked[name] != []})
+    pooling = pooling or ("last" if family in ON_TEXT else "last+mean")
     encoder_options = {"pooling": pooling, "max_length": max_length, "dtype": dtype, "layer": feature_layer}
     data, report = read_preferences_with_report(preferences, split=split, on_error=on_error)
     data = draw_pairs(data, max_pairs, seed)

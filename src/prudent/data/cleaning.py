@@ -30,6 +30,7 @@ STRENGTH_RULES = {
     "strength-drop": "A decile of strength that is left out.",
     "soft-label": "The probability that chosen is better, by the members, in place of a hard label.",
     "margin": "The strength as the margin that the loss asks for.",
+    "weight": "Pairs of this decile of strength count less in the loss.",
     "below-zero": "Members that never saw this prompt speak against the label.",
 }
 
@@ -86,10 +87,10 @@ def changes_of_repairs(
             changes.append(change("strength-drop", "drop", {}))
         if repairs.flip[i]:
             changes.append(change("strength-flip", "flip", {}))
-        if not np.isnan(repairs.soft_label[i]):
-            changes.append(change("soft-label", "set", {"soft_label": float(repairs.soft_label[i])}))
-        if not np.isnan(repairs.margin[i]):
-            changes.append(change("margin", "set", {"margin": float(repairs.margin[i])}))
+        for name in ("soft_label", "margin", "weight"):
+            value = float(getattr(repairs, name)[i])
+            if not np.isnan(value):
+                changes.append(change(name.replace("_", "-"), "set", {name: value}))
     return changes
 
 
@@ -184,7 +185,7 @@ def flip_row(row: Mapping[str, Any]) -> dict[str, Any]:
 @dataclass(frozen=True)
 class Cleaned:
     """rows: the cleaned pairs in order. log: one entry a change. places: number (from 0) of each kept pair in the file;
-    flipped: whether it was flipped. columns: which of soft_label, margin were set."""
+    flipped: whether it was flipped. columns: which of soft_label, margin, weight were set."""
 
     rows: list[dict[str, Any]]
     log: list[dict[str, Any]]
@@ -196,8 +197,8 @@ class Cleaned:
 def apply_changes(dataset: Dataset, changes: Sequence[Change]) -> Cleaned:
     """Do the changes: a drop wins over a flip; two rules that flip one pair flip it once; columns are set last.
 
-    The rows get ``flipped``; where any row gets a soft label or a margin, every row has the column (neutral: 1 and 0,
-    or the file's own value), since TRL's RewardTrainer reads a margin from all rows or none.
+    The rows get ``flipped``; where any row gets a soft label, a margin or a weight, every row has the column (neutral:
+    1, 0 and 1, or the file's own value), since TRL's RewardTrainer reads a margin from all rows or none.
     """
     by_pair: dict[int, list[Change]] = {}
     for change in changes:

@@ -31,6 +31,7 @@ FAMILIES = {
     "heads": "prudent.rewards.heads.HeadEnsemble",
     "laplace": "prudent.rewards.laplace.LaplacePosterior",
     "last-layer": "prudent.rewards.last_layer.LastLayerPosterior",
+    "network-laplace": "prudent.rewards.network_posterior.NetworkPosterior",
     "mlp": "prudent.rewards.mlp.MLPEnsemble",
     "dropout": "prudent.rewards.mlp.DropoutEnsemble",
     "novelty": "prudent.rewards.novelty.NoveltyEnsemble",

@@ -47,6 +47,11 @@ FAMILIES: dict[str, Family] = {
         "prudent.rewards.last_layer.LastLayerPosterior",
         ("ridge", "sandwich", *STOCHASTIC, "width", "dropout", "weight_decay"),
     ),
+    "network-laplace": Family(
+        "Laplace posterior of all weights of a two-layer head, linearised at them",
+        "prudent.rewards.network_posterior.NetworkPosterior",
+        ("prior", *STOCHASTIC, "width", "dropout", "weight_decay"),
+    ),
     "mlp": Family(
         "two-layer heads on frozen features, trained in one batch",
         "prudent.rewards.mlp.MLPEnsemble",

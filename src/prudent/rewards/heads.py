@@ -7,6 +7,7 @@ origin.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +41,18 @@ def _source(features: Any, name: str) -> Any:
 
 def _part(values: Any, rows: slice | torch.Tensor) -> torch.Tensor:
     part = values[rows.numpy() if isinstance(rows, torch.Tensor) and isinstance(values, np.ndarray) else rows]
-    return (part if isinstance(part, torch.Tensor) else torch.from_numpy(np.array(part))).float()
+    if isinstance(part, torch.Tensor):
+        return part.float()
+    copy = torch.from_numpy(np.array(part)).float()
+    _let_go(values)
+    return copy
+
+
+def _let_go(values: Any) -> None:
+    """Take a memory map's pages out of this process's memory: they were copied, and come back from disk when needed."""
+    shared = isinstance(values, np.memmap) and values.mode in ("r", "r+")  # a copy-on-write map would lose its changes
+    if shared and hasattr(mmap, "MADV_DONTNEED"):
+        values._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def standardisation(*sources: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,21 +1,32 @@
 """Last-layer Laplace: the posterior of the linear map on top of a trained representation, the layers below held fixed.
 
 The representation is the hidden layer of a two-layer head (``mlp``); on it the last layer is a linear Bradley-Terry
-head, so its posterior is the closed form of ``laplace``. Source: Daxberger et al., arXiv 2106.14806.
+head, so its posterior is the closed form of ``laplace``. Its ridge is chosen by heads that never saw the pairs they are
+judged on: a hidden layer that has seen a label gives it away, and cross-validation above it then asks for hardly any
+ridge, hence for margins far too large. Source: Daxberger et al., arXiv 2106.14806.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from prudent.arrays import ArrayLike
+from prudent.errors import PrudentError
+from prudent.rewards.columns import PairColumns, pair_columns
+from prudent.rewards.convex import fit_heads
+from prudent.rewards.heads import RIDGES, paired_features
 from prudent.rewards.laplace import LaplacePosterior
 from prudent.rewards.mlp import MLPEnsemble
+from prudent.rewards.strength import prompt_folds, standard_differences
+from prudent.rewards.training import shared_seed
 from prudent.seeding import Seed
+
+FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -52,15 +63,18 @@ class LastLayerPosterior:
     ) -> LastLayerPosterior:
         """As ``LaplacePosterior.fit``; network: options of ``MLPEnsemble.fit`` (width, epochs, dropout, ...).
 
-        The hidden layer has seen the same pairs, so its fit is taken as certain: the variance leaves it out.
+        The hidden layer is held fixed, so the variance leaves its own uncertainty out (see ``network_posterior``).
         """
-        columns: dict[str, Any] = {
-            "weight": weight, "soft_label": soft_label, "margin": margin, "groups": groups,
-        }  # fmt: skip
-        head = MLPEnsemble.fit(chosen, rejected, members=1, seed=seed, **columns, **network)
-        states = (head.hidden(side)[0] for side in (chosen, rejected))
-        posterior = LaplacePosterior.fit(*states, members=members, ridge=ridge, sandwich=sandwich, seed=seed, **columns)
-        posterior.info["network"] = head.info
+        better, worse = (torch.as_tensor(np.asarray(side)).float() for side in paired_features(chosen, rejected))
+        columns = pair_columns(len(better), weight, soft_label, margin)
+        table = None
+        if ridge == "cv":
+            ridge, table = choose_ridge(better, worse, columns, groups, seed, network)
+        given: dict[str, Any] = {**columns._asdict(), "groups": groups, "seed": seed}
+        head = MLPEnsemble.fit(better, worse, members=1, **given, **network)
+        states = (head.hidden(side)[0] for side in (better, worse))
+        posterior = LaplacePosterior.fit(*states, members=members, ridge=ridge, sandwich=sandwich, **given)
+        posterior.info.update(network=head.info, ridge_table=table)
         return cls(head, posterior)
 
     def variance(self, features: ArrayLike, groups: Sequence[Any] | None = None) -> torch.Tensor:
@@ -91,3 +105,45 @@ class LastLayerPosterior:
         own = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
         network = MLPEnsemble.from_state(config["network"], own)
         return cls(network, LaplacePosterior.from_state(config["posterior"], tensors))
+
+
+def held_out_heads(
+    better: torch.Tensor, worse: torch.Tensor, columns: PairColumns, groups: Sequence[Any] | ArrayLike | None,
+    seed: Seed, network: dict[str, Any],
+) -> Iterator[tuple[MLPEnsemble, torch.Tensor, torch.Tensor]]:  # fmt: skip
+    """Five heads, each trained on the pairs of four fifths of the prompts: head, rows it saw, rows it didn't."""
+    units = list(range(len(better))) if groups is None else list(groups)  # type: ignore[arg-type]
+    parts = min(FOLDS, len(set(units)))
+    if parts < 2:
+        raise PrudentError("cross-validation needs at least 2 prompts; give the ridge or prior as a number")
+    fold = prompt_folds(units, parts, shared_seed(seed))
+    for number in range(parts):
+        train, held = torch.nonzero(fold != number)[:, 0], torch.nonzero(fold == number)[:, 0]
+        given = columns.at(train)._asdict()
+        yield MLPEnsemble.fit(better[train], worse[train], members=1, seed=seed, **given, **network), train, held
+
+
+def held_out_loss(columns: PairColumns, margin: torch.Tensor) -> torch.Tensor:
+    """Sum over pairs of the weighted Bradley-Terry loss of margins (..., n)."""
+    losses = columns.losses(margin)
+    return (losses if columns.weight is None else losses * columns.weight).sum(-1)
+
+
+def choose_ridge(
+    better: torch.Tensor, worse: torch.Tensor, columns: PairColumns, groups: Sequence[Any] | ArrayLike | None,
+    seed: Seed, network: dict[str, Any],
+) -> tuple[float, dict[str, Any]]:  # fmt: skip
+    """Ridge of the last layer with the lowest loss on pairs that its hidden layer never saw, and the whole table."""
+    losses = torch.zeros(len(RIDGES), dtype=torch.float64)
+    for head, train, held in held_out_heads(better, worse, columns, groups, seed, network):
+        states = [head.hidden(side[rows])[0] for rows in (train, held) for side in (better, worse)]
+        seen, unseen = standard_differences(*states)
+        part = columns.at(train)
+        fit = fit_heads(
+            seen, torch.ones(len(RIDGES), len(train)) * (1.0 if part.weight is None else part.weight), tolerance=1e-4,
+            ridge=torch.tensor(RIDGES, dtype=torch.float64), soft_label=part.soft_label, margin=part.margin,
+        )  # fmt: skip
+        losses += held_out_loss(columns.at(held), fit.weights @ unseen.double().T)
+    best = int(losses.argmin())
+    mean = (losses / len(better)).tolist()
+    return RIDGES[best], {"grid": list(RIDGES), "held_out_loss": mean, "on_edge": best in (0, len(RIDGES) - 1)}
