@@ -113,6 +113,24 @@ def show(rows: list[dict[str, Any]]) -> None:
         )
 
 
+def in_short(rows: list[dict[str, Any]]) -> None:
+    """A line of Markdown a regime: risk at vanilla's KL; bold where its paired difference from vanilla excludes 0."""
+    print("\n| Pairs, slope, beta | Right order | " + " | ".join(METHODS) + " |")
+    for row in rows:
+        if row["comparison"] != "equal KL" or row["method"] != "vanilla" or row["reward"] != rows[0]["reward"]:
+            continue
+        same = {r["method"]: r for r in rows if all(r[k] == row[k] for k in ("pairs", "slope", "setting", "reward"))
+                and r["comparison"] == "equal KL"}  # fmt: skip
+        cells = []
+        for found in (same[method] for method in METHODS):
+            sure = found.get("vs_risk_low") is not None and not found["vs_risk_low"] <= 0 <= found["vs_risk_high"]
+            cells.append(
+                "" if found.get("risk") is None else f"**{found['risk']:.0%}**" if sure else f"{found['risk']:.0%}"
+            )
+            cells[-1] += f" ({found['unreached']} unreached)" if found["unreached"] else ""
+        print(f"| {row['pairs']}, {row['slope']:g}, {row['setting']:g} | {row['accuracy']:.3f} | {' | '.join(cells)} |")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--prompts", type=int, default=None, help="a part of the world (default: all)")
@@ -138,6 +156,7 @@ if __name__ == "__main__":
             collected += regime(kept, vectors, count, steep, options)
             print(f"{count} pairs, slope {steep:g} done", file=sys.stderr, flush=True)
     show(collected)
+    in_short(collected)
     if options.out:
         with open(options.out, "w", encoding="utf-8") as file:
             file.write(json.dumps(json.loads(dumps({"rows": collected})), indent=1) + "\n")

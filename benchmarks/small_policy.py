@@ -12,12 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 
+from prudent.cli.common import say
 from prudent.demo.world import load_world
 from prudent.features.models import load_language_model
 from prudent.features.rendering import Rendered, Renderer
@@ -95,7 +97,8 @@ def build_policy(folder: Path, layers: list[int], epochs: float, seed: int) -> d
     world = load_world()
     prompts, responses = world.flat()
     model, tokenizer = load_language_model("smollm2", dtype=torch.float32)
-    used = {token for row in Renderer(tokenizer).conversations(prompts, responses) for token in row.ids}
+    found = Counter(token for row in Renderer(tokenizer).conversations(prompts, responses) for token in row.ids)
+    used = {token for token, times in found.items() if times > 2}  # rarer ones are spelled out of smaller pieces
     model, tokenizer = shrink(model, tokenizer, layers, used)
     rows = Renderer(tokenizer).conversations(prompts, responses)
     generator = torch_generator(seed)
@@ -121,14 +124,14 @@ def build_policy(folder: Path, layers: list[int], epochs: float, seed: int) -> d
         optimizer.zero_grad()
         schedule.step()
         if step % 20 == 0:
-            print(f"step {step}/{steps}, loss {loss.item():.3f}, {time.perf_counter() - began:.0f} s", flush=True)
+            say(f"small policy: step {step}/{steps}, loss {loss.item():.3f}, {time.perf_counter() - began:.0f} s")
     with torch.no_grad():
-        found = [loss_of(model, [rows[i] for i in apart[k : k + ROWS]]).item() for k in range(0, len(apart), ROWS)]
+        losses = [loss_of(model, [rows[i] for i in apart[k : k + ROWS]]).item() for k in range(0, len(apart), ROWS)]
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     made = {
         "parameters": sum(p.numel() for p in model.parameters()), "vocabulary": len(tokenizer),
-        "held_out_loss_nats_a_token": sum(found) / len(found), "seconds": time.perf_counter() - began,
+        "held_out_loss_nats_a_token": sum(losses) / len(losses), "seconds": time.perf_counter() - began,
     }  # fmt: skip
     (folder / "made.json").write_text(json.dumps(made))
     return made
