@@ -9,11 +9,13 @@ from prudent.rewards.aggregation import aggregate
 from prudent.rewards.objectives import (
     OBJECTIVES,
     PESSIMISM_RULES,
+    UTILITY_RULES,
     VARIANCE_OBJECTIVES,
     ReferenceStatistics,
     reference_statistics,
     shape,
 )
+from prudent.rewards.quantiles import utility
 
 CHECK_6 = {"reward": [1, 0.8, 0.2, 0], "variance": [2, 0.5, 0.5, 1.0]}
 
@@ -65,6 +67,7 @@ def test_fixed_point_is_the_exact_policy(objective, reference):
         "permuted": lambda: solve(shaped.reward, reference, beta),
     }
     rule = {name: lambda: solve(aggregate(scores, objective), reference, beta) for name in PESSIMISM_RULES}
+    rule |= {name: lambda: solve(utility(scores, objective), reference, beta) for name in UTILITY_RULES}
     policy = {**expected, **rule}[objective]()
     assert total_variation(found, policy) < 1e-3
 
@@ -102,6 +105,20 @@ def test_statistics_centre_each_member_on_the_reference():
     statistics = reference_statistics(scores, torch.tensor([0, 0, 1]))
     assert statistics.centre.tolist() == [[2.0, 10.0], [2.0, 20.0]]
     assert statistics.scale == pytest.approx((0.5 + 0.5 + 0) / 3)
+
+
+def test_quantiles_of_one_reward_are_centred_together():
+    """Two arms of equal mean: the narrow one must keep the smaller variance, and the better utility."""
+    wide, narrow = [-3.0, 0.0, 3.0], [-1.0, 0.0, 1.0]
+    scores = torch.tensor([wide, narrow]).T + 7
+    prompts = torch.zeros(2, dtype=torch.long)
+    statistics = reference_statistics(scores, prompts, together=True)
+    assert statistics.centre.tolist() == [[7.0]] * 3 and statistics.scale == pytest.approx((9 + 1) / 2)
+    shaped = shape("steeper", scores, prompts, statistics, 0.1, rule_options={"aversion": 1.0})
+    assert shaped.reward.tolist() == [-1.0, pytest.approx(-1 / 3)]
+    assert shaped.variance.tolist() == [pytest.approx(9 / 5), pytest.approx(1 / 5)]
+    apart = shape("proportional", scores, prompts, reference_statistics(scores, prompts), 0.1)
+    assert apart.variance[0] == apart.variance[1]  # as an ensemble's members, whose offsets mean nothing
 
 
 @pytest.mark.parametrize("objective", VARIANCE_OBJECTIVES)

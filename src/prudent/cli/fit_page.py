@@ -76,6 +76,12 @@ def write_page(run: Run, result: dict[str, Any]) -> None:
             {"label": "peak memory, MiB", "value": result["peak_mib"]},
         ]
     )
+    counts = result["info"].get("parameters")
+    if counts:
+        report.text(
+            f"The language model has {counts['backbone']:,} parameters, a head {counts['head']:,}, an adapter "
+            f"{counts['adapter']:,}; an ensemble of this kind holds {counts['total']:,} in all."
+        )
     for name, title in (("test", "Held-out pairs"), ("train", "Training pairs")):
         found = result[name]
         if found is None:

@@ -55,6 +55,11 @@ class RewardModel:
     def family(self) -> str:
         return self.scorer.family
 
+    @property
+    def one_origin(self) -> bool:
+        """Whether members share one origin, as the quantiles of one reward do; those of an ensemble have their own."""
+        return self.family == "quantile"
+
     def parameters(self) -> int:
         """Number of trained numbers, all members together (what is shared and frozen is not counted)."""
         if hasattr(self.scorer, "parameters"):

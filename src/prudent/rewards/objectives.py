@@ -11,6 +11,7 @@ proportional    (r - c) / s                         1         pi0 exp((r - c) / 
 bregman         r                                   s         pi0 exp((r - lam) / (beta s)): weighted L2 ball locally
 exact           r - beta s                          s         the maximiser of J = E[r - beta s log(pi / pi0)]
 lcb ...         aggregate(scores, rule)             1         pi0 exp(rule / beta): pessimism about the reward itself
+steeper ...     utility(quantiles, kind)            1         pi0 exp(utility / beta): for quantiles of one reward
 variance-only   m / s                               1         proportional with a constant in the reward's place
 permuted        proportional, s shuffled per group  1         the reward's own, with the link between s and response cut
 ==============  ==================================  ========  =========================================================
@@ -31,12 +32,14 @@ import torch
 from prudent.arrays import ArrayLike, as_tensor, require_finite
 from prudent.errors import PrudentError
 from prudent.rewards.aggregation import aggregate
+from prudent.rewards.quantiles import UTILITIES, utility
 from prudent.seeding import Seed, torch_generator
 
 VARIANCE_OBJECTIVES = ("proportional", "bregman", "exact", "variance-only", "permuted")
 PESSIMISM_RULES = ("lcb", "min", "uwo", "entropic")
 KL_RULES = ("bregman", "exact")  # the KL penalty is weighted per response
-OBJECTIVES = ("vanilla", *VARIANCE_OBJECTIVES, *PESSIMISM_RULES)
+UTILITY_RULES = tuple(kind for kind in UTILITIES if kind != "expected")
+OBJECTIVES = ("vanilla", *VARIANCE_OBJECTIVES, *PESSIMISM_RULES, *UTILITY_RULES)
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,14 @@ class Shaped(NamedTuple):
     variance: torch.Tensor
 
 
-def reference_statistics(scores: ArrayLike, prompts: ArrayLike, *, floor: float = 1e-2) -> ReferenceStatistics:
+def reference_statistics(
+    scores: ArrayLike, prompts: ArrayLike, *, floor: float = 1e-2, together: bool = False
+) -> ReferenceStatistics:
     """Statistics of K members' scores of samples from the reference policy.
 
     scores: (K, N). prompts: (N,) index of each sample's prompt, 0..P-1, each prompt with at least one sample.
+    together: the members share one origin (they are quantiles of one reward), so that their mean alone is centred and
+    the spread between them stays whole; else each member has an offset of its own, which means nothing.
     Raises PrudentError where every member agrees everywhere (there is no variance to heed) or a prompt has no sample.
     """
     scores, prompts = as_tensor(scores, torch.float64), as_tensor(prompts, torch.long)
@@ -78,6 +85,8 @@ def reference_statistics(scores: ArrayLike, prompts: ArrayLike, *, floor: float 
         )
     sums = torch.zeros(len(scores), len(count), dtype=scores.dtype).index_add_(1, prompts, scores)
     centre = sums / count
+    if together:
+        centre = centre.mean(0).expand_as(centre)
     centred = scores - centre[:, prompts]
     scale = float(centred.var(dim=0).mean()) if len(scores) > 1 else float("nan")
     return ReferenceStatistics(centre, scale, floor, float(centred.mean(dim=0).std()))
@@ -110,6 +119,8 @@ def shape(
     variance = _scaled_variance(objective, centred, reference)
     if objective in PESSIMISM_RULES:
         return Shaped(aggregate(centred, objective, **(rule_options or {})), one, reward, variance)
+    if objective in UTILITY_RULES:
+        return Shaped(utility(centred, objective, **(rule_options or {})), one, reward, variance)
     if objective == "vanilla":
         return Shaped(reward, one, reward, variance)
     if objective == "proportional":

@@ -81,7 +81,9 @@ class RewardFunction:
         self.index = {prompt_key(prompt): i for i, prompt in enumerate(prompts)}
         flat = [(prompt, i, text) for i, prompt in enumerate(prompts) for text in responses[i]]
         scores = self.model.score([p for p, _, _ in flat], [t for _, _, t in flat])
-        self.statistics = reference_statistics(scores, torch.tensor([i for _, i, _ in flat]), floor=floor)
+        together = getattr(self.model, "one_origin", False)
+        owner = torch.tensor([i for _, i, _ in flat])
+        self.statistics = reference_statistics(scores, owner, floor=floor, together=together)
 
     def _places(self, prompts: Sequence[Any]) -> torch.Tensor:
         missing = [prompt for prompt in prompts if prompt_key(prompt) not in self.index]
