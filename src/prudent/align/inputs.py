@@ -18,6 +18,7 @@ from prudent.preflight.core import PairFeatures
 from prudent.preflight.inputs import combine, encode_pairs, held_out_prompts, padded, read_inputs
 from prudent.preflight.truth import accuracy
 from prudent.rewards.columns import PairColumns
+from prudent.rewards.families import pair_scores
 from prudent.rewards.model import RewardModel
 from prudent.seeding import Seed, numpy_generator, spawn
 
@@ -160,6 +161,6 @@ def _model_judge(name: str, sides: dict[str, Side], found: Any) -> Judged:
 
         return of
 
-    data = found.sources[0].test
-    margins = model.score(data["prompt"], data["chosen"]) - model.score(data["prompt"], data["rejected"])
-    return Judged("judge", "units of the judge's score", value("train"), value("test"), accuracy(margins.mean(0)))
+    chosen, rejected = pair_scores(model, found.sources[0].test)
+    right = accuracy((chosen - rejected).mean(0))
+    return Judged("judge", "units of the judge's score", value("train"), value("test"), right)
