@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from prudent.cli.main import app
 from prudent.cli.preflight import spread
 from prudent.data.pools import read_pool
+from prudent.errors import PrudentError
 from prudent.preflight import inputs
 from prudent.preflight.command import preflight
 from prudent.preflight.core import PairFeatures
@@ -88,6 +89,21 @@ def test_sampled_candidates_and_cross_fit_then_the_saved_pool(data, model, tmp_p
     assert len(pool) == 3 and all(len(texts) == 3 for texts in pool.responses)
     again = preflight(small(data, model, pool=str(tmp_path / "first/pool.jsonl")), tmp_path / "second")
     assert again["equal_beta"] == found["equal_beta"]  # the same candidates, the same seed: the same numbers
+
+
+def test_pairs_that_are_the_same_once_cut_are_left_out_and_told(data, model, tmp_path) -> None:
+    """R01: their difference lies behind the encoder's limit, so they would teach nothing and be right by chance."""
+    rows = [json.loads(line) for line in (data / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows[::4]:
+        row["prompt"] = "long " * 60 + row["prompt"]
+    file = lines(tmp_path / "long.jsonl", rows)
+    found = preflight(small(data, model, preferences=(file,), max_length=64), tmp_path / "out")
+    told = [note for note in found["notes"] if "same on both sides, left out" in note]
+    left_out = sum(int(note.split("; ")[1].split(" of ")[0]) for note in told)
+    assert left_out == 12 and all("--max-length 64" in note for note in told)
+    with pytest.raises(PrudentError, match="raise --max-length"):
+        preflight(small(data, model, max_length=4), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_gold_brings_the_cross_fit_along_for_comparison(data, model, tmp_path) -> None:

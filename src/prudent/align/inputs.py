@@ -15,7 +15,7 @@ from prudent.errors import PrudentError
 from prudent.features.models import DEFAULT_MODEL
 from prudent.preflight import settings as preflight_settings
 from prudent.preflight.core import PairFeatures
-from prudent.preflight.inputs import combine, encode_pairs, held_out_prompts, padded, read_inputs
+from prudent.preflight.inputs import combine, encode_distinct, held_out_prompts, padded, read_inputs
 from prudent.preflight.truth import accuracy
 from prudent.rewards.columns import PairColumns
 from prudent.rewards.families import pair_scores
@@ -107,7 +107,9 @@ def read_problem(settings: Settings, encoder: Any, sample: Sampler) -> Problem:
     )  # fmt: skip
     found = read_inputs(reading)
     pick, sampling, draw = spawn(settings.seed, 3)
-    pairs = combine([encode_pairs(encoder, source.train) for source in found.sources])
+    pairs = combine([
+        encode_distinct(encoder, source.train, source.name, found.notes)[1] for source in found.sources
+    ])  # fmt: skip
     test_prompts = held_out_prompts(found, settings.eval_prompts, settings.seed)
     train_prompts = _training_prompts(settings, found, encoder, pick)
     sides = [

@@ -54,6 +54,12 @@ class Judged:
     quality: dict[str, Any]
 
 
+def side_values(side: Side, truth: Truth) -> torch.Tensor:
+    """(P,) what the reference is worth on each prompt of a side, from its own samples."""
+    owner, texts = side.flat()
+    return truth(owner, texts, side.features.flatten(0, 1)).reshape(len(side), -1).mean(1)
+
+
 @dataclass(frozen=True)
 class Problem:
     """train, test: sides. heads: one ensemble a run. judged: one truth a run. notes: what a reader must know."""

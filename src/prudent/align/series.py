@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from prudent.align.problem import Judged, Problem, Side
+from prudent.align.problem import Judged, Problem, Side, side_values
 from prudent.align.settings import Settings
 from prudent.errors import PrudentError
 from prudent.features.processes import Processes
@@ -153,6 +153,7 @@ def one_run(
         policy, models.tokenizer, ids, scorer, statistics_of(heads, problem.train, settings.floor),
         train_options(settings, objective, run, train_seed),
         describe=[prompt[-1]["content"][:80] for prompt in problem.train.prompts], folder=folder, truth=truth,
+        reference_truth=side_values(problem.train, judged.train),
     )  # fmt: skip
     history = trainer.train(report)
     test_ids = models.encoder.renderer.prompts(problem.test.prompts)
@@ -170,10 +171,7 @@ def one_run(
 
 def reference_values(problem: Problem, run: int) -> torch.Tensor:
     """(P,) the reference's true value on each test prompt, from its own samples."""
-    owner, texts = problem.test.flat()
-    judged = problem.judged[run]
-    values = judged.test(owner, texts, problem.test.features.flatten(0, 1))
-    return values.reshape(len(problem.test), -1).mean(1)
+    return side_values(problem.test, problem.judged[run].test)
 
 
 def run_series(

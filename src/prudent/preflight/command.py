@@ -76,8 +76,7 @@ def preflight(settings: Settings, out: str | Path, *, overwrite: bool = False, s
         pool = pool or _sample(settings, found, run, stage, pick_seed)
         with stage("encoding"):
             encoder = _encoder(settings)
-            trains = [reading.encode_pairs(encoder, source.train) for source in found.sources]
-            tests = [reading.encode_pairs(encoder, source.test) for source in found.sources]
+            found, trains, tests = reading.encode_sources(encoder, found)
             candidates = reading.encode_pool(encoder, pool)
             world = None if demo is None else reading.encode_pool(encoder, _whole(demo)).features
         with stage("judging"):

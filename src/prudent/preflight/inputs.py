@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,6 +208,38 @@ def encode_pairs(encoder: Encoder, data: Dataset) -> PairFeatures:
     columns = {name: torch.from_numpy(values) for name, values in training_columns(data).items()}
     groups = [prompt_key(prompt) for prompt in prompts]
     return PairFeatures(both[: len(data)], both[len(data) :], groups, PairColumns(**columns))
+
+
+def encode_distinct(encoder: Encoder, data: Dataset, name: str, notes: list[str]) -> tuple[Dataset, PairFeatures]:
+    """The pairs that the encoder can tell apart, and their features; what its length limit did is told in ``notes``.
+
+    A pair whose sides are the same text once they are cut teaches nothing and is right by chance: it is left out.
+    """
+    pairs = encode_pairs(encoder, data)
+    rows = torch.nonzero((pairs.chosen != pairs.rejected).any(1))[:, 0]
+    same, cut = len(pairs) - len(rows), encoder.stats.truncated
+    if cut:
+        note = f"{name}: {cut} of {2 * len(pairs)} texts are longer than --max-length {encoder.max_length} and were cut"
+        notes.append(
+            note + (f"; {same} of {len(pairs)} pairs are then the same on both sides, left out" if same else "")
+        )
+    if not len(rows):
+        raise PrudentError(
+            f"{name}: both sides of every pair are the same within {encoder.max_length} tokens; raise --max-length"
+        )
+    return (data.select(rows.tolist()), pairs.take(rows)) if same else (data, pairs)
+
+
+def encode_sources(encoder: Encoder, found: Inputs) -> tuple[Inputs, list[PairFeatures], list[PairFeatures]]:
+    """The inputs without the pairs that can't be told apart, and the features of every source's train and test."""
+    notes = list(found.notes)
+    trains = [encode_distinct(encoder, source.train, f"{source.name}, train", notes) for source in found.sources]
+    tests = [encode_distinct(encoder, source.test, f"{source.name}, test", notes) for source in found.sources]
+    sources = [
+        Source(source.name, train, test)
+        for source, (train, _), (test, _) in zip(found.sources, trains, tests, strict=True)
+    ]
+    return replace(found, sources=sources, notes=notes), [pairs for _, pairs in trains], [pairs for _, pairs in tests]
 
 
 def combine(parts: list[PairFeatures]) -> PairFeatures:
