@@ -17,6 +17,7 @@ from prudent.align.series import Models, policy_factory
 from prudent.align.settings import Settings, check
 from prudent.cli.main import app
 from prudent.errors import DataError, PrudentError
+from prudent.evaluation.rl_curves import read_rl_curves
 from prudent.features.encoder import Encoder
 from prudent.features.rendering import Renderer
 from prudent.policies.policy import LoraOptions, Policy
@@ -80,7 +81,9 @@ def test_a_series_is_judged_written_and_reported(series):
     assert {"manifest.json", "results.json", "runs.parquet", "report.html", "runs", "policies"} <= names
     assert "checkpoints" not in names
     run = json.loads((folder / "out/runs/run-001-vanilla.json").read_text())
-    assert {"reward", "truth", "kl", "variance", "length_tokens", "surprise"} <= set(run["history"][0])
+    assert {"reward", "truth", "truth_gain", "kl", "variance", "length_tokens", "surprise"} <= set(run["history"][0])
+    with pytest.raises(PrudentError, match="2 steps; a curve needs at least three"):  # it reads what align wrote
+        read_rl_curves(folder / "out")
     assert len(run["final"]["value_by_prompt"]) == 4 and len(run["samples"]) == 4
 
 

@@ -166,8 +166,8 @@ def rl_folder(tmp_path: Path, peak: float = 1.5) -> Path:
             history = []
             for step in range(20):
                 d = 0.15 * step
-                truth = 0.4 + (d * (alpha - beta * math.log(d)) if d else 0.0)
-                history.append({"step": step + 1, "metrics": {"kl": d * d, "truth": truth, "reward": d}})
+                gain = d * (alpha - beta * math.log(d)) if d else 0.0
+                history.append({"step": step + 1, "kl": d * d, "truth_gain": gain, "reward": d, "seconds": {}})
             run.write_json(
                 f"runs/run-{number:03d}-vanilla.json", {"run": number, "objective": "vanilla", "history": history}
             )
@@ -179,8 +179,8 @@ def test_rl_curves_from_run_folders(tmp_path: Path) -> None:
     assert found.runs == 3 and found.peak.value == pytest.approx(1.5) and found.fit.r_squared == pytest.approx(1)
     assert found.rows[0]["gold"] == 0 and found.rows[-1]["distance"] == pytest.approx(2.85)
     with pytest.raises(PrudentError, match="at least three"):
-        rl_curve("short", [[{"kl": 0, "truth": 0, "reward": 0}] * 2])
-    below = rl_curve("low", [[{"kl": k, "truth": k, "reward": k} for k in (0.0, -0.1, 0.2, 0.5)]])
+        rl_curve("short", [[{"kl": 0, "truth_gain": 0, "reward": 0}] * 2])
+    below = rl_curve("low", [[{"kl": k, "truth_gain": k, "reward": k} for k in (0.0, -0.1, 0.2, 0.5)]])
     assert "below 0" in below.notes[0]
 
 

@@ -148,7 +148,7 @@ def overview(
                 data, "scorer", "value", "low", "high", x_title=NAMES.get(name, name),
                 reference=random.get(name), reference_label="knows nothing" if name in random else None,
             ),
-            "results", f"{NAMES.get(name, name)} with 95 % intervals.",
+            "results", "With 95 % intervals.",
         )  # fmt: skip
 
 
@@ -189,7 +189,7 @@ def subset_table(page: Report, benches: list[tuple[Result, BenchmarkScore]]) -> 
         scores = [shown(e.accuracy) if len(entries) == 1 else e.accuracy.value for e in entries]
         ties = [e.ties for e in entries] if len(entries) == 1 else []
         rows.append(
-            [row.name, row.section or None, max(e.n for e in entries), row.published, row.weight, *scores, *ties]
+            [row.name, row.section or None, max(e.n for e in entries), row.published, f"{row.weight:g}", *scores, *ties]
         )
     names = ["accuracy", "ties"] if len(shown_first) == 1 else [r.name for r, _ in shown_first]
     caption = "A section is the mean of its subsets by weight; every total can be recomputed from this table."

@@ -23,6 +23,9 @@ def overoptimize(
         Path | None,
         typer.Option(help="Pool with gold, or solutions with is_correct; by default the embedded world."),
     ] = None,
+    side: Annotated[
+        str, typer.Option(help="Part of the embedded world: balanced (all), restraint or demand (a quarter each).")
+    ] = "balanced",
     model: Annotated[
         str | None, typer.Option(help="Push this reward model (folder or hub id) instead of drawing fresh ones.")
     ] = None,

@@ -55,7 +55,9 @@ def text_world(given: dict[str, Any]) -> TextWorld:
     if given["pool"] is None:
         if given["gold"] is not None:
             raise PrudentError("--gold is for a --pool without gold; the embedded world brings its own")
-        return embedded(given["prompts"])
+        return embedded(given["prompts"], given["side"])
+    if given["side"] != "balanced":
+        raise PrudentError("--side is a part of the embedded world; leave it out, or --pool")
     text = read_world(given["pool"], given["gold"])
     most = given["prompts"]
     if most is None or most >= len(text):

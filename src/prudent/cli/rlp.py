@@ -22,6 +22,9 @@ def rlp(
     pool: Annotated[
         Path | None, typer.Option(help="Pool with gold, or solutions with is_correct; by default the embedded world.")
     ] = None,
+    side: Annotated[
+        str, typer.Option(help="Part of the embedded world: balanced (all), restraint or demand (a quarter each).")
+    ] = "balanced",
     gold: Annotated[str | None, typer.Option(help="Reward model that is the gold of a pool without gold.")] = None,
     policy: Annotated[
         str,

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from prudent.align.command import build_models
-from prudent.align.problem import Judged, Side
+from prudent.align.problem import Judged, Side, side_values
 from prudent.align.series import Models, judge, statistics_of, train_options
 from prudent.align.settings import Settings, check
 from prudent.cli.common import print_json, say
-from prudent.demo.world import draw_preferences, gold_reward, load_world
+from prudent.demo.world import draw_preferences, gold_reward, load_world, side_places
 from prudent.errors import PrudentError
 from prudent.evaluation.intervals import paired_bootstrap
 from prudent.policies.answer_groups import label_pool, synthetic_pair
@@ -79,8 +79,12 @@ def prepare(settings: Settings, given: dict[str, Any]) -> State:
     """Models, the two sides with the reference's samples, and the labelled preferences."""
     split, label = spawn(settings.seed, 2)
     models = build_models(settings)
-    world = load_world(settings.train_prompts + settings.eval_prompts)
-    order = torch.randperm(len(world), generator=torch_generator(split))
+    whole = load_world()
+    world = whole.take(side_places(whole, given["side"]))
+    need = settings.train_prompts + settings.eval_prompts
+    if need > len(world):
+        raise PrudentError(f"--prompts is {need}, but the side {given['side']} of the embedded world has {len(world)}")
+    order = torch.randperm(len(world), generator=torch_generator(split))[:need]
     train, test = (
         world.take(p.sort().values) for p in (order[: settings.train_prompts], order[settings.train_prompts :])
     )
@@ -154,6 +158,7 @@ def trained(policy: Policy, heads: HeadEnsemble, state: State, number: int, seed
         policy, state.models.tokenizer, ids, scorer, statistics_of(heads, state.train, state.settings.floor),
         train_options(state.settings, "vanilla", 0, seed), truth=truth,
         describe=[p[-1]["content"][:80] for p in state.train.prompts],
+        reference_truth=side_values(state.train, state.judged.train),
     )  # fmt: skip
     return trainer.train(tell)
 
@@ -205,13 +210,25 @@ def describe(rounds: list[dict[str, Any]], given: dict[str, Any]) -> dict[str, A
         }
         for found in rounds
     ]  # fmt: skip
-    return {"world": "embedded world", "policy": "align", "rounds": rows, "steps": len(rounds[0]["history"])}
+    training = [
+        {"round": f"round {found['round']}", "step": entry["step"], "gold": entry["truth_gain"],
+         "distance": max(entry["kl"], 0.0) ** 0.5}
+        for found in rounds for entry in found["history"]
+    ]  # fmt: skip
+    return {
+        "world": "embedded world", "side": given["side"], "policy": "align", "rounds": rows, "training": training,
+        "steps": len(rounds[0]["history"]),
+    }  # fmt: skip
 
 
 def report(payload: dict[str, Any], given: dict[str, Any]) -> Any:
+    from prudent.reporting import charts
     from prudent.reporting.report import Report
 
-    page = Report("Reward learning on policy by RL", f"embedded world, {payload['steps']} training steps a policy")
+    page = Report(
+        "Reward learning on policy by RL",
+        f"embedded world ({payload['side']}), {payload['steps']} training steps a policy",
+    )
     last = payload["rounds"][-1]
     clear = last["more"].low is not None and last["more"].low > 0
     page.verdict(
@@ -228,5 +245,13 @@ def report(payload: dict[str, Any], given: dict[str, Any]) -> Any:
             for r in payload["rounds"]
         ],
         "Every policy starts from the reference. KL is not held equal here: read gold beside it.",
+    )  # fmt: skip
+    page.chart(
+        charts.lines(
+            payload["training"], "distance", "gold", group="round", order="step",
+            x_title="distance from the reference, square root of KL (nats)",
+            y_title="gold of a step's samples, from the reference", reference=0.0, reference_label="reference",
+        ),
+        "training", "Each round's policy on its way from the reference, on the prompts that it trains on.",
     )  # fmt: skip
     return page

@@ -119,8 +119,9 @@ def _equal_kl(report: Report, result: dict[str, Any]) -> None:
     rows = result["methods"]
     report.chart(
         charts.lines(
-            [row for row in rows if row["reached"] == 1], "kl", "gain", low="low", high="high", group="method", x_title="KL from the reference, nats",
-            y_title="gold, from the reference", reference=0.0, reference_label="reference",
+            [row for row in rows if row["reached"] == 1], "kl", "gain", low="low", high="high", group="method",
+            x_title="KL from the reference, nats", y_title="gold, from the reference", reference=0.0,
+            reference_label="reference",
         ),
         "equal-kl", "Mean gain over draws, with bootstrap intervals.",
     )  # fmt: skip

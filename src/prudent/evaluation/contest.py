@@ -191,7 +191,8 @@ def judge_view(name: str, items: Items, outcomes: list[list[str]], rounds: int, 
     else:
         names = np.asarray(items.subsets)
         parts = dict.fromkeys(items.subsets) if len(set(items.subsets)) > 1 else {}
-        metrics = {"accuracy": proportion(credits)} | metrics
+        whole = "micro" if items.benchmark == "rewardbench2" else "accuracy"
+        metrics = {whole: proportion(credits)} | metrics
         metrics |= {subset: proportion(credits[torch.from_numpy(names == subset)]) for subset in parts}
     return View(name, metrics, credits, counts)
 

@@ -55,7 +55,7 @@ def grid_warnings(scores: ArrayLike, tied: int, n: int) -> list[str]:
     distinct = len(np.unique(x))
     if integers or (distinct <= 32 and len(x) >= 4 * distinct):
         kind = "whole numbers" if integers else f"only {distinct} distinct values"
-        return [f"scores are {kind}, so {tied} of {n} comparisons are ties; read the tie rules beside the accuracy"]
+        return [f"scores are {kind}; {tied} of {n} comparisons are ties: read the tie rules beside the accuracy"]
     if found is not None:
         size = float(np.median(np.abs(x)))
         spacing = 2.0 ** (np.floor(np.log2(size)) - (found[0] - 1)) if size > 0 else 0.0

@@ -18,7 +18,7 @@ from prudent.runs import read_manifest
 
 @dataclass
 class RLCurve:
-    """One objective's runs, averaged step by step. Values are from the first step, where the policy is the reference.
+    """One objective's runs, averaged step by step. Gold: from the reference, on the very prompts of a step.
 
     rows: step, kl, distance, gold, gold_low, gold_high (2 standard errors over runs; None for one run), proxy.
     """
@@ -40,8 +40,8 @@ def read_rl_curves(folder: str | Path) -> list[RLCurve]:
     groups: dict[str, list[list[dict[str, float]]]] = {}
     for file in files:
         run = json.loads(file.read_text(encoding="utf-8"))
-        steps = [entry["metrics"] for entry in run["history"]]
-        if not steps or any("truth" not in step or "kl" not in step for step in steps):
+        steps = run["history"]
+        if not steps or any("truth_gain" not in step or "kl" not in step for step in steps):
             raise PrudentError(f"{file} has no true value at every step, so it gives no gold curve")
         groups.setdefault(str(run["objective"]), []).append(steps)
     name = Path(folder).name
@@ -49,15 +49,14 @@ def read_rl_curves(folder: str | Path) -> list[RLCurve]:
 
 
 def rl_curve(label: str, runs: list[list[dict[str, float]]]) -> RLCurve:
-    """Curve of runs of equal settings, each a list of steps with ``kl``, ``truth`` and ``reward``."""
+    """Curve of runs of equal settings, each a list of steps with ``kl``, ``truth_gain`` and ``reward``."""
     steps = min(map(len, runs))
     if steps < 3:
         raise PrudentError(f"{label} has {steps} steps; a curve needs at least three")
     kl, gold, proxy = (
         np.array([[step[name] for step in run[:steps]] for run in runs], dtype=np.float64)
-        for name in ("kl", "truth", "reward")
+        for name in ("kl", "truth_gain", "reward")
     )
-    gold, proxy = gold - gold[:, :1], proxy - proxy[:, :1]
     mean_kl = kl.mean(0)
     notes = []
     below = int((mean_kl < 0).sum())

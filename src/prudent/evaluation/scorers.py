@@ -271,7 +271,8 @@ def judge_verdicts(
     notes = ["generative judge, " + ("both orders" if options.swap else f"one order, seed {options.seed}")]
     if len(judged) < len(items):
         notes.append(
-            f"{len(items) - len(judged)} items with several correct answers left out: a verdict can't rank them"
+            f"left out for having several correct answers, which a verdict can't rank: {len(items) - len(judged)} "
+            f"of {len(items)} items; --ratings rates each answer alone"
         )
     return Contestant(f"judge:{name}", "judge", judged, [outcomes[place] for place in judged], notes)
 

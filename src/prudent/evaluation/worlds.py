@@ -46,14 +46,16 @@ class TextWorld:
         return gold, present
 
 
-def embedded(prompts: int | None = None) -> TextWorld:
-    """The embedded world: gold is computed by a program, exact for any text."""
-    from prudent.demo.world import load_world
+def embedded(prompts: int | None = None, side: str = "balanced") -> TextWorld:
+    """The embedded world, or one side of it: gold is computed by a program, exact for any text."""
+    from prudent.demo.world import load_world, side_places
     from prudent.demo.world import split as balanced
 
     world = load_world(prompts)
+    world = world.take(side_places(world, side))
+    name = "embedded world" if side == "balanced" else f"embedded world, side {side}"
     return TextWorld(
-        list(world.prompts), [list(texts) for texts in world.responses], world.gold.tolist(), "embedded world",
+        list(world.prompts), [list(texts) for texts in world.responses], world.gold.tolist(), name,
         "share of the prompt's constraints met, 0 to 1", lambda seed: balanced(world, 0.5, seed),
     )  # fmt: skip
 

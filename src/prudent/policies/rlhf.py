@@ -72,7 +72,8 @@ class Trainer:
     prompts: (P) token ids, ending where the completion begins. scorer: members' scores of completions.
     statistics: centre per prompt (indexed as ``prompts``) and scale of the variance, from samples of the reference.
     describe: one short name a prompt, for errors. folder: where checkpoints go, or None. truth: the true value (N,) of
-    rollouts, from the texts or the features, for the log alone.
+    rollouts, from the texts or the features, for the log alone. reference_truth: (P,) what the reference is worth on
+    each prompt; the log then holds ``truth_gain`` too, which prompts of unequal worth don't move.
     """
 
     def __init__(
@@ -87,12 +88,13 @@ class Trainer:
         describe: Sequence[str],
         folder: Path | None = None,
         truth: Callable[[Rollouts, torch.Tensor | None], torch.Tensor] | None = None,
+        reference_truth: torch.Tensor | None = None,
     ) -> None:
         from accelerate import Accelerator
 
         self.policy, self.prompts, self.scorer, self.statistics = policy, list(prompts), scorer, statistics
         self.options, self.describe, self.folder = options, list(describe), folder
-        self.tokenizer, self.truth = tokenizer, truth
+        self.tokenizer, self.truth, self.reference_truth = tokenizer, truth, reference_truth
         self.accelerator = Accelerator()
         if options.prompts % self.accelerator.num_processes:
             raise PrudentError(
@@ -248,7 +250,10 @@ class Trainer:
         meter.add("empty", sum(not text.strip() for text in rollouts.texts), count)
         meter.add("tokenised_otherwise", found.apart, count)
         if self.truth is not None:
-            meter.add("truth", float(self.truth(rollouts, found.features).sum()), count)
+            worth = float(self.truth(rollouts, found.features).sum())
+            meter.add("truth", worth, count)
+            if self.reference_truth is not None:
+                meter.add("truth_gain", worth - float(self.reference_truth[rollouts.prompts].sum()), count)
 
     def _means(self, meter: Meter) -> dict[str, float]:
         """Means over all processes' completions."""

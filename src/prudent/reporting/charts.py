@@ -184,8 +184,9 @@ def dot_intervals(
     rows = [row for row in rows_of(data) if row.get(value) is not None]
     rows = with_text(rows, label, group)
     labels, names = names_in(rows, label), names_in(rows, group)
-    hue = colour(group, names) if group else colour(label, labels, legend=False)
     longest = max((len(name) for name in labels), default=1)
+    room = 330 - min(176, 7 * longest + 6)  # the legend begins where the labels of the lines end
+    hue = colour(group, names, width=room) if group else colour(label, labels, legend=False)
     vertical = alt.Y(f"{label}:N", sort=labels, title=None, axis=alt.Axis(labelLimit=170, labelPadding=6, grid=False))
     dodge: dict[str, Any] = {"yOffset": alt.YOffset(f"{group}:N", sort=names)} if group else {}
     horizontal = quantitative(alt.X, value, x_title, "linear", False, domain, x_format)
@@ -201,7 +202,7 @@ def dot_intervals(
         x=horizontal,
         y=vertical,
         color=hue,
-        shape=shape(group, names) if group else alt.value("circle"),
+        shape=shape(group, names, width=room) if group else alt.value("circle"),
         tooltip=tips(rows, label, group, value, low, high),
         **dodge,
     )

@@ -152,22 +152,24 @@ def legend_columns(names: Sequence[str], width: int = 330) -> int:
     return max(1, min(4, len(names), int(width // (longest * 7.2 + 38))))
 
 
-def colour(field: str | None, names: Sequence[str], title: str | None = None, legend: bool = True) -> Any:
-    """Colour encoding of ``field`` (or one fixed colour when there is no grouping)."""
+def colour(
+    field: str | None, names: Sequence[str], title: str | None = None, legend: bool = True, width: int = 330
+) -> Any:
+    """Colour encoding of ``field`` (or one fixed colour when there is no grouping). width: room of the legend, px."""
     if field is None:
         return alt.value(PALETTE[0])
     chosen = colour_map(names)
     scale = alt.Scale(domain=list(names), range=[chosen[name] for name in names])
-    drawn = alt.Legend(title=title, columns=legend_columns(names)) if legend and len(names) > 1 else None
+    drawn = alt.Legend(title=title, columns=legend_columns(names, width)) if legend and len(names) > 1 else None
     return alt.Color(f"{field}:N", scale=scale, legend=drawn, sort=list(names))
 
 
-def shape(field: str | None, names: Sequence[str], legend: bool = True) -> Any:
+def shape(field: str | None, names: Sequence[str], legend: bool = True, width: int = 330) -> Any:
     """Shape encoding of ``field``, in the same legend as the colour."""
     if field is None or len(names) < 2:
         return alt.value("circle")
     scale = alt.Scale(domain=list(names), range=[SHAPES[i % len(SHAPES)] for i in range(len(names))])
-    drawn = alt.Legend(title=None, columns=legend_columns(names)) if legend else None
+    drawn = alt.Legend(title=None, columns=legend_columns(names, width)) if legend else None
     return alt.Shape(f"{field}:N", scale=scale, legend=drawn, sort=list(names))
 
 
