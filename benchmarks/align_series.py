@@ -21,13 +21,15 @@ from prudent.align.settings import Settings, check
 from prudent.cli.common import say
 from prudent.demo.world import SIDES
 
-OBJECTIVES = ["vanilla", "proportional", "bregman", "exact", "lcb", "variance-only", "permuted"]
+OBJECTIVES = ["vanilla", "proportional", "bregman", "lcb", "variance-only", "permuted"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--pairs", type=int, default=150, help="preferences that each reward model learns from")
+    parser.add_argument("--slope", type=float, default=2.0, help="how sure they are")
     parser.add_argument("--beta", type=float, default=0.1)
     parser.add_argument("--side", default="demand", choices=SIDES, help="which constraints the prompts hold")
     parser.add_argument("--objectives", nargs="+", default=OBJECTIVES)
@@ -47,6 +49,8 @@ def main() -> None:
         Settings(
             demo=True,
             demo_side=given.side,
+            demo_pairs=given.pairs,
+            demo_slope=given.slope,
             policy=policy,
             objectives=tuple(given.objectives),
             runs=given.runs,
@@ -54,6 +58,7 @@ def main() -> None:
             beta=given.beta,
             train_prompts=48,
             eval_prompts=32,
+            eval_samples=4,
             prompts_per_step=given.prompts_per_step,
             max_new_tokens=given.max_new_tokens,
             learning_rate=given.learning_rate,

@@ -102,7 +102,7 @@ def test_pairs_that_are_the_same_once_cut_are_left_out_and_told(data, model, tmp
     left_out = sum(int(note.split("; ")[1].split(" of ")[0]) for note in told)
     assert left_out == 12 and all("--max-length 64" in note for note in told)
     with pytest.raises(PrudentError, match="raise --max-length"):
-        preflight(small(data, model, max_length=4), tmp_path / "none")
+        preflight(small(data, model, max_length=12), tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 

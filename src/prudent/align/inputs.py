@@ -22,8 +22,6 @@ from prudent.rewards.families import pair_scores
 from prudent.rewards.model import RewardModel
 from prudent.seeding import Seed, numpy_generator, spawn
 
-DEMO_SLOPE = 4.0  # of the Bradley-Terry labels, as in the preflight demonstration
-DEMO_PAIRS = 400
 SIDE_NOTES = {
     "balanced": "opposites in equal numbers: no rule blind to the prompt pays, and these reward models learn little",
     "restraint": "all ask for less (at most n words, no commas, ...), which a rule blind to the prompt can learn too",
@@ -64,11 +62,12 @@ def demo_problem(settings: Settings, encoder: Any, sample: Sampler) -> Problem:
     heads = []
     for seed in spawn(learn, settings.runs):
         draw_seed, fit_seed = spawn(seed, 2)
-        pairs = _demo_pairs(train, features, draw_seed)
+        pairs = _demo_pairs(train, features, settings, draw_seed)
         heads += drawn_heads(pairs, 1, settings.members, settings.ridge_value, fit_seed)
     notes = [
         f"{len(train)} embedded prompts to train on, {len(test)} others to judge on; every run draws its own "
-        f"{DEMO_PAIRS} preferences on the training prompts (Bradley-Terry from gold, slope {DEMO_SLOPE:g})",
+        f"{settings.demo_pairs} preferences on the training prompts (Bradley-Terry from gold, slope "
+        f"{settings.demo_slope:g})",
         f"constraints of these prompts: {SIDE_NOTES[settings.demo_side]}",
         "no reward model sees gold; gold is computed by a program and exact for any text",
     ]
@@ -79,8 +78,10 @@ def _gold_of(world: World) -> Any:
     return lambda prompts, texts, features: gold_reward([world.ids[p] for p in prompts], list(texts))
 
 
-def _demo_pairs(world: World, features: torch.Tensor, seed: Seed) -> PairFeatures:
-    prompt, chosen, rejected = draw_preferences(world, range(len(world)), DEMO_PAIRS, DEMO_SLOPE, seed)
+def _demo_pairs(world: World, features: torch.Tensor, settings: Settings, seed: Seed) -> PairFeatures:
+    prompt, chosen, rejected = draw_preferences(
+        world, range(len(world)), settings.demo_pairs, settings.demo_slope, seed
+    )
     return PairFeatures(features[prompt, chosen], features[prompt, rejected], prompt.tolist(), PairColumns())
 
 

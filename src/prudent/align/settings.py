@@ -55,6 +55,8 @@ class Settings:
     images: bool = True
     demo: bool = False
     demo_side: str = "demand"
+    demo_pairs: int = 400
+    demo_slope: float = 4.0  # of the Bradley-Terry labels, as in the preflight demonstration
     seed: int = 0
 
     def options(self) -> dict[str, Any]:
@@ -77,6 +79,8 @@ def check(settings: Settings) -> Settings:
         )
     if settings.demo_side not in SIDES:
         problems.append(f"--demo-side is {settings.demo_side!r}, must be one of {', '.join(SIDES)}")
+    if not (settings.demo_slope >= 0 and math.isfinite(settings.demo_slope)):
+        problems.append(f"--demo-slope is {settings.demo_slope:g}, it must not be negative")
     unknown = [name for name in settings.objectives if name not in OBJECTIVES]
     if unknown or not settings.objectives:
         problems.append(f"--objective {', '.join(unknown) or '(none)'}: choose among {', '.join(OBJECTIVES)}")
@@ -89,7 +93,7 @@ def check(settings: Settings) -> Settings:
     least = {
         "runs": 1, "members": 2, "steps": 1, "prompts_per_step": 1, "completions": 2, "max_new_tokens": 1,
         "lora_rank": 1, "train_prompts": 1, "eval_prompts": 2, "reference_samples": 2, "eval_samples": 1,
-        "save_every": 1, "epochs": 1, "minibatches": 1,
+        "save_every": 1, "epochs": 1, "minibatches": 1, "demo_pairs": 20,
     }  # fmt: skip
     problems += [
         f"--{name.replace('_', '-')} is {getattr(settings, name)}, it must be at least {low}"

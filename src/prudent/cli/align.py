@@ -35,6 +35,8 @@ def align(
     demo_side: Annotated[
         str, typer.Option(help="Embedded prompts that ask for more (demand), less (restraint), or both (balanced).")
     ] = "demand",
+    demo_pairs: Annotated[int, typer.Option(help="Preferences that each run of --demo draws.")] = 400,
+    demo_slope: Annotated[float, typer.Option(help="How sure those are; 0 is pure noise, 8 nearly clean.")] = 4.0,
     policy: Annotated[str, typer.Option(help="Model to train: smollm2 (embedded), a folder or a hub id.")] = "smollm2",
     objective: Annotated[
         list[str] | None,
