@@ -21,9 +21,9 @@ from typing import Any
 
 HEADS = ("heads", "laplace", "last-layer", "network-laplace", "mlp", "dropout", "novelty")
 TRAINED = ("singles", "linear", "lora")
-# The last ten of thirty blocks, in steps enough for a few hundred pairs: what two cores train in minutes.
+# The last five of thirty blocks, in steps enough for a few hundred pairs: what two cores train in minutes.
 OPTIONS = (
-    *(f"{name}.{option}" for name in TRAINED for option in ("layers=10", "batch_size=4")),
+    *(f"{name}.{option}" for name in TRAINED for option in ("layers=5", "batch_size=4")),
     "singles.learning_rate=5e-5", "linear.learning_rate=5e-5",
 )  # fmt: skip
 COLUMNS = (

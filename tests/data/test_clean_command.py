@@ -104,6 +104,7 @@ def test_parquet_output_reads_back(files: Path) -> None:
         (["--second-label", "judge"], "needs --encoder or --features"),
         (["--decisions", "none.json"], "can't be read"),
         (["--output", "xml"], "jsonl or parquet"),
+        (["--features", "f.safetensors", "--max-pairs", "9"], "leave them out"),
         (["--ties", "split"], "known: drop, keep"),
         (["--column", "prompt"], "OURS=THEIRS"),
         (["--column", "prompt=question"], "mapped column is not there"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prudent.data.pools import Pool, read_pool, write_pool
-from prudent.data.preferences import data_hash, prompt_key, read_preferences, split_by_prompt
+from prudent.data.preferences import data_hash, draw_pairs, prompt_key, read_preferences, split_by_prompt
 from prudent.errors import DataError, PrudentError
 
 
@@ -73,6 +73,14 @@ def test_prompts_never_fall_on_both_sides(tmp_path: Path) -> None:
     assert {prompt_key(prompt) for prompt in split_by_prompt(data, 0.3, seed=2)[0]["prompt"]} != keys[0]
     with pytest.raises(PrudentError, match="one side empty"):
         split_by_prompt(data, 0.001, seed=0)
+
+
+def test_some_pairs_are_drawn_by_the_seed_and_stay_in_order(tmp_path: Path) -> None:
+    data = read_preferences(pairs(tmp_path))
+    some = draw_pairs(data, 7, seed=1)["row"][:]
+    assert len(some) == 7 and some == sorted(some) and some != list(range(1, 8))
+    assert some == draw_pairs(data, 7, seed=1)["row"][:] != draw_pairs(data, 7, seed=2)["row"][:]
+    assert draw_pairs(data, None, seed=1) is data and draw_pairs(data, len(data), seed=1) is data
 
 
 def test_contradictions_share_a_side(shared: Path) -> None:

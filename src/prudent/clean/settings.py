@@ -103,6 +103,11 @@ class Settings:
             for option, given in needs.items():
                 if given:
                     raise PrudentError(f"{option} works on the strength of pairs, which needs --encoder or --features")
+        if self.features is not None and (self.max_pairs is not None or self.max_test_pairs is not None):
+            raise PrudentError(
+                "--features holds one row for every pair of the files, so --max-pairs and --max-test-pairs can't go "
+                "with it; leave them out"
+            )
         if not 0 <= self.holdout < 1:
             raise PrudentError(f"holdout is {self.holdout}; it is a share of the prompts, 0 (no proof) to below 1")
         for share in self.plant:
