@@ -21,7 +21,7 @@ from prudent.features.rendering import Rendered
 
 # Tokens computed at once, and how many tokens' time it takes to start a batch (Python and kernel launches).
 BUDGETS = {"cpu": (1024, 16), "cuda": (32768, 4096)}
-KV_BYTES = 2**30  # of prompts' key-value caches held at once, and of the answers' copies; on a GPU a sixteenth of it
+KV_BYTES = 2**28  # of prompts' key-value caches held at once, and of the answers' copies; on a GPU a sixteenth of it
 
 
 def backbone_of(model: Any, layer: int | None = None) -> Any:
