@@ -135,7 +135,10 @@ def test_every_objective_and_ppo_run(series):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"objectives": ("vanila",)}, "vanila"), ({"beta": -1.0}, "--beta"), ({"preferences": ()}, "--preferences"),
-     ({"demo": True}, "brings its own"), ({"members": 1}, "--members"), ({"reward": "best"}, "--reward")],
+     ({"demo": True}, "brings its own"), ({"members": 1}, "--members"), ({"reward": "best"}, "--reward"),
+     ({"learning_rate": float("nan")}, "--learning-rate"), ({"floor": float("nan")}, "--floor"),
+     ({"ridge": "inf"}, "--ridge"), ({"max_pairs": 2}, "--max-pairs"), ({"demo_side": "left"}, "--demo-side"),
+     ({"demo_slope": -1.0}, "--demo-slope")],
 )  # fmt: skip
 def test_bad_options_are_named(changes, message):
     with pytest.raises(PrudentError, match=message):
@@ -212,6 +215,16 @@ def test_the_trl_engine_trains_from_its_own_fields_and_refuses_unknown_ones(tmp_
     with pytest.raises(PrudentError, match="num_generatoins"):
         train_with_trl(**options, config=config, out=tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_the_demo_trains_on_the_side_that_was_asked_for_and_says_so(tmp_path, tiny_folder):
+    own = {"preferences": (), "demo": True, "demo_side": "restraint", "demo_pairs": 40, "runs": 1, "steps": 1}
+    settings = check(replace(small("x", tiny_folder), **own))
+    align(settings, tmp_path / "out")
+    notes = json.loads((tmp_path / "out/results.json").read_text())["notes"]
+    assert any("all ask for less" in note for note in notes) and any("draws its own 40" in note for note in notes)
+    with pytest.raises(PrudentError, match="80 on the side"):
+        align(replace(settings, train_prompts=60, eval_prompts=30), tmp_path / "more")
 
 
 def test_two_processes_write_one_series(series):

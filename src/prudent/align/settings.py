@@ -9,6 +9,7 @@ from typing import Any
 from prudent.demo.world import SIDES
 from prudent.errors import PrudentError
 from prudent.features.models import DEFAULT_MODEL
+from prudent.preflight.settings import bad_ridge, too_small
 from prudent.rewards.objectives import OBJECTIVES
 
 DEFAULT_OBJECTIVES = ("vanilla", "proportional")
@@ -79,36 +80,27 @@ def check(settings: Settings) -> Settings:
         )
     if settings.demo_side not in SIDES:
         problems.append(f"--demo-side is {settings.demo_side!r}, must be one of {', '.join(SIDES)}")
-    if not (settings.demo_slope >= 0 and math.isfinite(settings.demo_slope)):
-        problems.append(f"--demo-slope is {settings.demo_slope:g}, it must not be negative")
     unknown = [name for name in settings.objectives if name not in OBJECTIVES]
     if unknown or not settings.objectives:
         problems.append(f"--objective {', '.join(unknown) or '(none)'}: choose among {', '.join(OBJECTIVES)}")
     if len(set(settings.objectives)) != len(settings.objectives):
         problems.append("--objective names one twice")
-    if not (settings.beta > 0 and math.isfinite(settings.beta)):
-        problems.append(f"--beta is {settings.beta:g}, it must be positive")
+    problems += [
+        f"--{name.replace('_', '-')} is {getattr(settings, name):g}, it must be positive"
+        for name in ("beta", "learning_rate")
+        if not 0 < getattr(settings, name) < math.inf
+    ]
     if settings.reward not in ("member", "mean"):
         problems.append(f"--reward is {settings.reward!r}, must be member or mean")
     least = {
         "runs": 1, "members": 2, "steps": 1, "prompts_per_step": 1, "completions": 2, "max_new_tokens": 1,
         "lora_rank": 1, "train_prompts": 1, "eval_prompts": 2, "reference_samples": 2, "eval_samples": 1,
         "save_every": 1, "epochs": 1, "minibatches": 1, "demo_pairs": 20,
+        "demo_slope": 0.0, "floor": 0.0, "max_length": 16, "max_pairs": 8, "lora_layers": 1,
     }  # fmt: skip
-    problems += [
-        f"--{name.replace('_', '-')} is {getattr(settings, name)}, it must be at least {low}"
-        for name, low in least.items()
-        if getattr(settings, name) < low
-    ]
+    problems += too_small(settings, least) + bad_ridge(settings.ridge)
     if not 0 < settings.holdout < 1:
         problems.append(f"--holdout is {settings.holdout}, it must lie between 0 and 1")
-    if settings.ridge != "cv":
-        try:
-            usable = float(settings.ridge) > 0
-        except ValueError:
-            usable = False
-        if not usable:
-            problems.append(f'--ridge is {settings.ridge!r}, must be "cv" or a positive number')
     if problems:
         raise PrudentError("; ".join(problems))
     return settings

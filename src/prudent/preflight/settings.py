@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -78,30 +79,36 @@ def check(settings: Settings) -> Settings:
         )
     if len(set(settings.betas)) != len(settings.betas):
         problems.append("--betas names a value twice")
-    least = {"draws": 4, "members": 2, "prompts": 1, "samples": 2, "max_new_tokens": 1, "max_length": 8}
-    problems += [
-        f"--{name.replace('_', '-')} is {getattr(settings, name)}, it must be at least {low}"
-        for name, low in least.items()
-        if getattr(settings, name) < low
-    ]
-    for name in ("max_pairs", "max_test_pairs"):
-        most = getattr(settings, name)
-        if most is not None and most < 8:
-            problems.append(f"--{name.replace('_', '-')} is {most}, it must be at least 8")
+    least = {
+        "draws": 4, "members": 2, "prompts": 1, "samples": 2, "max_new_tokens": 1, "max_length": 8, "max_pairs": 8,
+        "max_test_pairs": 8, "floor": 0.0,
+    }  # fmt: skip
+    problems += too_small(settings, least)
     for name, low, high in (("max_risk", 0.0, 1.0), ("holdout", 0.0, 1.0)):
         if not low < getattr(settings, name) < high:
             problems.append(f"--{name.replace('_', '-')} is {getattr(settings, name)}, it must lie between 0 and 1")
-    if not settings.floor >= 0:
-        problems.append(f"--floor is {settings.floor}, it must not be negative")
     if settings.reward not in REWARDS:
         problems.append(f"--reward is {settings.reward!r}, must be one of {', '.join(REWARDS)}")
-    if settings.ridge != "cv":
-        try:
-            usable = float(settings.ridge) > 0
-        except ValueError:
-            usable = False
-        if not usable:
-            problems.append(f'--ridge is {settings.ridge!r}, must be "cv" or a positive number')
+    problems += bad_ridge(settings.ridge)
     if problems:
         raise PrudentError("; ".join(problems))
     return settings
+
+
+def too_small(settings: Any, least: Mapping[str, float]) -> list[str]:
+    """What is wrong with options that lie below the least value they can have; options that are None are left out."""
+    given = {name: getattr(settings, name) for name in least}
+    return [
+        f"--{name.replace('_', '-')} is {value}, it must be at least {least[name]}"
+        for name, value in given.items()
+        if value is not None and not value >= least[name]
+    ]
+
+
+def bad_ridge(ridge: str) -> list[str]:
+    """What is wrong with --ridge, if anything."""
+    try:
+        usable = ridge == "cv" or 0 < float(ridge) < math.inf
+    except ValueError:
+        usable = False
+    return [] if usable else [f'--ridge is {ridge!r}, must be "cv" or a positive number']
