@@ -3,6 +3,7 @@
     python benchmarks/recommend.py --train TRAIN.jsonl.gz --test TEST.jsonl.gz --threshold 4 --out runs/recommend
     python benchmarks/recommend.py --out runs/recommend --table      # the table of what is there so far
     python benchmarks/recommend.py --train TRAIN.jsonl.gz --test TEST.jsonl.gz --tune mf    # settings, by validation
+    python benchmarks/recommend.py --train TRAIN.jsonl.gz --test TEST.jsonl.gz --speed      # seconds of every stage
 
 Each (piece, seed) is written as it is done and skipped when it is there already, so the work can be cut up with
 --pieces and --seeds. A seed draws the validation side and the initial weights; the test side is the same throughout.
@@ -30,8 +31,8 @@ from prudent.evaluation.statistics import bootstrap, holm, paired_bootstrap
 from prudent.recommend.interactions import read_interactions
 from prudent.recommend.metrics import Ranking, evaluate, spread_of, tail_items
 from prudent.recommend.models import Backbone, BackboneOptions, validator
-from prudent.recommend.pipeline import BASELINES, SCHEDULES, Settings, fit, fit_backbone
-from prudent.recommend.ranking import blend, choose_blend
+from prudent.recommend.pipeline import BACKBONES, BASELINES, SCHEDULES, Settings, fit, fit_backbone
+from prudent.recommend.ranking import blend, choose_blend, recommend
 from prudent.recommend.splits import Data, assemble, sides, with_test
 from prudent.runs import dumps, write_atomic
 from prudent.seeding import spawn
@@ -39,10 +40,10 @@ from prudent.seeding import spawn
 VIEWS = ("overall", "tail absolute", "tail relative")
 PIECES = ("mf", "lightgcn", "vae", "als", "none", "baselines")
 GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
-    "mf": {"share": (0.1, 1.0), "weight_decay": (0.0, 1e-3, 3e-3, 1e-2)},
-    "lightgcn": {"share": (0.1, 1.0), "weight_decay": (0.0, 1e-4, 1e-3)},
+    "mf": {"share": (0.1, 1.0), "weight_decay": (0.0, 1e-3, 3e-3, 1e-2, 3e-2)},
+    "lightgcn": {"learning_rate": (1e-3, 1e-2), "share": (0.1, 1.0), "weight_decay": (0.0, 1e-4, 1e-3)},
     "vae": {"share": (0.1, 1.0), "dropout": (0.0, 0.5), "kl": (0.0, 0.01)},
-    "als": {"factors": (32, 64, 128), "regularisation": (5.0, 20.0, 80.0), "confidence": (1.0, 5.0, 20.0)},
+    "als": {"factors": (32, 64, 128), "regularisation": (5.0, 20.0, 80.0, 160.0), "confidence": (1.0, 5.0, 20.0, 40.0)},
 }
 
 
@@ -230,10 +231,9 @@ def tune(data: Data, name: str, seed: int) -> None:
     found = []
     for values in itertools.product(*GRIDS[name].values()):
         setting = dict(zip(GRIDS[name], values))
-        chosen = {key: value for key, value in setting.items() if key != "weight_decay"}
-        plan = SCHEDULES.get(name)
-        if plan is not None and "weight_decay" in setting:
-            plan = replace(plan, weight_decay=setting["weight_decay"])
+        timing = {key: value for key, value in setting.items() if key in ("learning_rate", "weight_decay")}
+        chosen = {key: value for key, value in setting.items() if key not in timing}
+        plan = replace(SCHEDULES[name], **timing) if name in SCHEDULES else None
         started = time.perf_counter()
         backbone = fit_backbone(data, name, BackboneOptions(**chosen), plan, seed)
         seconds = time.perf_counter() - started
@@ -241,6 +241,24 @@ def tune(data: Data, name: str, seed: int) -> None:
         found.append((figure, setting, stage_of(backbone).get("best epoch"), seconds))
         print(f"{figure:.4f} {setting} best epoch {found[-1][2]}, {seconds:.0f} s", flush=True)
     print(f"best of {name} by validation Recall@20: {max(found, key=lambda row: row[0])}")
+
+
+def speed(data: Data, seed: int, out: Path | None) -> None:
+    """Seconds of all stages of each backbone, and of the top 50 of all users by the slowest ranking, the blend."""
+    figures = []
+    for name in BACKBONES:
+        model = fit(data, Settings(backbone=name), seed)
+        note = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in model.seconds.items())
+        figures.append(
+            results.figure(f"all stages, {name}", sum(model.seconds.values()), unit="s", at_most=180, note=note)
+        )
+        mixed = blend(model.backbone.scores, model.uncertainty.scores, data.seen_with_valid(), 0.5)
+        times = results.interleaved(
+            {"top": lambda mixed=mixed: recommend(mixed, data.seen_with_valid(), np.arange(len(data.users)), 50)}, 3
+        )
+        figures.append(results.figure(f"top 50 of all users by blend, {name}", times["top"], unit="s", at_most=2))
+    results.write(out, "How long do all stages and all recommendations take on real ratings?", figures,
+                  packages=["implicit"])  # fmt: skip
 
 
 def main() -> None:
@@ -253,14 +271,18 @@ def main() -> None:
     parser.add_argument("--pieces", nargs="+", default=list(PIECES), choices=PIECES)
     parser.add_argument("--table", action="store_true", help="print the table of what is there and stop")
     parser.add_argument("--result", type=Path, help="write the table here, too (benchmarks/results/recommend.json)")
+    parser.add_argument("--speed", action="store_true", help="time all stages and the top 50, and stop")
     parser.add_argument("--tune", choices=list(GRIDS), help="settings of a backbone by validation alone, and stop")
     arguments = parser.parse_args()
-    if arguments.out is None and not arguments.tune:
+    if arguments.out is None and not (arguments.tune or arguments.speed):
         parser.error("--out is missing: the folder of the pieces")
     if not arguments.table and (arguments.train is None or arguments.test is None):
         parser.error("--train and --test are missing: the ratings")
     if arguments.tune:
         tune(data_of(arguments, arguments.seeds[0]), arguments.tune, arguments.seeds[0])
+        return
+    if arguments.speed:
+        speed(data_of(arguments, arguments.seeds[0]), arguments.seeds[0], arguments.result)
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
     for seed in [] if arguments.table else arguments.seeds:

@@ -84,10 +84,12 @@ def fit(
     epochs: Annotated[
         int | None, typer.Option(help="Longest training; 300, or 150 for vae.", rich_help_panel=BACKBONE)
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of Adam; 0.001.", rich_help_panel=BACKBONE)] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of Adam; 0.01 for lightgcn, else 0.001.", rich_help_panel=BACKBONE)
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="Users a step; 128.", rich_help_panel=BACKBONE)] = None,
     weight_decay: Annotated[
-        float | None, typer.Option(help="L2; 0.003 for mf, else 0.", rich_help_panel=BACKBONE)
+        float | None, typer.Option(help="L2; 0.01 for mf, else 0.", rich_help_panel=BACKBONE)
     ] = None,
     warmup: Annotated[
         int | None, typer.Option(help="Epochs before patience counts; 60, or 0 for vae.", rich_help_panel=BACKBONE)

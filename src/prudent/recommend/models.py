@@ -65,9 +65,9 @@ class BackboneOptions:
     latent: int = 512
     dropout: float = 0.5
     kl: float = 0.01
-    factors: int = 64
-    regularisation: float = 20.0
-    confidence: float = 5.0
+    factors: int = 128
+    regularisation: float = 80.0
+    confidence: float = 20.0
     iterations: int = 15
 
     def __post_init__(self) -> None:

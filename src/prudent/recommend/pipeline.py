@@ -25,10 +25,10 @@ from prudent.seeding import Seed, spawn
 BACKBONES = ("mf", "lightgcn", "vae", "als")
 BASELINES = ("popularity", "knn", "als", "ipw")
 SCHEDULES = {
-    "mf": Schedule(batch=128, epochs=300, weight_decay=3e-3, warmup=60),
-    "lightgcn": Schedule(batch=128, epochs=300, warmup=60),
+    "mf": Schedule(batch=128, epochs=300, weight_decay=1e-2, warmup=60),
+    "lightgcn": Schedule(learning_rate=1e-2, batch=128, epochs=300, warmup=60),
     "vae": Schedule(batch=128, epochs=150),
-    "ipw": Schedule(batch=128, epochs=300, weight_decay=3e-3, warmup=60),
+    "ipw": Schedule(batch=128, epochs=300, weight_decay=1e-2, warmup=60),
     "uncertainty": Schedule(batch=128, epochs=150, warmup=60),
 }
 RANK_HELP = ", ".join(RANKS)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import Any
 
 import numpy as np
 
-from prudent.recommend.comparison import Comparison
+from prudent.recommend.comparison import BLEND, Comparison
 from prudent.recommend.pipeline import Model
 from prudent.reporting import charts
 from prudent.reporting.report import Report
@@ -81,8 +83,12 @@ def build(model: Model, found: Comparison, seed: Seed = 0, title: str = "Recomme
     report = Report(title, f"Backbone {model.backbone.name}, {len(data.users):,} users, {len(data.items):,} items")
     report.heading("Result")
     for row in found.table[1:3]:
+        what = row["ranking"].partition(": ")[2]
+        same = {0.0: "score", 1.0: "uncertainty"}.get(model.blend.weight) if what == BLEND else None
         text, tone = verdict(found, row["ranking"])
-        report.verdict(text, tone, title=row["ranking"].partition(": ")[2].capitalize())
+        if same is not None:
+            text, tone = f"No mixture did better on the validation side: the blend is the {same} alone.", "neutral"
+        report.verdict(text, tone, title=what.capitalize())
     add_sweep(report, model, found)
     add_tables(report, found)
     add_popularity(report, found)
@@ -195,7 +201,10 @@ def add_popularity(report: Report, found: Comparison) -> None:
 def add_examples(report: Report, model: Model, found: Comparison, seed: Seed, count: int = 4) -> None:
     """A few users: their history and the first ten items by score and by uncertainty."""
     report.heading("Examples")
-    report.text("Users drawn at random. In brackets an item's popularity; * marks a held-out positive of the user.")
+    report.text(
+        "Users drawn at random, items best first. In brackets an item's popularity; * marks a held-out positive of the "
+        "user."
+    )
     data, popularity = model.data, model.data.popularity
     assert data.test is not None
     by_score, by_uncertainty = (list(found.rankings.values())[place].top for place in (0, 1))
@@ -209,9 +218,9 @@ def add_examples(report: Report, model: Model, found: Comparison, seed: Seed, co
             [f"{data.items[i]} ({popularity[i]}){'*' if i in truth else ''}" for i in column[:10] if i >= 0]
             for column in columns
         ]
-        rows = [[place + 1, *(cells[place] if place < len(cells) else None for cells in shown)] for place in range(10)]
+        rows = list(itertools.zip_longest(*shown))
         caption = f"User {data.users[user]}: {len(taken)} training positives, {len(truth)} held out."
-        report.table(["rank", "history (most popular)", "by score", "by uncertainty"], rows, caption)
+        report.table(["history (most popular)", "by score", "by uncertainty"], rows, caption)
 
 
 def add_data(report: Report, model: Model, found: Comparison) -> None:
@@ -221,7 +230,7 @@ def add_data(report: Report, model: Model, found: Comparison) -> None:
     rows: list[list[Any]] = [
         ["users", len(data.users)], ["items", len(data.items)], ["training positives", int(data.train.nnz)],
         ["validation positives", int(data.valid.positives.nnz)],
-        [f"tail items (fewer than {model.tail_below:g} training positives)", int(model.tail.sum())],
+        [f"tail items (fewer than {math.ceil(model.tail_below)} training positives)", int(model.tail.sum())],
     ]  # fmt: skip
     rows += [[f"test: {name}", value] for name, value in found.counts.items()]
     rows += [[name, value] for name, value in {**data.notes, **model.notes}.items()]

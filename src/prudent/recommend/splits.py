@@ -39,7 +39,7 @@ class Truth:
             "users with such a pair": int((np.diff(self.positives.indptr) > 0).sum()),
             "positive pairs of items unseen in training": int(self.unreachable.sum() + self.cold_unreachable.sum()),
             "users without training history (popularity is shown to them)": len(self.cold_users),
-            "their positive pairs": int(self.cold.nnz + self.cold_unreachable.sum()),
+            "positive pairs of users without training history": int(self.cold.nnz + self.cold_unreachable.sum()),
             "pairs left out because training has them": self.dropped,
         }
 
