@@ -83,8 +83,11 @@ def test_reward_models_that_guess_are_named_first() -> None:
     assert "guessing" not in settle(ROWS, order=0.7).sentences[-1]
 
 
-def equal(method: str, gain: float, versus: float, low: float, below: int) -> dict[str, Any]:
-    return row(method, 0.1, gain, below, vs_gain=versus, vs_gain_low=low, vs_gain_high=versus + 0.1, vs_risk=-0.1)
+def equal(method: str, gain: float, versus: float, below: int, vanilla_below: int = 40) -> dict[str, Any]:
+    """A row at equal KL whose paired differences from vanilla are sure within .1 in gain and 3 points in risk."""
+    risk = (below - vanilla_below) / 200
+    return row(method, 0.1, gain, below, vs_gain=versus, vs_gain_low=versus - 0.1, vs_gain_high=versus + 0.1,
+               vs_risk=risk, vs_risk_low=risk - 0.03, vs_risk_high=risk + 0.03)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -95,16 +98,32 @@ def equal(method: str, gain: float, versus: float, low: float, below: int) -> di
         (0.01, -0.3, ("isn't that luck", "comes from knowing which response is uncertain")),
     ],
 )
-def test_an_advantage_is_weighed_against_both_controls(blind: float, shuffled: float, words: tuple[str, str]) -> None:
-    table = [equal("proportional", 1.1, 0.2, 0.1, 2), equal("variance-only", blind, -0.5, -0.6, 80),
-             equal("permuted", 0.9 + shuffled, shuffled, shuffled - 0.1, 30)]  # fmt: skip
+def test_a_gain_is_weighed_against_both_controls(blind: float, shuffled: float, words: tuple[str, str]) -> None:
+    table = [equal("proportional", 1.1, 0.2, 40), equal("variance-only", blind, -0.5, 80),
+             equal("permuted", 0.9 + shuffled, shuffled, 30)]  # fmt: skip
     text = " ".join(settle(ROWS, table).sentences)
-    assert "is better than vanilla: +0.200" in text and all(part in text for part in words)
+    assert "worth more than vanilla" in text and "+0.100 to +0.300" in text and all(part in text for part in words)
+
+
+@pytest.mark.parametrize(
+    ("blind", "shuffled", "words"),
+    [
+        (22, 60, ("part of the advantage is luck",)),
+        (80, 18, ("isn't that luck", "keeps most of it")),
+        (80, 38, ("isn't that luck", "loses most of it")),
+    ],
+)
+def test_a_lower_risk_is_said_first_with_what_it_costs(blind: int, shuffled: int, words: tuple[str, ...]) -> None:
+    table = [equal("proportional", 0.8, -0.2, 12), equal("bregman", 1.3, 0.3, 38),
+             equal("variance-only", 0.1, -0.9, blind), equal("permuted", 0.9, -0.1, shuffled)]  # fmt: skip
+    text = " ".join(settle(ROWS, table).sentences)
+    assert "**proportional** is safer than vanilla: risk 6 % against 20 % (paired: -17 to -11 points)" in text
+    assert "gain +0.800 against +1.000 (-0.300 to -0.100)" in text and all(part in text for part in words)
 
 
 def test_no_advantage_is_said_plainly() -> None:
-    text = " ".join(settle(ROWS, [equal("exact", 0.5, -0.1, -0.2, 20)]).sentences)
-    assert "is not better than vanilla" in text and "luck" not in text
+    text = " ".join(settle(ROWS, [equal("exact", 0.5, -0.1, 40)]).sentences)
+    assert "neither surely safer nor worth more than vanilla" in text and "luck" not in text
 
 
 def test_what_helps_is_ordered_by_how_much() -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prudent.demo.world import (
-    SIDES,
     World,
     draw_preferences,
     load_world,
@@ -29,7 +28,12 @@ PROMPTS = 160  # of the embedded world, a balanced half: encoding their response
 LEARN_SHARE = 0.6
 PAIRS, TEST_PAIRS = 400, 200
 SLOPE = 4.0  # of the Bradley-Terry labels: preferences noisy enough that one reward model is not to be trusted
-MAP_PAIRS, MAP_SLOPES, MAP_BETAS = (100, 300, 1000), (2.0, 4.0, 8.0), (0.1, 0.3)
+MAP_BETAS = (0.1, 0.3)
+MAP_GRIDS = {  # pairs and slopes; on one side all is learnt from fewer and noisier pairs
+    "balanced": ((100, 300, 1000), (2.0, 4.0, 8.0)),
+    "restraint": ((100, 200, 400), (2.0, 4.0)),
+    "demand": ((100, 200, 400), (2.0, 4.0)),
+}
 MAP_DRAWS = 40
 UNEQUAL, NOISES = (0.0, 0.5, 1.0, 1.5, 2.0), (10.0, 40.0)
 
@@ -70,16 +74,17 @@ def demo_regimes(demo: Demo, features: torch.Tensor, seed: Seed, tick: Callable[
     gold = demo.world.gold
 
     learned = []
-    for side, child in zip(SIDES, spawn(learn, len(SIDES)), strict=True):
+    for side, child in zip(MAP_GRIDS, spawn(learn, len(MAP_GRIDS)), strict=True):
         inside = side_places(demo.world, side)
         train, test = (places[torch.isin(places, inside)] for places in (demo.train, demo.test))
+        counts, slopes = MAP_GRIDS[side]
         tick(f"{side} prompts")
 
         def choose(pairs: int, slope: float, seed: Seed, train: torch.Tensor = train) -> Any:
             return draw_preferences(gold, train, pairs, slope, seed)
 
         rows = learned_map(
-            features, gold, choose, test, pairs=MAP_PAIRS, slopes=MAP_SLOPES, betas=MAP_BETAS, draws=MAP_DRAWS,
+            features, gold, choose, test, pairs=counts, slopes=slopes, betas=MAP_BETAS, draws=MAP_DRAWS,
             seed=child, tick=tick,
         )  # fmt: skip
         learned += [{"side": side, **row} for row in rows]

@@ -162,38 +162,67 @@ def _vanilla_sentence(vanilla: Row, rows: Sequence[Row], unit: str) -> str:
 
 
 def _controls(equal_kl: Sequence[Row]) -> list[str]:
-    """What the variance-aware forms gain over vanilla at equal KL, beside the two controls."""
-    aware = [row for row in equal_kl if row["kind"] == "variance-aware" and row.get("vs_gain") is not None]
+    """What the variance-aware forms do to risk and gain at vanilla's KL, beside the two controls.
+
+    Of all forms and betas the one whose risk is most surely below vanilla's is told; where none surely is, the one that
+    most surely gains more.
+    """
+    aware = [row for row in equal_kl if row["kind"] == "variance-aware" and row.get("vs_risk_high") is not None]
+    aware = [row for row in aware if row["unreached"] <= 0.1 * (row["draws"] + row["unreached"])]
     if not aware:
         return []
-    best = max(aware, key=lambda row: row["vs_gain"])
+    safer = min(aware, key=lambda row: (row["vs_risk_high"], -row["vs_gain"]))
+    richer = max(aware, key=lambda row: row["vs_gain_low"])
+    if safer["vs_risk_high"] < 0:
+        best, better, measure = safer, "safer than", "risk"
+    elif richer["vs_gain_low"] > 0:
+        best, better, measure = richer, "worth more than", "gain"
+    else:
+        return [_at_equal_kl(safer, "neither surely safer nor worth more than")]
+    words = _at_equal_kl(best, better)
     same = {row["method"]: row for row in equal_kl if row["setting"] == best["setting"]}
     only, shuffled = same.get("variance-only"), same.get("permuted")
-    low = best["vs_gain_low"]
-    better = low is not None and low > 0
-    words = (
-        f"At equal KL the best variance-aware form ({best['method']}, KL of vanilla at beta {best['setting']:g}) is "
-        f"{'better than' if better else 'not better than'} vanilla: {signed(best['vs_gain'])}"
-        + (f" ({signed(low)} to {signed(best['vs_gain_high'])})" if low is not None else "")
-        + f", risk {percent(best['risk'])} against {percent(best['risk'] - best['vs_risk'])}."
-    )
-    if not better or only is None or only.get("gain") is None or shuffled is None or shuffled.get("gain") is None:
+    if any(row is None or row.get("vs_risk") is None for row in (only, shuffled)):
         return [words]
-    blind = only["gain"]
-    permuted_keeps = shuffled.get("vs_gain") is not None and shuffled["vs_gain"] > 0.5 * best["vs_gain"]
-    if blind > 0.5 * best["vs_gain"]:
-        reading = "part of the advantage is luck of the data, in which low variance goes with truth"
-    elif permuted_keeps:
-        reading = (
+    return [words + " " + _weighed(best, only, shuffled, measure)]  # type: ignore[arg-type]
+
+
+def _at_equal_kl(row: Row, verdict: str) -> str:
+    vanilla_risk, vanilla_gain = row["risk"] - row["vs_risk"], row["gain"] - row["vs_gain"]
+    low, high = (100 * row[f"vs_risk_{end}"] for end in ("low", "high"))
+    return (
+        f"At the KL that vanilla spends at beta {row['setting']:g}, **{row['method']}** is {verdict} vanilla: risk "
+        f"{percent(row['risk'])} against {percent(vanilla_risk)} (paired: {low:+.0f} to {high:+.0f} points), gain "
+        f"{signed(row['gain'])} against {signed(vanilla_gain)} ({signed(row['vs_gain_low'])} to "
+        f"{signed(row['vs_gain_high'])})."
+    )
+
+
+def _weighed(best: Row, only: Row, shuffled: Row, measure: str) -> str:
+    """What the controls make of an advantage in ``measure``: half of it is enough to share it."""
+    sign = -1 if measure == "risk" else 1
+    advantage = sign * best[f"vs_{measure}"]
+    # The blind control is held against vanilla in risk, against the reference in gain: it has no reward to spend KL on.
+    blind = sign * only["vs_risk"] if measure == "risk" else only["gain"]
+    numbers = (
+        f"The control that never looks at the reward has {_value(only, measure)}, shuffled variances "
+        f"{_value(shuffled, measure)}: "
+    )
+    if blind > 0.5 * advantage:
+        return numbers + "part of the advantage is luck of the data, in which low variance goes with truth."
+    if sign * shuffled[f"vs_{measure}"] > 0.5 * advantage:
+        return numbers + (
             "the advantage isn't that luck; but shuffling the variances keeps most of it, so it doesn't come from "
-            "knowing which response is uncertain"
+            "knowing which response is uncertain."
         )
-    else:
-        reading = (
-            "the advantage isn't that luck, and shuffling the variances loses it: it comes from knowing which response "
-            "is uncertain"
-        )
-    return [words + f" The control that never looks at the reward gains {signed(blind)}: {reading}."]
+    return numbers + (
+        "the advantage isn't that luck, and shuffling the variances loses most of it: it comes from knowing which "
+        "response is uncertain."
+    )
+
+
+def _value(row: Row, measure: str) -> str:
+    return f"risk {percent(row['risk'])}" if measure == "risk" else f"gain {signed(row['gain'])}"
 
 
 def advise(
