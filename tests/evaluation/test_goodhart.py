@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,8 @@ def test_adversarial_errors_turn_the_curve_and_are_found() -> None:
     assert made.points[2].gold.low > made.points[-1].gold.high
     (finding,) = findings({"base": [made]}, [])
     assert finding.seen is True and made.fit.peak is not None and made.peak.high is not None
+    (finding,) = findings({"base": [made], "rule": [replace(made, fall=None)] * 10}, [])
+    assert finding.seen is None and "can be luck" in finding.evidence  # one clear fall among eleven curves
 
 
 def test_methods_at_matched_kl() -> None:

@@ -50,6 +50,7 @@ def test_uniform_coverage_at_the_worst_direction() -> None:
 @given(st.integers(0, 2**31), st.integers(2, 8), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_no_direction_deceives_more(seed: int, n: int, on_simplex: bool) -> None:
+    """Equations (21), (24): the worst direction's ratio is reached by it and exceeded by none."""
     matrix = covariance(n, seed)
     noise = draw_rewards(torch.zeros(n), matrix, 1, seed=seed)[0]
     worst = worst_direction(noise, matrix, on_simplex=on_simplex)
@@ -82,6 +83,7 @@ def test_improvement_bound_covers_an_optimised_policy() -> None:
 
 
 def test_the_aware_policy_maximises_the_bound() -> None:
+    """Equation (23): the policy of (11) maximises it on a sphere of the Sigma norm."""
     n = 5
     matrix = covariance(n, 1)
     reward = 20 * torch.randn(n, generator=torch.Generator().manual_seed(8), dtype=torch.float64)

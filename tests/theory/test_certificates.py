@@ -87,6 +87,7 @@ def test_promises_are_unbiased(world: tuple[torch.Tensor, Belief], method: str) 
 
 
 def test_members_and_their_factor() -> None:
+    """Equation (34) for an ensemble: F F' is the members' sample covariance."""
     scores = torch.randn(7, 3, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     reference = torch.full((3, 4), 0.25, dtype=torch.float64)
     belief = belief_from_members(scores, reference)
@@ -103,6 +104,7 @@ def test_members_and_their_factor() -> None:
 
 
 def test_masked_responses_never_matter(world: tuple[torch.Tensor, Belief]) -> None:
+    """Equations (35) to (38) on pools of uneven size."""
     _, belief = world
     reward, factor = belief.reward.clone(), belief.factor.clone()
     reward[1, 4], factor[1, 4] = 1e6, 1e6

@@ -113,7 +113,7 @@ def test_the_gap_at_equal_kl_is_the_link_s_worth_minus_what_it_costs() -> None:
 
 
 def test_the_forms_part_by_the_link() -> None:
-    """Where low variance goes with truth the blind control gains and the proportional form leads; else it trails."""
+    """Equations (30), (33): where low variance goes with truth the link gains and the proportional form leads."""
     options = {"count": 60, "draws": 6, "methods": ("vanilla", "proportional", "bregman", "variance-only")}
     for sign in (-1, 1):
         rows = {row["method"]: row for row in compare(Regime(correlation=0.8 * sign), **options)}
@@ -126,6 +126,7 @@ def test_the_forms_part_by_the_link() -> None:
 
 
 def test_wrong_variances_cost() -> None:
+    """Equation (19)."""
     ratios = [exact_ratio(Regime(error=error), count=500, draws=2)["ratio"] for error in (0.0, 1.0, 2.5)]
     assert ratios[0] < 0.5 < 1 < ratios[2] and ratios == sorted(ratios)
 

@@ -49,6 +49,7 @@ def test_ball_on_simplex_against_scipy(radius: float) -> None:
 
 
 def test_small_balls_are_the_closed_forms() -> None:
+    """Equation (26) where no corner binds is (10) and (11)."""
     reward, reference, variance = world(8)
     for spread in (None, variance):
         free = ball(reward, reference, 1e-3, covariance=spread, on_simplex=True)
@@ -100,7 +101,7 @@ def test_risk_of_small_balls_meets_the_closed_form() -> None:
 
 
 def test_kl_weighted_policies_are_safer_than_vanilla() -> None:
-    """One prompt of 16 responses whose seven noisy ones hold much of the reward: every form, every beta."""
+    """Equations (2) to (4): 16 responses whose seven noisy ones hold much of the reward; every form, every beta."""
     truth = torch.tensor(
         [
             *(0.104, 0.246, 0.099, -0.391, 0.272, 0.134, -0.161, 0.174),

@@ -20,7 +20,7 @@ TITLES = {
     "members": "Members",
     "rule": "Aggregation rule",
 }
-DISTANCE = "distance from the reference, square root of KL (nats)"
+DISTANCE = "square root of KL (nats)"
 SEEN = {True: "seen here", False: "not seen here", None: "can't tell"}
 GLOSSARY = {
     "gold": "the true reward, known exactly here or given by a judge",

@@ -249,7 +249,7 @@ def report(payload: dict[str, Any], given: dict[str, Any]) -> Any:
     page.chart(
         charts.lines(
             payload["training"], "distance", "gold", group="round", order="step",
-            x_title="distance from the reference, square root of KL (nats)",
+            x_title="square root of KL (nats)",
             y_title="gold of a step's samples, from the reference", reference=0.0, reference_label="reference",
         ),
         "training", "Each round's policy on its way from the reference, on the prompts that it trains on.",

@@ -22,6 +22,7 @@ METHODS = ("mean", "proportional", "bregman", "exact", "lcb", "variance-only", "
 SHARES = (0.1, 0.2, 0.4, 0.6, 0.8)  # of the largest KL, for methods at matched KL
 NEAR_CHANCE = 0.55
 SMOOTH = 0.8
+FEW = 0.1  # share of curves up to which a clear fall can be luck
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,9 @@ def turn_over(curves: Mapping[str, Sequence[Curve]]) -> Finding:
         + (f", for instance {', '.join(turned[:3])}" if turned else "")
         + "; paired over the same prompts and draws"
     )
+    if 0 < len(turned) <= FEW * total:
+        return Finding(claim, None, evidence + "; with so many curves, and each best point found on the same data, "
+                       "so few can be luck")  # fmt: skip
     return Finding(claim, bool(turned), evidence)
 
 
