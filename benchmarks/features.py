@@ -1,7 +1,7 @@
 """Tokens a second of Prudent's encoder against what people use: same model, same texts, same dtype, mixed lengths.
 
-    python benchmarks/features.py --out features.json            # short form, under two minutes on two idle cores
-    python benchmarks/features.py --rows 512 --repeats 7 --out features.json
+    python benchmarks/features.py            # under two minutes on two idle cores; --short: under one
+    python benchmarks/features.py --rows 512 --repeats 7
 
 Peers: the transformers feature-extraction pipeline (batches of 16, in the order given, its token states as tensors)
 and, where it is installed, sentence-transformers' ``encode`` (batches of 32, which it sorts by length), both without
@@ -13,22 +13,18 @@ nothing, and a shared prompt counts for every text that holds it. Nothing is rea
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import results
 import torch
 
 from prudent.features.backbone import backbone_of
 from prudent.features.encoder import Encoder
 from prudent.features.models import converted_default, dtype_name, load_language_model
 from prudent.features.rendering import Renderer
-from prudent.runs import versions, write_atomic
 from prudent.seeding import numpy_generator
 
 WORDS = (
@@ -36,6 +32,7 @@ WORDS = (
     "through garden paper never music stone evening road might early winter green field question voice morning"
 )
 ANSWERS = {"single": 1, "pairs": 2, "pool": 16}
+ROWS = {"single": "every prompt once", "pairs": "two answers a prompt", "pool": "sixteen answers a prompt"}
 
 
 def make_texts(rows: int, answers: int, seed: int) -> tuple[list[str], list[str]]:
@@ -113,8 +110,13 @@ def turn(sides: dict[str, Callable[[], torch.Tensor]]) -> dict[str, dict[str, fl
     return found
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
+def spread(values: list[float]) -> dict[str, Any]:
+    return results.figure("", values)
+
+
+def renamed(found: dict[str, Any], name: str, **more: Any) -> dict[str, Any]:
+    """A figure of ``measure`` under a name that says what it is."""
+    return {**found, "name": name, **more}
 
 
 def measure(kind: str, args: argparse.Namespace, model: Any, tokenizer: Any, peers: dict[str, Any]) -> dict[str, Any]:
@@ -154,39 +156,40 @@ def measure(kind: str, args: argparse.Namespace, model: Any, tokenizer: Any, pee
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=24)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--short", action="store_true", help="8 rows, twice")
+    parser.add_argument("--rows", type=int, help="24")
+    parser.add_argument("--repeats", type=int, help="3")
     parser.add_argument("--dtype", default=None, help="float32 or bfloat16; default: what Prudent would pick")
     parser.add_argument("--kinds", nargs="+", choices=list(ANSWERS), default=list(ANSWERS))
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=results.FOLDER / "features.json")
     args = parser.parse_args()
+    args.rows = args.rows or (8 if args.short else 24)
+    args.repeats = args.repeats or (2 if args.short else 3)
     if args.threads:
         torch.set_num_threads(args.threads)
     model, tokenizer = load_language_model("smollm2", dtype=args.dtype, device="cpu")
     peers = {"transformers pipeline": pipeline_side(model, tokenizer)}
     if (run := sentence_side(converted_default(), model.dtype)) is not None:
         peers["sentence-transformers"] = run
-    result: dict[str, Any] = {
-        "question": "features: tokens per second against peers",
-        "model": "SmolLM2-135M-Instruct",
-        "dtype": dtype_name(model.dtype),
-        "threads": torch.get_num_threads(),
-        "processor": platform.processor() or platform.machine(),
-        "versions": versions(),
-        "repeats": args.repeats,
-        "kinds": {kind: measure(kind, args, model, tokenizer, peers) for kind in args.kinds},
-    }
-    for name in ("sentence-transformers",):
-        try:
-            result["versions"][name] = version(name)
-        except PackageNotFoundError:
-            result["versions"][name] = None
-    text = json.dumps(result, indent=2)
-    print(text)
-    if args.out:
-        write_atomic(args.out, text + "\n")
+    kinds = {kind: measure(kind, args, model, tokenizer, peers) for kind in args.kinds}
+    figures = []
+    for kind, found in kinds.items():
+        note = f"{kind}: {ROWS[kind]}, {found['rows']} rows, {found['tokens']:,} tokens, {dtype_name(model.dtype)}"
+        speed = found["tokens_per_processor_second"]
+        fastest = min(peers, key=lambda name, found=found: found["times_less_processor_than"][name]["median"])
+        figures += [
+            renamed(found["times_less_processor_than"][fastest], f"features, against {fastest}, the faster peer",
+                    at_least=1.5, note=note),
+            renamed(found["share_of_matmul_peak"], "features, share of the matrix-product peak", unit="",
+                    at_least=0.6, note=note),
+            renamed(speed["prudent"], "features", unit="tokens a second of processor", note=note),
+        ]  # fmt: skip
+    results.write(
+        args.out, "Features", figures, rows=[{"kind": kind, **found} for kind, found in kinds.items()],
+        packages=("sentence-transformers",), model="SmolLM2-135M-Instruct", dtype=dtype_name(model.dtype),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

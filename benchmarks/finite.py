@@ -1,4 +1,5 @@
-"""Finite policies: policies a second over draws x prompts x candidates, beside a loop that solves one prompt at a time.
+"""Finite policies: policies a second over draws x prompts x candidates, beside a loop that solves one prompt at a time;
+and what preflight's statistics cost, features being there, per thousand draws.
 
 Both sides run in one process, several repetitions each, in turn; the loop solves a part and is scaled up. The loop is
 what one writes without this package: softmax by NumPy, and scipy's brentq for the multiplier of the Bregman and exact
@@ -10,15 +11,12 @@ forms.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import scipy
+import results
 import torch
 from scipy.optimize import brentq
 
@@ -52,10 +50,31 @@ def seconds(function: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
+def statistics_stage(draws: int, pairs: int = 400, prompts: int = 64, candidates: int = 16, width: int = 576) -> float:
+    """Processor seconds of all that preflight does between features and report: draws, policies at equal beta and at
+    equal KL, half the pairs, and the cross-fit beside gold."""
+    from prudent.preflight.answer import Plan, answer
+    from prudent.preflight.core import Candidates, PairFeatures, uniform_reference
+    from prudent.preflight.settings import Settings
+    from prudent.preflight.truth import gold_truth
+
+    generator = torch.Generator().manual_seed(0)
+    truth = 2 * torch.randn(width, generator=generator) / width**0.5
+    one, other = torch.randn(2, pairs, width, generator=generator)
+    first = (torch.rand(pairs, generator=generator) < torch.sigmoid((one - other) @ truth))[:, None]
+    data = PairFeatures(torch.where(first, one, other), torch.where(first, other, one), list(range(pairs)))
+    pool = torch.randn(prompts, candidates, width, generator=generator)
+    reference = uniform_reference([candidates] * prompts, candidates)
+    usual = Settings()
+    plan = Plan(usual.betas, draws, usual.members, usual.ridge, usual.reward, usual.floor, usual.max_risk)
+    gold = gold_truth(pool @ truth, reference)
+    return seconds(lambda: answer(data, Candidates(pool, reference), gold, plan))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="fewer draws and repetitions")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "finite.json")
+    parser.add_argument("--out", type=Path, default=results.FOLDER / "finite.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     draws, repeats = (50, 3) if options.short else (200, 7)
@@ -64,37 +83,35 @@ def main() -> None:
     reference = torch.full((150, 16), 1 / 16, dtype=torch.float64)
     seen = estimate(scores, reference)
     count, part = draws * 150, 300
-    rows = []
+    at = f"{draws} draws x 150 prompts x 16 candidates; processor time of one thread"
+    figures, rows = [], []
     for form in FORMS:
-        ratios, ours, theirs = [], [], []
+        ours, theirs = [], []
         small = [(r.numpy(), v.numpy()) for r, v in zip(seen.reward.flatten(0, 1)[:part], seen.variance.flatten(0, 1))]
         for _ in range(repeats):
             ours.append(seconds(lambda f=form: solve(seen.reward, reference, 0.3, variance=seen.variance, form=f)))  # type: ignore[misc]
             loop = seconds(lambda f=form, s=small: [looped(r, v, 0.3, f) for r, v in s])  # type: ignore[misc]
             theirs.append(loop * count / part)
-            ratios.append(theirs[-1] / ours[-1])
         whole = solve(seen.reward, reference, 0.3, variance=seen.variance, form=form).flatten(0, 1)
         gap = max(float(np.abs(looped(r, v, 0.3, form) - p.numpy()).max()) for (r, v), p in zip(small, whole))
-        rows.append({
-            "form": form, "policies_per_s": count / statistics.median(ours),
-            "ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios), "largest_difference": gap,
-        })  # fmt: skip
+        figures += [
+            results.figure(f"{form} policies", [count / one for one in ours], unit="policies a second", note=at),
+            results.ratio(f"a loop of NumPy and scipy over {form} policies", theirs, ours, note=f"{part} in the loop"),
+        ]
+        rows.append({"form": form, "largest difference to the loop": gap})
     sweep = seconds(lambda: [method(seen, reference, beta) for method in METHODS.values() for beta in (0.1, 0.3, 1.0)])
     match = seconds(lambda: method_beta_for_kl("bregman", seen, reference, 0.5, tolerance=1e-4))
-    result = {
-        "draws": draws, "prompts": 150, "candidates": 16, "repetitions": repeats, "forms": rows,
-        "all_methods_three_betas_s": sweep, "bregman_beta_for_kl_s": match, "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "scipy": scipy.__version__},
-    }  # fmt: skip
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    for row in rows:
-        print(
-            f"{row['form']:13s} {row['policies_per_s']:12,.0f} policies/s, {row['ratio']:.0f} times the loop "
-            f"({row['low']:.0f} to {row['high']:.0f}), largest difference {row['largest_difference']:.1e}"
-        )
-    print(f"{len(METHODS)} methods at three betas, {draws} draws x 150 prompts x 16 candidates: {sweep:.2f} s")
-    print(f"one search for the beta of every draw at a given KL (Bregman form): {match:.2f} s")
+    few = 20 if options.short else 100
+    stage = [statistics_stage(few) * 1000 / few for _ in range(repeats)]
+    figures += [
+        results.figure(f"all {len(METHODS)} methods at three betas", sweep, unit="s", note=at),
+        results.figure("the beta of every draw at a given KL (Bregman form)", match, unit="s", note=at),
+        results.figure(
+            "preflight's statistics, per thousand draws", stage, unit="s",
+            note=f"400 pairs, 64 prompts x 16 candidates, 10 members, all methods, cross-fit too; from {few} draws",
+        ),
+    ]  # fmt: skip
+    results.write(options.out, "Finite policies", figures, rows=rows)
 
 
 if __name__ == "__main__":

@@ -186,9 +186,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        save_file(
-            {key: value.contiguous() for key, value in encode(read(arguments)).items()}, folder / "features"
-        )
+        save_file({key: value.contiguous() for key, value in encode(read(arguments)).items()}, folder / "features")
         shared = {
             "features": str(folder / "features"), "members": arguments.members, "width": arguments.width,
             "epochs": arguments.epochs, "batch": arguments.batch, "rate": arguments.rate,
@@ -203,20 +201,27 @@ def main() -> None:
             for side, python, role, kind in sides:
                 one = run(python, role, {**shared, "seed": seed, "kind": kind}, folder)
                 found[side].append({**one, "quality": quality(one["margins"])})
-    rows = {side: summary(runs) for side, runs in found.items()}
-    first = "RewardUQ, two-layer heads"
-    result = {
-        "data": arguments.preferences or "embedded", "pairs": arguments.pairs, "test_pairs": arguments.test_pairs,
-        **{key: shared[key] for key in ("members", "width", "epochs", "batch", "rate")}, "sides": rows,
-        "time_ratio": {side: times(found[first], runs) for side, runs in found.items() if side != first},
-    }  # fmt: skip
-    for side, row in rows.items():
-        print(f"{side}: " + ", ".join(f"{k} {v:.3g}" for k, v in row.items() if isinstance(v, float)))
-    for side, value in result["time_ratio"].items():
-        print(f"RewardUQ / {side}: {value['ratio']:.3g} [{value['low']:.3g}, {value['high']:.3g}] in fitting time")
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(f"wrote {arguments.out}")
+    write(arguments, shared, found)
+
+
+def write(arguments: argparse.Namespace, shared: dict[str, Any], found: dict[str, list[dict[str, Any]]]) -> None:
+    """The result file: fitting times against the peer's, and what both sides' heads are good for."""
+    import results
+
+    peer, *mine = found
+    note = f"{arguments.pairs} pairs, {shared['members']} heads, {shared['epochs']} epochs where they train by epochs"
+    figures = [
+        results.ratio(f"{peer}, over {side}", *([sum(one["seconds"].values()) for one in found[name]]
+                      for name in (peer, side)), note=note)
+        for side in mine
+    ]  # fmt: skip
+    rows = [{"side": side, **summary(runs)} for side, runs in found.items()]
+    figures += [results.figure(f"held-out accuracy, {row['side']}", row["accuracy"], unit="") for row in rows]
+    results.write(
+        arguments.out, "Ten heads against RewardUQ's", figures, rows=rows, data=arguments.preferences or "embedded",
+        pairs=arguments.pairs, test_pairs=arguments.test_pairs,
+        **{key: shared[key] for key in ("members", "width", "epochs", "batch", "rate")},
+    )  # fmt: skip
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -228,11 +233,6 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     row["seconds"] = statistics.median(sum(one["seconds"].values()) for one in runs)
     row["peak MiB"] = statistics.median(one["peak_mib"] for one in runs)
     return {**row, "versions": runs[0]["versions"], "parts": runs[0]["seconds"]}
-
-
-def times(theirs: list[dict[str, Any]], mine: list[dict[str, Any]]) -> dict[str, float]:
-    values = [sum(a["seconds"].values()) / sum(b["seconds"].values()) for a, b in zip(theirs, mine)]
-    return {"ratio": statistics.median(values), "low": min(values), "high": max(values)}
 
 
 if __name__ == "__main__":

@@ -207,13 +207,7 @@ def test_options_that_make_no_sense(tiny_model) -> None:
     with pytest.raises(PrudentError, match="used as it is"):
         Encoder(tiny_model, dtype="float32")
     with pytest.raises(PrudentError, match="turn it on"):
-        os.environ["WORLD_SIZE"] = "2"
-        try:
-            Encoder(tiny_model, cache=None, distributed=True, progress=False)._encode_share(
-                ["a"], ["b"], np.arange(1), encoder_module._World(False, 0, 2)
-            )
-        finally:
-            del os.environ["WORLD_SIZE"]
+        Encoder(tiny_model, cache=None, distributed=True, progress=False).encode_share(["a"], ["b"])
 
 
 SHARE = """

@@ -77,6 +77,7 @@ def test_rows_read_in_chunks_from_disk_give_the_same_heads(tmp_path, monkeypatch
     monkeypatch.setattr(convex, "HELD_IN_MEMORY", 0)
     monkeypatch.setattr(convex, "CHUNK", 60 * 7)
     monkeypatch.setattr(convex, "HEAD_BLOCK", 2 * pairs)
+    monkeypatch.setattr(convex, "LEAST_HEADS", 1)
     mapped = np.load(path, mmap_mode="r")
     streamed = fit_heads(mapped, counts, ridge=0.1, soft_label=label, margin=margin)
     assert float((held.weights - streamed.weights).abs().max()) < 1e-6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,6 +52,9 @@ def fit(
     test: Annotated[list[str] | None, typer.Option(help="Preference file to report accuracy on.")] = None,
     on_error: Annotated[str, typer.Option(help="Bad rows: raise (list all, stop) or skip (drop, count).")] = "raise",
     split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Read piece by piece onto disk: for data larger than memory.")
+    ] = False,
     max_pairs: MaxPairsOption = None,
     pooling: Annotated[
         str | None, typer.Option(help="Features: last, mean or last+mean token states (by default both).")
@@ -100,7 +102,8 @@ def fit(
     asked = dict(locals())  # the families' options, by name
     from prudent.cli.fit_page import describe_fit, write_page
     from prudent.data.preferences import data_hash, draw_pairs, read_preferences_with_report
-    from prudent.rewards.families import FAMILIES, ON_TEXT, check_options, fit_reward_model
+    from prudent.features.processes import Processes
+    from prudent.rewards.families import FAMILIES, ON_TEXT, check_options, fill_cache, fit_reward_model
     from prudent.runs import new_run, refuse_used
 
     refuse_used(out, overwrite)
@@ -112,17 +115,24 @@ def fit(
     given = check_options(family, {name: asked[name] for name in sorted(known) if asked[name] != []})
     pooling = pooling or ("last" if family in ON_TEXT else "last+mean")
     encoder_options = {"pooling": pooling, "max_length": max_length, "dtype": dtype, "layer": feature_layer}
-    data, report = read_preferences_with_report(preferences, split=split, on_error=on_error)
+    data, report = read_preferences_with_report(preferences, split=split, on_error=on_error, stream=stream)
     data = draw_pairs(data, max_pairs, seed)
     held = read_preferences_with_report(test, on_error=on_error)[0] if test else None
-    say(f"{len(data)} pairs; family {family} on {model}")
+    processes = Processes()
+    if processes.first:
+        say(f"{len(data)} pairs; family {family} on {model}")
     started = time.perf_counter()
-    reward_model = fit_reward_model(
-        data, family, model=model, members=members, seed=seed, encoder_options=encoder_options, **given
-    )
+    encoder = None
+    if processes.size > 1 and family not in ON_TEXT:
+        encoder = fill_cache(model, encoder_options, [data, held], processes)
+    if encoder is None or processes.first:
+        reward_model = fit_reward_model(
+            data, family, model=model, members=members, seed=seed, encoder=encoder, encoder_options=encoder_options,
+            **given,
+        )  # fmt: skip
+    if not processes.first:
+        return  # under accelerate launch all processes encode, or train together, and the first one writes
     seconds = time.perf_counter() - started
-    if int(os.environ.get("RANK", "0")) != 0:
-        return  # under accelerate launch all processes train and the first one writes
     result = describe_fit(reward_model, data, held, seconds)
     result["reading"] = {"read": report.read, "kept": report.kept, **report.counts()}
     wanted = {"preferences": preferences, "family": family, "model": model, "members": members, **encoder_options}

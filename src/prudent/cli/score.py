@@ -47,8 +47,10 @@ def score(
 
     Each row comes back with its own columns and mean, standard_deviation (sample, ddof=1, over members; null for one
     member) and members; in a pool these are lists over its responses. Without --out or --output rows go to stdout.
+    Under accelerate launch the rows are shared among the processes, and the first one writes.
     """
     from prudent.errors import PrudentError
+    from prudent.features.processes import Processes
     from prudent.rewards.model import RewardModel
     from prudent.runs import dumps, new_run, refuse_used, write_atomic
 
@@ -58,8 +60,12 @@ def score(
         refuse_used(out, overwrite)
     rows, prompts, responses = read_rows(data)
     reward_model = RewardModel.load(model, model=language_model, dtype=dtype)
-    say(f"scoring {len(responses)} responses with {reward_model.members} members ({reward_model.family})")
-    scores = reward_model.score(prompts, responses)
+    processes = Processes()
+    if processes.first:
+        say(f"scoring {len(responses)} responses with {reward_model.members} members ({reward_model.family})")
+    scores = reward_model.score(prompts, responses, distributed=True)
+    if not processes.first:
+        return  # under accelerate launch all processes score and the first one writes
     scored = scored_rows(rows, scores, rule)
     summary = summarise(reward_model, scores, len(rows), rule)
     text = "".join(dumps(row, indent=None) + "\n" for row in scored)

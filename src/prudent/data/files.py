@@ -12,10 +12,10 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from prudent.errors import BadRow, PrudentError
 from prudent.runs import LONE_SURROGATE, clean_text
@@ -51,18 +51,43 @@ def file_kind(path: Path) -> str | None:
     return KINDS.get(suffixes[-1]) if suffixes else None
 
 
-def read_bytes(path: Path) -> bytes:
-    """Whole content of a file, unpacked when it is gzip (by content, not by name)."""
+def open_bytes(path: Path) -> IO[bytes]:
+    """A file open for reading, unpacked on the way when it is gzip (by content, not by name)."""
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        return gzip.open(path, "rb") if packed else open(path, "rb")  # type: ignore[return-value]
     except OSError as error:
         raise PrudentError(f"{path} can't be read: {error.strerror or error}") from error
-    if data[:2] != b"\x1f\x8b":
-        return data
-    try:
-        return gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise PrudentError(f"{path} is damaged gzip ({error}); fetch or write it again") from error
+
+
+def damaged(path: Path, error: Exception) -> PrudentError:
+    return PrudentError(f"{path} is damaged gzip ({error}); fetch or write it again")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Whole content of a file, unpacked."""
+    with open_bytes(path) as file:
+        try:
+            return file.read()
+        except (OSError, EOFError, zlib.error) as error:
+            raise damaged(path, error) from error
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """Lines of a file, unpacked, one at a time: memory stays flat however long the file is. Its encoding is checked
+    first. Raises PrudentError where there is nothing but white space."""
+    blank = True
+    with open_bytes(path) as file:
+        try:
+            for number, line in enumerate(file):
+                line = line if number else check_encoding(path, line)
+                blank = blank and not line.strip()
+                yield line
+        except (OSError, EOFError, zlib.error) as error:
+            raise damaged(path, error) from error
+    if blank:
+        raise PrudentError(f"{path} is empty; it needs at least one row")
 
 
 def check_encoding(path: Path, data: bytes) -> bytes:
@@ -153,10 +178,10 @@ def _json_error(line: int, error: Exception, column: int | None = None) -> Recor
     return Record(line, None, [BadRow(line, "", "not-json", detail)])
 
 
-def _jsonl(path: Path, data: bytes) -> Iterator[Record]:
+def _jsonl(lines: Iterable[bytes]) -> Iterator[Record]:
     decoder, twice, constants = _decoder()
-    for number, raw in enumerate(io.BytesIO(data), start=1):
-        if raw.isspace():
+    for number, raw in enumerate(lines, start=1):
+        if not raw.strip():
             continue
         twice.clear()
         constants.clear()
@@ -217,14 +242,14 @@ def _json(path: Path, data: bytes) -> Iterator[Record]:
     try:
         whole = json.loads(data)
     except (ValueError, RecursionError):
-        yield from _jsonl(path, data)
+        yield from _jsonl(io.BytesIO(data))
         return
     listed = whole.get("data", whole.get("rows")) if isinstance(whole, dict) else None
     if isinstance(listed, list):
         for number, value in enumerate(listed, start=1):
             yield _finish(value, number, "\\ud", [], [])  # always walked: the text of one row is not at hand
         return
-    yield from _jsonl(path, json.dumps(whole).encode())
+    yield from _jsonl([json.dumps(whole).encode()])
 
 
 def _csv(path: Path, data: bytes) -> Iterator[Record]:
@@ -297,14 +322,21 @@ def read_records(path: str | Path) -> Iterator[Record]:
     if kind in ("parquet", "arrow"):
         yield from _table(path, kind)
         return
+    if kind == "jsonl":
+        yield from _jsonl(read_lines(path))
+        return
     data = check_encoding(path, read_bytes(path))
     if not data.strip():
         raise PrudentError(f"{path} is empty; it needs at least one row")
-    yield from {"jsonl": _jsonl, "json": _json, "csv": _csv}[kind](path, data)
+    yield from (_json if kind == "json" else _csv)(path, data)
 
 
-def open_records(source: str | Path, split: str | None = None, config: str | None = None) -> Iterator[Record]:
-    """Records of a local file, a folder written by ``Dataset.save_to_disk``, or a hub data set."""
+def open_records(
+    source: str | Path, split: str | None = None, config: str | None = None, *, stream: bool = False
+) -> Iterator[Record]:
+    """Records of a local file, a folder (written by ``Dataset.save_to_disk``, or of data files as a hub data set holds
+    them), or a hub data set. stream: read a hub data set or a folder of data files as it comes, without downloading or
+    converting all of it first."""
     path = Path(source)
     if path.is_file():
         if split not in (None, "train"):
@@ -317,13 +349,16 @@ def open_records(source: str | Path, split: str | None = None, config: str | Non
     import datasets
 
     datasets.disable_progress_bars()
+    saved = path.is_dir() and any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
     try:
         loaded: Any = (
-            datasets.load_from_disk(str(path)) if path.is_dir() else datasets.load_dataset(str(source), config)
+            datasets.load_from_disk(str(path))
+            if saved
+            else datasets.load_dataset(str(source), config, streaming=stream)
         )
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        what = "a folder that save_to_disk wrote" if path.is_dir() else "a file here or a data set that the hub gives"
+        what = "a folder of data files" if path.is_dir() else "a file here or a data set that the hub gives"
         raise PrudentError(f"{source} is not {what} ({type(error).__name__}: {first[:300]})") from error
     if isinstance(loaded, Mapping):
         name = split or ("train" if "train" in loaded else next(iter(loaded)) if len(loaded) == 1 else None)

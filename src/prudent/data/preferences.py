@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -32,15 +32,22 @@ from prudent.runs import clean_text, hash_text
 from prudent.seeding import numpy_generator, spawn
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
 Source = str | Path
 MESSAGE_COLUMNS = ("prompt", "chosen", "rejected")
+PIECE = 8192  # rows read together where a source is streamed
 NEUTRAL = {"weight": 1.0, "soft_label": 1.0, "margin": 0.0}
 
 
 def read_preferences(
-    source: Source | Sequence[Source], *, split: str | None = None, on_error: str = "raise", **options: Any
+    source: Source | Sequence[Source],
+    *,
+    split: str | None = None,
+    on_error: str = "raise",
+    stream: bool = False,
+    **options: Any,
 ) -> Dataset:
     """Preference pairs of a hub id, a local file (JSONL, JSON, CSV, also .gz; Parquet, Arrow) or several of them.
 
@@ -49,7 +56,8 @@ def read_preferences(
     that chosen is better) and ``margin``, and the file's other columns where their types allow.
 
     split: split of a hub data set ("train" by default). on_error: "raise" reports every bad row in one DataError;
-    "skip" leaves them out, counted (see ``read_preferences_with_report``).
+    "skip" leaves them out, counted (see ``read_preferences_with_report``). stream: read piece by piece onto disk, for
+    what doesn't fit in memory or shouldn't be downloaded whole first; of the columns, only those above are kept.
 
     Options: columns={"prompt": "question", ...} maps names; ties="drop" | "keep" (soft label 1/2); diverged="drop" |
     "keep" for conversations that part before the last answer; rating= column of rated single responses;
@@ -60,13 +68,54 @@ def read_preferences(
 
     Raises DataError (bad rows) or PrudentError (the whole source: missing, empty, wrong encoding, no pair in it).
     """
-    return read_preferences_with_report(source, split=split, on_error=on_error, **options)[0]
+    return read_preferences_with_report(source, split=split, on_error=on_error, stream=stream, **options)[0]
 
 
 def read_preferences_with_report(
     source: Source | Sequence[Source],
     *,
     split: str | None = None,
+    on_error: str = "raise",
+    stream: bool = False,
+    **options: Any,
+) -> tuple[Dataset, ReadReport]:
+    """``read_preferences`` and the report of the pass: rows read, kept and left out by reason, with their lines."""
+    sources = [source] if isinstance(source, (str, Path)) else list(source)
+    report = ReadReport(", ".join(map(str, sources)))
+    plan = reading_plan(on_error=on_error, **options)
+    if stream:
+        from prudent.data.streaming import on_disk
+
+        dataset = on_disk(read_pairs(sources, split, plan, report, PIECE))
+    else:
+        pairs = [pair for part in read_pairs(sources, split, plan, report) for pair in part]
+    if report.shapes.get("votes") and plan.choices.soft_votes:
+        rule = {"half": "a tie counts as half a vote for each side", "ignore": "ties left out"}
+        report.notes.append(f"soft_label from votes: {rule[plan.choices.soft_votes]}")
+    report.require(on_error, plan.errors)
+    _one_class(report, on_error)
+    if not report.kept:
+        counts = {reason: n for part in report.counts().values() for reason, n in part.items()}
+        why = ", ".join(f"{n} {reason}" for reason, n in counts.items()) or "no rows"
+        first = next(iter([*report.bad, *report.left_out]), None)
+        example = f"; the first: {first}" if first else ""
+        raise PrudentError(f"{report.source}: no usable preference pair in {report.read} rows ({why}){example}")
+    return dataset if stream else to_dataset(pairs, report), report
+
+
+class Plan(NamedTuple):
+    """How rows are read: see ``read_preferences``."""
+
+    choices: Choices
+    columns: Mapping[str, str]
+    rating: str | None
+    errors: str | Iterable[str]
+    config: str | None
+    on_error: str
+
+
+def reading_plan(
+    *,
     on_error: str = "raise",
     columns: Mapping[str, str] | None = None,
     ties: str = "drop",
@@ -78,39 +127,45 @@ def read_preferences_with_report(
     errors: str | Iterable[str] = (),
     config: str | None = None,
     allow: Iterable[str] = (),
-) -> tuple[Dataset, ReadReport]:
-    """``read_preferences`` and the report of the pass: rows read, kept and left out by reason, with their lines."""
+) -> Plan:
+    """The options of ``read_preferences``, checked."""
     _choice("on_error", on_error, ("raise", "skip"))
     _choice("ties", ties, ("drop", "keep"))
     _choice("diverged", diverged, ("drop", "keep"))
     if soft_votes is not None:
         _choice("soft_votes", soft_votes, SOFT_RULES)
     choices = Choices(ties, diverged, shared_prefix, soft_votes, min_share, frozenset(allow))
-    sources = [source] if isinstance(source, (str, Path)) else list(source)
+    return Plan(choices, columns or {}, rating, errors, config, on_error)
+
+
+def read_pairs(
+    sources: Sequence[Source], split: str | None, plan: Plan, report: ReadReport, piece: int | None = None
+) -> Iterator[list[tuple[int, Pair]]]:
+    """Pairs of the sources with their lines, a list for each source; with ``piece``, lists from at most so many rows,
+    read as they come, whose bad rows are raised at once. Rows, reasons and shapes are counted in the report."""
     if not sources:
         raise PrudentError("no source of preferences was given")
-    report = ReadReport(", ".join(map(str, sources)))
-    pairs: list[tuple[int, Pair]] = []
     for one in sources:
         label = f"{Path(str(one)).name}: " if len(sources) > 1 else ""
-        records = open_records(one, split, config)
+        records = open_records(one, split, plan.config, stream=piece is not None)
         if file_kind(Path(one)) == "csv":
             records = _decode_cells(records)
-        pairs += _read_one(records, report, choices, columns or {}, rating, label)
-    report.kept = len(pairs)
-    report.shapes = dict(Counter(pair.shape for _, pair in pairs))
-    if report.shapes.get("votes") and soft_votes:
-        rule = {"half": "a tie counts as half a vote for each side", "ignore": "ties left out"}[soft_votes]
-        report.notes.append(f"soft_label from votes: {rule}")
-    report.require(on_error, errors)
-    _one_class(report, on_error)
-    if not pairs:
-        counts = {reason: n for part in report.counts().values() for reason, n in part.items()}
-        why = ", ".join(f"{n} {reason}" for reason, n in counts.items()) or "no rows"
-        first = next(iter([*report.bad, *report.left_out]), None)
-        example = f"; the first: {first}" if first else ""
-        raise PrudentError(f"{report.source}: no usable preference pair in {report.read} rows ({why}){example}")
-    return to_dataset(pairs, report), report
+        for part in _in_pieces(records, piece):
+            pairs = _read_one(part, report, plan, label, whole=piece is None)
+            report.kept += len(pairs)
+            for _, pair in pairs:
+                report.shapes[pair.shape] = report.shapes.get(pair.shape, 0) + 1
+            if piece is not None:
+                report.require(plan.on_error, plan.errors)
+            yield pairs
+
+
+def _in_pieces(records: Iterator[Record], piece: int | None) -> Iterator[Iterable[Record]]:
+    if piece is None:
+        yield records
+        return
+    while part := list(itertools.islice(records, piece)):
+        yield part
 
 
 def vote_codes(value: Any) -> list[int]:
@@ -138,14 +193,10 @@ def _choice(name: str, value: str, known: Sequence[str]) -> None:
 
 
 def _read_one(
-    records: Iterable[Record],
-    report: ReadReport,
-    choices: Choices,
-    columns: Mapping[str, str],
-    rating: str | None,
-    label: str,
+    records: Iterable[Record], report: ReadReport, plan: Plan, label: str, whole: bool
 ) -> list[tuple[int, Pair]]:
-    """Pairs of one source with their lines; what is wrong goes into the report, one entry a field."""
+    """Pairs of one source with their lines; what is wrong goes into the report, one entry a field. whole: the records
+    are all of the source's, as pairs of single ratings need."""
     pairs: list[tuple[int, Pair]] = []
     rated: list[Rated] = []
 
@@ -164,10 +215,10 @@ def _read_one(
             report.flagged.append(named(BadRow(line, name, reason, detail)))
 
         try:
-            row = rename(record.value, columns)
+            row = rename(record.value, plan.columns)
             if "response_1" in row:
                 report.votes.update(vote_codes(row.get("votes")))
-            outcome = _read_row(row, line, choices, rating, note)
+            outcome = _read_row(row, line, plan.choices, plan.rating, note)
         except Reject as reject:
             for problem in reject.problems:
                 target = report.left_out if problem.reason in LEFT_OUT else report.bad
@@ -178,8 +229,12 @@ def _read_one(
         else:
             pairs.append((line, outcome))
     if rated:
-        name = rating or pick_rating([*rated[0].extra], rating)
-        found, left_out = pairs_of_ratings(rated, name, choices.ties)
+        if not whole:
+            raise PrudentError(
+                f"{report.source}: pairs from single rated responses need all of them at once; don't stream"
+            )
+        name = plan.rating or pick_rating([*rated[0].extra], plan.rating)
+        found, left_out = pairs_of_ratings(rated, name, plan.choices.ties)
         report.left_out += map(named, left_out)
         report.notes.append(f"pairs from single responses by {name!r}: every two of one prompt with different ratings")
         pairs += found
@@ -240,11 +295,7 @@ def to_dataset(pairs: Sequence[tuple[int, Pair]], report: ReadReport | None = No
     import pyarrow as pa
     from datasets import Dataset
 
-    messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-    table: dict[str, pa.Array] = {
-        name: pa.array([_clean(getattr(pair, name)) for _, pair in pairs], messages) for name in MESSAGE_COLUMNS
-    }
-    table["row"] = pa.array([line for line, _ in pairs], pa.int64())
+    table = message_columns(pairs)
     for name in NUMBERS:
         values = [pair.numbers.get(name) for _, pair in pairs]
         if any(value is not None for value in values):
@@ -269,6 +320,15 @@ def to_dataset(pairs: Sequence[tuple[int, Pair]], report: ReadReport | None = No
         if not pa.types.is_null(column.type):
             table[str(name)] = column
     return Dataset(pa.table(table))
+
+
+def message_columns(pairs: Sequence[tuple[int, Pair]]) -> dict[str, pa.Array]:
+    """Arrow columns prompt, chosen, rejected and row."""
+    import pyarrow as pa
+
+    messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+    table = {name: pa.array([_clean(getattr(pair, name)) for _, pair in pairs], messages) for name in MESSAGE_COLUMNS}
+    return {**table, "row": pa.array([line for line, _ in pairs], pa.int64())}
 
 
 def _clean(messages: list[Message]) -> list[Message]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from prudent.features.cache import FeatureCache, row_key
 from prudent.features.cpu_attention import fast_attention
 from prudent.features.models import cache_folder, dtype_name, ensure_pad, load_language_model
 from prudent.features.pooling import POOLINGS
+from prudent.features.processes import Processes
 from prudent.features.progress import token_progress
 from prudent.features.rendering import Prompt, Rendered, Renderer, Response
 from prudent.runs import hash_text
@@ -147,9 +147,17 @@ class Encoder:
         """
         _same_number(prompts, responses)
         out = torch.empty(len(prompts), self.width)
-        for rows, features in self._pieces(prompts, responses, together(prompts)):
+        for rows, features in self.pieces(prompts, responses):
             out[torch.from_numpy(rows)] = features
         return out
+
+    def pieces(
+        self, prompts: Sequence[Prompt], responses: Sequence[Response]
+    ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        """Like ``encode``, in pieces (row numbers, features) of at most 8,192 rows in an order that keeps the answers
+        to a prompt together: for features that are used or written as they come, so that memory stays flat."""
+        _same_number(prompts, responses)
+        return self._pieces(prompts, responses, together(prompts))
 
     def encode_chunks(
         self, prompts: Sequence[Prompt], responses: Sequence[Response]
@@ -160,15 +168,34 @@ class Encoder:
         for rows, features in self._pieces(prompts, responses, np.arange(len(prompts))):
             yield int(rows[0]), features
 
+    def encode_share(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> None:
+        """Encode the rows whose prompts fall to this process (``Processes.share``) into the cache, without waiting for
+        the other processes: what is wanted is a full cache. Rows of other processes are not even rendered."""
+        _same_number(prompts, responses)
+        if self.cache is None:
+            raise PrudentError("encoding over several processes needs the cache, through which they share; turn it on")
+        began = time.perf_counter()
+        world = Processes(self.distributed)
+        rows = world.share(prompts)
+        self.stats.rows += len(rows)
+        rows = rows[together([prompts[row] for row in rows])]
+        with token_progress("encoding", len(rows), self.progress and world.first) as advance:
+            for start in range(0, len(rows), CHUNK):
+                self._chunk(self._render(prompts, responses, rows[start : start + CHUNK]), advance)
+        self.stats.seconds += time.perf_counter() - began
+
     def _pieces(
         self, prompts: Sequence[Prompt], responses: Sequence[Response], order: np.ndarray
     ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
         began = time.perf_counter()
         self.stats = EncodeStats(rows=len(order))
-        world = _World(self.distributed)
+        world = Processes(self.distributed)
         if world.size > 1:
-            self._encode_share(prompts, responses, order, world)
-        with token_progress("encoding", len(order), self.progress and world.rank == 0) as advance:
+            self.encode_share(prompts, responses)
+            world.wait()
+            # counted in the reading that follows
+            self.stats.rows, self.stats.cached, self.stats.truncated, self.stats.answerless = len(order), 0, 0, 0
+        with token_progress("encoding", len(order), self.progress and world.first) as advance:
             for start in range(0, len(order), CHUNK):
                 rows = order[start : start + CHUNK]
                 features = self._chunk(self._render(prompts, responses, rows), advance)
@@ -185,21 +212,6 @@ class Encoder:
             if not text.ids:
                 raise PrudentError(f"row {row} has no tokens; leave it out")
         return texts
-
-    def _encode_share(
-        self, prompts: Sequence[Prompt], responses: Sequence[Response], order: np.ndarray, world: _World
-    ) -> None:
-        """Encode the rows whose prompts fall to this process, put them into the cache, wait for the others."""
-        if self.cache is None:
-            raise PrudentError("encoding over several processes needs the cache, through which they share; turn it on")
-        for start in range(0, len(order), CHUNK):
-            texts = self._render(prompts, responses, order[start : start + CHUNK])
-            # By content, not by place, so that the answers to a prompt stay together wherever they stand.
-            mine = [text for text in texts if row_key(text.prompt, ())[0] % world.size == world.rank]
-            with token_progress("encoding", len(mine), self.progress and world.rank == 0) as advance:
-                self._chunk(mine, advance)
-        world.wait()
-        self.stats.cached = self.stats.truncated = self.stats.answerless = 0  # counted in the reading that follows
 
     def _chunk(self, texts: list[Rendered], advance: Any) -> torch.Tensor:
         stats, runner = self.stats, self.runner
@@ -257,26 +269,6 @@ def together(prompts: Sequence[Prompt]) -> np.ndarray:
     first: dict[int, int] = {}
     places = [first.setdefault(hash(p if isinstance(p, str) else repr(p)), row) for row, p in enumerate(prompts)]
     return np.argsort(np.array(places, dtype=np.int64), kind="stable")
-
-
-@dataclass
-class _World:
-    """The processes that ``accelerate launch`` (or torchrun) started; one, when it didn't or isn't wanted."""
-
-    wanted: bool
-    rank: int = 0
-    size: int = 1
-    _state: Any = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.wanted and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            from accelerate import PartialState
-
-            self._state = PartialState(cpu=not torch.cuda.is_available())
-            self.rank, self.size = self._state.process_index, self._state.num_processes
-
-    def wait(self) -> None:
-        self._state.wait_for_everyone()
 
 
 def hash_weights(module: torch.nn.Module) -> str:

@@ -4,40 +4,41 @@
     torchrun --nproc-per-node 2 -m prudent.features.launch --model MODEL --preferences pairs.jsonl      # on CPUs
 
 Every process reads the files, encodes the rows whose prompts fall to it, and adds them to the cache, which all must see
-(set PRUDENT_CACHE to a shared folder). Features don't depend on the number of processes. Give the model, pooling,
-length and dtype of the command that follows; started plainly it runs in one process.
+(set PRUDENT_CACHE to a shared folder). With --stream files and hub data sets are read piece by piece, so that memory
+stays flat. Features don't depend on the number of processes. Give the model, pooling, length and dtype of the command
+that follows; started plainly it runs in one process. A killed run goes on where it was: what is in the cache is not
+encoded again.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from prudent.errors import PrudentError
 
+Rows = tuple[list[Any], list[Any]]
 
-def rows_of(preferences: list[str], pools: list[str], on_error: str) -> tuple[list[Any], list[Any]]:
-    """Prompts and responses of preference files and pools, answers to one prompt together."""
+
+def rows_of(preferences: list[str], pools: list[str], stream: bool, **options: Any) -> Iterator[Rows]:
+    """Prompts and responses of preference files and pools: a file at a time, or in pieces where they are streamed."""
     from prudent.data.pools import read_pool
     from prudent.data.preferences import read_preferences
+    from prudent.data.streaming import stream_preferences
 
-    prompts: list[Any] = []
-    responses: list[Any] = []
     for source in preferences:
-        pairs = read_preferences(source, on_error=on_error)
-        for pair in pairs:
-            prompts += [pair["prompt"]] * 2
-            responses += [pair["chosen"], pair["rejected"]]
+        for pairs in stream_preferences(source, **options) if stream else [read_preferences(source, **options)]:
+            prompts = list(pairs["prompt"])
+            yield prompts * 2, [*pairs["chosen"], *pairs["rejected"]]
     for source in pools:
         pool = read_pool(source)
-        for prompt, answers in zip(pool.prompts, pool.responses):
-            prompts += [prompt] * len(answers)
-            responses += answers
-    if not prompts:
-        raise PrudentError("nothing to encode; give --preferences FILE or --pool FILE")
-    return prompts, responses
+        yield (
+            [prompt for prompt, answers in zip(pool.prompts, pool.responses) for _ in answers],
+            [answer for answers in pool.responses for answer in answers],
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,7 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", default=DEFAULT_MODEL, help="hub id, folder or smollm2 (default)")
     parser.add_argument("--preferences", nargs="+", default=[], help="files or hub ids of preference pairs")
     parser.add_argument("--pool", nargs="+", default=[], help="files of prompts with their responses")
+    parser.add_argument("--split", default=None, help="split of a hub data set")
     parser.add_argument("--on-error", choices=("raise", "skip"), default="raise")
+    parser.add_argument("--stream", action="store_true", help="read preferences piece by piece; memory stays flat")
     parser.add_argument("--pooling", choices=POOLINGS, default="last")
     parser.add_argument("--max-length", type=int, default=1024)
     parser.add_argument("--layer", type=int, default=None, help="use only so many blocks of the model")
@@ -61,13 +64,16 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from prudent.features.encoder import Encoder
 
-        prompts, responses = rows_of(options.preferences, options.pool, options.on_error)
+        if not (options.preferences or options.pool):
+            raise PrudentError("nothing to encode; give --preferences FILE or --pool FILE")
         encoder = Encoder(
             options.model, pooling=options.pooling, max_length=options.max_length, layer=options.layer,
             dtype=options.dtype, device=options.device, distributed=True,
         )  # fmt: skip
-        for _ in encoder.encode_chunks(prompts, responses):
-            pass  # the cache is what is wanted
+        for prompts, responses in rows_of(
+            options.preferences, options.pool, options.stream, split=options.split, on_error=options.on_error
+        ):
+            encoder.encode_share(prompts, responses)
     except PrudentError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -33,7 +33,8 @@ from prudent.errors import PrudentError
 
 HELD_IN_MEMORY = 60_000_000  # numbers: rows up to this size are rotated once and kept, larger ones are read in chunks
 CHUNK = 4_000_000  # numbers of one chunk of rows
-HEAD_BLOCK = 12_000_000  # heads x rows worked on at once
+HEAD_BLOCK = 12_000_000  # heads x rows worked on at once,
+LEAST_HEADS = 16  # but so many heads, however many rows: every block reads all rows again
 CURVATURE = 0.2  # of a typical pair: sg(z) sg(-z) is 1/4 at z = 0 and falls as heads grow sure
 WHITEN_UP_TO = 2.0  # features per row: beyond, a QR step is cheaper than a Cholesky factor
 SMALL_RIDGE = 1e-6  # of the Gram matrix's trace
@@ -325,7 +326,7 @@ def fit_heads(
             require_finite(column, name, ("pair",))
         extras.append(column)
     rows = Rows(source, float(penalty[0]) if bool((penalty == penalty[0]).all()) else None)
-    block = max(1, HEAD_BLOCK // n)
+    block = max(LEAST_HEADS, HEAD_BLOCK // n)
     parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     most = 0
     for start in range(0, heads, block):

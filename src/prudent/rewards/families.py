@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from prudent.errors import PrudentError
+from prudent.features.large import encode_held
+from prudent.rewards.heads import equal_rows, pick_rows
 from prudent.rewards.model import RewardModel, encode_prompts
 from prudent.seeding import Seed
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from prudent.features.encoder import Encoder
+    from prudent.features.processes import Processes
 
 
 class Family(NamedTuple):
@@ -101,12 +106,30 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def encode_pairs(encoder: Any, preferences: Dataset | Mapping[str, list]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features (n, d) of the chosen and of the rejected answers, in one pass."""
+def encode_pairs(encoder: Any, preferences: Dataset | Mapping[str, list]) -> tuple[Any, Any]:
+    """Features (n, d) of the chosen and of the rejected answers, in one pass: float32 tensors, or memory maps where
+    they are too large to hold (``features.large``)."""
     prompts = list(preferences["prompt"])
     n = len(prompts)
-    both = encoder.encode(prompts * 2, [*preferences["chosen"], *preferences["rejected"]])
+    both = encode_held(encoder, prompts * 2, [*preferences["chosen"], *preferences["rejected"]])
     return both[:n], both[n:]
+
+
+def fill_cache(
+    model: str, options: Mapping[str, Any], preferences: Sequence[Dataset | None], processes: Processes
+) -> Encoder:
+    """Encoder whose cache holds both answers of all pairs, each process of a launched group having encoded its share;
+    the first process is then to go on alone."""
+    from prudent.features.encoder import Encoder
+
+    encoder = Encoder(model, **{key: value for key, value in options.items() if value is not None}, distributed=True)
+    for data in preferences:
+        if data is not None:
+            prompts = list(data["prompt"])
+            encoder.encode_share(prompts * 2, [*data["chosen"], *data["rejected"]])
+    processes.wait()
+    encoder.distributed = False
+    return encoder
 
 
 def prompt_groups(preferences: Dataset) -> list[str]:
@@ -172,14 +195,14 @@ def fit_on_features(
     target = getattr(importlib.import_module(place), attribute)
     columns: dict[str, Any] = dict(training_columns(preferences))
     groups = prompt_groups(preferences)
-    same = (chosen == rejected).all(1)
+    same = equal_rows(chosen, rejected)
     if bool(same.any()):  # equal after truncation: no gradient, and a constant ln 2 in every mean
         rows = torch.nonzero(~same)[:, 0]
         if len(rows) == 0:
             raise PrudentError(
                 "chosen and rejected answers of every pair have equal features; give a larger --max-length"
             )
-        chosen, rejected = chosen[rows], rejected[rows]
+        chosen, rejected = pick_rows(chosen, rows), pick_rows(rejected, rows)
         columns = {key: value[rows.numpy()] for key, value in columns.items()}
         groups = [groups[row] for row in rows.tolist()]
     pool = given.pop("meta_pool", None)

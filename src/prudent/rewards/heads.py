@@ -33,7 +33,7 @@ CHUNK_ROWS = 16_384
 
 def _source(features: Any, name: str) -> Any:
     """Features as something with shape and row slices; a memory map stays on disk."""
-    values = features if isinstance(features, np.memmap) else as_tensor(features)
+    values = features if isinstance(features, (np.memmap, PickedRows)) else as_tensor(features)
     if len(values.shape) != 2 or 0 in values.shape:
         raise PrudentError(f"{name} features have shape {tuple(values.shape)}, expected (pairs, width), neither empty")
     return values
@@ -50,9 +50,37 @@ def _part(values: Any, rows: slice | torch.Tensor) -> torch.Tensor:
 
 def _let_go(values: Any) -> None:
     """Take a memory map's pages out of this process's memory: they were copied, and come back from disk when needed."""
-    shared = isinstance(values, np.memmap) and values.mode in ("r", "r+")  # a copy-on-write map would lose its changes
+    shared = isinstance(values, np.memmap) and values.mode != "c"  # a copy-on-write map would lose its changes
     if shared and hasattr(mmap, "MADV_DONTNEED"):
         values._mmap.madvise(mmap.MADV_DONTNEED)
+
+
+class PickedRows:
+    """Some rows (n,) of features that lie on disk, read when they are asked for."""
+
+    def __init__(self, source: np.memmap, rows: torch.Tensor) -> None:
+        self.source, self.rows = source, rows
+        self.shape = (len(rows), *source.shape[1:])
+
+    def __getitem__(self, rows: slice | torch.Tensor) -> torch.Tensor:
+        return _part(self.source, self.rows[rows])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[slice(None)].numpy().astype(dtype or np.float32)
+
+
+def pick_rows(features: Any, rows: torch.Tensor) -> Any:
+    """``features[rows]``; of a memory map without reading it."""
+    return PickedRows(features, rows) if isinstance(features, np.memmap) else features[rows]
+
+
+def equal_rows(chosen: Any, rejected: Any) -> torch.Tensor:
+    """(n,) whether a pair's two feature vectors (n, d) are the same."""
+    same = torch.empty(len(chosen), dtype=torch.bool)
+    for start in range(0, len(same), CHUNK_ROWS):
+        part = slice(start, start + CHUNK_ROWS)
+        same[part] = (_part(chosen, part) == _part(rejected, part)).all(1)
+    return same
 
 
 def standardisation(*sources: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,11 +92,11 @@ def standardisation(*sources: Any) -> tuple[torch.Tensor, torch.Tensor]:
     for name, source in zip(("chosen", "rejected"), sources):
         for start in range(0, source.shape[0], CHUNK_ROWS):
             part = _part(source, slice(start, start + CHUNK_ROWS)).double()
-            if not bool(torch.isfinite(part).all()):
+            whole = part.sum(0)
+            if not bool(torch.isfinite(whole).all()):
                 require_finite(part, f"{name} features from row {start}", ("row", "feature"))
-            part = part - shift
-            total += part.sum(0)
-            square += (part * part).sum(0)
+            total += whole - len(part) * shift
+            square += part.sub_(shift).square_().sum(0)
             count += len(part)
     mean = total / count
     spread = (square / count - mean**2).clamp_min(0).sqrt()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prudent.errors import PrudentError
+from prudent.features.processes import Processes
 from prudent.rewards import artefact
 from prudent.rewards.uncertainty import warn_if_identical
 from prudent.runs import Run, new_run
@@ -111,24 +112,36 @@ class RewardModel:
             self._encoder = found
         return self._encoder
 
-    def score(self, prompts: Sequence[Prompt], responses: Sequence[Any]) -> torch.Tensor:
+    def score(self, prompts: Sequence[Prompt], responses: Sequence[Any], *, distributed: bool = False) -> torch.Tensor:
         """Scores (K, N) float32 of N responses, each with its prompt (a text or messages).
 
         The first call also scores eight built-in texts and compares them with the scores kept in the artefact.
+        distributed: under ``accelerate launch`` each process scores the rows whose prompts fall to it, and all of them
+        get all scores; every process must be given the same rows.
         """
         if len(prompts) != len(responses):
             raise PrudentError(f"{len(prompts)} prompts and {len(responses)} responses; give one prompt a response")
         if not self._checked:
             self._check_texts()
-        return self._score(prompts, responses)
+        processes = Processes(distributed)
+        if processes.size == 1:
+            return self._score(prompts, responses)
+        rows = processes.share(prompts)
+        mine = torch.empty(self.members, 0)
+        if len(rows):
+            mine = self._score([prompts[row] for row in rows], [responses[row] for row in rows])
+        return processes.joined(mine, rows, len(prompts))
 
     def _score(self, prompts: Sequence[Prompt], responses: Sequence[Any]) -> torch.Tensor:
         if hasattr(self.scorer, "score"):
             return self.scorer.score(prompts, responses)
-        features = {"features": self.encoder.encode(prompts, responses)}
         if getattr(self.scorer, "needs_prompts", False):
-            features["prompts"] = encode_prompts(self.encoder, prompts)
-        return self.scorer.scores(**features)
+            features = self.encoder.encode(prompts, responses)
+            return self.scorer.scores(features=features, prompts=encode_prompts(self.encoder, prompts))
+        scores = torch.empty(self.members, len(prompts))
+        for rows, part in self.encoder.pieces(prompts, responses):  # features go as they come: memory stays flat
+            scores[:, torch.from_numpy(rows)] = self.scorer.scores(part)
+        return scores
 
     def _check_texts(self) -> None:
         found = self._score(artefact.PROBE_PROMPTS, artefact.PROBE_RESPONSES)
