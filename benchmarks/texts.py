@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pairs", type=int)
     parser.add_argument("--test-pairs", type=int)
     parser.add_argument("--max-length", type=int)
+    parser.add_argument("--pooling", default="last", help="of the features: last, mean or last+mean")
 
 
 def read(arguments: argparse.Namespace) -> dict[str, Any]:
