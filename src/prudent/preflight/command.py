@@ -245,6 +245,7 @@ def _report(
     page_study.study_section(report, files, diversities)
     if regimes:
         page_regimes.regime_section(report, regimes["learned"], regimes["assumed"])
+        page_regimes.blind_section(report, regimes["blind"])
     page.close_report(
         report, _choices(settings, found, answered), {**settings.options(), "seed": settings.seed},
         run.manifest["timings_s"], peak_memory_mib(),

@@ -17,6 +17,7 @@ from prudent.demo.world import (
     side_places,
     split,
 )
+from prudent.preflight.blind_rules import blind_gains
 from prudent.preflight.inputs import Inputs, Source
 from prudent.preflight.regimes import assumed_map, learned_map
 from prudent.seeding import Seed, spawn
@@ -66,7 +67,7 @@ def demo_inputs(seed: int, prompts: int = PROMPTS) -> tuple[Inputs, Pool, Demo]:
 
 
 def demo_regimes(demo: Demo, features: torch.Tensor, seed: Seed, tick: Callable[[str], None]) -> dict[str, Any]:
-    """Both maps of ``regimes``, the learned one for each side of the world.
+    """Both maps of ``regimes``, the learned one for each side of the world, and what blind rules gain.
 
     features (P, C, d) of all responses of the demo's prompts.
     """
@@ -92,4 +93,4 @@ def demo_regimes(demo: Demo, features: torch.Tensor, seed: Seed, tick: Callable[
     assumed = assumed_map(
         gold[demo.test], inequalities=UNEQUAL, noises=NOISES, betas=(1.0, 3.0), draws=100, seed=assume
     )
-    return {"learned": learned, "assumed": assumed}
+    return {"learned": learned, "assumed": assumed, "blind": blind_gains(demo.world.take(demo.test))}

@@ -28,6 +28,27 @@ def regime_section(report: Report, learned: Sequence[dict[str, Any]], assumed: S
         _assumed(report, assumed)
 
 
+def blind_section(report: Report, rows: Sequence[Row]) -> None:
+    """What is to be had in this world without reading the prompt."""
+    report.heading("What a rule gains that never reads the prompt")
+    *rules, gold = rows
+    best = max(rules, key=lambda row: row["gain"])
+    report.text(
+        "The world's constraints and their opposites balance, so that an advantage can't come from a taste for short "
+        f"or plain answers. Each rule below is made a policy {gold['kl']:g} nats from the reference; the best of "
+        f"{len(rules)}, *{best['rule']}*, gains {signed(best['gain'])} ({signed(best['low'])} to {signed(best['high'])}), where gold "
+        f"itself would gain {signed(gold['gain'])}."
+    )
+    report.chart(
+        charts.dot_intervals(
+            rules, "rule", "gain", "low", "high", x_title="gain over the reference, units of gold", reference=0.0,
+            reference_label="reference", title=f"Blind rules at {gold['kl']:g} nats",
+        ),
+        "blind-rules",
+        "Bars: 95 % bootstrap intervals over prompts.",
+    )  # fmt: skip
+
+
 SIDES = {
     "balanced": "Opposites in balance: a reward model has next to nothing to learn",
     "restraint": "All prompts ask for less (fewer words, no commas, ...): something to learn",
