@@ -163,11 +163,11 @@ def test_compare_gives_one_table(tiny_folder, tmp_path, files):
     train, test = files
     result = run("compare", "--preferences", train, "--test", test, "--families", "heads", "--model", tiny_folder,
                  "--out", tmp_path / "c", "--target", "gap", "--group", "kind", "--level", "0.8", "--members", 4,
-                 "--set", "heads.ridge=0.1", "--json")  # fmt: skip
+                 "--set", "heads.ridge=1e-1", "--json")  # fmt: skip
     found = json.loads(result.stdout)
     assert [row["family"] for row in found["families"]] == ["heads"]
     for row in found["families"]:
-        assert row["members"] == 4 and row["fit_seconds"] > 0 and row["peak_mib"] > 0
+        assert row["info"]["ridge"] == 0.1 and row["members"] == 4 and row["fit_seconds"] > 0 and row["peak_mib"] > 0
         assert row["accuracy"]["n"] == 20 and 0 <= row["conformal"]["share"] <= 1
         assert set(row["conformal"]["groups"]) <= {"odd", "even"}
     assert (tmp_path / "c" / "report.html").is_file() and (tmp_path / "c" / "charts" / "families.svg").is_file()

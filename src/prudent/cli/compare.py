@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -147,7 +148,11 @@ def family_options(given: list[str], names: list[str]) -> dict[str, dict[str, An
         name, dot, option = place.partition(".")
         if not equals or not dot or name not in found:
             raise PrudentError(f"--set {text!r}: write FAMILY.OPTION=VALUE with one of {', '.join(names)}")
-        found[name][option.replace("-", "_")] = yaml.safe_load(value)
+        read = yaml.safe_load(value)
+        if isinstance(read, str):
+            with contextlib.suppress(ValueError):  # 1e-4 is a text in YAML
+                read = float(read)
+        found[name][option.replace("-", "_")] = read
     return found
 
 
