@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -67,6 +68,14 @@ MaxPairsOption = Annotated[
 MaxTestPairsOption = Annotated[
     int | None, typer.Option("--max-test-pairs", min=2, help="Use at most so many test pairs, drawn at random.")
 ]
+
+
+def yaml_value(value: Any) -> Any:
+    """What was read from YAML, where 1e-4 is a text: as the number that a person means."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
 
 
 def number_or_cv(value: str | None, option: str = "ridge") -> float | str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +23,7 @@ from prudent.cli.common import (
     guarded,
     print_json,
     say,
+    yaml_value,
 )
 
 if TYPE_CHECKING:
@@ -148,11 +148,7 @@ def family_options(given: list[str], names: list[str]) -> dict[str, dict[str, An
         name, dot, option = place.partition(".")
         if not equals or not dot or name not in found:
             raise PrudentError(f"--set {text!r}: write FAMILY.OPTION=VALUE with one of {', '.join(names)}")
-        read = yaml.safe_load(value)
-        if isinstance(read, str):
-            with contextlib.suppress(ValueError):  # 1e-4 is a text in YAML
-                read = float(read)
-        found[name][option.replace("-", "_")] = read
+        found[name][option.replace("-", "_")] = yaml_value(yaml.safe_load(value))
     return found
 
 

@@ -22,6 +22,7 @@ from prudent.cli.common import (
     number_or_cv,
     print_json,
     say,
+    yaml_value,
 )
 
 EPILOG = "Example: prudent fit --preferences train.jsonl --test test.jsonl --members 10 --out runs/rm"
@@ -162,7 +163,7 @@ def _training(path: Path | None) -> dict[str, Any] | None:
         raise PrudentError(f"{path} can't be read as YAML: {error}") from error
     if not isinstance(values, dict):
         raise PrudentError(f"{path} must hold names and values of TrainingArguments, found {type(values).__name__}")
-    return values
+    return {name: yaml_value(value) for name, value in values.items()}
 
 
 def print_summary(result: dict[str, Any], out: Path) -> None:
