@@ -1,6 +1,8 @@
 # Two commands do everything on a fresh machine with Python 3.11+, pip and make:
 #   make demo    install, run the embedded preflight, say where the report is
 #   make test    install, run the whole suite
+# and one more for the curious:
+#   make bench   the short benchmarks: benchmarks/results/*.json and the table of docs/performance.md
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -10,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install demo test lint types clean help
+.PHONY: install demo test bench lint types clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -31,6 +33,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks

@@ -11,8 +11,8 @@ import torch
 
 from prudent.errors import PrudentError
 from prudent.features.large import encode_held
-from prudent.rewards.heads import equal_rows, pick_rows
 from prudent.rewards.model import RewardModel, encode_prompts
+from prudent.rewards.stored import equal_rows, pick_rows
 from prudent.seeding import Seed
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ origin.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from prudent.arrays import ArrayLike, as_tensor, require_finite
 from prudent.errors import PrudentError
 from prudent.rewards.columns import NO_COLUMNS, PairColumns, pair_columns
 from prudent.rewards.convex import HELD_IN_MEMORY, HeadFit, fit_heads
+from prudent.rewards.stored import CHUNK_ROWS, as_source, part_of
 from prudent.rewards.training import member_draws, member_orders, member_seeds, shared_seed, train_members
 from prudent.seeding import Seed, numpy_generator, spawn
 
@@ -28,70 +28,17 @@ __all__ = ["DIVERSITIES", "HeadEnsemble", "HeadFit", "bootstrap_counts", "choose
 DIVERSITIES = ("bootstrap", "shuffle", "init", "init+shuffle")
 RIDGES = tuple(float(value) for value in 10.0 ** np.arange(-3, 2.01, 0.5))
 CV_ROWS = 20_000  # cross-validation sees at most so many pairs; the chosen ridge is then scaled by 1/n
-CHUNK_ROWS = 16_384
-
-
-def _source(features: Any, name: str) -> Any:
-    """Features as something with shape and row slices; a memory map stays on disk."""
-    values = features if isinstance(features, (np.memmap, PickedRows)) else as_tensor(features)
-    if len(values.shape) != 2 or 0 in values.shape:
-        raise PrudentError(f"{name} features have shape {tuple(values.shape)}, expected (pairs, width), neither empty")
-    return values
-
-
-def _part(values: Any, rows: slice | torch.Tensor) -> torch.Tensor:
-    part = values[rows.numpy() if isinstance(rows, torch.Tensor) and isinstance(values, np.ndarray) else rows]
-    if isinstance(part, torch.Tensor):
-        return part.float()
-    copy = torch.from_numpy(np.array(part)).float()
-    _let_go(values)
-    return copy
-
-
-def _let_go(values: Any) -> None:
-    """Take a memory map's pages out of this process's memory: they were copied, and come back from disk when needed."""
-    shared = isinstance(values, np.memmap) and values.mode != "c"  # a copy-on-write map would lose its changes
-    if shared and hasattr(mmap, "MADV_DONTNEED"):
-        values._mmap.madvise(mmap.MADV_DONTNEED)
-
-
-class PickedRows:
-    """Some rows (n,) of features that lie on disk, read when they are asked for."""
-
-    def __init__(self, source: np.memmap, rows: torch.Tensor) -> None:
-        self.source, self.rows = source, rows
-        self.shape = (len(rows), *source.shape[1:])
-
-    def __getitem__(self, rows: slice | torch.Tensor) -> torch.Tensor:
-        return _part(self.source, self.rows[rows])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self[slice(None)].numpy().astype(dtype or np.float32)
-
-
-def pick_rows(features: Any, rows: torch.Tensor) -> Any:
-    """``features[rows]``; of a memory map without reading it."""
-    return PickedRows(features, rows) if isinstance(features, np.memmap) else features[rows]
-
-
-def equal_rows(chosen: Any, rejected: Any) -> torch.Tensor:
-    """(n,) whether a pair's two feature vectors (n, d) are the same."""
-    same = torch.empty(len(chosen), dtype=torch.bool)
-    for start in range(0, len(same), CHUNK_ROWS):
-        part = slice(start, start + CHUNK_ROWS)
-        same[part] = (_part(chosen, part) == _part(rejected, part)).all(1)
-    return same
 
 
 def standardisation(*sources: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation (population, constant features get 1) of features over all rows; (d,) float32."""
     width = int(sources[0].shape[1])
     total, square = torch.zeros(2, width, dtype=torch.float64)
-    shift = _part(sources[0], slice(0, 1))[0].double()  # keeps the squares small
+    shift = part_of(sources[0], slice(0, 1))[0].double()  # keeps the squares small
     count = 0
     for name, source in zip(("chosen", "rejected"), sources):
         for start in range(0, source.shape[0], CHUNK_ROWS):
-            part = _part(source, slice(start, start + CHUNK_ROWS)).double()
+            part = part_of(source, slice(start, start + CHUNK_ROWS)).double()
             whole = part.sum(0)
             if not bool(torch.isfinite(whole).all()):
                 require_finite(part, f"{name} features from row {start}", ("row", "feature"))
@@ -106,7 +53,7 @@ def standardisation(*sources: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 def paired_features(chosen: Any, rejected: Any) -> tuple[Any, Any]:
     """Both sides' features (n, d) of equal shape, memory maps left on disk, or PrudentError."""
-    better, worse = _source(chosen, "chosen"), _source(rejected, "rejected")
+    better, worse = as_source(chosen, "chosen"), as_source(rejected, "rejected")
     if tuple(better.shape) != tuple(worse.shape):
         raise PrudentError(
             f"chosen features have shape {tuple(better.shape)}, rejected {tuple(worse.shape)}; they must be equal"
@@ -122,7 +69,7 @@ class PairDifference:
         self.shape = tuple(int(size) for size in chosen.shape)
 
     def __getitem__(self, rows: slice | torch.Tensor) -> torch.Tensor:
-        return (_part(self.chosen, rows) - _part(self.rejected, rows)) / self.scale
+        return (part_of(self.chosen, rows) - part_of(self.rejected, rows)) / self.scale
 
 
 def _unit_members(groups: Sequence[Any] | ArrayLike | None, n: int) -> tuple[torch.Tensor, int]:
@@ -329,12 +276,12 @@ class HeadEnsemble:
 
     def scores(self, features: ArrayLike) -> torch.Tensor:
         """Scores (K, N) float32 of N responses from their features (N, d)."""
-        values = _source(features, "response")
+        values = as_source(features, "response")
         if values.shape[1] != len(self.mean):
             raise PrudentError(f"features have width {values.shape[1]}, these heads were fitted on {len(self.mean)}")
         scores = torch.empty(self.members, values.shape[0])
         for start in range(0, values.shape[0], CHUNK_ROWS):
-            part = _part(values, slice(start, start + CHUNK_ROWS))
+            part = part_of(values, slice(start, start + CHUNK_ROWS))
             scores[:, start : start + len(part)] = self.weights @ ((part - self.mean) / self.scale).T
         return scores - self.offsets[:, None]
 
