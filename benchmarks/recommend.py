@@ -26,10 +26,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import results
+import torch
 
 from prudent.evaluation.statistics import bootstrap, holm, paired_bootstrap
+from prudent.recommend.batches import chunks
 from prudent.recommend.interactions import read_interactions
-from prudent.recommend.metrics import Ranking, evaluate, spread_of, tail_items
+from prudent.recommend.metrics import Ranking, Scorer, evaluate, spread_of, tail_items
 from prudent.recommend.models import Backbone, BackboneOptions, validator
 from prudent.recommend.pipeline import BACKBONES, BASELINES, SCHEDULES, Settings, fit, fit_backbone
 from prudent.recommend.ranking import blend, choose_blend, recommend
@@ -87,7 +89,29 @@ def with_and_without(data: Data, name: str, seed: int) -> tuple[dict[str, Any], 
         scorers[key] = blend(score, uncertainty, seen, found.weight)
         about[f"weight of {key}"] = found.weight
     about["validation, every weight"] = found.rows
+    about["residuals"] = residuals(data, score, model.tail)
     return scorers, about
+
+
+def residuals(data: Data, scorer: Scorer, tail: np.ndarray) -> dict[str, float]:
+    """What the uncertainty learns from: squared residuals of the frozen scores, and how far the scores are off.
+
+    "of missing" is the share of all squared residuals that missing pairs hold. "held out" is the share of validation
+    positives among unseen pairs that score .5 or more, beside their mean score.
+    """
+    sums, high = np.zeros(3), np.zeros(3)
+    counts = np.array([data.popularity[~tail].sum(), data.popularity[tail].sum()])
+    for users in chunks(np.arange(len(data.users)), 1024):
+        with torch.no_grad():
+            score = scorer(users).numpy()
+        taken = data.train[users].toarray() > 0
+        error = np.where(taken, 1 - score, score) ** 2
+        sums += [error[:, ~tail][taken[:, ~tail]].sum(), error[:, tail][taken[:, tail]].sum(), error[~taken].sum()]
+        sure = (score >= 0.5) & (data.seen[users].toarray() == 0)
+        high += [sure.sum(), score[sure].sum(), (data.valid.positives[users].toarray() > 0)[sure].sum()]
+    head, rare = sums[:2] / counts
+    return {"positives of the head": head, "positives of the tail": rare, "of missing": sums[2] / sums.sum(),
+            "mean score of sure pairs": high[1] / high[0], "held out": high[2] / high[0]}  # fmt: skip
 
 
 def stage_of(stage: Backbone) -> dict[str, Any]:
@@ -221,6 +245,10 @@ def report(folder: Path, out: Path | None) -> None:
         for gap in summary["differences"]
         if gap["metric"].startswith("recall@20") and gap["ranking"].split(" ", 1)[1] in ("uncertainty", "blend")
     ]  # fmt: skip
+    for name, pieces in summary["told"].items():
+        found = [about["residuals"] for about in pieces if "residuals" in about]
+        if found:
+            print(f"{name}:", {key: round(float(np.mean([row[key] for row in found])), 3) for key in found[0]})
     question = "Does ranking by uncertainty find more of the tail, and no less overall, on real ratings?"
     results.write(out, question, figures, rows=summary["rankings"], differences=summary["differences"],
                   told=summary["told"], packages=["implicit"])  # fmt: skip
