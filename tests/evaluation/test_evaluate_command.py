@@ -77,6 +77,11 @@ def test_terminal_table_and_wrong_options(bench: tuple[Path, Path], tmp_path: Pa
     data, file = bench
     shown = invoke("rewardbench", "--data", data, "--scores", file, "--only", "lone", "--rounds", 20)
     assert shown.exit_code == 0 and "lone" in shown.stdout and "knows nothing" in shown.stdout
+    assert "no items" not in shown.stdout
+    part = invoke(
+        "rewardbench", "--data", data, "--scores", file, "--subset", "hep-go", "--on-error", "skip", "--rounds", 20
+    )
+    assert part.exit_code == 0 and "no items, so null: alpacaeval-easy, " in part.stdout, part.stderr
     for arguments, message in (
         (["rewardbench", "--data", data], "nothing to evaluate"),
         (["rewardbench", "--scores", file], "names no subset"),

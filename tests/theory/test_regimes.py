@@ -142,6 +142,7 @@ def test_map_names_the_losing_corner() -> None:
     maps = draw_maps(count=20, draws=3, inequalities=(1.0,), correlations=(0.8,), errors=(2.0,), members=(2, 20))
     assert len(maps["link"]) == len(maps["error"]) == 1 and len(maps["members"]) == 12
     assert {row["method"] for row in maps["losing"]} >= {"exact"} and "exact is riskier" in maps["verdict"]
+    assert "losing corner at inequality 1, " in maps["verdict"]
     row = {"inequality": 1.0, "correlation": 0.0, "methods": {
         name: {"risk": 0.1, "low": 0.05, "high": 0.2} for name in ("vanilla", "proportional", "bregman", "exact")
     }}  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prudent.evaluation.contest import Result
+from prudent.evaluation.contest import Result, tied_items
 from prudent.evaluation.intervals import Estimate
 from prudent.evaluation.items import Items
 from prudent.evaluation.judges import RULES as JUDGE_RULES
@@ -375,13 +375,16 @@ def print_table(benchmark: str, results: list[Result], baselines: list[Result], 
     table.add_column("ties", justify="right")
     for result in [*sorted(results, key=lambda r: -(r.headline[1].value or 0)), *baselines]:
         label = result.name + ("" if result.chosen in ("score", "verdict") else f" ({result.chosen})")
-        ties = result.pairs.tied if result.pairs else getattr(result.view.detail, "tied_problems", "")
+        ties = result.pairs.tied if result.pairs else tied_items(result.view)
         found = [metric_of(result, m) for m in metrics]
         cells = [shown(v) if roomy or i == 0 else shown(v).split(" ")[0] for i, v in enumerate(found)]
         table.add_row(label, *cells, str(ties))
     random = payload["baselines"]["random"]
     table.add_row("knows nothing", *(f"{random[m]:.3f}" if m in random else "–" for m in metrics), "")
     console.print(table)
+    missing = next((r.view.detail.missing for r in results if isinstance(r.view.detail, BenchmarkScore)), [])
+    if missing:
+        console.print(f"no items, so null: {', '.join(missing)}", markup=False)
     for comparison in payload["comparisons"]:
         row = comparison["rows"][0]
         p = "–" if row.p is None else f"{row.p:.3g}"

@@ -96,6 +96,16 @@ def verdict(losing: Sequence[dict[str, Any]], cells: int) -> str:
         why = [f"{against} where high variance goes with reward"] if against else []
         why += [f"{wrong} where the variances are wrong"] if wrong else []
         why += [f"{rest} elsewhere"] if rest else []
-        parts.append(f"{method} is riskier than vanilla in {len(own)} of {cells} cells" + (
-            f" ({', '.join(why)})" if why else ""))  # fmt: skip
+        text = f"{method} is riskier than vanilla in {len(own)} of {cells} cells"
+        if own:
+            text += (
+                f" ({', '.join(why)}), its losing corner at {corner(max(own, key=lambda r: r['risk'] - r['vanilla']))}"
+            )
+        parts.append(text)
     return "At equal KL, " + "; ".join(parts) + "."
+
+
+def corner(row: dict[str, Any]) -> str:
+    """A losing cell in words."""
+    where = f"link {row['correlation']:+g}" if row["map"] == "link" else f"error {row['error']:g} of the log variance"
+    return f"inequality {row['inequality']:g}, {where}: {row['risk']:.0%} against {row['vanilla']:.0%}"
