@@ -16,6 +16,8 @@ from prudent.reporting.report import Report
 from prudent.runs import new_run
 from prudent.theory.embedded import calibrate, forms_table, methods_table, risk_curves, summarise
 
+SURE = 0.1  # a promised risk below this reads as: it will improve
+
 
 def calibrate_embedded(
     out: Path, *, betas: Sequence[float], kls: Sequence[float], delta: float, prompts: int | None, side: str,
@@ -49,8 +51,8 @@ def calibrate_embedded(
             "settings": options | {"prompts": len(world)}, "summary": table,
             "risk_curves": risk_curves(rows["promises"], torch.full_like(gold, 1.0 / gold.shape[1]), gold),
             "methods": methods_table(rows["gains"], draws), "forms": forms_table(rows["forms"]),
-            "verdict": _calibration(table),
         }  # fmt: skip
+        result["verdict"] = _calibration(table, result["risk_curves"], delta)
         run.write_json("results.json", result)
         promises = [{name: value for name, value in row.items() if name != "by_prompt"} for row in rows["promises"]]
         run.write_jsonl("draws.jsonl", [*promises, *rows["gains"], *rows["forms"]])
@@ -58,20 +60,30 @@ def calibrate_embedded(
     return result
 
 
-def _calibration(table: Sequence[dict[str, Any]]) -> str:
-    parts = []
+MEANS = ("plug_in", "corrected", "realised", "risk", "realised_risk", "covered")
+
+
+def _means(table: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Means over methods and betas by belief."""
+    found: dict[str, dict[str, float]] = {}
     for belief in dict.fromkeys(row["belief"] for row in table):
         own = [row for row in table if row["belief"] == belief]
-        mean = {
-            name: sum(row[name] for row in own) / len(own)
-            for name in ("plug_in", "corrected", "realised", "covered", "risk", "realised_risk")
-        }
-        parts.append(
-            f"{belief}: promised {mean['plug_in']:.3f} plug-in and {mean['corrected']:.3f} corrected, realised "
-            f"{mean['realised']:.3f}; risk {mean['risk']:.2f} promised and {mean['realised_risk']:.2f} realised; the "
-            f"bound was reached in {100 * mean['covered']:.0f} % of cases"
-        )
-    return "Means over methods and betas. " + ". ".join(parts) + "."
+        found[belief] = {name: sum(row[name] for row in own) / len(own) for name in MEANS}
+    return found
+
+
+def _calibration(table: Sequence[dict[str, Any]], curves: Sequence[dict[str, Any]], delta: float) -> str:
+    held = ", ".join(f"{100 * row['covered']:.0f} % ({belief})" for belief, row in _means(table).items())
+    text = f"The {100 * (1 - delta):g} % bound on a whole pool held in {held} of cases. "
+    sure = [row for row in curves if row["belief"] == "ensemble" and row["promised"] < SURE]
+    count = sum(row["n"] for row in sure)
+    if not count:
+        return text.strip()
+    failed = sum(row["n"] * row["realised"] for row in sure) / count
+    return text + (
+        f"Single prompts are another matter: of those that the ensemble gives a chance below {100 * SURE:.0f} % of "
+        f"ending no better than the reference, {100 * failed:.0f} % did."
+    )
 
 
 def _page(result: dict[str, Any], promises: Sequence[dict[str, Any]]) -> Report:
@@ -82,6 +94,11 @@ def _page(result: dict[str, Any], promises: Sequence[dict[str, Any]]) -> Report:
         f"{settings['draws']} draws of {settings['pairs']} preferences of slope {settings['slope']:g}",
     )
     report.verdict(result["verdict"], "neutral")
+    report.table(
+        ["belief", "plug-in", "corrected", "realised", "risk promised", "risk realised", "bound held"],
+        [[belief, *(f"{row[name]:.3f}" for name in MEANS)] for belief, row in _means(result["summary"]).items()],
+        "Means over methods and betas; improvements in log-odds, risk of the whole pool.",
+    )  # fmt: skip
     report.text(
         "Each draw trains reward models on fresh noisy preferences, promises what each policy is worth on other "
         "prompts, and is held against gold (times the slope of the preferences, so that both are log-odds). "
@@ -114,7 +131,7 @@ def _equal_kl(report: Report, result: dict[str, Any]) -> None:
         "The proportional form counts rewards from their plain mean, the Bregman form from their precision-weighted "
         "mean; nothing else differs (docs/theory.md, equation 40). The difference pulls towards low variance and never "
         "looks at which response is better. **variance-only** is such a pull alone, **permuted** shuffles the "
-        "variances among a prompt's responses: an advantage that both keep away from is the methods' own."
+        "variances among a prompt's responses: an advantage that neither of them has is the methods' own."
     )
     rows = result["methods"]
     report.chart(
@@ -126,14 +143,14 @@ def _equal_kl(report: Report, result: dict[str, Any]) -> None:
         "equal-kl", "Mean gain over draws, with bootstrap intervals.",
     )  # fmt: skip
     report.table(
-        ["KL", "method", "gold", "more than vanilla", "risk", "draws that reach it"],
-        [[row["kl"], row["method"], _range(row, "gain", "low", "high"), _range(row, "over", "over_low", "over_high"),
-          _range(row, "risk", "risk_low", "risk_high"), row["reached"]] for row in rows],
+        ["KL", "method", "gold", "more than vanilla", "risk", "reached in"],
+        [[f"{row['kl']:g}", row["method"], _range(row, "gain", "low", "high"),
+          _range(row, "over", "over_low", "over_high"), _range(row, "risk", "risk_low", "risk_high"), f"{row['reached']:.0%}"] for row in rows],
         "95 % intervals over draws of the preferences; the prompts are the same throughout.",
     )  # fmt: skip
     report.table(
         ["KL", "Bregman", "gives up", "link", "proportional", "gap", "first order", "KL within", "correlation"],
-        [[row["kl"], row["bregman"], row["given_up"], row["link"], row["proportional"],
+        [[f"{row['kl']:g}", row["bregman"], row["given_up"], row["link"], row["proportional"],
           _range(row, "gap", "gap_low", "gap_high"), row["first_order"], row["kl_within"], row["correlation"]]
          for row in result["forms"]],
         "proportional = Bregman + gives up + link, gold. gives up: what the Bregman part loses by moving less (KL "
