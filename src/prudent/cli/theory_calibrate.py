@@ -145,7 +145,8 @@ def _equal_kl(report: Report, result: dict[str, Any]) -> None:
     report.table(
         ["KL", "method", "gold", "more than vanilla", "risk", "reached in"],
         [[f"{row['kl']:g}", row["method"], _range(row, "gain", "low", "high"),
-          _range(row, "over", "over_low", "over_high"), _range(row, "risk", "risk_low", "risk_high"), f"{row['reached']:.0%}"] for row in rows],
+          _range(row, "over", "over_low", "over_high"), _range(row, "risk", "risk_low", "risk_high"),
+          f"{row['reached']:.0%}"] for row in rows],
         "95 % intervals over draws of the preferences; the prompts are the same throughout.",
     )  # fmt: skip
     report.table(
