@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from prudent.cli.main import app
 from prudent.cli.theory_certify import padded
+from prudent.cli.theory_pages import reproduce_page
 from prudent.policies.methods import METHODS
 from prudent.rewards.heads import HeadEnsemble
 from prudent.rewards.laplace import LaplacePosterior
@@ -47,6 +48,8 @@ def test_claims_hold() -> None:
     """Those of the claims that need no long simulation; the command runs them all."""
     found = [*solver_claims(1), *ball_claims(1), *level_claims(1), *penalty_claims(penalty_draws(1, 4000))]
     assert len(found) > 20 and [claim.claim for claim in found if not claim.holds] == []
+    page = reproduce_page(list(ball_claims(1)), {}).html()
+    assert "4 of 4 claims hold" in page and "at most 1.00000" in page
 
 
 @pytest.fixture

@@ -12,12 +12,22 @@ from prudent.theory.claims import LEVEL, Claim
 METHODS = ("vanilla", "proportional", "bregman", "exact", "variance-only", "permuted")
 
 
-def _number(value: float | None) -> str:
-    if value is None:
-        return "an inequality"
-    if value in (float("inf"), float("-inf")):
-        return "any"
+def _number(value: float) -> str:
     return f"{value:.3g}" if value == 0 or abs(value) < 1e-3 else f"{value:.5f}"
+
+
+def _predicted(claim: Claim) -> str:
+    """What a claim predicts: a value, a bound on one side, or an inequality that the interval must keep."""
+    if claim.predicted is not None:
+        return _number(claim.predicted)
+    if claim.low == float("-inf"):
+        return f"at most {_number(claim.high)}"
+    return f"at least {_number(claim.low)}" if claim.high == float("inf") else "an inequality"
+
+
+def _interval(claim: Claim) -> str:
+    one_sided = float("-inf") in (claim.low, -claim.high)
+    return "–" if one_sided else f"{_number(claim.low)} to {_number(claim.high)}"
 
 
 def reproduce_page(claims: Sequence[Claim], rows: Mapping[str, Any]) -> Report:
@@ -37,8 +47,7 @@ def reproduce_page(claims: Sequence[Claim], rows: Mapping[str, Any]) -> Report:
     for section in dict.fromkeys(claim.section for claim in claims):
         own = [claim for claim in claims if claim.section == section]
         table = [
-            [c.claim, c.equation, _number(c.predicted), _number(c.measured), f"{_number(c.low)} to {_number(c.high)}",
-             "holds" if c.holds else "FAILS"]
+            [c.claim, c.equation, _predicted(c), _number(c.measured), _interval(c), "holds" if c.holds else "FAILS"]
             for c in own
         ]  # fmt: skip
         report.heading(section)
@@ -159,7 +168,10 @@ def _heat(report: Report, cells: Sequence[Mapping[str, Any]], method: str, x: st
         text_format="+.1f", value_title="points of risk", title=f"{method} minus vanilla",
         tooltip=("gain",),
     )  # fmt: skip
-    report.chart(chart, f"{stem}-{method}", "Blue: safer than vanilla at the same KL; orange: riskier.")
+    caption = "Blue: safer than vanilla at the same KL; orange: riskier."
+    if len(data) < len(cells):
+        caption += " Blank: fewer than half of the estimates can spend so little KL."
+    report.chart(chart, f"{stem}-{method}", caption)
 
 
 def _table(report: Report, cells: Sequence[Mapping[str, Any]], x: str) -> None:
