@@ -264,7 +264,7 @@ def leave_one_source_out(
 ) -> dict[str, RewardMathScore]:
     """Metrics without the *incorrect* solutions of one source model, for each source: name -> score.
 
-    sources: [problem][solution] names. Problems left with no incorrect solution are dropped from that score's n.
+    sources: [problem][solution] names, "" where unknown. Problems left with no incorrect solution are dropped from that score's n.
     """
     matrix, present = padded(scores)
     column = places(correct, present)
@@ -272,7 +272,7 @@ def leave_one_source_out(
     wrong = [i for i, row in enumerate(named) if len(row) != int(present[i].sum())]
     if len(named) != len(matrix) or wrong:
         raise PrudentError(f"sources don't match scores{f' at problem {wrong[0]}' if wrong else ''}")
-    every = sorted({s for i, row in enumerate(named) for j, s in enumerate(row) if j != column[i]})
+    every = sorted({s for i, row in enumerate(named) for j, s in enumerate(row) if s and j != column[i]})
     result = {}
     for source in every:
         rows = []
