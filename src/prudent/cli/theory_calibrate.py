@@ -47,12 +47,12 @@ def calibrate_embedded(
         )  # fmt: skip
         gold = world.gold[test].double()
         table = summarise(rows["promises"])
+        curves = risk_curves(rows["promises"], torch.full_like(gold, 1.0 / gold.shape[1]), gold)
         result = {
-            "settings": options | {"prompts": len(world)}, "summary": table,
-            "risk_curves": risk_curves(rows["promises"], torch.full_like(gold, 1.0 / gold.shape[1]), gold),
+            "settings": options | {"prompts": len(world)}, "summary": table, "risk_curves": curves,
             "methods": methods_table(rows["gains"], draws), "forms": forms_table(rows["forms"]),
+            "verdict": _calibration(table, curves, delta),
         }  # fmt: skip
-        result["verdict"] = _calibration(table, result["risk_curves"], delta)
         run.write_json("results.json", result)
         promises = [{name: value for name, value in row.items() if name != "by_prompt"} for row in rows["promises"]]
         run.write_jsonl("draws.jsonl", [*promises, *rows["gains"], *rows["forms"]])

@@ -264,7 +264,8 @@ def leave_one_source_out(
 ) -> dict[str, RewardMathScore]:
     """Metrics without the *incorrect* solutions of one source model, for each source: name -> score.
 
-    sources: [problem][solution] names, "" where unknown. Problems left with no incorrect solution are dropped from that score's n.
+    sources: [problem][solution] names, "" where unknown. Problems left with no incorrect solution are dropped from that
+    score's n.
     """
     matrix, present = padded(scores)
     column = places(correct, present)
