@@ -39,6 +39,31 @@ def test_groups_need_both_directions() -> None:
     assert groups.groups_by_entailment(["x", "y", "z"], test) == [0, 0, 1]
 
 
+def test_entailment_by_a_classifier(tmp_path: Path) -> None:
+    """Groups of a tiny random NLI model are those of its own labels, asked pair by pair in both directions."""
+    from tests.tiny import tiny_causal_lm
+    from transformers import LlamaForSequenceClassification
+
+    base, tokenizer = tiny_causal_lm()
+    folders = {"nli": ["Contradiction", "entailment"], "other": ["no", "yes"]}
+    for name, labels in folders.items():
+        config = type(base.config)(**{**base.config.to_dict(), "num_labels": 2})
+        config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
+        torch.manual_seed(3)
+        LlamaForSequenceClassification(config).eval().save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    texts = ["It is red.", "Red it is.", "No.", "Blue, or so they say."]
+    test = groups.entailment_test(str(tmp_path / "nli"))
+    alone = {(a, b): test([(a, b)])[0] for a in texts for b in texts if a != b}
+    assert len(set(alone.values())) == 2  # some entail, some don't
+    expected = groups.greedy_groups(4, lambda a, b: alone[(texts[a], texts[b])])
+    assert groups.label_pool([texts], "entailment", nli=str(tmp_path / "nli")) == [expected]
+    with pytest.raises(PrudentError, match="none is entailment"):
+        groups.entailment_test(str(tmp_path / "other"))
+    with pytest.raises(PrudentError, match="name one with --nli"):
+        groups.label_pool([texts], "entailment")
+
+
 def test_answers_are_read_as_people_write_them() -> None:
     for text, answer in (
         ("So 3 bolts\nA: 3", "3"), ("A: $70,000", "70000"), ("A: 1,000.0", "1000"), ("thus \\boxed{1600}.", "1600"),

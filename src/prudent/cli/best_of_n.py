@@ -16,6 +16,7 @@ from prudent.cli.common import (
     SeedOption,
     guarded,
     print_json,
+    result_console,
     say,
 )
 
@@ -184,7 +185,6 @@ def page(pool: Pool, found: list[Pick], summary: dict[str, Any], rule: str) -> A
 
 
 def show(summary: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"Best of n: {summary['prompts']} prompts, {summary['rule']}")
@@ -194,4 +194,4 @@ def show(summary: dict[str, Any]) -> None:
     for name, share in summary["agreement"].items():
         gold = summary["gold"][name].text if summary["gold"] else "–"
         table.add_row(name, f"{share:.0%}", gold)
-    Console().print(table)
+    result_console().print(table)

@@ -22,6 +22,14 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def result_console(width: int = 120) -> Any:
+    """Console for tables on stdout; into a file or a pipe it is ``width`` wide, so that no cell is cut or wrapped."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=width)
+
+
 def load_config(context: typer.Context, path: Path | None) -> Path | None:
     """Take option values from a YAML file (keys are option names); the command line wins over the file."""
     if path is None:

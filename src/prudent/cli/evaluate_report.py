@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from prudent.cli.common import result_console
 from prudent.evaluation.contest import Result, tied_items
 from prudent.evaluation.intervals import Estimate
 from prudent.evaluation.items import Items
@@ -360,13 +361,10 @@ def notes(page: Report, items: Items, results: list[Result], payload: dict[str, 
 
 def print_table(benchmark: str, results: list[Result], baselines: list[Result], payload: dict[str, Any]) -> None:
     """Results, baselines and comparisons in the terminal."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
     metrics = [m for m in COLUMNS[benchmark] if any(brief(metric_of(r, m)) is not None for r in results)]
-    if not console.is_terminal:
-        console = Console(width=40 + 24 * len(metrics))  # into a file or a pipe: one line a scorer
+    console = result_console(40 + 24 * len(metrics))  # one line a scorer
     roomy = console.width >= 30 + 24 * len(metrics)
     table = Table(title=f"{TITLES[benchmark]}: {payload['items']} items")
     table.add_column("scorer", overflow="fold")

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from prudent.cli.common import print_json, say
+from prudent.cli.common import print_json, result_console, say
 from prudent.errors import PrudentError
 from prudent.evaluation.goodhart import Setting, World, centred, held_out_pairs, pair_accuracy, reward_of, spread
 from prudent.evaluation.goodhart_curves import Curve, MethodCurve, curve, drawn_curve
@@ -203,10 +203,9 @@ def write(
 
 
 def summarise(curves: dict[str, list[Curve]], held: list[Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = result_console(150)
     table = Table(title="Gold of best of n, from the reference")
     for name in ("reward model", "held-out accuracy", "largest n", "gold there", "peak n, d*"):
         table.add_column(name)

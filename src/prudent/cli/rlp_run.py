@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from prudent.cli.common import print_json, say
+from prudent.cli.common import print_json, result_console, say
 from prudent.cli.overoptimize_run import progress, text_world
 from prudent.errors import PrudentError
 from prudent.evaluation.intervals import Estimate, paired_bootstrap
@@ -256,7 +256,6 @@ def fact_means(found: dict[str, Any], kind: str) -> dict[str, float | None]:
 
 
 def show(payload: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"Reward learning on policy: gold at KL {payload['kl_nats']} nats, from the reference")
@@ -269,4 +268,4 @@ def show(payload: dict[str, Any]) -> None:
             str(row["round"]), row["kind"], f"{row['gold']:.4f}", row["gold_over_fixed"].text,
             f"{row['better_share']:.0%}", *cells,
         )  # fmt: skip
-    Console().print(table)
+    result_console().print(table)
