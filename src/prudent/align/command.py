@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prudent.align.inputs import demo_problem, read_problem
+from prudent.align.inputs import Sampler, demo_problem, read_problem
 from prudent.align.page import write_report
 from prudent.align.problem import Problem
 from prudent.align.series import Models, policy_factory, run_series
@@ -68,14 +68,21 @@ def align(settings: Settings, out: str | Path, *, say: Say = lambda text: None) 
     return summary
 
 
-def _problem(settings: Settings, models: Models) -> Problem:
+def reference_sampler(settings: Settings, models: Models) -> Sampler:
+    """Draws the reference's samples of prompts."""
+
     def draw(prompts: Any, seed: Any) -> list[list[str]]:
         return sample(
             models.encoder.model, models.tokenizer, prompts, samples=settings.reference_samples,
             max_new_tokens=settings.max_new_tokens, seed=seed,
         )  # fmt: skip
 
-    return (demo_problem if settings.demo else read_problem)(settings, models.encoder, draw)
+    return draw
+
+
+def _problem(settings: Settings, models: Models) -> Problem:
+    read = demo_problem if settings.demo else read_problem
+    return read(settings, models.encoder, reference_sampler(settings, models))
 
 
 def progress(settings: Settings, say: Say) -> Callable[[int, str, Step], None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -30,8 +30,19 @@ SIDE_NOTES = {
 Sampler = Callable[[Sequence[Any], Seed], list[list[str]]]
 
 
-def demo_problem(settings: Settings, encoder: Any, sample: Sampler) -> Problem:
-    """The embedded world: each run draws its own noisy preferences on the training prompts; gold is exact."""
+class DemoSides(NamedTuple):
+    """The embedded world in two parts. world: the training part, whose preferences reward models learn from; features:
+    of its packaged responses. train, test: with samples of the policy's own reference. judged: gold."""
+
+    world: World
+    features: torch.Tensor
+    train: Side
+    test: Side
+    judged: Judged
+
+
+def demo_sides(settings: Settings, encoder: Any, sample: Sampler, split: Seed, sampling: Seed) -> DemoSides:
+    """Prompts to train on and to judge on, drawn from the side of the embedded world that the settings name."""
     wanted = settings.train_prompts + settings.eval_prompts
     balanced = settings.demo_side == "balanced"
     world = load_world(wanted if balanced else None)
@@ -41,7 +52,6 @@ def demo_problem(settings: Settings, encoder: Any, sample: Sampler) -> Problem:
             f"--train-prompts and --eval-prompts ask for {wanted} prompts, but the embedded world has {len(world)} "
             f"on the side {settings.demo_side}; ask for fewer"
         )
-    split, learn, sampling = spawn(settings.seed, 3)
     order = numpy_generator(split).permutation(len(world))[:wanted]
     train, test = (
         world.take(sorted(part)) for part in (order[: settings.train_prompts], order[settings.train_prompts :])
@@ -56,33 +66,40 @@ def demo_problem(settings: Settings, encoder: Any, sample: Sampler) -> Problem:
         sides = [
             sampled_side(part.prompts, encoder, sample, seed) for part, seed in zip((train, test), spawn(sampling, 2))
         ]
-    judged = Judged(
-        "gold", "gold, 0 to 1", _gold_of(train), _gold_of(test), {"exact": True}
-    )  # fmt: skip
+    judged = Judged("gold", "gold, 0 to 1", _gold_of(train), _gold_of(test), {"exact": True})
+    return DemoSides(train, features, sides[0], sides[1], judged)
+
+
+def demo_problem(settings: Settings, encoder: Any, sample: Sampler) -> Problem:
+    """The embedded world: each run draws its own noisy preferences on the training prompts; gold is exact."""
+    split, learn, sampling = spawn(settings.seed, 3)
+    found = demo_sides(settings, encoder, sample, split, sampling)
     heads = []
     for seed in spawn(learn, settings.runs):
         draw_seed, fit_seed = spawn(seed, 2)
-        pairs = _demo_pairs(train, features, settings, draw_seed)
+        pairs = demo_pairs(found, settings, draw_seed)
         heads += drawn_heads(pairs, 1, settings.members, settings.ridge_value, fit_seed)
     notes = [
-        f"{len(train)} embedded prompts to train on, {len(test)} others to judge on; every run draws its own "
-        f"{settings.demo_pairs} preferences on the training prompts (Bradley-Terry from gold, slope "
+        f"{len(found.train)} embedded prompts to train on, {len(found.test)} others to judge on; every run draws its "
+        f"own {settings.demo_pairs} preferences on the training prompts (Bradley-Terry from gold, slope "
         f"{settings.demo_slope:g})",
         f"constraints of these prompts: {SIDE_NOTES[settings.demo_side]}",
         "no reward model sees gold; gold is computed by a program and exact for any text",
     ]
-    return Problem(sides[0], sides[1], heads, [judged] * settings.runs, notes)
+    return Problem(found.train, found.test, heads, [found.judged] * settings.runs, notes)
 
 
 def _gold_of(world: World) -> Any:
     return lambda prompts, texts, features: gold_reward([world.ids[p] for p in prompts], list(texts))
 
 
-def _demo_pairs(world: World, features: torch.Tensor, settings: Settings, seed: Seed) -> PairFeatures:
+def demo_pairs(found: DemoSides, settings: Settings, seed: Seed) -> PairFeatures:
+    """Noisy preferences on the training part, as features."""
     prompt, chosen, rejected = draw_preferences(
-        world, range(len(world)), settings.demo_pairs, settings.demo_slope, seed
+        found.world, range(len(found.world)), settings.demo_pairs, settings.demo_slope, seed
     )
-    return PairFeatures(features[prompt, chosen], features[prompt, rejected], prompt.tolist(), PairColumns())
+    better, worse = found.features[prompt, chosen], found.features[prompt, rejected]
+    return PairFeatures(better, worse, prompt.tolist(), PairColumns())
 
 
 def _encode_side(encoder: Any, prompts: Sequence[Any], responses: Sequence[Sequence[str]]) -> torch.Tensor:

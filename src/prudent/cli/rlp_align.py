@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from prudent.align.command import build_models
+from prudent.align.command import build_models, reference_sampler
+from prudent.align.inputs import demo_pairs, demo_sides
 from prudent.align.problem import Judged, Side, side_values
 from prudent.align.series import Models, judge, statistics_of, train_options
 from prudent.align.settings import Settings, check
 from prudent.cli.common import print_json, say
-from prudent.demo.world import draw_preferences, gold_reward, load_world, side_places
 from prudent.errors import PrudentError
 from prudent.evaluation.intervals import paired_bootstrap
 from prudent.policies.answer_groups import label_pool, synthetic_pair
@@ -29,7 +29,7 @@ from prudent.policies.scorers import HeadScorer
 from prudent.rewards.heads import HeadEnsemble
 from prudent.rewards.uncertainty import centre
 from prudent.runs import MANIFEST, new_run, resumable_run
-from prudent.seeding import spawn, torch_generator
+from prudent.seeding import spawn
 
 
 @dataclass
@@ -56,7 +56,8 @@ def run(given: dict[str, Any]) -> None:
     settings = check(Settings(
         demo=True, policy=given["language_model"], objectives=("vanilla",), reward="mean", members=given["members"],
         steps=steps, train_prompts=prompts // 2, eval_prompts=prompts - prompts // 2, pooling=given["pooling"],
-        max_length=given["max_length"], seed=given["seed"],
+        max_length=given["max_length"], seed=given["seed"], demo_side=given["side"], demo_pairs=given["pairs"],
+        demo_slope=given["slope"],
     ))  # fmt: skip
     kept = {name: v for name, v in given.items() if name not in ("out", "as_json", "seed", "rounds")}
     with resumable_run(given["out"], "rlp", kept, given["seed"]) as (outer, resumes):
@@ -77,33 +78,13 @@ def run(given: dict[str, Any]) -> None:
 
 def prepare(settings: Settings, given: dict[str, Any]) -> State:
     """Models, the two sides with the reference's samples, and the labelled preferences."""
-    split, label = spawn(settings.seed, 2)
+    split, label, sampling = spawn(settings.seed, 3)
     models = build_models(settings)
-    whole = load_world()
-    world = whole.take(side_places(whole, given["side"]))
-    need = settings.train_prompts + settings.eval_prompts
-    if need > len(world):
-        raise PrudentError(f"--prompts is {need}, but the side {given['side']} of the embedded world has {len(world)}")
-    order = torch.randperm(len(world), generator=torch_generator(split))[:need]
-    train, test = (
-        world.take(p.sort().values) for p in (order[: settings.train_prompts], order[settings.train_prompts :])
+    sides = demo_sides(settings, models.encoder, reference_sampler(settings, models), split, sampling)
+    pairs = demo_pairs(sides, settings, label)
+    return State(
+        models, settings, sides.train, sides.test, sides.judged, pairs.chosen, pairs.rejected, list(pairs.groups)
     )
-    sides = []
-    for part in (train, test):
-        owners, texts = part.flat()
-        features = models.encoder.encode(owners, texts)
-        sides.append(
-            Side(list(part.prompts), [list(r) for r in part.responses], features.reshape(*part.gold.shape, -1))
-        )
-    judged = Judged(
-        "gold", "gold, 0 to 1",
-        lambda prompts, texts, features: gold_reward([train.ids[p] for p in prompts], list(texts)),
-        lambda prompts, texts, features: gold_reward([test.ids[p] for p in prompts], list(texts)), {"exact": True},
-    )  # fmt: skip
-    prompt, chosen, rejected = draw_preferences(train, range(len(train)), given["pairs"], given["slope"], label)
-    features = sides[0].features
-    pairs = features[prompt, chosen], features[prompt, rejected]
-    return State(models, settings, sides[0], sides[1], judged, pairs[0], pairs[1], prompt.tolist())
 
 
 def one_round(state: State, number: int, given: dict[str, Any]) -> dict[str, Any]:
@@ -232,7 +213,7 @@ def report(payload: dict[str, Any], given: dict[str, Any]) -> Any:
     last = payload["rounds"][-1]
     clear = last["more"].low is not None and last["more"].low > 0
     page.verdict(
-        f"After {last['round']} refreshes the policy is worth {last['gold']:.3f}; against round 0 {last['more'].text} "
+        f"After {last['round']} refresh{'' if last['round'] == 1 else 'es'} the policy is worth {last['gold']:.3f}; against round 0 {last['more'].text} "
         "(bootstrap over prompts; one training run a round, so luck of the run is not in the interval).",
         "good" if clear else "neutral", "Result",
     )  # fmt: skip
@@ -250,8 +231,8 @@ def report(payload: dict[str, Any], given: dict[str, Any]) -> Any:
         charts.lines(
             payload["training"], "distance", "gold", group="round", order="step",
             x_title="square root of KL (nats)",
-            y_title="gold of a step's samples, from the reference", reference=0.0, reference_label="reference",
+            y_title="gold, from the reference", reference=0.0, reference_label="reference",
         ),
-        "training", "Each round's policy on its way from the reference, on the prompts that it trains on.",
+        "training", "Each round's policy on its way from the reference: a step's own samples, on the prompts it trains on.",
     )  # fmt: skip
     return page
