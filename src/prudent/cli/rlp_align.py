@@ -213,8 +213,9 @@ def report(payload: dict[str, Any], given: dict[str, Any]) -> Any:
     last = payload["rounds"][-1]
     clear = last["more"].low is not None and last["more"].low > 0
     page.verdict(
-        f"After {last['round']} refresh{'' if last['round'] == 1 else 'es'} the policy is worth {last['gold']:.3f}; against round 0 {last['more'].text} "
-        "(bootstrap over prompts; one training run a round, so luck of the run is not in the interval).",
+        f"After {last['round']} refresh{'' if last['round'] == 1 else 'es'} the policy is worth {last['gold']:.3f}; "
+        f"against round 0 {last['more'].text} (bootstrap over prompts; one training run a round, so luck of the run is "
+        "not in the interval).",
         "good" if clear else "neutral", "Result",
     )  # fmt: skip
     page.heading("Rounds")
@@ -233,6 +234,6 @@ def report(payload: dict[str, Any], given: dict[str, Any]) -> Any:
             x_title="square root of KL (nats)",
             y_title="gold, from the reference", reference=0.0, reference_label="reference",
         ),
-        "training", "Each round's policy on its way from the reference: a step's own samples, on the prompts it trains on.",
+        "training", "Each round's policy on its way from the reference, by the samples it trains on.",
     )  # fmt: skip
     return page
