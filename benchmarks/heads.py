@@ -8,7 +8,8 @@ text. End to end: encode once and train ten heads, against TRL's RewardTrainer w
 member, the same pairs, epochs, batch and learning rate. Every one of the ten runs is made and timed, unless --runs says
 fewer; then the figure is scaled to ten and its note says so. Held-out accuracies stand beside the times.
 
-Both sides run in one process, in turn. RewardUQ, which needs another TRL, has a script of its own: rewarduq.py.
+Both sides run in one process, in turn, and are timed by the processor's seconds. RewardUQ, which needs another TRL, has
+a script of its own: rewarduq.py.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def from_cache(features: dict[str, torch.Tensor], repeats: int) -> tuple[list[di
         "one, cv": ours(1, "cv"), "thousand": lambda: fit_heads(few, many, ridge=0.03),
     }  # fmt: skip
     results.interleaved(sides, 1)  # the first call of anything pays for loading it
-    times = results.interleaved(sides, repeats)
+    times = results.interleaved(sides, repeats, time.process_time)
     ensemble = fitted[f"{K} {ridge}"]
     at = f"{n:,} pairs x {width} features"
     figures = [
@@ -87,7 +88,7 @@ def from_cache(features: dict[str, torch.Tensor], repeats: int) -> tuple[list[di
     ]  # fmt: skip
     row = {
         "part": "cache", "pairs": n, "width": width,
-        "seconds": {name: statistics.median(values) for name, values in times.items()},
+        "processor seconds": {name: statistics.median(values) for name, values in times.items()},
         "largest weight gap to scikit-learn": float(np.abs(ensemble.weights.numpy() - fitted["scikit"]).max()),
         "accuracy": accuracy(ensemble.scores(features["test_chosen"]), ensemble.scores(features["test_rejected"])),
     }  # fmt: skip
@@ -134,16 +135,16 @@ def end_to_end(data: dict[str, Any], runs: int, epochs: int) -> tuple[list[dict[
     weights: list[torch.Tensor] = []
     for seed in range(runs):
         if seed < 5:
-            started = time.perf_counter()
+            started = time.process_time()
             encoder = Encoder((language_model, tokenizer), max_length=length, cache=None, progress=False)
             sides = encode_pairs(encoder, data["train"])
             heads = HeadEnsemble.fit(
                 *sides, members=K, diversity="init+shuffle", epochs=epochs, learning_rate=rate, ridge=1e-6
             )
-            mine.append(time.perf_counter() - started)
-        started = time.perf_counter()
+            mine.append(time.process_time() - started)
+        started = time.process_time()
         weights.append(trl_run(simple, language_model.base_model, tokenizer, seed, epochs, length, rate))
-        theirs.append(time.perf_counter() - started)
+        theirs.append(time.process_time() - started)
         print(f"run {seed}: ours {mine[-1]:.1f} s, the trainer's {theirs[-1]:.1f} s", flush=True)
     test = encode_pairs(encoder, data["test"])
     convex = HeadEnsemble.fit(*sides, members=K)
@@ -162,7 +163,8 @@ def end_to_end(data: dict[str, Any], runs: int, epochs: int) -> tuple[list[dict[
     figure["median"] = K * statistics.mean(theirs) / whole  # all runs together, against the median of ours
     row = {
         "part": "text", "pairs": len(data["train"]), "test_pairs": len(data["test"]), "epochs": epochs,
-        "max_length": length, "dtype": str(language_model.dtype), "seconds, ours": mine, "seconds, trainer": theirs,
+        "max_length": length, "dtype": str(language_model.dtype), "processor seconds, ours": mine,
+        "processor seconds, trainer": theirs,
         "accuracy": found,
     }  # fmt: skip
     return [figure], row

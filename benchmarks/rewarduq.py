@@ -5,8 +5,8 @@
 
 RewardUQ pins another TRL, so each side runs in a process of its own environment; both read one file of features and
 write their members' scores of the test pairs. Accuracy, calibration and whether the spread finds errors are computed
-here, by the same functions for both. Seconds are those of fitting (RewardUQ: setting up its trainer with precomputed
-features, and training); memory is the peak of the whole process. Repetitions are interleaved.
+here, by the same functions for both. Seconds are the processor's, of fitting (RewardUQ: setting up its trainer with
+precomputed features, and training); memory is the peak of the whole process. Repetitions are interleaved.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def peer(spec: dict[str, Any]) -> None:
             base_model_name_or_path=base, head_hidden_dim=spec["width"], num_heads=spec["members"]
         )
         model = MLPHeadEnsembleModel(config)
-    started = time.perf_counter()
+    started = time.process_time()
     n = len(data["chosen"])
     words = Dataset.from_list([{"chosen": f"a {row}", "rejected": f"b {row}"} for row in range(n)])
     with tempfile.TemporaryDirectory() as folder:
@@ -87,9 +87,9 @@ def peer(spec: dict[str, Any]) -> None:
             model=model, args=arguments, train_dataset=words, processing_class=model.tokenizer,
             precomputed_features_train=torch.stack([data["chosen"], data["rejected"]], 1),
         )  # fmt: skip
-        ready = time.perf_counter()
+        ready = time.process_time()
         trainer.train()
-    ended = time.perf_counter()
+    ended = time.process_time()
     with torch.no_grad():
         sides = [
             torch.stack([head(data[name])[:, 0] for head in model.mlps]) for name in ("test_chosen", "test_rejected")
@@ -104,7 +104,7 @@ def ours(spec: dict[str, Any]) -> None:
     import importlib.metadata
 
     data = load(spec)
-    started = time.perf_counter()
+    started = time.process_time()
     scorer: Any
     if spec["kind"] == "mlp":
         from prudent.rewards.mlp import MLPEnsemble
@@ -117,7 +117,7 @@ def ours(spec: dict[str, Any]) -> None:
         from prudent.rewards.heads import HeadEnsemble
 
         scorer = HeadEnsemble.fit(data["chosen"], data["rejected"], members=spec["members"], seed=spec["seed"])
-    ended = time.perf_counter()
+    ended = time.process_time()
     margins = scorer.scores(data["test_chosen"]) - scorer.scores(data["test_rejected"])
     versions = {name: importlib.metadata.version(name) for name in ("prudent", "torch")}
     finish(spec, margins, {"fit": ended - started}, versions)

@@ -4,13 +4,14 @@
 
 From features, and from text (the encoder's cache is off). The ten classifiers are written to disk as people have them,
 and each is loaded and run over the same texts, one after the other; with --short one of them, scaled to ten. All sides
-run in one process, in turn.
+run in one process, in turn, timed by the processor's seconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,8 @@ def main() -> None:
         small = {"ten": score(ten, lambda: many), "one": score(one, lambda: many)}
         large = {"ten": score(ten, encode), "one": score(one, encode), "classifiers": classifiers}
         results.interleaved(small, 3)
-        fast, slow = results.interleaved(small, 20), results.interleaved(large, repeats)
+        fast = results.interleaved(small, 20, time.process_time)
+        slow = results.interleaved(large, repeats, time.process_time)
     at = f"{len(answers)} responses of {given.model}"
     note = at if runs == K else f"{at}; one classifier timed, scaled to ten"
     figures = [
@@ -116,9 +118,9 @@ def main() -> None:
         results.ratio("ten members and every rule over one member, from features", fast["ten"], fast["one"],
                       note=f"{len(many):,} responses x {width} features"),
         results.figure("ten members and every rule, from features", [len(many) / s for s in fast["ten"]],
-                       unit="responses a second"),
+                       unit="responses a second of processor"),
         results.figure("ten members and every rule, from text", [len(answers) / s for s in slow["ten"]],
-                       unit="responses a second", note=at),
+                       unit="responses a second of processor", note=at),
     ]  # fmt: skip
     rows = [{"rules": list(RULES), "seconds from features": fast, "seconds from text": slow}]
     results.write(given.out, "Scoring", figures, rows=rows, data=given.preferences or "embedded")

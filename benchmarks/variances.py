@@ -48,7 +48,7 @@ def adapters(data: dict[str, Any], repeats: int, layers: int) -> dict[str, Any]:
 
     sides = {"serial": step(False), "shared": step(True)}
     results.interleaved(sides, 1)
-    times = results.interleaved(sides, repeats)
+    times = results.interleaved(sides, repeats, time.process_time)
     return results.ratio(
         "a training step of three LoRA members, one after another, over shared lower layers", times["serial"],
         times["shared"], note=f"the top {layers} of {blocks} blocks adapted",
@@ -81,9 +81,9 @@ def variances(features: dict[str, torch.Tensor], sizes: Sequence[int]) -> list[d
     kinds += [(f"bootstrap, K={count}", bootstrap(count)) for count in sizes]
     for name, call in kinds:
         call()
-        started = time.perf_counter()
+        started = time.process_time()
         found = call()
-        seconds = time.perf_counter() - started
+        seconds = time.process_time() - started
         both = torch.stack([found.clamp_min(1e-30).log(), wanted.log()])
         rows.append({
             "variance": name, "seconds": seconds, "log_correlation": float(torch.corrcoef(both)[0, 1]),
