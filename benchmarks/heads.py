@@ -116,7 +116,10 @@ def trl_run(data: Any, backbone: Any, tokenizer: Any, seed: int, epochs: int, le
                 disable_tqdm=True, logging_strategy="no", seed=seed, use_cpu=not torch.cuda.is_available(),
                 dataloader_pin_memory=False,
             )  # fmt: skip
-            RewardTrainer(model=model, args=arguments, train_dataset=data, processing_class=tokenizer).train()
+            trainer = RewardTrainer(model=model, args=arguments, train_dataset=data, processing_class=tokenizer)
+            if len(trainer.train_dataset) != len(data):
+                raise SystemExit("the trainer leaves out texts longer than --max-length: raise it, for the same data")
+            trainer.train()
     return model.score.weight.detach().float()[0]
 
 
@@ -179,9 +182,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, help="of the part from the cache (9; short: 5)")
     parser.add_argument("--out", type=Path, default=results.FOLDER / "heads.json")
     given = parser.parse_args()
-    given.pairs = given.pairs or (32 if given.short else 200)
+    given.pairs = given.pairs or (24 if given.short else 200)
     given.test_pairs = given.test_pairs or (32 if given.short else 200)
-    given.max_length = given.max_length or (96 if given.short else 256)
+    given.max_length = given.max_length or 256
     data = texts.read(given)
     figures: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
@@ -195,7 +198,7 @@ def main() -> None:
         figures += found
         rows.append(row)
         print(row)
-    source = given.preferences or "embedded"
+    source = Path(given.preferences).name if given.preferences else "embedded"
     results.write(given.out, "Ten heads", figures, rows=rows, packages=("scikit-learn", "trl"), data=source)
 
 

@@ -104,6 +104,11 @@ def peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+def _place(argument: str) -> str:
+    """An argument as others can use it: of an absolute path only the name."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
+
+
 def write(
     path: str | Path | None,
     question: str,
@@ -117,7 +122,7 @@ def write(
     found = list(figures)
     result = {
         "question": question,
-        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_place, sys.argv[1:])]),
         "figures": found,
         "rows": list(rows),
         "versions": versions(*packages),

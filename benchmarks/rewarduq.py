@@ -209,6 +209,7 @@ def write(arguments: argparse.Namespace, shared: dict[str, Any], found: dict[str
     import results
 
     peer, *mine = found
+    source = Path(arguments.preferences).name if arguments.preferences else "embedded"
     note = f"{arguments.pairs} pairs, {shared['members']} heads, {shared['epochs']} epochs where they train by epochs"
     figures = [
         results.ratio(f"{peer}, over {side}", *([sum(one["seconds"].values()) for one in found[name]]
@@ -218,7 +219,7 @@ def write(arguments: argparse.Namespace, shared: dict[str, Any], found: dict[str
     rows = [{"side": side, **summary(runs)} for side, runs in found.items()]
     figures += [results.figure(f"held-out accuracy, {row['side']}", row["accuracy"], unit="") for row in rows]
     results.write(
-        arguments.out, "Ten heads against RewardUQ's", figures, rows=rows, data=arguments.preferences or "embedded",
+        arguments.out, "Ten heads against RewardUQ's", figures, rows=rows, data=source,
         pairs=arguments.pairs, test_pairs=arguments.test_pairs,
         **{key: shared[key] for key in ("members", "width", "epochs", "batch", "rate")},
     )  # fmt: skip

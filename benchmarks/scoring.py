@@ -123,7 +123,9 @@ def main() -> None:
                        unit="responses a second of processor", note=at),
     ]  # fmt: skip
     rows = [{"rules": list(RULES), "seconds from features": fast, "seconds from text": slow}]
-    results.write(given.out, "Scoring", figures, rows=rows, data=given.preferences or "embedded")
+    results.write(
+        given.out, "Scoring", figures, rows=rows, data=Path(given.preferences).name if given.preferences else "embedded"
+    )
 
 
 if __name__ == "__main__":

@@ -110,7 +110,13 @@ def main() -> None:
     if "laplace" in given.parts:
         rows = variances(texts.encode(data), (10, 100) if given.short else (5, 10, 30, 100, 300))
         print(*rows, sep="\n")
-    results.write(given.out, "Cheaper ways to a spread", figures, rows=rows, data=given.preferences or "embedded")
+    results.write(
+        given.out,
+        "Cheaper ways to a spread",
+        figures,
+        rows=rows,
+        data=Path(given.preferences).name if given.preferences else "embedded",
+    )
 
 
 if __name__ == "__main__":
