@@ -66,7 +66,9 @@ def statistics_stage(draws: int, pairs: int = 400, prompts: int = 64, candidates
     pool = torch.randn(prompts, candidates, width, generator=generator)
     reference = uniform_reference([candidates] * prompts, candidates)
     usual = Settings()
-    plan = Plan(usual.betas, draws, usual.members, usual.ridge, usual.reward, usual.floor, usual.max_risk)
+    plan = Plan(
+        usual.betas, draws, usual.members, usual.ridge_value, usual.reward_rule, usual.floor, usual.max_risk
+    )  # fmt: skip
     gold = gold_truth(pool @ truth, reference)
     return seconds(lambda: answer(data, Candidates(pool, reference), gold, plan))
 

@@ -33,13 +33,17 @@ def log_probabilities(reference: torch.Tensor) -> torch.Tensor:
 def require_usable(values: torch.Tensor, name: str, support: torch.Tensor, low: float = MINUS_INFINITY) -> torch.Tensor:
     """``values`` with masked places set to 0, or PrudentError naming the first one that can't be used."""
     try:
-        values = masked(values, support, 0.0)
+        if values.shape[-support.ndim :] != support.shape or not bool(support.all()):
+            values = masked(values, support, 0.0)
     except RuntimeError as error:
         raise PrudentError(
             f"{name} of shape {tuple(values.shape)} doesn't broadcast with reference {tuple(support.shape)}"
         ) from error
-    bad = ~(torch.isfinite(values) & (values >= low))
-    if bool(bad.any()):
+    if values.numel() == 0:
+        return values
+    least, most = torch.aminmax(values)  # two numbers tell; a search over beta asks thousands of times
+    if not bool(torch.isfinite(least) & torch.isfinite(most) & (least >= low)):
+        bad = ~(torch.isfinite(values) & (values >= low))
         place = torch.nonzero(bad)[0].tolist()
         wanted = "finite" if low == MINUS_INFINITY else f"finite and at least {low:g}"
         raise PrudentError(
