@@ -106,7 +106,7 @@ def certify(
     ] = None,
     side: Annotated[
         str,
-        typer.Option(help="balanced, or one half of its constraints: restraint, demand.", rich_help_panel=WORLD),
+        typer.Option(help="balanced (all of it), restraint or demand (a quarter each).", rich_help_panel=WORLD),
     ] = "balanced",
     draws: Annotated[int, typer.Option(help="Fresh sets of preferences.", min=2, rich_help_panel=WORLD)] = 40,
     pairs: Annotated[int, typer.Option(help="Preferences a draw.", min=10, rich_help_panel=WORLD)] = 400,
