@@ -104,6 +104,8 @@ def guarded(function: F) -> F:
         # Quiet and offline-safe before any model library is imported: telemetry is off unless a person turns it on.
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        # Threads that wait sleep: on a busy machine two that spin took eight times as long as one, two asleep three.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
             return function(*arguments, **options)
         except PrudentError as error:
