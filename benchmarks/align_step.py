@@ -1,6 +1,6 @@
 """Seconds a step of RLOO: Prudent's engine against TRL's RLOOTrainer, same model, adapters, prompts and lengths.
 
-    python benchmarks/align_step.py --steps 3 --out step.json
+    python benchmarks/align_step.py [--short] [--steps 3]
 
 SmolLM2-135M-Instruct, LoRA r=16 on all linear layers, 8 prompts x 4 completions of at most 40 tokens. The engines take
 turns within one process, in each precision; medians over steps, the first of each (warm-up) left out. The reward model
@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import results
 import torch
 
 from prudent.features.encoder import Encoder
@@ -28,7 +28,6 @@ from prudent.policies.rlhf import Trainer, TrainOptions, UpdateOptions
 from prudent.policies.scorers import HeadScorer
 from prudent.rewards.heads import HeadEnsemble
 from prudent.rewards.objectives import ReferenceStatistics
-from prudent.runs import versions
 
 ASKS = (
     "Describe a lighthouse at night.", "Give a recipe for onion soup.", "Explain why the sky is blue.",
@@ -114,10 +113,13 @@ def median(steps: list[dict[str, float]]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true", help="two steps in bfloat16")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=results.FOLDER / "align_step.json")
     given = parser.parse_args()
+    if given.short:
+        given.steps, given.precisions = 2, ["bfloat16"]
     rows = []
     for name in given.precisions:
         dtype = getattr(torch, name)
@@ -137,9 +139,15 @@ def main() -> None:
         }
         rows.append(row)
         print(json.dumps(row, indent=2), flush=True)
-    result = {"rows": rows, "versions": versions(), "machine": platform.processor(), "threads": torch.get_num_threads()}
-    if given.out:
-        given.out.write_text(json.dumps(result, indent=2) + "\n")
+    note = f"{len(ASKS)} prompts x {COMPLETIONS} completions of at most {TOKENS} tokens; median over steps"
+    figures = [
+        results.figure(f"{what}, over TRL's RLOO, {row['precision']}", row[key] / row["trl_s"], note=note,
+                       **({"at_most": 0.3} if key == "own_s" else {}))
+        for row in rows
+        for what, key in (("a step of the own engine", "own_s"), ("its rewards scored apart", "own_scored_apart_s"),
+                          ("adapters on the top 10 layers", "own_top_10_layers_s"))
+    ]  # fmt: skip
+    results.write(given.out, "A step of align", figures, rows=rows)
 
 
 if __name__ == "__main__":
