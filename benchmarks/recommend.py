@@ -44,7 +44,7 @@ PIECES = ("mf", "lightgcn", "vae", "als", "none", "baselines")
 GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
     "mf": {"share": (0.1, 1.0), "weight_decay": (0.0, 1e-3, 3e-3, 1e-2, 3e-2)},
     "lightgcn": {"learning_rate": (1e-3, 1e-2), "share": (0.1, 1.0), "weight_decay": (0.0, 1e-4, 1e-3)},
-    "vae": {"share": (0.1, 1.0), "dropout": (0.0, 0.5), "kl": (0.0, 0.01)},
+    "vae": {"share": (0.1, 1.0), "dropout": (0.0, 0.5)},
     "als": {"factors": (32, 64, 128), "regularisation": (5.0, 20.0, 80.0, 160.0), "confidence": (1.0, 5.0, 20.0, 40.0)},
 }
 
