@@ -1,9 +1,10 @@
 """Ten heads: against one, against ten runs of a reward trainer, and against scikit-learn in a loop.
 
-    python benchmarks/heads.py [--short] [--parts cache text] [--preferences FILE --test FILE] [--model NAME]
+    python benchmarks/heads.py [--short] [--parts cache sizes text] [--preferences FILE --test FILE] [--model NAME]
 
 cache. From features that are there already: ten bootstrap heads against one, a thousand on 300 pairs, and
 scikit-learn's logistic regression in a loop over the same resamples.
+sizes. Ten heads against one on synthetic features, as the pairs grow.
 text. End to end: encode once and train ten heads, against TRL's RewardTrainer with the same frozen backbone, once a
 member, the same pairs, epochs, batch and learning rate. Every one of the ten runs is made and timed, unless --runs says
 fewer; then the figure is scaled to ten and its note says so. Held-out accuracies stand beside the times.
@@ -19,7 +20,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,31 @@ def from_cache(features: dict[str, torch.Tensor], repeats: int) -> tuple[list[di
         "accuracy": accuracy(ensemble.scores(features["test_chosen"]), ensemble.scores(features["test_rejected"])),
     }  # fmt: skip
     return figures, row
+
+
+def by_size(sizes: Sequence[int], repeats: int, width: int = 576) -> list[dict[str, Any]]:
+    """Figures: ten heads over one on synthetic features, as the pairs grow."""
+    figures = []
+    for pairs in sizes:
+        generator = torch.Generator().manual_seed(0)
+        truth = 2 * torch.randn(width, generator=generator) / width**0.5
+        one, other = torch.randn(2, pairs, width, generator=generator)
+        first = (torch.rand(pairs, generator=generator) < torch.sigmoid((one - other) @ truth))[:, None]
+        sides = torch.where(first, one, other), torch.where(first, other, one)
+        for name, ridge in (("by cross-validation", "cv"), ("given", 0.1)):
+            calls: dict[Any, Any] = {
+                members: lambda members=members, ridge=ridge, sides=sides: HeadEnsemble.fit(
+                    *sides, members=members, ridge=ridge
+                )
+                for members in (1, K)
+            }
+            results.interleaved(calls, 1)
+            times = results.interleaved(calls, repeats, time.process_time)
+            note = f"{pairs:,} pairs x {width} synthetic features"
+            figures.append(
+                results.ratio(f"ten heads over one, ridge {name}", times[K], times[1], at_most=1.3, note=note)
+            )
+    return figures
 
 
 def trl_run(data: Any, backbone: Any, tokenizer: Any, seed: int, epochs: int, length: int, rate: float) -> Any:
@@ -176,7 +202,8 @@ def end_to_end(data: dict[str, Any], runs: int, epochs: int) -> tuple[list[dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     texts.add_arguments(parser)
-    parser.add_argument("--parts", nargs="+", choices=("cache", "text"), default=["cache", "text"])
+    parts = ("cache", "sizes", "text")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--runs", type=int, help="trainer runs to time (10; short: 1)")
     parser.add_argument("--epochs", type=int, help="3; short: 1")
     parser.add_argument("--repeats", type=int, help="of the part from the cache (9; short: 5)")
@@ -185,10 +212,13 @@ def main() -> None:
     given.pairs = given.pairs or (24 if given.short else 200)
     given.test_pairs = given.test_pairs or (32 if given.short else 200)
     given.max_length = given.max_length or 256
-    data = texts.read(given)
+    data = texts.read(given) if set(given.parts) - {"sizes"} else {}
     figures: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     for part in given.parts:
+        if part == "sizes":
+            figures += by_size((200, 1000) if given.short else (200, 1000, 5000, 20_000), given.repeats or 5)
+            continue
         if part == "cache":
             found, row = from_cache(texts.encode(data), given.repeats or (5 if given.short else 9))
         else:

@@ -103,19 +103,18 @@ def ours(spec: dict[str, Any]) -> None:
     """Prudent's side: two-layer heads under the same settings, or its default linear heads."""
     import importlib.metadata
 
+    from prudent.rewards.heads import HeadEnsemble
+    from prudent.rewards.mlp import MLPEnsemble
+
     data = load(spec)
     started = time.process_time()
     scorer: Any
     if spec["kind"] == "mlp":
-        from prudent.rewards.mlp import MLPEnsemble
-
         scorer = MLPEnsemble.fit(
             data["chosen"], data["rejected"], members=spec["members"], width=spec["width"], epochs=spec["epochs"],
             batch_size=spec["batch"], learning_rate=spec["rate"], seed=spec["seed"],
         )  # fmt: skip
     else:
-        from prudent.rewards.heads import HeadEnsemble
-
         scorer = HeadEnsemble.fit(data["chosen"], data["rejected"], members=spec["members"], seed=spec["seed"])
     ended = time.process_time()
     margins = scorer.scores(data["test_chosen"]) - scorer.scores(data["test_rejected"])
