@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-
 FEW = 32  # rows: done before a bar would be read, and many such calls would fill the screen
 
 
