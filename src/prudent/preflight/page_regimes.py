@@ -36,8 +36,8 @@ def blind_section(report: Report, rows: Sequence[Row]) -> None:
     report.text(
         "The world's constraints and their opposites balance, so that an advantage can't come from a taste for short "
         f"or plain answers. Each rule below is made a policy {gold['kl']:g} nats from the reference; the best of "
-        f"{len(rules)}, *{best['rule']}*, gains {signed(best['gain'])} ({signed(best['low'])} to {signed(best['high'])}), "
-        f"where gold itself would gain {signed(gold['gain'])}."
+        f"{len(rules)}, *{best['rule']}*, gains {signed(best['gain'])} ({signed(best['low'])} to "
+        f"{signed(best['high'])}), where gold itself would gain {signed(gold['gain'])}."
     )
     report.chart(
         charts.dot_intervals(
