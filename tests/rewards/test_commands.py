@@ -159,6 +159,20 @@ def test_another_language_model_is_noticed(tiny_folder, tmp_path, files):
         RewardModel.load(tmp_path / "rm", model=str(tmp_path / "other")).score(["ask"], ["good"])
 
 
+def test_a_users_own_training_arguments_win(tiny_folder, tmp_path, files):
+    (tmp_path / "own.yaml").write_text("learning_rate: 1e-3\nsave_strategy: steps\nsave_steps: 2\nmax_steps: 3\n")
+    run("fit", "--preferences", files[0], "--model", tiny_folder, "--family", "lora", "--members", 2, "--phase-one", 0,
+        "--batch-size", 4, "--training-args", tmp_path / "own.yaml", "--checkpoints", tmp_path / "kept",
+        "--out", tmp_path / "rm")  # fmt: skip
+    assert {path.name for path in (tmp_path / "kept" / "phase-two").glob("checkpoint-*")} == {
+        "checkpoint-2", "checkpoint-3"
+    }  # fmt: skip
+    (tmp_path / "own.yaml").write_text("- 1")
+    found = run("fit", "--preferences", files[0], "--family", "lora", "--training-args", tmp_path / "own.yaml", "--out",
+                tmp_path / "other", status=2)  # fmt: skip
+    assert "TrainingArguments" in found.stderr
+
+
 def test_compare_gives_one_table(tiny_folder, tmp_path, files):
     train, test = files
     result = run("compare", "--preferences", train, "--test", test, "--families", "heads", "--model", tiny_folder,
