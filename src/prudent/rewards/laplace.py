@@ -147,6 +147,10 @@ class LaplacePosterior:
         """Scores (K, N) float32 of K weights drawn from the posterior, so that it can stand in for an ensemble."""
         return (self.draws @ self._standardised(features).T).float()
 
+    def parameters(self) -> int:
+        """Trained numbers: the head's; the covariance and the draws follow from them."""
+        return len(self.weight)
+
     def probes(self) -> dict[str, torch.Tensor]:
         return {"features": probe_features(self.mean.float(), self.scale.float())}
 

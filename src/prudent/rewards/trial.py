@@ -51,6 +51,7 @@ def trial(
     features: of "train" and of every test set, made once for all families that work on them.
     """
     from prudent.rewards.families import ON_TEXT, check_options, family, fit_on_features, fit_reward_model, pair_scores
+    from prudent.rewards.model import RewardModel
 
     given = check_options(name, options or {})
     started = time.perf_counter()
@@ -60,7 +61,7 @@ def trial(
         scorer = fit_on_features(train, entry, None, *features["train"], count, seed, given)
         middle = time.perf_counter()
         margins = {key: scorer.scores(features[key][0]) - scorer.scores(features[key][1]) for key in tests}
-        parameters = sum(tensor.numel() for tensor in scorer.state()[1].values())
+        parameters = RewardModel(scorer).parameters()
     else:
         reward_model = fit_reward_model(
             train, name, model=model, members=None if family(name).members == 0 else members, seed=seed,
