@@ -20,6 +20,7 @@ from prudent.errors import PrudentError
 from prudent.rewards.backbone import EnsembleModel, average_adapters, put_tensors, trained_tensors
 from prudent.rewards.external import padded, token_batches
 from prudent.rewards.finetuning import Sampler, meta_batches, prepare, train, with_counts
+from prudent.rewards.stored import part_under
 from prudent.rewards.training import member_seeds, shared_seed
 from prudent.seeding import Seed, numpy_generator, spawn
 
@@ -91,9 +92,7 @@ class TransformerEnsemble:
             return score_rows(model, rows) - self.offsets[:, None]
         found = []
         for member in range(self.members):
-            start = f"member{member}."
-            own = {name.removeprefix(start): value for name, value in self.tensors.items() if name.startswith(start)}
-            put_tensors(model, own)
+            put_tensors(model, part_under(f"member{member}.", self.tensors))
             found.append(score_rows(model, rows))
         return torch.cat(found) - self.offsets[:, None]
 
@@ -109,7 +108,7 @@ class TransformerEnsemble:
         """WARM: one member whose weights are the mean of all members' (arXiv 2401.12187). No spread is left."""
         config = {**self.config, "info": {**self.info, "averaged_members": self.members}}
         if self.family == "singles":
-            names = [name.removeprefix("member0.") for name in self.tensors if name.startswith("member0.")]
+            names = part_under("member0.", self.tensors)
             tensors = {
                 f"member0.{name}": torch.stack([self.tensors[f"member{k}.{name}"] for k in range(self.members)]).mean(0)
                 for name in names

@@ -177,15 +177,15 @@ def choose_ridge(
     losses = chosen.losses(score)
     held = torch.stack([(fold == k) * base for k in range(folds)]).double().repeat(len(grid), 1)
     mean = (losses * held).reshape(len(grid), -1).sum(1) / base.double().sum()
+    best, table = lowest_loss(grid, mean)
+    return best * len(part) / n, {**table, "folds": folds, "pairs": len(part)}
+
+
+def lowest_loss(grid: Sequence[float], mean: torch.Tensor) -> tuple[float, dict[str, Any]]:
+    """The value of a grid whose mean held-out loss is lowest, and the whole table."""
     best = int(mean.argmin())
-    table = {
-        "grid": list(grid),
-        "held_out_loss": mean.tolist(),
-        "folds": folds,
-        "pairs": len(part),
-        "on_edge": best in (0, len(grid) - 1),
-    }
-    return float(grid[best]) * len(part) / n, table
+    on_edge = best in (0, len(grid) - 1)
+    return float(grid[best]), {"grid": list(grid), "held_out_loss": mean.tolist(), "on_edge": on_edge}
 
 
 @dataclass(frozen=True)

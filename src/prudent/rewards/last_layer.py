@@ -12,16 +12,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
 from prudent.rewards.columns import PairColumns, pair_columns
 from prudent.rewards.convex import fit_heads
-from prudent.rewards.heads import RIDGES, paired_features
+from prudent.rewards.heads import RIDGES, lowest_loss, paired_features
 from prudent.rewards.laplace import LaplacePosterior
 from prudent.rewards.mlp import MLPEnsemble
+from prudent.rewards.stored import named_under, part_of, part_under
 from prudent.rewards.strength import prompt_folds, standard_differences
 from prudent.rewards.training import shared_seed
 from prudent.seeding import Seed
@@ -65,7 +65,7 @@ class LastLayerPosterior:
 
         The hidden layer is held fixed, so the variance leaves its own uncertainty out (see ``network_posterior``).
         """
-        better, worse = (torch.as_tensor(np.asarray(side)).float() for side in paired_features(chosen, rejected))
+        better, worse = (part_of(side, slice(None)) for side in paired_features(chosen, rejected))
         columns = pair_columns(len(better), weight, soft_label, margin)
         table = None
         if ridge == "cv":
@@ -97,13 +97,11 @@ class LastLayerPosterior:
 
     def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         (own, network), (config, posterior) = self.network.state(), self.posterior.state()
-        tensors = {f"network.{name}": tensor for name, tensor in network.items()}
-        return {"network": own, "posterior": config}, {**tensors, **posterior}
+        return {"network": own, "posterior": config}, {**named_under("network.", network), **posterior}
 
     @classmethod
     def from_state(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> LastLayerPosterior:
-        own = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
-        network = MLPEnsemble.from_state(config["network"], own)
+        network = MLPEnsemble.from_state(config["network"], part_under("network.", tensors))
         return cls(network, LaplacePosterior.from_state(config["posterior"], tensors))
 
 
@@ -144,6 +142,4 @@ def choose_ridge(
             ridge=torch.tensor(RIDGES, dtype=torch.float64), soft_label=part.soft_label, margin=part.margin,
         )  # fmt: skip
         losses += held_out_loss(columns.at(held), fit.weights @ unseen.double().T)
-    best = int(losses.argmin())
-    mean = (losses / len(better)).tolist()
-    return RIDGES[best], {"grid": list(RIDGES), "held_out_loss": mean, "on_edge": best in (0, len(RIDGES) - 1)}
+    return lowest_loss(RIDGES, losses / len(better))

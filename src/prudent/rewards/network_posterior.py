@@ -24,9 +24,10 @@ import torch
 from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
 from prudent.rewards.columns import PairColumns, pair_columns
-from prudent.rewards.heads import paired_features
+from prudent.rewards.heads import lowest_loss, paired_features
 from prudent.rewards.last_layer import held_out_heads, held_out_loss
 from prudent.rewards.mlp import MLPEnsemble
+from prudent.rewards.stored import named_under, part_of, part_under
 from prudent.rewards.training import member_seeds
 from prudent.rewards.uncertainty import centre
 from prudent.seeding import Seed, numpy_generator
@@ -113,7 +114,7 @@ class NetworkPosterior:
         the lowest loss on held-out prompts, by heads that never saw them. network: options of ``MLPEnsemble.fit``.
         Others: as in ``LaplacePosterior.fit``. Raises PrudentError above 5,000 pairs (use "last-layer").
         """
-        better, worse = (torch.as_tensor(np.asarray(side)).float() for side in paired_features(chosen, rejected))
+        better, worse = (part_of(side, slice(None)) for side in paired_features(chosen, rejected))
         n = len(better)
         if n > MOST_PAIRS:
             raise PrudentError(
@@ -196,16 +197,15 @@ class NetworkPosterior:
 
     def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         own, network = self.network.state()
-        tensors = {f"network.{name}": tensor for name, tensor in network.items()}
-        tensors |= {"pairs.chosen": self.chosen, "pairs.rejected": self.rejected, "pairs.curvature": self.curvature}
-        return {"network": own, "precision": self.precision, "info": self.info}, {**tensors, "draws": self.draws}
+        pairs = {"chosen": self.chosen, "rejected": self.rejected, "curvature": self.curvature}
+        tensors = {**named_under("network.", network), **named_under("pairs.", pairs), "draws": self.draws}
+        return {"network": own, "precision": self.precision, "info": self.info}, tensors
 
     @classmethod
     def from_state(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> NetworkPosterior:
-        own = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
-        network = MLPEnsemble.from_state(config["network"], own)
-        chosen, rejected, curvature = (tensors[f"pairs.{name}"] for name in ("chosen", "rejected", "curvature"))
-        return cls(network, chosen, rejected, curvature, config["precision"], tensors["draws"], config["info"])
+        network = MLPEnsemble.from_state(config["network"], part_under("network.", tensors))
+        pairs = part_under("pairs.", tensors)
+        return cls(network, **pairs, precision=config["precision"], draws=tensors["draws"], info=config["info"])
 
 
 @dataclass(frozen=True)
@@ -263,6 +263,4 @@ def choose_prior(
             variance = (prior - (known / (precision + values.clamp_min(0))).sum(1)) / precision
             moderated = margin / (1 + torch.pi / 8 * variance.clamp_min(0)).sqrt()
             losses[place] += held_out_loss(columns.at(held), moderated)
-    best = int(losses.argmin())
-    mean = (losses / len(better)).tolist()
-    return PRIORS[best], {"grid": list(PRIORS), "held_out_loss": mean, "on_edge": best in (0, len(PRIORS) - 1)}
+    return lowest_loss(PRIORS, losses / len(better))

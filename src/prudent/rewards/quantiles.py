@@ -23,6 +23,7 @@ from prudent.errors import PrudentError
 from prudent.rewards.aggregation import aggregate
 from prudent.rewards.columns import pair_columns
 from prudent.rewards.heads import probe_features, standardisation
+from prudent.rewards.stored import part_under
 from prudent.rewards.training import Parameters, member_orders, shared_seed, train_members
 from prudent.seeding import Seed, spawn, torch_generator
 
@@ -231,7 +232,7 @@ class QuantileModel:
         """Weights (N, A) of the attributes from prompt states (N, d); 1/A each without a gate."""
         states = torch.as_tensor(prompts).float()
         count = len(self.attributes)
-        own = {name.removeprefix("gate."): t for name, t in self.tensors.items() if name.startswith("gate.")}
+        own = part_under("gate.", self.tensors)
         if not own:
             return torch.full((len(states), count), 1 / count)
         gate = Gate(states.shape[1], count, own["body.0.weight"].shape[0])

@@ -1,8 +1,10 @@
-"""Features as heads read them: a tensor, or a memory map that is read in pieces and stays on disk."""
+"""What is stored, as heads read it: features as a tensor, or as a memory map that is read in pieces and stays on disk;
+and the tensors of one part of a model among those of the whole."""
 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -65,3 +67,13 @@ def equal_rows(chosen: Any, rejected: Any) -> torch.Tensor:
         part = slice(start, start + CHUNK_ROWS)
         same[part] = (part_of(chosen, part) == part_of(rejected, part)).all(1)
     return same
+
+
+def named_under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors of a part, under the names that they have in the whole."""
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def part_under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors of the part that ``named_under`` put under a prefix, by their own names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
