@@ -34,10 +34,9 @@ COLUMNS = (
 
 def embedded(folder: Path, pairs: int, test_pairs: int, side: str) -> list[str]:
     """Files of embedded pairs with the gold margin, split by prompt; the options that name them."""
-    from prudent.demo.world import draw_preferences, load_world, side_places, split
+    from prudent.demo.world import draw_preferences, load_world, split
 
-    world = load_world()
-    world = world.take(side_places(world, side))
+    world = load_world(side=side)
     options = []
     sides = split(world, 0.6, 0)
     for name, places, count, seed in (("preferences", sides[0], pairs, 0), ("test", sides[1], test_pairs, 1)):

@@ -25,10 +25,6 @@ from prudent.runs import resumable_run
 Say = Callable[[str], None]
 
 
-def _nothing(text: str) -> None:
-    """Only the first of several processes speaks."""
-
-
 def build_models(settings: Settings) -> Models:
     """Encoder and a maker of fresh policies, both from the policy model's weights."""
     encoder = Encoder(settings.policy, pooling=settings.pooling, max_length=settings.max_length, dtype=settings.dtype)
@@ -42,10 +38,17 @@ def build_models(settings: Settings) -> Models:
     return Models(policy_factory(model_of, settings), encoder.tokenizer, encoder, shared)
 
 
-def align(settings: Settings, out: str | Path, *, say: Say = lambda text: None) -> dict[str, Any]:
-    """Train and judge a series; write the run folder at ``out``; go on where an interrupted one stopped."""
+def _silent(text: str) -> None:
+    """Say nothing."""
+
+
+def align(settings: Settings, out: str | Path, *, say: Say = _silent) -> dict[str, Any]:
+    """Train and judge a series; write the run folder at ``out``; go on where an interrupted one stopped.
+
+    Of several launched processes only the first speaks and writes.
+    """
     processes = Processes()
-    say = say if processes.first else _nothing
+    say = say if processes.first else _silent
     with joined_run(processes, resumable_run(out, "align", settings.options(), settings.seed)) as (run, resumes):
         if resumes:
             say(f"going on with the series in {out}")

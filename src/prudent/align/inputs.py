@@ -10,7 +10,7 @@ import torch
 from prudent.align.problem import Judged, Problem, Side, crossed, drawn_heads, standardised_by
 from prudent.align.settings import Settings
 from prudent.data.pools import read_prompts
-from prudent.demo.world import World, draw_preferences, gold_reward, load_world, side_places
+from prudent.demo.world import World, draw_preferences, gold_reward, load_world
 from prudent.errors import PrudentError
 from prudent.features.models import DEFAULT_MODEL
 from prudent.preflight import settings as preflight_settings
@@ -44,9 +44,7 @@ class DemoSides(NamedTuple):
 def demo_sides(settings: Settings, encoder: Any, sample: Sampler, split: Seed, sampling: Seed) -> DemoSides:
     """Prompts to train on and to judge on, drawn from the side of the embedded world that the settings name."""
     wanted = settings.train_prompts + settings.eval_prompts
-    balanced = settings.demo_side == "balanced"
-    world = load_world(wanted if balanced else None)
-    world = world.take(side_places(world, settings.demo_side))
+    world = load_world(wanted if settings.demo_side == "balanced" else None, settings.demo_side)
     if wanted > len(world):
         raise PrudentError(
             f"--train-prompts and --eval-prompts ask for {wanted} prompts, but the embedded world has {len(world)} "

@@ -77,10 +77,7 @@ def train_with_trl(
     Launched in several processes, the first one samples and writes. Started again after it was stopped, it reads the
     samples and goes on from TRL's last checkpoint.
     """
-    try:
-        import trl  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise PrudentError("--engine trl needs TRL: pip install 'prudent[trl]'") from error
+    _require_trl()
     if reward_model is None or prompts is None:
         raise PrudentError("--engine trl needs --reward-model (a folder of `prudent fit`) and --prompts (a file)")
     fields = read_config(config)
@@ -99,10 +96,8 @@ def train_with_trl(
         samples_file = run.folder / "reference.jsonl"
         if processes.first and not samples_file.is_file():
             say(f"sampling the reference: {samples} answers to each of {len(conversations)} prompts")
-            texts = sample(
-                model, tokenizer, conversations, samples=samples, max_new_tokens=args.max_completion_length, seed=seed
-            )
-            write_pool(samples_file, Pool(conversations, texts, None, [str(i) for i in range(len(texts))]))
+            length = args.max_completion_length
+            write_pool(samples_file, _reference(model, tokenizer, conversations, samples, length, seed))
         processes.wait()
         function = RewardModel.load(reward_model).as_reward_function(
             objective, weighted_kl=True, beta=args.beta, reference=read_pool(samples_file)
@@ -126,6 +121,19 @@ def train_with_trl(
         "steps": trainer.state.global_step,
         "last": history[-1] if history else {},
     }
+
+
+def _require_trl() -> None:
+    try:
+        import trl  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise PrudentError("--engine trl needs TRL: pip install 'prudent[trl]'") from error
+
+
+def _reference(model: Any, tokenizer: Any, prompts: list[Any], samples: int, length: int, seed: int) -> Pool:
+    """The reference's samples of every prompt."""
+    texts = sample(model, tokenizer, prompts, samples=samples, max_new_tokens=length, seed=seed)
+    return Pool(prompts, texts, None, [str(number) for number in range(len(texts))])
 
 
 def _trainer_class(algorithm: str) -> Any:

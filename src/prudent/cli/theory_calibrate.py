@@ -24,7 +24,7 @@ def calibrate_embedded(
     draws: int, pairs: int, slope: float, images: bool, overwrite: bool, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Promised against realised on the embedded world; returns what results.json holds."""
-    from prudent.demo.world import draw_preferences, load_world, side_places, split
+    from prudent.demo.world import draw_preferences, load_world, split
     from prudent.features.encoder import Encoder
 
     options = {
@@ -32,8 +32,7 @@ def calibrate_embedded(
         "pairs": pairs, "slope": slope,
     }  # fmt: skip
     with new_run(out, "theory certify --embedded", options, seed, overwrite) as run:
-        world = load_world(prompts)
-        world = world.take(side_places(world, side))
+        world = load_world(prompts, side)
         say(f"encoding the responses of {len(world)} embedded prompts ...")
         encoder = Encoder("smollm2", pooling="last+mean", max_length=1024)
         owners, texts = world.flat()

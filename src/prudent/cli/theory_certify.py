@@ -82,15 +82,14 @@ def certify_model(
 ) -> dict[str, Any]:
     """Write the certificate of a reward model on a pool; returns what results.json holds."""
     from prudent.evaluation.worlds import read_candidates
+    from prudent.preflight.inputs import pool_gold
 
     options = {"model": str(model), "pool": str(pool), "betas": list(betas), "delta": delta}
     with new_run(out, "theory certify", options, seed, overwrite) as run:
         candidates = read_candidates(pool)
         say("scoring the pool ...")
         belief, deviations = read_belief(model, candidates)
-        gold = None if candidates.gold is None else padded(
-            torch.tensor([value for row in candidates.gold for value in row]), [len(row) for row in candidates.gold]
-        )  # fmt: skip
+        gold = pool_gold(candidates)
         run.manifest["hashes"]["pool"] = hash_file(pool)
         rows: list[dict[str, Any]] = []
         prompts: list[dict[str, Any]] = []

@@ -101,13 +101,18 @@ def _whole() -> World:
     )
 
 
-def load_world(prompts: int | Sequence[str] | None = None) -> World:
-    """The embedded world, or a part of it.
+def load_world(prompts: int | Sequence[str] | None = None, side: str = "balanced") -> World:
+    """The embedded world, or a part of it; of that part, the side that is named (see ``side_places``).
 
     prompts: None for all; a number n for n prompts (the same ones every time, those of a smaller n among those of a
     larger; multiples of 80 are balanced over the constraints like the whole); or ids. Gold is computed at load from
-    the texts. Raises PrudentError for a number outside the world or an unknown id.
+    the texts. Raises PrudentError for a number outside the world, an unknown id or an unknown side.
     """
+    world = _part(prompts)
+    return world if side == "balanced" else world.take(side_places(world, side))
+
+
+def _part(prompts: int | Sequence[str] | None) -> World:
     world = _whole()
     if prompts is None:
         return world

@@ -48,11 +48,10 @@ class TextWorld:
 
 def embedded(prompts: int | None = None, side: str = "balanced") -> TextWorld:
     """The embedded world, or one side of it: gold is computed by a program, exact for any text."""
-    from prudent.demo.world import load_world, side_places
+    from prudent.demo.world import load_world
     from prudent.demo.world import split as balanced
 
-    world = load_world(prompts)
-    world = world.take(side_places(world, side))
+    world = load_world(prompts, side)
     name = "embedded world" if side == "balanced" else f"embedded world, side {side}"
     return TextWorld(
         list(world.prompts), [list(texts) for texts in world.responses], world.gold.tolist(), name,
@@ -70,7 +69,14 @@ def holds_solutions(path: str | Path) -> bool:
 
 def read_candidates(path: str | Path) -> Pool:
     """A pool file, or solutions of problems (``question`` and ``solutions`` with ``is_correct``, which is the gold)."""
-    return read_solutions(path) if holds_solutions(path) else read_pool(path)
+    return _candidates(path)[0]
+
+
+def _candidates(path: str | Path) -> tuple[Pool, str]:
+    """The pool of a file, and the unit of its gold."""
+    if holds_solutions(path):
+        return read_solutions(path), "1 for a correct solution, 0 else"
+    return read_pool(path), "gold of the file"
 
 
 def read_world(path: str | Path, gold: str | None = None) -> TextWorld:
@@ -78,8 +84,8 @@ def read_world(path: str | Path, gold: str | None = None) -> TextWorld:
 
     gold: a reward model (folder or hub id) that scores the responses in place of the file's own gold.
     """
-    pool = read_candidates(path)
-    values, unit = pool.gold, "1 for a correct solution, 0 else" if holds_solutions(path) else "gold of the file"
+    pool, unit = _candidates(path)
+    values = pool.gold
     if gold is not None:
         from prudent.rewards.model import RewardModel
 

@@ -34,11 +34,8 @@ def rows_of(preferences: list[str], pools: list[str], stream: bool, **options: A
             prompts = list(pairs["prompt"])
             yield prompts * 2, [*pairs["chosen"], *pairs["rejected"]]
     for source in pools:
-        pool = read_pool(source)
-        yield (
-            [prompt for prompt, answers in zip(pool.prompts, pool.responses) for _ in answers],
-            [answer for answers in pool.responses for answer in answers],
-        )
+        prompts, responses, _ = read_pool(source).flat()
+        yield prompts, list(responses)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -23,6 +23,7 @@ from prudent.errors import PrudentError
 from prudent.preflight.core import Candidates, PairFeatures, uniform_reference
 from prudent.preflight.settings import Settings
 from prudent.rewards.columns import PairColumns
+from prudent.rewards.stored import equal_rows
 from prudent.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ def encode_distinct(encoder: Encoder, data: Dataset, name: str, notes: list[str]
     A pair whose sides are the same text once they are cut teaches nothing and is right by chance: it is left out.
     """
     pairs = encode_pairs(encoder, data)
-    rows = torch.nonzero((pairs.chosen != pairs.rejected).any(1))[:, 0]
+    rows = torch.nonzero(~equal_rows(pairs.chosen, pairs.rejected))[:, 0]
     same, cut = len(pairs) - len(rows), encoder.stats.truncated
     if cut:
         note = f"{name}: {cut} of {2 * len(pairs)} texts are longer than --max-length {encoder.max_length} and were cut"
