@@ -5,12 +5,13 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 from prudent import PrudentError, RewardModel
 from prudent.features.models import load_language_model
 from prudent.rewards.adapters import fit_transformers, parameter_counts
 from prudent.rewards.artefact import WEIGHTS
-from prudent.rewards.backbone import EnsembleModel, decoder_layers
+from prudent.rewards.backbone import EnsembleModel, decoder_layers, keep_lower
 from prudent.rewards.checkpoints import explain_memory, last_checkpoint
 from prudent.rewards.external import padded
 from prudent.rewards.finetuning import pool_sampler, prepare
@@ -121,6 +122,43 @@ def test_shared_lower_layers_change_nothing(tiny_folder):
     model.share_lower = True
     model.scores(ids, mask)
     assert len(calls) == 1
+
+
+def test_untrained_blocks_are_computed_once_for_all_members_and_epochs(tiny_folder, monkeypatch):
+    options = {"kind": "singles", "layers": 1, "epochs": 2}
+    calls = []
+    forward = LlamaAttention.forward
+    monkeypatch.setattr(
+        LlamaAttention, "forward", lambda self, *a, **b: (calls.append(self.layer_idx), forward(self, *a, **b))[1]
+    )
+    seeds = member_seeds(5, 2)
+    joint = score(fit(tiny_folder, members=2, seed=seeds, **options))
+    lower, trained = calls.count(0), calls.count(2)
+    assert calls.count(1) == lower < trained / 4  # of three blocks the last is trained
+    for place in ("finetuning", "adapters"):
+        monkeypatch.setattr(f"prudent.rewards.{place}.keep_lower", lambda *given: None)
+    alone = score(fit(tiny_folder, members=1, seed=seeds[1:], **options))
+    assert calls.count(0) - lower == calls.count(2) - trained
+    assert torch.allclose(alone[0], joint[1], atol=1e-6)
+
+
+def test_kept_states_stay_within_their_room_and_out_of_dropout(tiny_folder):
+    model = EnsembleModel(load_language_model(tiny_folder, dtype="float32")[0].base_model, spawn(0, 1))
+    model.train_layers(1)
+    texts = [[5, 6, 7, 8], [9, 10], [11, 12]]
+    keep_lower(model, texts, room=0)
+    assert not model.kept
+    model.backbone.config.attention_dropout = 0.1
+    keep_lower(model, texts)
+    assert not model.kept
+    model.backbone.config.attention_dropout = 0.0
+    plain = model.scores(*padded(texts, 0))
+    keep_lower(model, texts)
+    assert sorted(len(states) for states in model.kept.values()) == [2, 2, 4]
+    assert torch.allclose(model.scores(*padded(texts, 0)), plain, atol=1e-6)
+    for states in model.kept.values():
+        states.zero_()
+    assert not torch.allclose(model.scores(*padded(texts, 0)), plain, atol=1e-3)  # they are what is used
 
 
 def test_fresh_adapters_give_the_base_and_leave_it_as_it_is(tiny_folder):

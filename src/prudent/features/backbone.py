@@ -39,10 +39,12 @@ def backbone_of(model: Any, layer: int | None = None) -> Any:
         return body
     if not 1 <= layer <= total:
         raise PrudentError(f"layer is {layer}; this model has layers 1 to {total}")
-    return _cut(body, layer, total)
+    return cut(body, layer)
 
 
-def _cut(body: Any, layer: int, total: int) -> Any:
+def cut(body: Any, layer: int) -> Any:
+    """``body`` with its first so many blocks alone, its final norm kept; the weights are shared."""
+    total = body.config.num_hidden_layers
     path = next((n for n, m in body.named_modules() if isinstance(m, nn.ModuleList) and len(m) == total), None)
     if path is None:
         raise PrudentError(
@@ -52,13 +54,13 @@ def _cut(body: Any, layer: int, total: int) -> Any:
     config.num_hidden_layers = layer
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:layer]
-    cut = _shallow(body, config)
-    owner, names = cut, path.split(".")
+    short = _shallow(body, config)
+    owner, names = short, path.split(".")
     for name in names[:-1]:
         setattr(owner, name, _shallow(getattr(owner, name), config))
         owner = getattr(owner, name)
     setattr(owner, names[-1], getattr(owner, names[-1])[:layer])
-    return cut
+    return short
 
 
 def _shallow(module: nn.Module, config: Any) -> Any:

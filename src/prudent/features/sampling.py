@@ -103,6 +103,8 @@ class _Batch:
         self.model, self.pad, self.room = model, pad, room
         self.device = model.device
         self.argument = cache_argument(model)
+        # As a tensor: a slice would stay a view, for which the product with the output layer copies that once a row.
+        self.last = torch.tensor([-1], device=self.device)
         self.cache = new_cache(model, room)
         self.movable = is_roomy(self.cache)
         self.rows = torch.empty(0, dtype=torch.long)  # number of the answer in each row
@@ -115,7 +117,7 @@ class _Batch:
     def forward(self, cache: Any, ids: torch.Tensor, mask: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         ids, mask, places = (tensor.to(self.device) for tensor in (ids, mask, places))
         output = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=places, use_cache=True, logits_to_keep=1,
+            input_ids=ids, attention_mask=mask, position_ids=places, use_cache=True, logits_to_keep=self.last,
             **{self.argument: cache},
         )  # fmt: skip
         return output.logits[:, -1].float()

@@ -17,7 +17,14 @@ import numpy as np
 import torch
 
 from prudent.errors import PrudentError
-from prudent.rewards.backbone import EnsembleModel, average_adapters, put_tensors, trained_tensors
+from prudent.rewards.backbone import (
+    EnsembleModel,
+    average_adapters,
+    keep_lower,
+    put_tensors,
+    trained_tensors,
+    untrained_blocks,
+)
 from prudent.rewards.external import padded, token_batches
 from prudent.rewards.finetuning import Sampler, meta_batches, prepare, train, with_counts
 from prudent.rewards.stored import part_under
@@ -29,6 +36,7 @@ if TYPE_CHECKING:
 
 KINDS = ("singles", "linear", "lora")
 CENTRED_ON = 32  # training pairs on whose responses each member's mean score is set to 0
+CHUNK = 1024  # texts for which the weights of each member of singles are put in place
 LORA_SHARE = 3  # by default the last third of the blocks is adapted
 
 
@@ -81,20 +89,34 @@ class TransformerEnsemble:
             self._ready = model.to(language_model.device).eval(), tokenizer
         return self._ready
 
-    @torch.inference_mode()
     def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> torch.Tensor:
-        """Scores (K, N) float32 of N responses."""
+        """Scores (K, N) float32 of N responses, by products of the precision that the members were trained in."""
         from prudent.features.rendering import Renderer
 
         model, tokenizer = self._open()
         rows = [one.ids for one in Renderer(tokenizer, self.config["max_length"]).conversations(prompts, responses)]
+        fast = (self.options.get("dtype") or self.config.get("products")) == "bfloat16"
         if self.family != "singles":
-            return score_rows(model, rows) - self.offsets[:, None]
-        found = []
-        for member in range(self.members):
-            put_tensors(model, part_under(f"member{member}.", self.tensors))
-            found.append(score_rows(model, rows))
-        return torch.cat(found) - self.offsets[:, None]
+            return score_rows(model, rows, fast) - self.offsets[:, None]
+        found = [torch.empty(self.members, 0)]
+        for start in range(0, len(rows), CHUNK):
+            part = rows[start : start + CHUNK]
+            found.append(self._score_singles(model, part, fast))
+        return torch.cat(found, 1) - self.offsets[:, None]
+
+    def _score_singles(self, model: EnsembleModel, rows: Sequence[Sequence[int]], fast: bool) -> torch.Tensor:
+        """Raw scores (K, N): the blocks that no member trained once, those above with each member's weights."""
+        own = [part_under(f"member{member}.", self.tensors) for member in range(self.members)]
+        model.shared = untrained_blocks(model, own[0])
+        if self.members > 1:
+            with torch.inference_mode(), products(model, fast):
+                keep_lower(model, rows)
+        scores = []
+        for tensors in own:
+            put_tensors(model, tensors)
+            scores.append(score_rows(model, rows, fast))
+        model.kept = {}
+        return torch.cat(scores)
 
     def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         return {**self.config, "offsets": self.offsets.tolist()}, self.tensors
@@ -123,14 +145,20 @@ class TransformerEnsemble:
         return made
 
 
+def products(model: EnsembleModel, fast: bool) -> torch.autocast:
+    """Context in which matrix products are taken in bfloat16, as in training; fast False: in the weights' own type."""
+    return torch.autocast(model.heads.device.type, torch.bfloat16, enabled=fast)
+
+
 @torch.inference_mode()
-def score_rows(model: EnsembleModel, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Raw scores (K, N) float32 of token sequences, batched by length."""
+def score_rows(model: EnsembleModel, rows: Sequence[Sequence[int]], fast: bool = False) -> torch.Tensor:
+    """Raw scores (K, N) float32 of token sequences, batched by length. fast: see ``products``."""
     device = model.heads.device
     scores = torch.empty(len(model.heads), len(rows))
-    for batch in token_batches([len(row) for row in rows]):
-        ids, mask = padded([rows[row] for row in batch], 0, device)
-        scores[:, batch] = model.scores(ids, mask).float().cpu()
+    with products(model, fast):
+        for batch in token_batches([len(row) for row in rows]):
+            ids, mask = padded([rows[row] for row in batch], 0, device)
+            scores[:, batch] = model.scores(ids, mask).float().cpu()
     return scores
 
 
@@ -199,12 +227,13 @@ def fit_transformers(
     config: dict[str, Any] = {
         "kind": kind, "model": str(Path(model).resolve()) if Path(model).is_dir() else model, "max_length": max_length,
         "dtype": str(next(language_model.parameters()).dtype).removeprefix("torch."), "info": info,
+        "products": str(as_dtype(dtype, best_device())).removeprefix("torch."),
     }  # fmt: skip
     rate = learning_rate if learning_rate is not None else (2e-4 if kind == "lora" else 2e-5)
     shared: dict[str, Any] = {
         "epochs": epochs, "batch_size": batch_size, "head_learning_rate": head_learning_rate, "length": max_length,
         "training": training or {}, "meta_rate": meta_rate,
-        "fast": as_dtype(dtype, best_device()) == torch.bfloat16,
+        "fast": config["products"] == "bfloat16",
         "sampler": meta_batches(sampler, tokenizer, max_length) if sampler is not None else None,
     }  # fmt: skip
     folder = Path(checkpoints) if checkpoints is not None else None
@@ -238,6 +267,7 @@ def _fit_singles(
     """One member after another on one copy of the base, which is put back before each: memory of one model."""
     start = {name: tensor.detach().clone() for name, tensor in backbone.named_parameters()}
     tensors: dict[str, torch.Tensor] = {}
+    kept: dict[bytes, torch.Tensor] = {}  # what the untrained blocks give is the same for all members
     offsets, losses = [], []
     ensemble = None
     for member, seed in enumerate(seeds):
@@ -246,14 +276,17 @@ def _fit_singles(
                 parameter.copy_(start[name])
         ensemble = term(EnsembleModel(backbone, [seed]))
         ensemble.train_layers(layers)
+        ensemble.kept = kept
         rows = with_counts(examples, [seed]) if diversity == "bootstrap" else examples
         own = folder / f"member-{member}" if folder is not None else None
         losses.append(
-            train(ensemble, rows, seed=seed, learning_rate=rate, schedule="cosine", checkpoints=own, **shared)
+            train(
+                ensemble, rows, seed=seed, learning_rate=rate, schedule="cosine", checkpoints=own, again=True, **shared
+            )
         )
         found = {name: tensor for name, tensor in trained_tensors(ensemble).items() if name != "prototypes"}
         tensors |= {f"member{member}.{name}": tensor.clone() for name, tensor in found.items()}
-        offsets.append(_mean_scores(ensemble, examples))
+        offsets.append(_mean_scores(ensemble, examples, config))
     assert ensemble is not None
     config["info"] |= {"loss": losses, "parameters": _numbers(ensemble, len(seeds), "singles")}
     return TransformerEnsemble(config, tensors, torch.cat(offsets))
@@ -294,10 +327,12 @@ def _finish(
 ) -> TransformerEnsemble:
     kept = {name: tensor.cpu().clone() for name, tensor in tensors.items() if name != "prototypes"}
     config["info"]["parameters"] = _numbers(ensemble, members, config["kind"])
-    return TransformerEnsemble(config, kept, _mean_scores(ensemble, examples))
+    return TransformerEnsemble(config, kept, _mean_scores(ensemble, examples, config))
 
 
-def _mean_scores(ensemble: EnsembleModel, examples: Sequence[dict[str, Any]]) -> torch.Tensor:
+def _mean_scores(
+    ensemble: EnsembleModel, examples: Sequence[dict[str, Any]], config: Mapping[str, Any]
+) -> torch.Tensor:
     """Each member's mean score (K,) on the first training responses: its origin."""
     rows = [example[side] for example in examples[:CENTRED_ON] for side in ("chosen", "rejected")]
-    return score_rows(ensemble.eval(), rows).mean(1)
+    return score_rows(ensemble.eval(), rows, config["products"] == "bfloat16").mean(1)

@@ -1,7 +1,8 @@
 """A trained transformer with K reward heads, and optionally one LoRA adapter a member above shared, frozen layers.
 
-What members share is computed once. With adapters, everything below the first adapted layer is the same for all
-members: the first member's pass keeps the state that enters that layer, the others start from it.
+What members share is computed once. Below the first block that is adapted or trained everything is the same for all
+members, and stays the same throughout training: the states that enter that block are computed once a batch for all
+members, or once for good where texts are read again (``keep_lower``).
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ import numpy as np
 import torch
 
 from prudent.errors import PrudentError
-from prudent.features.backbone import BUDGETS, batches
+from prudent.features.backbone import BUDGETS, batches, cut
 from prudent.rewards.columns import PairColumns
 from prudent.rewards.contrastive import contrastive_term, views
-from prudent.rewards.external import last_state
+from prudent.rewards.external import last_state, padded
 from prudent.rewards.losses import pair_difference
 from prudent.seeding import numpy_generator, torch_generator
 
 HEAD_SCALE = 0.02  # transformers' own for new score heads
 PROTOTYPES = 16
+KEPT_BYTES = 2**31  # of states that enter the first trained block, held while texts are read again and again
 
 
 def decoder_layers(backbone: torch.nn.Module) -> torch.nn.ModuleList:
@@ -40,7 +42,7 @@ def decoder_layers(backbone: torch.nn.Module) -> torch.nn.ModuleList:
 
 class EnsembleModel(torch.nn.Module):
     """heads (K, d) float32 on the last token's state of ``backbone``. adapters: names of LoRA adapters, one a member,
-    or empty; adapted: the first adapted layer.
+    or empty; shared: how many of the lowest blocks are neither adapted nor trained; kept: what left them, by text.
 
     ``forward`` takes pairs: input_ids, attention_mask (B, 2, T) with chosen first, and per-pair columns; it gives the
     loss *summed over members* and the scores (K, B, 2). So any Trainer, DeepSpeed or DDP can drive it.
@@ -54,8 +56,9 @@ class EnsembleModel(torch.nn.Module):
         self.heads = torch.nn.Parameter(torch.from_numpy(np.stack(draws)).float())
         self.prototypes: torch.nn.Parameter | None = None
         self.adapters: list[str] = []
-        self.adapted = 0
+        self.shared = 0
         self.share_lower = True
+        self.kept: dict[bytes, torch.Tensor] = {}
         self.contrastive: tuple[str, str, float] | None = None  # kind, place, weight
         self.dropout = 0.1  # of the representation, between the two passes of a contrastive term
 
@@ -87,8 +90,8 @@ class EnsembleModel(torch.nn.Module):
         stack = decoder_layers(self.backbone)
         if not 0 < layers <= len(stack):
             raise PrudentError(f"layers is {layers}; this model has {len(stack)} blocks to adapt")
-        self.adapted = len(stack) - layers
-        chosen = {id(module) for block in list(stack)[self.adapted :] for module in block.modules()}
+        self.shared = len(stack) - layers
+        chosen = {id(module) for block in list(stack)[self.shared :] for module in block.modules()}
         names = [
             name
             for name, module in self.backbone.named_modules()
@@ -114,8 +117,9 @@ class EnsembleModel(torch.nn.Module):
             self.backbone.requires_grad_(True)
             return
         stack = decoder_layers(self.backbone)
+        self.shared = max(0, len(stack) - layers)
         self.backbone.requires_grad_(False)
-        for block in list(stack)[max(0, len(stack) - layers) :]:
+        for block in list(stack)[self.shared :]:
             block.requires_grad_(True)
         for name in ("norm", "ln_f", "final_layer_norm"):
             if isinstance(module := getattr(self.backbone, name, None), torch.nn.Module):
@@ -142,25 +146,36 @@ class EnsembleModel(torch.nn.Module):
         return torch.cat(states, 1)[:, torch.argsort(order)]
 
     def _represent(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        if not self.adapters:
-            return self._states(ids, mask)[None]
-        states = []
-        entering: list[Any] = []
-        lower = list(decoder_layers(self.backbone))[: self.adapted] if self.share_lower else []
-        for member, name in enumerate(self.adapters):
+        lower = list(decoder_layers(self.backbone))[: self.shared] if self.share_lower else []
+        if not lower or not (self.kept or self.adapters):
+            return torch.stack([self._states(ids, mask) for _ in self._members()])
+        with replaced(lower, self.entering(ids, mask)):
+            return torch.stack([self._states(ids, mask) for _ in self._members()])
+
+    def _members(self) -> Iterator[None]:
+        """One turn for each member that has a backbone of its own, with its adapter active."""
+        for name in self.adapters:
             activate(self.backbone, name)
-            if not lower:
-                states.append(self._states(ids, mask))
-            elif member == 0:
-                handle = lower[-1].register_forward_hook(lambda module, args, output: entering.append(output))
-                try:
-                    states.append(self._states(ids, mask))
-                finally:
-                    handle.remove()
-            else:
-                with replaced(lower, entering[0]):
-                    states.append(self._states(ids, mask))
-        return torch.stack(states)
+            yield
+        if not self.adapters:
+            yield
+
+    @torch.no_grad()
+    def entering(self, ids: torch.Tensor, mask: torch.Tensor) -> Any:
+        """What the last shared block gives for a batch: from what is kept, or computed now."""
+        lengths = mask.sum(1).tolist()
+        held = [self.kept.get(text_key(row[:length].tolist())) for row, length in zip(ids, lengths)]
+        found = [states for states in held if states is not None]
+        if len(found) == len(held):
+            return torch.nn.utils.rnn.pad_sequence(found, batch_first=True).to(ids.device)
+        body = cut(self.backbone, self.shared)
+        left: list[Any] = []
+        handle = decoder_layers(body)[-1].register_forward_hook(lambda module, args, output: left.append(output))
+        try:
+            body(input_ids=ids, attention_mask=mask, **self._no_cache())
+        finally:
+            handle.remove()
+        return left[0]
 
     def scores(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Scores (K, N) float32 of N token sequences (N, T)."""
@@ -201,6 +216,42 @@ class EnsembleModel(torch.nn.Module):
         sides = [torch.nn.functional.dropout(states, self.dropout) for _ in range(2)]
         first, second = (views(side[:, :, 0], side[:, :, 1], place) for side in sides)
         return strength * contrastive_term(kind, first, second, self.prototypes).sum()
+
+
+def untrained_blocks(model: EnsembleModel, tensors: dict[str, torch.Tensor]) -> int:
+    """How many of the lowest blocks hold none of these tensors, nor do the embeddings: they are the base's."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    if any(names[id(p)] in tensors for p in model.backbone.get_input_embeddings().parameters()):  # type: ignore[operator]
+        return 0
+    held = [any(names[id(p)] in tensors for p in block.parameters()) for block in decoder_layers(model.backbone)]
+    return [*held, True].index(True)
+
+
+def text_key(ids: Sequence[int]) -> bytes:
+    return np.asarray(ids, np.int64).tobytes()
+
+
+def keep_lower(model: EnsembleModel, texts: Sequence[Sequence[int]], room: int = KEPT_BYTES) -> None:
+    """Compute what leaves the shared blocks for these texts (token ids) and keep it for all members and epochs, as far
+    as ``room`` bytes reach. Batches depend on the texts alone, so each member trains on the same numbers as it would
+    alone. Nothing is kept where there are no shared blocks, or where dropout makes every pass another one."""
+    settings = model.backbone.config.to_dict()  # type: ignore[union-attr, operator]
+    if model.shared == 0 or any("drop" in name and value for name, value in settings.items()):
+        return
+    left = room - sum(states.nbytes for states in model.kept.values())
+    missing = {key: ids for ids in texts if (key := text_key(ids)) not in model.kept}
+    keys, rows = list(missing), list(missing.values())
+    budget = BUDGETS.get(model.heads.device.type, BUDGETS["cuda"])
+    for batch in batches([len(row) for row in rows], *budget):
+        ids, mask = padded([rows[row] for row in batch], 0, model.heads.device)
+        states = model.entering(ids, mask)
+        if not isinstance(states, torch.Tensor):
+            return
+        left -= states.nbytes
+        if left < 0:
+            return
+        for row, one in zip(batch, states):
+            model.kept[keys[row]] = one[: len(rows[row])].cpu().clone()
 
 
 def activate(backbone: torch.nn.Module, name: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from prudent.errors import PrudentError
-from prudent.rewards.backbone import EnsembleModel
+from prudent.rewards.backbone import EnsembleModel, keep_lower
 from prudent.rewards.external import padded
 from prudent.rewards.heads import bootstrap_counts
 from prudent.seeding import Seed, numpy_generator, spawn
@@ -72,9 +72,11 @@ def train(
     fast: bool,
     sampler: Any = None,
     meta_rate: float = 0.0,
+    again: bool = False,
 ) -> list[float]:
     """Train what requires a gradient; the logged losses (summed over members). Resumes from ``checkpoints`` when there
-    is a whole checkpoint. fast: compute in bfloat16. training: a user's own TrainingArguments, which win."""
+    is a whole checkpoint. fast: compute in bfloat16. training: a user's own TrainingArguments, which win. again: the
+    same texts train another member, too, so what the shared blocks give is worth keeping even in one epoch."""
     from functools import partial
 
     from transformers import TrainingArguments
@@ -104,6 +106,9 @@ def train(
         for callback in (PrinterCallback, ProgressCallback):  # they write to stdout
             trainer.remove_callback(callback)
         trainer.add_callback(_progress())
+        if again or arguments.num_train_epochs > 1:
+            with trainer.accelerator.autocast():
+                keep_lower(model, [example[side] for example in examples for side in ("chosen", "rejected")])
         try:
             trainer.train(resume_from_checkpoint=last_checkpoint(folder) if checkpoints else None)
         except RuntimeError as error:

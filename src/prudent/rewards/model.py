@@ -146,7 +146,7 @@ class RewardModel:
     def _check_texts(self) -> None:
         found = self._score(artefact.PROBE_PROMPTS, artefact.PROBE_RESPONSES)
         own = (self._card.get("encoder") or {}, getattr(self.scorer, "config", {}), getattr(self.scorer, "options", {}))
-        exact = all(held.get("dtype") in (None, "float32") for held in own)
+        exact = all(held.get(key) in (None, "float32") for held in own for key in ("dtype", "products"))
         tolerance = TEXT_TOLERANCE if exact else HALF_TOLERANCE
         artefact.compare_golden(found, torch.tensor(self._card["golden_texts"]), tolerance, f"{self.name}: probe text")
         if len(found) > 1:
