@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from prudent import PrudentError
-from prudent.rewards import convex
+from prudent.rewards import convex, coordinates
 from prudent.rewards.convex import fit_heads
 
 
@@ -62,6 +62,24 @@ def test_joint_equals_alone(shape):
     assert float((joint - alone).abs().max()) < 1e-6
 
 
+@pytest.mark.parametrize("kind", ["repeated pairs", "separable", "one direction", "large", "small"])
+def test_fewer_pairs_than_features_give_the_heads_of_the_other_coordinates(kind):
+    """One ridge is solved among the pairs, several in the eigenbasis."""
+    rows, counts, *_ = problem(40, 90, 5)
+    if kind == "repeated pairs":
+        rows[20:] = rows[:20]
+    elif kind == "separable":
+        rows = np.abs(rows) + 0.1
+    elif kind == "one direction":
+        rows = rows[:, :1] * np.ones((1, 90)) + 0.01 * rows
+    else:
+        rows *= 30.0 if kind == "large" else 1e-3
+    among = fit_heads(rows, counts, ridge=0.05)
+    wanted = fit_heads(rows, np.concatenate([counts, counts[:1]]), ridge=[0.05] * 5 + [0.06])
+    assert float((among.weights - wanted.weights[:5]).abs().max()) < 1e-6
+    assert among.iterations <= wanted.iterations + 5
+
+
 def test_separable_pairs_with_a_tiny_ridge_converge():
     rows = np.abs(np.random.default_rng(0).standard_normal((50, 80))) + 0.1
     fit = fit_heads(rows, ridge=1e-6)
@@ -74,8 +92,8 @@ def test_rows_read_in_chunks_from_disk_give_the_same_heads(tmp_path, monkeypatch
     held = fit_heads(rows.astype(np.float32), counts, ridge=0.1, soft_label=label, margin=margin)
     path = tmp_path / "rows.npy"
     np.save(path, rows.astype(np.float32))
-    monkeypatch.setattr(convex, "HELD_IN_MEMORY", 0)
-    monkeypatch.setattr(convex, "CHUNK", 60 * 7)
+    monkeypatch.setattr(coordinates, "HELD_IN_MEMORY", 0)
+    monkeypatch.setattr(coordinates, "CHUNK", 60 * 7)
     monkeypatch.setattr(convex, "HEAD_BLOCK", 2 * pairs)
     monkeypatch.setattr(convex, "LEAST_HEADS", 1)
     mapped = np.load(path, mmap_mode="r")

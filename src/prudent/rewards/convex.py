@@ -7,12 +7,9 @@ Head h minimises, over w in R^d,
 with x_i the feature difference of pair i, c_hi its row weight (a bootstrap count, a fold mask) and L the loss of
 ``losses.bradley_terry``. All heads share the rows, so the work is shared too:
 
-1. Coordinates are chosen once in which a typical head's Hessian is simple. With one ridge for all heads they are
-   whitened by the Cholesky factor of CURVATURE * X'X / n + ridge I, where that Hessian is nearly the identity. With
-   many ridges (cross-validation) they are the eigenbasis of the rows' Gram matrix, where it is nearly diagonal whatever
-   the ridge; with fewer rows than features a QR step leaves r = n unknowns first.
+1. Coordinates are chosen once in which a typical head's Hessian is simple (``coordinates``).
 2. Newton steps are found by conjugate gradients, preconditioned by that diagonal. An iteration for all heads is two
-   matrix products, in single precision; gradients, losses and iterates are in double precision.
+   matrix products (among the pairs one), in single precision; gradients, losses and iterates are in double precision.
 3. Each head has its own step length and leaves the batch when its gradient norm is reached, so a head's result doesn't
    depend on the others beyond the stated tolerance.
 
@@ -21,23 +18,17 @@ Rows may lie on disk (a memory map): anything with ``shape`` and row slices is r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
 from prudent.arrays import ArrayLike, as_tensor, require_finite
 from prudent.errors import PrudentError
+from prudent.rewards.coordinates import Rows
 
-HELD_IN_MEMORY = 60_000_000  # numbers: rows up to this size are rotated once and kept, larger ones are read in chunks
-CHUNK = 4_000_000  # numbers of one chunk of rows
 HEAD_BLOCK = 12_000_000  # heads x rows worked on at once,
 LEAST_HEADS = 16  # but so many heads, however many rows: every block reads all rows again
-CURVATURE = 0.2  # of a typical pair: sg(z) sg(-z) is 1/4 at z = 0 and falls as heads grow sure
-WHITEN_UP_TO = 2.0  # features per row: beyond, a QR step is cheaper than a Cholesky factor
-SMALL_RIDGE = 1e-6  # of the Gram matrix's trace
 
 
 class HeadFit(NamedTuple):
@@ -47,97 +38,6 @@ class HeadFit(NamedTuple):
     gradient_norm: torch.Tensor
     loss: torch.Tensor
     iterations: int
-
-
-class Rows:
-    """Pairs' rows X (n, q), and the same in coordinates Z = X B (w = B y) for conjugate gradients in single precision.
-
-    first (d, q): orthonormal, where a QR step took the features down to q = n. basis B (q, q). spectrum (q,): diagonal
-    of Z'Z / n. shift: not 0 where the coordinates are whitened for one ridge; in them the ridge term is
-    I - shift * Z'Z, so that Z' (C - shift) Z + I is a head's Hessian.
-    """
-
-    def __init__(self, source: Any, ridge: float | None = None) -> None:
-        self.source = source
-        self.n, self.q = int(source.shape[0]), int(source.shape[1])
-        self.step = max(1, CHUNK // self.q)
-        self.first: torch.Tensor | None = None
-        self.rows: torch.Tensor | None = None
-        whiten = ridge is not None and self.q <= WHITEN_UP_TO * self.n
-        if self.n * self.q <= HELD_IN_MEMORY:
-            self.rows = self._read(0, self.n).to(torch.float64)
-            if self.n < self.q and not whiten:
-                self.first, triangle = torch.linalg.qr(self.rows.T)  # (d, n), (n, n)
-                self.rows, self.q = triangle.T.contiguous(), self.n
-        gram = self._gram()
-        if not bool(torch.isfinite(gram).all()):
-            raise PrudentError("feature differences hold values that are not finite; remove or mend those pairs first")
-        # In whitened coordinates small Hessians are differences of numbers near 1, which single precision must resolve.
-        self.shift = 0.0
-        if ridge is not None and whiten and ridge > SMALL_RIDGE * CURVATURE * float(gram.diagonal().sum()):
-            self.shift = CURVATURE / self.n
-            whitened = gram.double().mul_(CURVATURE)
-            whitened.diagonal().add_(ridge)
-            lower = torch.linalg.cholesky(whitened)
-            eye = torch.eye(self.q, dtype=torch.float64)
-            self.basis = torch.linalg.solve_triangular(lower.T, eye, upper=True)
-            self.spectrum = torch.zeros(self.q)
-        else:
-            values, vectors = torch.linalg.eigh(gram)
-            self.spectrum, self.basis = values.clamp_min(0), vectors.double()
-        self.turned = None if self.rows is None else self.rows.float() @ self.basis.float()
-
-    def _read(self, start: int, stop: int) -> torch.Tensor:
-        part = self.source[start:stop]
-        return part if isinstance(part, torch.Tensor) else torch.from_numpy(np.array(part))
-
-    def _gram(self) -> torch.Tensor:
-        """X'X / n in single precision: it shapes the coordinates and nothing else."""
-        if self.rows is not None:
-            rows = self.rows.float()
-            return rows.T @ rows / self.n
-        total = torch.zeros(self.q, self.q, dtype=torch.float64)
-        for _, _, part in self._chunks():
-            total += (part.T @ part).double()
-        return (total / self.n).float()
-
-    def _chunks(self) -> Iterator[tuple[int, int, torch.Tensor]]:
-        for start in range(0, self.n, self.step):
-            stop = min(start + self.step, self.n)
-            yield start, stop, self._read(start, stop).float()
-
-    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        """X w of every head, in double precision: (H, q) -> (H, n)."""
-        if self.rows is not None:
-            return vectors @ self.rows.T
-        out = torch.empty(len(vectors), self.n, dtype=torch.float64)
-        for start, stop, part in self._chunks():
-            out[:, start:stop] = vectors @ part.double().T
-        return out
-
-    def backward(self, values: torch.Tensor) -> torch.Tensor:
-        """X' a of every head, in double precision: (H, n) -> (H, q)."""
-        if self.rows is not None:
-            return values @ self.rows
-        total = torch.zeros(len(values), self.q, dtype=torch.float64)
-        for start, stop, part in self._chunks():
-            total += values[:, start:stop] @ part.double()
-        return total
-
-    def curved(self, vectors: torch.Tensor, curvature: torch.Tensor) -> torch.Tensor:
-        """Z' diag(curvature_h) Z v_h of every head, in one pass over the rows, in single precision."""
-        if self.turned is not None:
-            return ((vectors @ self.turned.T) * curvature) @ self.turned
-        basis = self.basis.float()
-        turned = vectors @ basis.T
-        total = torch.zeros_like(turned)
-        for start, stop, part in self._chunks():
-            total += ((turned @ part.T) * curvature[:, start:stop]) @ part
-        return total @ basis
-
-    def weights(self, point: torch.Tensor) -> torch.Tensor:
-        """Weights (H, d) on the features of points (H, q)."""
-        return point if self.first is None else point @ self.first.T
 
 
 class Problem(NamedTuple):
@@ -158,23 +58,58 @@ class Problem(NamedTuple):
             loss = loss + (1 - self.soft_label) * logit
         return (self.weights * loss).sum(1)
 
-    def gradient(self, point: torch.Tensor, chance: torch.Tensor) -> torch.Tensor:
-        """Gradient (H, q) at ``point`` (H, q)."""
-        slope = self.weights * (chance - (1.0 if self.soft_label is None else self.soft_label))
-        return self.rows.backward(slope) + self.ridge * point
+    def slopes(self, chance: torch.Tensor) -> torch.Tensor:
+        """Slope (H, n) of the data loss in every pair's logit; X' of it is its gradient in the weights."""
+        return self.weights * (chance - (1.0 if self.soft_label is None else self.soft_label))
+
+
+def _solve_among(rows: Rows, curvature: torch.Tensor, pull: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Newton steps (H, n) among the pairs: a with Hessian X' a = -X' pull, to the relative residual ``wanted`` (H,).
+
+    Conjugate gradients on the whitened vectors Z' r and Z' p, of which only r, p and their images Z Z' r, Z Z' p are
+    held: the Hessian takes p to p + (C - shift) Z Z' p, and one product an iteration renews the image of r.
+    """
+    assert rows.among is not None
+    curvature = curvature - rows.shift
+    scale = pull.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    residual = (-pull / scale).float()
+    image = residual @ rows.among
+    energy = (residual * image).sum(1, keepdim=True)
+    enough = energy * wanted.float().square()[:, None]
+    solution = torch.zeros_like(residual)
+    active = torch.arange(len(residual))
+    x, r, p, i, c, e, u = solution.clone(), residual, residual, image, curvature, energy, enough
+    for _ in range(200):
+        q = p + c * i
+        step = e / (i * q).sum(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        x = x + step * p
+        r = r - step * q
+        image = r @ rows.among
+        fresh = (r * image).sum(1, keepdim=True)
+        keep = (fresh > u)[:, 0]
+        p, i, e = r + (fresh / e) * p, image + (fresh / e) * i, fresh
+        if not bool(keep.all()):
+            done = ~keep
+            solution[active[done]] = x[done]
+            x, r, p, i, c, e, u = (part[keep] for part in (x, r, p, i, c, e, u))
+            active = active[keep]
+            if len(active) == 0:
+                break
+    solution[active] = x
+    return (solution @ rows.inverse).double() * scale
 
 
 def _solve(problem: Problem, curvature: torch.Tensor, gradient: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Newton directions (H, q) in Z's coordinates, where ``gradient`` is given too: Hessian x = -g, by conjugate
-    gradients to the relative residual ``wanted`` (H,)."""
+    """Newton directions (H, q): Hessian x = -gradient, by conjugate gradients in Z's coordinates to the relative
+    residual ``wanted`` (H,)."""
     rows = problem.rows
     ridge = torch.ones(len(gradient), 1) if rows.shift else problem.ridge.float()
     diagonal = rows.spectrum * curvature.sum(1, keepdim=True) + ridge
     curvature = curvature - rows.shift if rows.shift else curvature
     # Unit gradients: single precision would lose tiny ones.
     scale = gradient.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-    residual = (-gradient / scale).float()
-    wanted = wanted.float()
+    residual = (-gradient / scale).float() @ rows.basis
+    wanted = wanted.float() * residual.norm(dim=1)
     solution = torch.zeros_like(residual)
     direction = residual / diagonal
     energy = (residual * direction).sum(1, keepdim=True)
@@ -189,16 +124,16 @@ def _solve(problem: Problem, curvature: torch.Tensor, gradient: torch.Tensor, wa
         if not bool(keep.all()):
             done = ~keep
             solution[active[done]] = x[done]
-            if not bool(keep.any()):
-                return solution.double() * scale
             x, r, p, c, e, m, g = (part[keep] for part in (x, r, p, c, e, m, g))
             active = active[keep]
+            if len(active) == 0:
+                break
         z = r / m
         fresh = (r * z).sum(1, keepdim=True)
         p = z + (fresh / e) * p
         e = fresh
     solution[active] = x
-    return solution.double() * scale
+    return (solution @ rows.basis.T).double() * scale
 
 
 def _step_length(
@@ -233,6 +168,7 @@ def _newton(
     """Points (H, q), gradient norms, losses and iterations of one batch of heads."""
     heads, rows = len(problem.weights), problem.rows
     point = torch.zeros(heads, rows.q, dtype=torch.float64)
+    dual = torch.zeros(heads, 0 if rows.among is None else rows.n, dtype=torch.float64)  # point = X' dual
     logit = torch.zeros(heads, rows.n, dtype=torch.float64)
     if problem.margin is not None:
         logit = logit - problem.margin
@@ -243,7 +179,8 @@ def _newton(
     first: torch.Tensor | None = None
     for iteration in range(max_iterations + 1):
         chance = torch.sigmoid(logit)
-        gradient = part.gradient(here, chance)
+        slopes = part.slopes(chance)
+        gradient = rows.backward(slopes) + part.ridge * here
         size = gradient.norm(dim=1)
         norm[active] = size
         first = size if first is None else first
@@ -252,22 +189,28 @@ def _newton(
             done = ~keep
             loss[active[done]] = part.select(done).data_loss(logit[done])
             point[active[done]] = here[done]
-            active, logit, chance, gradient, size, here, first = (
-                column[keep] for column in (active, logit, chance, gradient, size, here, first)
+            active, logit, chance, slopes, gradient, size, here, dual, first = (
+                column[keep] for column in (active, logit, chance, slopes, gradient, size, here, dual, first)
             )
             part = part.select(keep)
         if len(active) == 0 or iteration == max_iterations:
             break
         curvature = (part.weights * chance * (1 - chance)).float()
         wanted = (size / first.clamp_min(1e-300)).sqrt().clamp(1e-3, 0.25)
-        direction = _solve(part, curvature, gradient @ rows.basis, wanted) @ rows.basis.T
+        if rows.among is None:
+            pull = along = dual
+            direction = _solve(part, curvature, gradient, wanted)
+        else:
+            pull = slopes + part.ridge * dual
+            along = _solve_among(rows, curvature, pull, wanted)
+            direction = rows.backward(along)
         slope = (direction * gradient).sum(1)
         uphill = slope >= 0  # rounding in single precision: fall back to the gradient itself
-        direction[uphill] = -gradient[uphill]
+        direction[uphill], along[uphill] = -gradient[uphill], -pull[uphill]
         slope[uphill] = -(gradient[uphill] ** 2).sum(1)
         moved = rows.forward(direction)
         step = _step_length(part, here, logit, direction, moved, slope)
-        here = here + step * direction
+        here, dual = here + step * direction, dual + step * along
         logit = logit + step * moved
     if len(active):
         loss[active] = part.data_loss(logit)

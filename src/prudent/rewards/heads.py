@@ -18,7 +18,8 @@ import torch
 from prudent.arrays import ArrayLike, as_tensor, require_finite
 from prudent.errors import PrudentError
 from prudent.rewards.columns import NO_COLUMNS, PairColumns, pair_columns
-from prudent.rewards.convex import HELD_IN_MEMORY, HeadFit, fit_heads
+from prudent.rewards.convex import HeadFit, fit_heads
+from prudent.rewards.coordinates import HELD_IN_MEMORY
 from prudent.rewards.stored import CHUNK_ROWS, as_source, part_of
 from prudent.rewards.training import member_draws, member_orders, member_seeds, shared_seed, train_members
 from prudent.seeding import Seed, numpy_generator, spawn

@@ -26,7 +26,8 @@ import torch
 from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
 from prudent.rewards.columns import PairColumns, pair_columns
-from prudent.rewards.convex import HELD_IN_MEMORY, fit_heads
+from prudent.rewards.convex import fit_heads
+from prudent.rewards.coordinates import HELD_IN_MEMORY
 from prudent.rewards.heads import (
     CHUNK_ROWS,
     PairDifference,
