@@ -35,6 +35,8 @@ SHORT: dict[str, list[str]] = {
     "finite": ["--short"],
     "growth": ["--short"],
     "variances": ["--short"],
+    "families": ["--short"],
+    "clean": ["--pairs", "10000"],
     "evaluate": ["--pairs", "100000"],
     "overoptimize": ["--prompts", "200", "--samples", "64", "--draws", "50"],
 }

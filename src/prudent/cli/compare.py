@@ -244,6 +244,8 @@ def measure(
         "parameters": found.parameters,
         "fit_seconds": found.fit_seconds,
         "score_seconds": found.score_seconds,
+        "fit_processor_seconds": found.fit_processor,
+        "score_processor_seconds": found.score_processor,
         "peak_mib": found.peak_bytes / 2**20,
         "accuracy": proportion(credit),
         "member_accuracy": [float(value) for value in (margin > 0).double().mean(1)],

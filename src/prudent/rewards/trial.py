@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 class Trial(NamedTuple):
-    """margins (K, n) of each named set; fit_seconds, score_seconds; peak_bytes of the process; parameters, members."""
+    """margins (K, n) of each named set; fit_seconds, score_seconds by the clock and of the processor, which other work
+    on the machine stretches far less; peak_bytes of the process; parameters, members."""
 
     margins: dict[str, torch.Tensor]
     fit_seconds: float
@@ -26,6 +27,8 @@ class Trial(NamedTuple):
     parameters: int
     members: int
     info: dict[str, Any]
+    fit_processor: float
+    score_processor: float
 
 
 def peak_bytes() -> int:
@@ -54,12 +57,12 @@ def trial(
     from prudent.rewards.model import RewardModel
 
     given = check_options(name, options or {})
-    started = time.perf_counter()
+    started, began = time.perf_counter(), time.process_time()
     if features is not None and name not in (*ON_TEXT, "quantile"):
         entry = family(name)
         count = entry.members if members is None else members
         scorer = fit_on_features(train, entry, None, *features["train"], count, seed, given)
-        middle = time.perf_counter()
+        middle, fitted = time.perf_counter(), time.process_time()
         margins = {key: scorer.scores(features[key][0]) - scorer.scores(features[key][1]) for key in tests}
         parameters = RewardModel(scorer).parameters()
     else:
@@ -67,15 +70,18 @@ def trial(
             train, name, model=model, members=None if family(name).members == 0 else members, seed=seed,
             encoder_options=encoder_options, **given,
         )  # fmt: skip
-        middle = time.perf_counter()
+        middle, fitted = time.perf_counter(), time.process_time()
         margins = {}
         for key, data in tests.items():
             chosen, rejected = pair_scores(reward_model, data)
             margins[key] = chosen - rejected
         scorer, parameters = reward_model.scorer, reward_model.parameters()
-    ended = time.perf_counter()
+    ended, scored = time.perf_counter(), time.process_time()
     info = dict(getattr(scorer, "info", {}))
-    return Trial(margins, middle - started, ended - middle, peak_bytes(), parameters, scorer.members, info)
+    return Trial(
+        margins, middle - started, ended - middle, peak_bytes(), parameters, scorer.members, info,
+        fitted - began, scored - fitted,
+    )  # fmt: skip
 
 
 def _child(pipe: Any, arguments: dict[str, Any], threads: int) -> None:
