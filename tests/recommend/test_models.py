@@ -167,7 +167,7 @@ def test_same_seed_same_bits_and_the_best_epoch_is_kept(name):
     assert validator(world, lambda: one.scores)() == max(figures.values())
 
 
-def test_patience_counts_validations_after_warmup():
+def test_patience_counts_validations_after_steps_of_warmup():
     tensor = torch.zeros(1, requires_grad=True)
 
     def step(users, generator):
@@ -179,7 +179,8 @@ def test_patience_counts_validations_after_warmup():
         return train("stage", [tensor], step, lambda: 0.5, np.arange(4), plan, 0)
 
     assert run().rows[-1]["epoch"] == 2 + 2 * 4  # the first validation gains, then more than three don't
-    assert run(warmup=20).rows[-1]["epoch"] == 20 + 2 * 4
+    assert run(warmup=20).rows[-1]["epoch"] == 20 + 2 * 4  # a step an epoch
+    assert run(warmup=20, batch=1).rows[-1]["epoch"] == 4 + 2 * 4  # four steps an epoch: 16 lie within, 24 don't
     assert run().stopped_early
 
 

@@ -92,7 +92,10 @@ def fit(
         float | None, typer.Option(help="L2; 0.01 for mf, else 0.", rich_help_panel=BACKBONE)
     ] = None,
     warmup: Annotated[
-        int | None, typer.Option(help="Epochs before patience counts; 60, or 0 for vae.", rich_help_panel=BACKBONE)
+        int | None,
+        typer.Option(
+            help="Steps before patience counts; 600 for mf, 300 for lightgcn, 0 for vae.", rich_help_panel=BACKBONE
+        ),
     ] = None,
     backbone_option: Annotated[
         list[str] | None,
@@ -110,7 +113,7 @@ def fit(
     user_embedding: Annotated[
         bool, typer.Option("--user-embedding", help="Add one a user at the hidden layer.", rich_help_panel=STAGE)
     ] = False,
-    stage_epochs: Annotated[int | None, typer.Option(help="Longest training; 150.", rich_help_panel=STAGE)] = None,
+    stage_epochs: Annotated[int | None, typer.Option(help="Longest training; 300.", rich_help_panel=STAGE)] = None,
     stage_learning_rate: Annotated[float | None, typer.Option(help="Of Adam; 0.001.", rich_help_panel=STAGE)] = None,
     stage_batch: Annotated[int | None, typer.Option(help="Users a step; 128.", rich_help_panel=STAGE)] = None,
     patience: Annotated[int, typer.Option(help="Validations without gain before a stage ends.")] = 10,

@@ -22,8 +22,9 @@ class Schedule:
     """How long and how fast a stage trains.
 
     Validation every ``every`` epochs; the stage ends after more than ``patience`` validations without gain, or at
-    ``epochs``. warmup: epochs before patience is counted. Small embeddings leave the saddle at zero slowly, and
-    Recall@20 stands still meanwhile. weight_decay: L2, added to the gradient.
+    ``epochs``. warmup: steps before patience is counted. Small embeddings leave the saddle at zero slowly, and
+    Recall@20 stands still meanwhile; that takes a number of steps, however many epochs a data set makes of them.
+    weight_decay: L2, added to the gradient.
     """
 
     learning_rate: float = 1e-3
@@ -75,7 +76,7 @@ def train(
     )
     generator = numpy_generator(seed)
     curve = Curve(stage)
-    best, kept, waited = -math.inf, [tensor.detach().clone() for tensor in parameters], 0
+    best, kept, waited, steps = -math.inf, [tensor.detach().clone() for tensor in parameters], 0, 0
     started = time.perf_counter()
     for epoch in range(1, schedule.epochs + 1):
         losses = []
@@ -84,6 +85,7 @@ def train(
             optimiser.zero_grad(set_to_none=True)
             losses.append(step(order[start : start + schedule.batch], generator))
             optimiser.step()
+        steps += len(losses)
         loss = float(np.mean(losses))
         if not math.isfinite(loss):
             raise PrudentError(
@@ -99,7 +101,7 @@ def train(
             best, waited, curve.best_epoch = figure if not math.isnan(figure) else best, 0, epoch
             for copy, tensor in zip(kept, parameters):
                 copy.copy_(tensor.detach())
-        elif epoch > schedule.warmup:
+        elif steps > schedule.warmup:
             waited += 1
             if waited > schedule.patience:
                 curve.stopped_early = True
