@@ -128,6 +128,9 @@ def test_named_columns_and_damaged_files(tmp_path):
     path.write_bytes(b"user,item\na,\xff\xfe\n")
     with pytest.raises(PrudentError, match="not UTF-8"):
         read_interactions(path)
+    path.write_text("user;item;rating\na;x;5\n")
+    with pytest.raises(PrudentError, match=r"separated by ';'.*save it with commas as \.csv"):
+        read_interactions(path)
     broken = tmp_path / "b.csv.gz"
     broken.write_bytes(gzip.compress(b"user,item\n" + b"a,x\n" * 5000)[:-20])
     with pytest.raises(PrudentError, match="can't be read"):

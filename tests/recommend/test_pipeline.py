@@ -15,8 +15,10 @@ from prudent.recommend.comparison import compare
 from prudent.recommend.models import fit_mf
 from prudent.recommend.outside import from_table
 from prudent.recommend.pipeline import BACKBONES, Model, fit, top
+from prudent.recommend.presentation import RELATIVE, TAIL, add_sweep
 from prudent.recommend.ranking import blend, choose_blend, standardised
 from prudent.recommend.splits import Truth
+from prudent.reporting.report import Report
 from prudent.runs import new_run
 
 
@@ -195,6 +197,15 @@ def test_comparison_pairs_rankings_and_counts_cold_users(fitted):
     nothing.positives.eliminate_zeros()
     with pytest.raises(PrudentError, match="no known user has a test positive"):
         compare(replace(fitted, data=replace(fitted.data, test=nothing)))
+
+
+def test_a_sweep_in_which_the_tail_stands_still_is_told_and_not_drawn(fitted):
+    found = compare(fitted, baselines=(), rounds=100)
+    still = [row | {TAIL: 0.0, RELATIVE: place / 10} for place, row in enumerate(found.sweep)]
+    report = Report("title", "subtitle")
+    add_sweep(report, fitted, replace(found, sweep=still))
+    assert [block["name"] for block in report.blocks if block["kind"] == "chart"] == ["blend-relative"]
+    assert any("(absolute) is 0.000 at every w" in block["text"] for block in report.blocks if block["kind"] == "text")
 
 
 def test_results_do_not_depend_on_the_order_of_users_in_a_batch(fitted):

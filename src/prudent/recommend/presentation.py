@@ -108,6 +108,10 @@ def add_sweep(report: Report, model: Model, found: Comparison) -> None:
     )
     marks = {0.0: "score", 1.0: "uncertainty", model.blend.weight: f"chosen, w {model.blend.weight:g}"}
     for view, metric in (("absolute", TAIL), ("relative", RELATIVE)):
+        values = {row[metric] for row in found.sweep}
+        if len(values) == 1:  # nothing moves: a chart would show one flat row of points
+            report.text(f"The tail's Recall@20 ({view}) is {values.pop():.3f} at every w, so it has no chart.")
+            continue
         rows = [
             {
                 "w": row["weight"],

@@ -95,6 +95,12 @@ def csv_rows(path: Path, wanted: Fields, delimiter: str) -> tuple[Iterator[Row],
     with open_text(path) as file:
         header: list[str] = next(readable(csv.reader(file, delimiter=delimiter), path), [])
     header = [name.strip() for name in header]
+    other = next((mark for mark in ",;\t|" if mark != delimiter and len(header) == 1 and mark in header[0]), None)
+    if other is not None:
+        raise PrudentError(
+            f"{path}: the first line is separated by {other!r}, but {delimiter!r} goes with the file's name; save it "
+            "with commas as .csv or with tabs as .tsv"
+        )
     fields = find_fields(header, wanted, str(path))
     twice = [name for name in vars(fields).values() if name is not None and header.count(name) > 1]
     if twice:
