@@ -14,7 +14,7 @@ from prudent.errors import PrudentError
 from prudent.features.rendering import Renderer
 from prudent.policies.checkpoints import latest_checkpoint
 from prudent.policies.packing import Group, fill, pack
-from prudent.policies.policy import LoraOptions, Policy, round_stochastically
+from prudent.policies.policy import LoraOptions, Policy, round_stochastically, rounding_noise
 from prudent.policies.rlhf import Trainer, TrainOptions, UpdateOptions
 from prudent.policies.rollouts import Rollouts, groups_of, pack_and_score, roll_out
 from prudent.policies.updates import Meter, Scored, padded, rloo_backward, segment_sums
@@ -86,6 +86,27 @@ def test_a_pack_gives_what_separate_rows_give(lora):
     assert (reference.log_probabilities - joint).abs().max() > 1e-3 or lora is None
 
 
+def test_a_model_that_changes_its_logits_behind_the_output_layer_is_refused():
+    model, _ = tiny_causal_lm()
+    model.lm_head.register_forward_hook(lambda layer, given, logits: 3 * torch.tanh(20 * logits))
+    with pytest.raises(PrudentError, match=r"behind the output layer .* use --engine trl"):
+        Policy(model, lora=TOP_TWO)
+
+
+def test_a_groups_attention_and_gradients_are_the_stock_kernels(monkeypatch):
+    groups = [Group([4, 5, 6], [[7, 8], [9, 10, 11]], [0, 1]), Group([12, 13], [[14, 15]], [2])]
+    found = []
+    for stock in (False, True):
+        policy, _ = new_policy(None)
+        if stock:
+            monkeypatch.setattr("prudent.policies.pack_attention.LONGEST", 0)
+        row = pack(groups)
+        policy.policy_pass(row).log_probabilities.sum().backward()
+        found.append([policy.reference_pass(row).hidden, *(p.grad for p in policy.trainable().values())])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
 def test_layers_below_the_first_adapter_are_shared():
     policy, _ = new_policy(LoraOptions(rank=4, layers=1))
     assert policy.shared_layers == 2
@@ -138,10 +159,10 @@ def test_padding_and_sums_follow_the_segments():
 
 
 def test_bf16_merge_keeps_small_updates_in_the_mean_and_leaves_others_alone():
-    base = torch.full((200_000,), 1.0)
-    moved = round_stochastically(base + 1e-3, torch.bfloat16, torch.Generator().manual_seed(0)).float()
+    base, noise = torch.full((200_000,), 1.0), rounding_noise(200_000, torch.Generator().manual_seed(0))
+    moved = round_stochastically(base + 1e-3, torch.bfloat16, noise).float()
     assert float(moved.mean()) == pytest.approx(1.001, abs=2e-5)
-    assert torch.equal(round_stochastically(base, torch.bfloat16, torch.Generator().manual_seed(0)).float(), base)
+    assert torch.equal(round_stochastically(base, torch.bfloat16, noise).float(), base)
 
 
 @pytest.mark.parametrize("update", [{}, {"algorithm": "ppo", "epochs": 2, "minibatches": 2}, {"epochs": 2}])

@@ -104,7 +104,7 @@ def judge(
     together, _ = groups_of(rollouts, None)
     distance = torch.zeros(len(rollouts.texts), dtype=torch.float64)
     surprise = torch.zeros(len(rollouts.texts), dtype=torch.float64)
-    for content in fill(together, 512):
+    for content in fill(together, TrainOptions.pack_tokens):
         row = pack(content)
         with torch.no_grad():
             reference = policy.reference_pass(row)

@@ -17,7 +17,9 @@ import torch
 from torch import nn
 
 from prudent.errors import PrudentError
+from prudent.policies.pack_attention import group_by_group
 from prudent.policies.packing import Group, Pack, additive, pack
+from prudent.policies.vocabulary import log_probabilities
 from prudent.seeding import Seed, torch_generator
 
 
@@ -39,12 +41,6 @@ class Pass(NamedTuple):
     trunk: torch.Tensor | None
 
 
-def log_probabilities(hidden: torch.Tensor, targets: torch.Tensor, head: nn.Module) -> torch.Tensor:
-    """log softmax of ``head(hidden)`` at ``targets``: (M, d), (M,) -> (M,) in float32, at temperature 1."""
-    logits = head(hidden).float()
-    return logits.gather(1, targets[:, None]).squeeze(1) - torch.logsumexp(logits, dim=1)
-
-
 def backbone_of(model: nn.Module) -> nn.Module:
     """The decoder without its output layer."""
     return getattr(model, str(model.base_model_prefix))
@@ -61,6 +57,16 @@ def _only_layers(backbone: Any, first: int, last: int | None) -> Iterator[None]:
         yield
     finally:
         backbone.layers, backbone.norm = layers, norm
+
+
+def _states(backbone: Any, row: Pack, tokens: torch.Tensor) -> torch.Tensor:
+    """States (T, d) of a pack behind the backbone's last layer, from its ids (T,) or the states below it (T, d)."""
+    given = {"input_ids" if tokens.ndim == 1 else "inputs_embeds": tokens[None]}
+    mask = additive(row.mask, next(backbone.parameters()).dtype)
+    with group_by_group(backbone, row.ends) as more:
+        return backbone(
+            **given, attention_mask=mask, position_ids=row.positions[None], use_cache=False, **more
+        ).last_hidden_state[0]
 
 
 class Policy:
@@ -82,14 +88,17 @@ class Policy:
         self.device = next(self.base.parameters()).device
         self.dtype = next(self.base.parameters()).dtype
         self._sampler: nn.Module | None = None
-        self._check_packing()
+        self._check_passes()
 
     @staticmethod
     def _add_adapters(model: Any, lora: LoraOptions, seed: Seed) -> Any:
         from peft import LoraConfig, get_peft_model
 
+        from prudent.policies.adapters import LeanLinear
+
         targets = _linear_names(model, _first_adapted(model, lora))
         config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM")
+        config._register_custom_module({nn.Linear: LeanLinear})
         # peft draws the adapters from torch's global generator: seed it and put it back as it was.
         state = torch.get_rng_state()
         torch.manual_seed(torch_generator(seed).initial_seed())
@@ -115,13 +124,10 @@ class Policy:
         moved: dict[str, Any] = {k: v.to(device) for k, v in vars(row).items() if isinstance(v, torch.Tensor)}
         return replace(row, **moved)
 
-    def _arguments(self, row: Pack, dtype: torch.dtype) -> dict[str, Any]:
-        return {"attention_mask": additive(row.mask, dtype), "position_ids": row.positions[None], "use_cache": False}
-
     def _trunk(self, row: Pack, layers: int) -> torch.Tensor:
         backbone = backbone_of(self.base)
         with _only_layers(backbone, 0, layers):
-            return backbone(row.ids[None], **self._arguments(row, self.dtype_now())).last_hidden_state[0]
+            return _states(backbone, row, row.ids)
 
     def dtype_now(self) -> torch.dtype:
         return next(self.base.parameters()).dtype
@@ -130,25 +136,27 @@ class Policy:
         self, row: Pack, *, trunk: torch.Tensor | None = None, first: int = 0, model: Any = None
     ) -> torch.Tensor:
         backbone = backbone_of(self.base if model is None else model)
-        arguments = self._arguments(row, self.dtype_now() if model is None else next(model.parameters()).dtype)
         if trunk is None:
-            return backbone(row.ids[None], **arguments).last_hidden_state[0]
+            return _states(backbone, row, row.ids)
         with _only_layers(backbone, first, None):
-            return backbone(inputs_embeds=trunk[None], **arguments).last_hidden_state[0]
+            return _states(backbone, row, trunk)
 
-    def _check_packing(self) -> None:
-        """A model whose attention ignores the pack's mask would leak one completion into the next: refuse it."""
-        first, second = [5, 6, 7, 8], [9, 10, 11]
-        joint = pack([Group([3, 4], [first, second], [0, 1])])
-        alone = pack([Group([3, 4], [second], [0])])
+    def _check_passes(self) -> None:
+        """Refuse a model whose own log-probabilities are not those of our passes: one whose attention ignores a pack's
+        mask leaks one completion into the next, one that caps or scales its logits behind the output layer would be
+        trained on other numbers than it samples by."""
+        prompt, first, second = [3, 4], [5, 6, 7, 8], [9, 10, 11]
+        row = self._move(pack([Group(prompt, [first, second], [0, 1])]))
         with torch.no_grad():
-            a = self.policy_pass(joint).log_probabilities[len(first) :]
-            b = self.policy_pass(alone).log_probabilities
-        tolerance = 1e-3 if self.dtype_now() == torch.float32 else 0.2
-        if float((a - b).abs().max()) > tolerance:
+            ours = self.policy_pass(row).log_probabilities[len(first) :]
+            ids = torch.tensor([prompt + second], device=self.device)
+            logits = self.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
+        theirs = logits.log_softmax(-1).gather(1, row.targets[len(first) :, None]).squeeze(1)
+        far = float((ours - theirs).abs().max())
+        if far > (1e-3 if self.dtype_now() == torch.float32 else 0.2):
             raise PrudentError(
-                f"{type(self.base).__name__} does not honour custom attention masks (packed and separate "
-                f"log-probabilities differ by {float((a - b).abs().max()):.3g}); load it with "
+                f"{type(self.base).__name__} does not honour custom attention masks, or changes its logits behind the "
+                f"output layer (log-probabilities in a pack and alone differ by {far:.3g}); load it with "
                 "attn_implementation='sdpa' or use --engine trl"
             )
 
@@ -200,12 +208,13 @@ class Policy:
             self._adapted = [n for n, m in self.model.get_base_model().named_modules() if isinstance(m, LoraLayer)]
             self._sampler = _without_adapters(self.base)
         weights = dict(self._sampler.named_parameters())
-        generator = torch_generator(0, self.device)
+        layers = {f"{name}.weight": self.base.get_submodule(name) for name in self._adapted}
+        largest = max(layer.base_layer.weight.numel() for layer in layers.values())
+        noise = rounding_noise(largest, torch_generator(0, self.device))  # one for all layers: it is dear to draw
         with torch.no_grad():
-            for name in self._adapted:
-                layer = self.base.get_submodule(name)
+            for name, layer in layers.items():
                 exact = layer.base_layer.weight.float() + layer.get_delta_weight("default").float()
-                weights[f"{name}.weight"].copy_(round_stochastically(exact, self.dtype_now(), generator))
+                weights[name].copy_(round_stochastically(exact, self.dtype_now(), noise))
         return self._sampler
 
 
@@ -241,11 +250,16 @@ def _without_adapters(model: Any) -> nn.Module:
     return plain.requires_grad_(False)
 
 
-def round_stochastically(values: torch.Tensor, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """float32 ``values`` in ``dtype``, rounded up or down at random so that the mean is kept; exact values stay."""
+def rounding_noise(count: int, generator: torch.Generator) -> torch.Tensor:
+    """(count,) int32, uniform over the 16 bits that bfloat16 cuts off float32."""
+    return torch.randint(0, 1 << 16, (count,), generator=generator, dtype=torch.int32, device=generator.device)
+
+
+def round_stochastically(values: torch.Tensor, dtype: torch.dtype, noise: torch.Tensor) -> torch.Tensor:
+    """float32 ``values`` in ``dtype``, rounded up or down by ``rounding_noise`` so that the mean is kept; exact values
+    stay."""
     if dtype != torch.bfloat16:
         return values.to(dtype)
     # bfloat16 is float32 without its lower 16 bits: add a uniform 16-bit number, then cut them off.
-    noise = torch.randint(0, 1 << 16, values.shape, generator=generator, dtype=torch.int32, device=values.device)
-    bits = values.contiguous().view(torch.int32) + noise
+    bits = values.contiguous().view(torch.int32) + noise[: values.numel()].view(values.shape)
     return (bits & ~0xFFFF).view(torch.float32).to(dtype)

@@ -51,7 +51,7 @@ class TrainOptions:
     warmup: int = 5
     member: int | None = None
     rule_options: dict[str, float] | None = None
-    pack_tokens: int = 512
+    pack_tokens: int = 1024
     sampling_batch: int = 64
     save_every: int = 10
     seed: Seed = 0
