@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 recommender = typer.Typer(
     name="recommend",
-    help="Recommend by how uncertain a missing label is (AUR), so that the tail isn't buried.",
+    help="Recommend by how uncertain a missing label is (AUR), and see what that does to the tail.",
     no_args_is_help=True,
 )
 READING, BACKBONE, STAGE = "Reading", "Backbone", "Uncertainty stage"
