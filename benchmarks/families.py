@@ -34,7 +34,7 @@ OPTIONS = (
 )  # fmt: skip
 COLUMNS = (
     "Family", "K", "Accuracy", "Members", "Log loss", "ECE", "AUROC of sigma", "AUROC of small margin",
-    "Unlike / test spread", "Trained numbers", "Fit, s", "Score, s", "Peak, MiB",
+    "Unlike / test spread", "Parameters", "Fit, s", "Score, s", "Peak, MiB",
 )  # fmt: skip
 
 
