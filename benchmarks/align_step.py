@@ -1,10 +1,11 @@
-"""Seconds a step of RLOO: Prudent's engine against TRL's RLOOTrainer, same model, adapters, prompts and lengths.
+"""Seconds a step of RLOO: Prudent's engine and its TRL adapter against TRL's RLOOTrainer, same model and prompts.
 
-    python benchmarks/align_step.py [--short] [--steps 3]
+    python benchmarks/align_step.py [--short] [--steps 3] [--rounds 2] [--precisions bfloat16]
 
-SmolLM2-135M-Instruct, LoRA r=16 on all linear layers, 8 prompts x 4 completions of at most 40 tokens. The engines take
-turns within one process, in each precision; medians over steps, the first of each (warm-up) left out. The reward model
-is an ensemble of ten heads on the policy's own reference; stock TRL scores with a callable that encodes apart.
+SmolLM2-135M-Instruct, LoRA r=16 on all linear layers, 8 prompts x 4 completions of at most 40 tokens. The sides take
+turns within one process, in each precision. The reward model is an ensemble of ten heads: the own engine reads it off
+the policy's reference (in a row of its own, apart), TRL calls it as a function that encodes apart. Stock TRL is taken
+at its faster setting, without gradient checkpointing; its default stands beside it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ ASKS = (
     "Write to a neighbour about a noisy dog.", "Plan a day in a small harbour town.", "Praise a wooden chair.",
     "Tell a child how bread rises.", "Sell a bicycle bell in three sentences.",
 )  # fmt: skip
-TOKENS, COMPLETIONS = 40, 4
+TOKENS, COMPLETIONS, BETA = 40, 4, 0.05
 
 
 def ensemble(encoder: Encoder) -> HeadEnsemble:
@@ -52,7 +54,7 @@ def own(dtype: torch.dtype, steps: int, layers: int | None, shared: bool) -> lis
     scorer = HeadScorer(ensemble(encoder), encoder, prompts, shared=shared)
     statistics_ = ReferenceStatistics(torch.zeros(10, len(ASKS), dtype=torch.float64), 1.0, 1e-2, 1.0)
     options = TrainOptions(
-        objective="bregman", update=UpdateOptions(beta=0.05, completions=COMPLETIONS), steps=steps,
+        objective="bregman", update=UpdateOptions(beta=BETA, completions=COMPLETIONS), steps=steps,
         prompts=len(ASKS), max_new_tokens=TOKENS,
     )  # fmt: skip
     trainer = Trainer(
@@ -61,92 +63,122 @@ def own(dtype: torch.dtype, steps: int, layers: int | None, shared: bool) -> lis
     return [{**h["seconds"], "tokens": h["length_tokens"]} for h in trainer.train()]
 
 
-def stock(dtype: torch.dtype, steps: int) -> list[dict[str, float]]:
-    """Seconds of each step of stock TRL RLOO with a callable reward that encodes apart."""
+class Scores:
+    """The ensemble as a reward model that encodes texts apart from the policy, as a trainer's reward function does."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        model, tokenizer = load_language_model("smollm2", dtype=dtype)
+        self.encoder = Encoder((model, tokenizer), cache=False, progress=False)
+        self.heads = ensemble(self.encoder)
+
+    def score(self, prompts: Any, responses: Any) -> torch.Tensor:
+        return self.heads.scores(self.encoder.encode(prompts, responses))
+
+
+def theirs(dtype: torch.dtype, steps: int, *, adapter: bool = False, checkpointing: bool = False) -> dict[str, float]:
+    """Seconds a step of TRL's RLOO whose reward model encodes apart: stock, or Prudent's subclass (``adapter``).
+
+    checkpointing: TRL's default; without it a step is faster and fits here.
+    """
     import trl
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import TrainerCallback
 
+    from prudent.policies.trl_adapter import VarianceAwareRLOOTrainer
+    from prudent.rewards.reward_function import RewardFunction
+
     model, tokenizer = load_language_model("smollm2", dtype=dtype)
-    encoder = Encoder((load_language_model("smollm2", dtype=dtype)[0], tokenizer), cache=False, progress=False)
-    heads = ensemble(encoder)
+    scores = Scores(dtype)
 
     def reward(prompts: Any, completions: Any, **rest: Any) -> list[float]:
-        return heads.scores(encoder.encode(prompts, completions)).mean(0).tolist()
+        return scores.score(prompts, completions).mean(0).tolist()
 
     class Clock(TrainerCallback):
-        def __init__(self) -> None:
-            self.seconds: list[float] = []
+        """Time between a step's begin and its end: the update. Rollouts and rewards are made before it begins."""
+
+        seconds = 0.0
 
         def on_step_begin(self, *arguments: Any, **options: Any) -> None:
             self.began = time.perf_counter()
 
         def on_step_end(self, *arguments: Any, **options: Any) -> None:
-            self.seconds.append(time.perf_counter() - self.began)
+            self.seconds += time.perf_counter() - self.began
 
+    prompts = [[{"role": "user", "content": text}] for text in ASKS]
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         args = trl.RLOOConfig(
-            output_dir=folder, beta=0.05, num_generations=COMPLETIONS,
+            output_dir=folder, beta=BETA, num_generations=COMPLETIONS,
             per_device_train_batch_size=len(ASKS) * COMPLETIONS, max_completion_length=TOKENS, max_steps=steps,
             use_cpu=True, bf16=False, report_to=[], save_strategy="no", disable_tqdm=True, top_k=0, logging_steps=1000,
-            gradient_checkpointing=False,
+            gradient_checkpointing=checkpointing,
         )  # fmt: skip
-        data = Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in ASKS] * (steps + 1))
-        trainer = trl.RLOOTrainer(
-            model=model, reward_funcs=[reward], args=args, train_dataset=data, processing_class=tokenizer,
-            peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
-            callbacks=[clock],
-        )  # fmt: skip
+        options: dict[str, Any] = {
+            "model": model, "args": args, "processing_class": tokenizer, "callbacks": [clock],
+            "train_dataset": Dataset.from_list([{"prompt": p} for p in prompts * (steps + 1)]),
+            "peft_config": LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+        }  # fmt: skip
+        if adapter:
+            samples = [["It is late.", "The sea is calm."]] * len(prompts)
+            function = RewardFunction(scores, "bregman", beta=BETA, reference=(prompts, samples))
+            trainer = VarianceAwareRLOOTrainer(reward_function=function, **options)
+        else:
+            trainer = trl.RLOOTrainer(reward_funcs=[reward], **options)
         began = time.perf_counter()
         trainer.train()
-        total = time.perf_counter() - began
-    # TRL prepares rollouts before the step begins, so the whole loop divided by its steps is the honest figure.
-    return [{"step": total / steps, "after rollouts": s} for s in clock.seconds]
+        total = (time.perf_counter() - began) / steps
+    update = clock.seconds / steps
+    return {"rollouts and rewards": total - update, "policy": update}
 
 
 def median(steps: list[dict[str, float]]) -> dict[str, float]:
+    """Medians by part over an own run's steps, the first (warm-up) left out."""
     kept = steps[1:] or steps
-    return {name: statistics.median(s[name] for s in kept) for name in kept[0]}
+    return {name: statistics.median(s[name] for s in kept) for name in kept[0] if name != "tokens"}
+
+
+def sides_of(dtype: torch.dtype, steps: int) -> dict[str, Callable[[], dict[str, float]]]:
+    """What is timed: name -> a run that gives seconds by part of a step."""
+    less = max(2, steps - 1)
+    return {
+        "own engine": lambda: median(own(dtype, steps, None, True)),
+        "TRL, stock": lambda: theirs(dtype, less),
+        "own engine, rewards scored apart": lambda: median(own(dtype, steps, None, False)),
+        "own engine, adapters on the top 10 layers": lambda: median(own(dtype, steps, 10, True)),
+        "TRL adapter": lambda: theirs(dtype, less, adapter=True),
+        "TRL, stock, gradient checkpointing (its default)": lambda: theirs(dtype, less, checkpointing=True),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="two steps in bfloat16")
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--short", action="store_true", help="one round of two steps in bfloat16")
+    parser.add_argument("--steps", type=int, default=3, help="of the own engine; TRL takes one less, none left out")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--out", type=Path, default=results.FOLDER / "align_step.json")
     given = parser.parse_args()
     if given.short:
-        given.steps, given.precisions = 2, ["bfloat16"]
-    rows = []
+        given.steps, given.rounds, given.precisions = 2, 1, ["bfloat16"]
+    figures, rows = [], []
     for name in given.precisions:
-        dtype = getattr(torch, name)
-        mine = median(own(dtype, given.steps, None, True))
-        theirs = median(stock(dtype, max(2, given.steps - 1)))
-        apart = median(own(dtype, given.steps, None, False))
-        top = median(own(dtype, given.steps, 10, True))
-        seconds = {k: v for k, v in mine.items() if k != "tokens"}
-        row = {
-            "precision": name,
-            "own_s": sum(seconds.values()),
-            "own_parts_s": seconds,
-            "own_scored_apart_s": sum(v for k, v in apart.items() if k != "tokens"),
-            "own_top_10_layers_s": sum(v for k, v in top.items() if k != "tokens"),
-            "trl_s": theirs["step"],
-            "ratio": sum(seconds.values()) / theirs["step"],
-        }
-        rows.append(row)
-        print(json.dumps(row, indent=2), flush=True)
-    note = f"{len(ASKS)} prompts x {COMPLETIONS} completions of at most {TOKENS} tokens; median over steps"
-    figures = [
-        results.figure(f"{what}, over TRL's RLOO, {row['precision']}", row[key] / row["trl_s"], note=note,
-                       **({"at_most": 0.3} if key == "own_s" else {}))
-        for row in rows
-        for what, key in (("a step of the own engine", "own_s"), ("its rewards scored apart", "own_scored_apart_s"),
-                          ("adapters on the top 10 layers", "own_top_10_layers_s"))
-    ]  # fmt: skip
+        sides = sides_of(getattr(torch, name), given.steps)
+        seen: dict[str, list[float]] = {side: [] for side in sides}
+        for turn in range(given.rounds):
+            for side, run in sides.items():
+                parts = run()
+                seen[side].append(sum(parts.values()))
+                rows.append(
+                    {"precision": name, "round": turn, "side": side, "seconds": sum(parts.values()), "parts": parts}
+                )
+                print(json.dumps(rows[-1]), flush=True)
+        note = f"{len(ASKS)} prompts x {COMPLETIONS} completions of at most {TOKENS} tokens"
+        figures += [
+            results.ratio(f"a step, {side}, over stock TRL's RLOO without checkpointing, {name}", seen[side],
+                          seen["TRL, stock"], note=note, **({"at_most": 0.3} if side == "own engine" else {}))
+            for side in sides if side != "TRL, stock"
+        ]  # fmt: skip
     results.write(given.out, "A step of align", figures, rows=rows)
 
 

@@ -145,19 +145,24 @@ class Policy:
         """Refuse a model whose own log-probabilities are not those of our passes: one whose attention ignores a pack's
         mask leaks one completion into the next, one that caps or scales its logits behind the output layer would be
         trained on other numbers than it samples by."""
-        prompt, first, second = [3, 4], [5, 6, 7, 8], [9, 10, 11]
-        row = self._move(pack([Group(prompt, [first, second], [0, 1])]))
+        name = type(self.base).__name__
+        first, second = [5, 6, 7, 8], [9, 10, 11]
+        joint, alone = pack([Group([3, 4], [first, second], [0, 1])]), pack([Group([3, 4], [second], [0])])
         with torch.no_grad():
-            ours = self.policy_pass(row).log_probabilities[len(first) :]
-            ids = torch.tensor([prompt + second], device=self.device)
-            logits = self.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
-        theirs = logits.log_softmax(-1).gather(1, row.targets[len(first) :, None]).squeeze(1)
-        far = float((ours - theirs).abs().max())
-        if far > (1e-3 if self.dtype_now() == torch.float32 else 0.2):
+            a = self.policy_pass(joint).log_probabilities[len(first) :]
+            b = self.policy_pass(alone).log_probabilities
+            ids = alone.ids[None].to(self.device)
+            whole = self.base(input_ids=ids).logits.float()
+            ours = self.head(backbone_of(self.base)(input_ids=ids).last_hidden_state).float()
+        if float((a - b).abs().max()) > (1e-3 if self.dtype_now() == torch.float32 else 0.2):
             raise PrudentError(
-                f"{type(self.base).__name__} does not honour custom attention masks, or changes its logits behind the "
-                f"output layer (log-probabilities in a pack and alone differ by {far:.3g}); load it with "
-                "attn_implementation='sdpa' or use --engine trl"
+                f"{name} does not honour custom attention masks (packed and separate log-probabilities differ by "
+                f"{float((a - b).abs().max()):.3g}); load it with attn_implementation='sdpa' or use --engine trl"
+            )
+        if not torch.allclose(ours, whole, rtol=1e-2, atol=1e-2 * float(whole.abs().max())):
+            raise PrudentError(
+                f"{name} changes its logits behind the output layer, by up to {float((ours - whole).abs().max()):.3g}; "
+                "the own engine doesn't follow that: use --engine trl"
             )
 
     @property
