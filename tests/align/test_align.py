@@ -211,6 +211,9 @@ def test_the_trl_engine_trains_from_its_own_fields_and_refuses_unknown_ones(tmp_
     before = (tmp_path / "stopped/reference.jsonl").stat().st_mtime_ns
     assert train_with_trl(**options, config=config, out=tmp_path / "stopped")["steps"] == 2
     assert (tmp_path / "stopped/reference.jsonl").stat().st_mtime_ns == before  # not sampled again
+    config.write_text(config.read_text().replace("peft: {r: 4}\n", "").replace("max_steps: 2", "max_steps: 1"))
+    assert train_with_trl(**options, config=config, out=tmp_path / "whole")["steps"] == 1
+    assert (tmp_path / "whole/policy/model.safetensors").is_file()  # all weights, loaded again as TRL's reference
     config.write_text("num_generatoins: 2\n")
     with pytest.raises(PrudentError, match="num_generatoins"):
         train_with_trl(**options, config=config, out=tmp_path / "other")

@@ -16,7 +16,14 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from prudent.data.pools import Pool, read_pool, read_prompts, write_pool
 from prudent.errors import PrudentError
-from prudent.features.models import load_language_model
+from prudent.features.models import (
+    DEFAULT_MODEL,
+    best_device,
+    best_dtype,
+    converted_default,
+    dtype_name,
+    load_language_model,
+)
 from prudent.features.processes import Processes
 from prudent.features.sampling import sample
 from prudent.joined_run import joined_run
@@ -54,6 +61,8 @@ def build_config(kind: str, fields: dict[str, Any], *, folder: Path, beta: float
         "output_dir": str(folder), "beta": beta, "seed": seed, "max_completion_length": length, "temperature": 1.0,
         "top_k": 0, "top_p": 1.0, "report_to": [],
     }  # fmt: skip
+    if "peft" in fields:  # the frozen network in the precision of the reference's samples; whole ones train in float32
+        values["model_init_kwargs"] = {"dtype": dtype_name(best_dtype(best_device()))}
     return factories[kind](**{**values, **{k: v for k, v in fields.items() if k != "peft"}})
 
 
@@ -92,21 +101,19 @@ def train_with_trl(
         args = build_config(
             algorithm, fields, folder=run.folder / "trl", beta=beta, seed=seed, length=max_new_tokens
         )  # fmt: skip
-        model, tokenizer = load_language_model(policy)
         samples_file = run.folder / "reference.jsonl"
         if processes.first and not samples_file.is_file():
             say(f"sampling the reference: {samples} answers to each of {len(conversations)} prompts")
             length = args.max_completion_length
-            write_pool(samples_file, _reference(model, tokenizer, conversations, samples, length, seed))
+            write_pool(samples_file, _reference(policy, conversations, samples, length, seed))
         processes.wait()
         function = RewardModel.load(reward_model).as_reward_function(
             objective, weighted_kl=True, beta=args.beta, reference=read_pool(samples_file)
         )
         trainer = _trainer_class(algorithm)(
-            model=model if "peft" in fields else policy,
+            model=str(converted_default()) if policy == DEFAULT_MODEL else policy,  # TRL loads it as it shards it
             args=args,
             train_dataset=Dataset.from_list([{"prompt": p} for p in conversations]),
-            processing_class=tokenizer,
             reward_function=function,
             peft_config=_lora(fields["peft"]) if "peft" in fields else None,
         )
@@ -130,8 +137,9 @@ def _require_trl() -> None:
         raise PrudentError("--engine trl needs TRL: pip install 'prudent[trl]'") from error
 
 
-def _reference(model: Any, tokenizer: Any, prompts: list[Any], samples: int, length: int, seed: int) -> Pool:
-    """The reference's samples of every prompt."""
+def _reference(policy: str, prompts: list[Any], samples: int, length: int, seed: int) -> Pool:
+    """The reference's samples of every prompt. The model is let go again before TRL loads its own."""
+    model, tokenizer = load_language_model(policy)
     texts = sample(model, tokenizer, prompts, samples=samples, max_new_tokens=length, seed=seed)
     return Pool(prompts, texts, None, [str(number) for number in range(len(texts))])
 
