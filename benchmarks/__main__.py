@@ -35,8 +35,8 @@ SHORT: dict[str, list[str]] = {
     "finite": ["--short"],
     "growth": ["--short"],
     "variances": ["--short"],
-    "families": ["--short"],
-    "clean": ["--pairs", "10000"],
+    "families": ["--short", "--out", str(results.FOLDER / "families_short.json")],
+    "clean": ["--pairs", "10000", "--out", str(results.FOLDER / "clean_short.json")],
     "evaluate": ["--pairs", "100000"],
     "overoptimize": ["--prompts", "200", "--samples", "64", "--draws", "50"],
 }
