@@ -30,6 +30,7 @@ import torch
 
 from prudent.evaluation.statistics import bootstrap, holm, paired_bootstrap
 from prudent.recommend.batches import chunks
+from prudent.recommend.comparison import paired_p
 from prudent.recommend.interactions import read_interactions
 from prudent.recommend.metrics import Ranking, Scorer, evaluate, spread_of, tail_items
 from prudent.recommend.models import Backbone, BackboneOptions, validator
@@ -178,11 +179,11 @@ def gap_of(key: str, base: str, metric: str, rows: np.ndarray, others: np.ndarra
     """One ranking minus another: mean, interval and p over users, each seed's own difference."""
     mine, theirs = over_seeds(rows), over_seeds(others)
     kept = ~np.isnan(mine) & ~np.isnan(theirs)
-    found = paired_bootstrap(mine[kept], theirs[kept])
-    gap, each = found.difference, [np.nanmean(row) for row in rows - others if not np.isnan(row).all()]
+    gap = paired_bootstrap(mine[kept], theirs[kept]).difference
+    each = [np.nanmean(row) for row in rows - others if not np.isnan(row).all()]
     agree = sum(np.sign(value) == np.sign(gap.value) for value in each)
     return {"ranking": key, "minus": base, "metric": metric, "difference": gap.value, "low": gap.low,
-            "high": gap.high, "p": found.p, "seeds": each, "agree": int(agree)}  # fmt: skip
+            "high": gap.high, "p": paired_p(mine[kept] - theirs[kept]), "seeds": each, "agree": int(agree)}  # fmt: skip
 
 
 def summarise(folder: Path) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def fit(
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Users a step; 128.", rich_help_panel=BACKBONE)] = None,
     weight_decay: Annotated[
-        float | None, typer.Option(help="L2; 0.01 for mf, else 0.", rich_help_panel=BACKBONE)
+        float | None, typer.Option(help="L2; 0.01 for mf, 0.001 for lightgcn, else 0.", rich_help_panel=BACKBONE)
     ] = None,
     warmup: Annotated[
         int | None,

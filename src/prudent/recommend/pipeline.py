@@ -26,7 +26,7 @@ BACKBONES = ("mf", "lightgcn", "vae", "als")
 BASELINES = ("popularity", "knn", "als", "ipw")
 SCHEDULES = {
     "mf": Schedule(batch=128, epochs=300, weight_decay=1e-2, warmup=600),
-    "lightgcn": Schedule(learning_rate=1e-2, batch=128, epochs=300, warmup=300),
+    "lightgcn": Schedule(learning_rate=1e-2, batch=128, epochs=300, weight_decay=1e-3, warmup=300),
     "vae": Schedule(batch=128, epochs=150),
     "ipw": Schedule(batch=128, epochs=300, weight_decay=1e-2, warmup=600),
     "uncertainty": Schedule(batch=128, epochs=300, warmup=300),
