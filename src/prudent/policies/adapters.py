@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from peft.tuners.lora.layer import Linear
-from torch.nn import functional
+
+from prudent.features.products import product
 
 
 class LeanLinear(Linear):
@@ -40,15 +41,16 @@ class _Adapted(torch.autograd.Function):
     ) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1])
         a, b = down.to(x.dtype), (scale * up).to(x.dtype)
-        low = rows @ a.t()
+        low = product(rows, a)
         ctx.save_for_backward(rows, low, weight, a, b)
         ctx.shape, ctx.scale = x.shape, scale
-        return functional.linear(rows, weight, bias).addmm_(low, b.t()).view(*x.shape[:-1], -1)
+        return product(rows, weight, bias).addmm_(low, b.t()).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         rows, low, weight, a, b = ctx.saved_tensors
         gradient = gradients[0].reshape(-1, len(weight))
-        inner = gradient @ b
-        outer = (gradient @ weight).addmm_(inner, a).view(ctx.shape) if ctx.needs_input_grad[0] else None
-        return outer, None, None, (inner.t() @ rows).float(), (gradient.t() @ low).float() * ctx.scale, None
+        inner = product(gradient, b.t())
+        outer = product(gradient, weight.t()).addmm_(inner, a).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        down, up = product(inner.t(), rows.t()), product(gradient.t(), low.t())
+        return outer, None, None, down.float(), up.float() * ctx.scale, None

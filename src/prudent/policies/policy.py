@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from prudent.errors import PrudentError
+from prudent.features.products import quicken
 from prudent.policies.pack_attention import group_by_group
 from prudent.policies.packing import Group, Pack, additive, pack
 from prudent.policies.vocabulary import log_probabilities
@@ -79,11 +80,13 @@ class Policy:
         model.requires_grad_(False)
         if lora is None:
             self.reference = copy.deepcopy(model)
+            quicken(self.reference)
             self.model: Any = model.float().requires_grad_(True)
             self.base: Any = self.model
         else:
             self.model = self._add_adapters(model, lora, seed)
             self.base = self.model.get_base_model()
+            quicken(self.base)
             self.shared_layers = self._sharable_layers(lora)
         self.device = next(self.base.parameters()).device
         self.dtype = next(self.base.parameters()).dtype

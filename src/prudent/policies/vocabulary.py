@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from prudent.features.products import product
+
 # Logits computed at once: on a CPU what its caches hold, on a GPU what fills it.
 AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 26}
 
@@ -34,23 +36,19 @@ class _UnderFrozenLayer(torch.autograd.Function):
     ) -> torch.Tensor:
         wanted = ctx.needs_input_grad[0]
         size = max(1, min(len(hidden), AT_ONCE.get(hidden.device.type, AT_ONCE["cuda"]) // len(weight)))
-        logits = hidden.new_empty(size, len(weight))
-        logs = torch.empty_like(logits, dtype=torch.float32)
-        chosen = logs.new_empty(len(hidden))
+        buffer = hidden.new_empty(size, len(weight), dtype=torch.float32)
+        chosen = buffer.new_empty(len(hidden))
         slope = torch.empty_like(hidden) if wanted else None
         for start in range(0, len(hidden), size):
             part, at = hidden[start : start + size], targets[start : start + size, None]
-            row_logits, row_logs = logits[: len(part)], logs[: len(part)]
-            torch.mm(part, weight.t(), out=row_logits)
-            if bias is not None:
-                row_logits += bias
-            torch.log_softmax(row_logits, -1, dtype=torch.float32, out=row_logs)
-            found = row_logs.gather(1, at)
+            logits, logs = product(part, weight, bias), buffer[: len(part)]
+            torch.log_softmax(logits, -1, dtype=torch.float32, out=logs)
+            found = logs.gather(1, at)
             chosen[start : start + size] = found.squeeze(1)
             if slope is not None:
                 # p - 1 at the target, by expm1: as a difference it would vanish where the policy is sure.
-                torch.exp(row_logs, out=row_logits).scatter_(1, at, torch.expm1(found).to(row_logits.dtype))
-                torch.mm(row_logits, weight, out=slope[start : start + size])
+                torch.exp(logs, out=logits).scatter_(1, at, torch.expm1(found).to(logits.dtype))
+                slope[start : start + size] = product(logits, weight.t())
         ctx.save_for_backward(*([] if slope is None else [slope]))
         return chosen
 
