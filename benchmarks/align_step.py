@@ -83,7 +83,6 @@ def theirs(dtype: torch.dtype, steps: int, *, adapter: bool = False, checkpointi
     import trl
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import TrainerCallback
 
     from prudent.policies.trl_adapter import VarianceAwareRLOOTrainer
     from prudent.rewards.reward_function import RewardFunction
@@ -94,19 +93,7 @@ def theirs(dtype: torch.dtype, steps: int, *, adapter: bool = False, checkpointi
     def reward(prompts: Any, completions: Any, **rest: Any) -> list[float]:
         return scores.score(prompts, completions).mean(0).tolist()
 
-    class Clock(TrainerCallback):
-        """Time between a step's begin and its end: the update. Rollouts and rewards are made before it begins."""
-
-        seconds = 0.0
-
-        def on_step_begin(self, *arguments: Any, **options: Any) -> None:
-            self.began = time.perf_counter()
-
-        def on_step_end(self, *arguments: Any, **options: Any) -> None:
-            self.seconds += time.perf_counter() - self.began
-
     prompts = [[{"role": "user", "content": text}] for text in ASKS]
-    clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         args = trl.RLOOConfig(
             output_dir=folder, beta=BETA, num_generations=COMPLETIONS,
@@ -115,7 +102,7 @@ def theirs(dtype: torch.dtype, steps: int, *, adapter: bool = False, checkpointi
             gradient_checkpointing=checkpointing,
         )  # fmt: skip
         options: dict[str, Any] = {
-            "model": model, "args": args, "processing_class": tokenizer, "callbacks": [clock],
+            "model": model, "args": args, "processing_class": tokenizer,
             "train_dataset": Dataset.from_list([{"prompt": p} for p in prompts * (steps + 1)]),
             "peft_config": LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
         }  # fmt: skip
@@ -125,11 +112,27 @@ def theirs(dtype: torch.dtype, steps: int, *, adapter: bool = False, checkpointi
             trainer = VarianceAwareRLOOTrainer(reward_function=function, **options)
         else:
             trainer = trl.RLOOTrainer(reward_funcs=[reward], **options)
+        spent = timed(trainer, "_generate_and_score_completions")
         began = time.perf_counter()
         trainer.train()
         total = (time.perf_counter() - began) / steps
-    update = clock.seconds / steps
-    return {"rollouts and rewards": total - update, "policy": update}
+    rollouts = sum(spent) / steps
+    return {"sampling, reference and reward": rollouts, "policy": total - rollouts}
+
+
+def timed(owner: Any, method: str) -> list[float]:
+    """Seconds of every call of ``owner.method`` from now on."""
+    inner, spent = getattr(owner, method), []
+
+    def outer(*arguments: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return inner(*arguments, **options)
+        finally:
+            spent.append(time.perf_counter() - began)
+
+    setattr(owner, method, outer)
+    return spent
 
 
 def median(steps: list[dict[str, float]]) -> dict[str, float]:
