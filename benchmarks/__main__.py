@@ -32,6 +32,7 @@ SHORT: dict[str, list[str]] = {
     "features": ["--short"],
     "scoring": ["--short"],
     "align_step": ["--short"],
+    "waiting": [],
     "finite": ["--short"],
     "growth": ["--short"],
     "variances": ["--short"],

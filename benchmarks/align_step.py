@@ -5,7 +5,7 @@
 SmolLM2-135M-Instruct, LoRA r=16 on all linear layers, 8 prompts x 4 completions of at most 40 tokens. The sides take
 turns within one process, in each precision. The reward model is an ensemble of ten heads: the own engine reads it off
 the policy's reference (in a row of its own, apart), TRL calls it as a function that encodes apart. Stock TRL is taken
-at its faster setting, without gradient checkpointing; its default stands beside it.
+at its defaults, with gradient checkpointing, and without it.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ ASKS = (
     "Tell a child how bread rises.", "Sell a bicycle bell in three sentences.",
 )  # fmt: skip
 TOKENS, COMPLETIONS, BETA = 40, 4, 0.05
+OWN, STOCK, UNCHECKED = "own engine", "stock TRL", "stock TRL without gradient checkpointing"
+ADAPTER = "TRL adapter without gradient checkpointing"
 
 
 def ensemble(encoder: Encoder) -> HeadEnsemble:
@@ -78,7 +80,7 @@ class Scores:
 def theirs(dtype: torch.dtype, steps: int, *, adapter: bool = False, checkpointing: bool = False) -> dict[str, float]:
     """Seconds a step of TRL's RLOO whose reward model encodes apart: stock, or Prudent's subclass (``adapter``).
 
-    checkpointing: TRL's default; without it a step is faster and fits here.
+    checkpointing: TRL's default. Without it less is computed, and more memory touched.
     """
     import trl
     from datasets import Dataset
@@ -145,13 +147,31 @@ def sides_of(dtype: torch.dtype, steps: int) -> dict[str, Callable[[], dict[str,
     """What is timed: name -> a run that gives seconds by part of a step."""
     less = max(2, steps - 1)
     return {
-        "own engine": lambda: median(own(dtype, steps, None, True)),
-        "TRL, stock": lambda: theirs(dtype, less),
+        OWN: lambda: median(own(dtype, steps, None, True)),
+        UNCHECKED: lambda: theirs(dtype, less),
         "own engine, rewards scored apart": lambda: median(own(dtype, steps, None, False)),
         "own engine, adapters on the top 10 layers": lambda: median(own(dtype, steps, 10, True)),
-        "TRL adapter": lambda: theirs(dtype, less, adapter=True),
-        "TRL, stock, gradient checkpointing (its default)": lambda: theirs(dtype, less, checkpointing=True),
+        ADAPTER: lambda: theirs(dtype, less, adapter=True),
+        STOCK: lambda: theirs(dtype, less, checkpointing=True),
     }
+
+
+def figures_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Ratios of every side to stock TRL at its defaults and without checkpointing, whichever of them is the faster."""
+    note = f"{len(ASKS)} prompts x {COMPLETIONS} completions of at most {TOKENS} tokens"
+    figures = []
+    for precision in dict.fromkeys(row["precision"] for row in rows):
+        seen: dict[str, list[float]] = {}
+        for row in rows:
+            if row["precision"] == precision:
+                seen.setdefault(row["side"], []).append(row["seconds"])
+        for base, against in ((STOCK, seen.keys() - {STOCK, ADAPTER}), (UNCHECKED, {OWN, ADAPTER})):
+            figures += [
+                results.ratio(f"a step, {side}, over {base}, {precision}", seen[side], seen[base], note=note,
+                              **({"at_most": 0.3} if side == OWN else {}))
+                for side in seen if side in against
+            ]  # fmt: skip
+    return figures
 
 
 def main() -> None:
@@ -159,30 +179,21 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="one round of two steps in bfloat16")
     parser.add_argument("--steps", type=int, default=3, help="of the own engine; TRL takes one less, none left out")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--precisions", nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--out", type=Path, default=results.FOLDER / "align_step.json")
     given = parser.parse_args()
     if given.short:
         given.steps, given.rounds, given.precisions = 2, 1, ["bfloat16"]
-    figures, rows = [], []
+    rows = []
     for name in given.precisions:
-        sides = sides_of(getattr(torch, name), given.steps)
-        seen: dict[str, list[float]] = {side: [] for side in sides}
         for turn in range(given.rounds):
-            for side, run in sides.items():
+            for side, run in sides_of(getattr(torch, name), given.steps).items():
                 parts = run()
-                seen[side].append(sum(parts.values()))
                 rows.append(
                     {"precision": name, "round": turn, "side": side, "seconds": sum(parts.values()), "parts": parts}
                 )
                 print(json.dumps(rows[-1]), flush=True)
-        note = f"{len(ASKS)} prompts x {COMPLETIONS} completions of at most {TOKENS} tokens"
-        figures += [
-            results.ratio(f"a step, {side}, over stock TRL's RLOO without checkpointing, {name}", seen[side],
-                          seen["TRL, stock"], note=note, **({"at_most": 0.3} if side == "own engine" else {}))
-            for side in sides if side != "TRL, stock"
-        ]  # fmt: skip
-    results.write(given.out, "A step of align", figures, rows=rows)
+    results.write(given.out, "A step of align", figures_of(rows), rows=rows)
 
 
 if __name__ == "__main__":
