@@ -10,8 +10,11 @@ from typing import Any
 
 import torch
 from peft.tuners.lora.layer import Linear
+from torch import nn
 
-from prudent.features.products import product
+from prudent.features.products import FrozenLinear, product
+
+PLAIN = (nn.Linear, FrozenLinear)  # a quantised layer is a subclass whose weight is no matrix to multiply by
 
 
 class LeanLinear(Linear):
@@ -19,9 +22,9 @@ class LeanLinear(Linear):
     saved, merged and switched off as peft does it."""
 
     def forward(self, x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
-        if self.disable_adapters or self.merged:
-            return super().forward(x, *arguments, **options)
         base, name = self.get_base_layer(), self.active_adapters[0]
+        if self.disable_adapters or self.merged or type(base) not in PLAIN:
+            return super().forward(x, *arguments, **options)
         down, up = self.lora_A[name].weight, self.lora_B[name].weight
         return _Adapted.apply(x, base.weight, base.bias, down, up, self.scaling[name])
 

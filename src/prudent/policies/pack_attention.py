@@ -7,6 +7,7 @@ backward pass is several times slower than two matrix products and a softmax ove
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -66,7 +67,8 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 def group_by_group(body: Any, ends: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Keyword arguments for a forward pass of ``body`` over a pack whose groups end at ``ends``."""
     config = body.config
-    if body.device.type != "cpu" or getattr(config, "_attn_implementation", None) != "sdpa":
+    passes_on = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(body.forward).parameters.values())
+    if not passes_on or body.device.type != "cpu" or getattr(config, "_attn_implementation", None) != "sdpa":
         yield {}
         return
     config._attn_implementation = NAME
