@@ -12,13 +12,13 @@ from prudent.cli.preflight import ManyValues
 
 EPILOG = "Example: prudent align --preferences train.jsonl --objective vanilla --objective proportional --out runs/a"
 RL, SERIES, DATA = "Reinforcement learning", "Series and judging", "Data"
-# Under twenty minutes on two cores; a rate at which thirty steps go as far as best of 16 does (about 2 nats).
+# Under twenty minutes on two cores; a rate at which so many steps go about as far as best of 16 does (2 nats).
 DEMO = {
     "demo_pairs": 1000,
     "train_prompts": 40,
     "eval_prompts": 40,
     "eval_samples": 16,
-    "steps": 30,
+    "steps": 24,
     "learning_rate": 1e-3,
     "prompts_per_step": 8,
     "completions": 4,
