@@ -104,8 +104,8 @@ def guarded(function: F) -> F:
         # Quiet and offline-safe before any model library is imported: telemetry is off unless a person turns it on.
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        # Threads that wait spin for a microsecond or so, then sleep. A step of align on two cores, quiet and busy: 4.8
-        # and 9.8 s; never spinning 6.3 and 8.3; spinning on, as the libraries do by default, 5.2 and 47.
+        # Threads that wait spin a thousand turns, then sleep: nearly as fast as spinning on where the machine is quiet,
+        # and five times as fast where it is busy (benchmarks/waiting.py).
         if "OMP_WAIT_POLICY" not in os.environ:
             os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # for other runtimes than GNU's, which obeys its own variable
             os.environ.setdefault("GOMP_SPINCOUNT", "1000")
