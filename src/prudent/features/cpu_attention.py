@@ -37,27 +37,33 @@ def short_attention(
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention signature: (rows, heads, tokens, width) in, (rows, tokens, heads, width) out."""
-    rows, heads, length, width = query.shape
-    groups, keys = key.shape[1], key.shape[2]
+    length, width, keys = query.shape[2], query.shape[3], key.shape[2]
     causal = options.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     special = any(value is not None for name, value in options.items() if name not in PLAIN)
     if length == 1 or keys > LONGEST or special or (attention_mask is None and causal and length != keys):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
-    scale = width**-0.5 if scaling is None else scaling
-    share = heads // groups
-    folded = query.reshape(rows * groups, share * length, width)
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill_(~attention_mask, -1e9)
+    if attention_mask is None and causal:
+        attention_mask = _hidden_future(length)
+    mixed = attend(query, key, value, attention_mask, width**-0.5 if scaling is None else scaling)
+    return mixed.transpose(1, 2).contiguous(), None
+
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """(rows, heads, T, width), (rows, groups, keys, width) twice -> (rows, heads, T, width), by two matrix products in
+    which the heads of a group share its keys. mask: added to the scores; (T, keys) or (rows, 1, T, keys)."""
+    rows, heads, length, width = query.shape
+    groups, keys = key.shape[1], key.shape[2]
+    folded = query.reshape(rows * groups, -1, width)
     scores = torch.bmm(folded, key.reshape(rows * groups, keys, width).transpose(1, 2)).mul_(scale)
-    split = scores.view(rows, groups, share, length, keys)
-    if attention_mask is not None:
-        if attention_mask.dtype == torch.bool:
-            attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill_(~attention_mask, -1e9)
-        split.add_(attention_mask.unsqueeze(2))
-    elif causal:
-        split.add_(_hidden_future(length))
-    weights = torch.softmax(scores, -1)
-    mixed = torch.bmm(weights, value.reshape(rows * groups, keys, value.shape[3]))
-    return mixed.view(rows, heads, length, value.shape[3]).transpose(1, 2).contiguous(), None
+    if mask is not None:
+        scores.view(rows, groups, -1, length, keys).add_(mask.unsqueeze(-3))
+    mixed = torch.bmm(torch.softmax(scores, -1), value.reshape(rows * groups, keys, -1))
+    return mixed.view(rows, heads, length, -1)
 
 
 AttentionInterface.register(NAME, short_attention)
@@ -65,15 +71,21 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 @contextlib.contextmanager
-def fast_attention(body: Any) -> Iterator[None]:
-    """Inside, ``body`` attends by ``short_attention`` where it is a bfloat16 model on the CPU that would use SDPA."""
+def attending_by(name: str, body: Any, suits: bool = True) -> Iterator[bool]:
+    """Inside, ``body`` attends by the registered function ``name`` where it is a model on the CPU that would use SDPA
+    and ``suits``; gives whether it does."""
     configs = {id(m.config): m.config for m in body.modules() if hasattr(m, "config")}.values()
-    suits = body.device.type == "cpu" and body.dtype == torch.bfloat16
+    suits = suits and body.device.type == "cpu"
     chosen = [c for c in configs if suits and getattr(c, "_attn_implementation", None) == "sdpa"]
     for config in chosen:
-        config._attn_implementation = NAME
+        config._attn_implementation = name
     try:
-        yield
+        yield bool(chosen)
     finally:
         for config in chosen:
             config._attn_implementation = "sdpa"
+
+
+def fast_attention(body: Any) -> contextlib.AbstractContextManager[bool]:
+    """Inside, ``body`` attends by ``short_attention`` where it is a bfloat16 model on the CPU that would use SDPA."""
+    return attending_by(NAME, body, body.dtype == torch.bfloat16)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -122,8 +121,7 @@ def paired_p(gap: np.ndarray) -> float | None:
     """
     if not gap.any():
         return 1.0
-    spread = gap.std(ddof=1) if len(gap) > 1 else 0.0
-    return float(2 * stats.t.sf(abs(gap.mean()) / spread * math.sqrt(len(gap)), len(gap) - 1)) if spread else None
+    return float(stats.ttest_1samp(gap, 0).pvalue) if len(gap) > 1 and gap.std() else None
 
 
 def differences(rankings: Mapping[str, Ranking], rounds: int, seed: Seed) -> list[dict[str, Any]]:
