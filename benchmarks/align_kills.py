@@ -29,13 +29,34 @@ from prudent.seeding import numpy_generator
 
 def command(policy: Path, out: Path) -> list[str]:
     options = {
-        "--policy": policy, "--runs": 2, "--steps": 6, "--prompts-per-step": 4, "--completions": 4,
-        "--max-new-tokens": 24, "--train-prompts": 8, "--eval-prompts": 8, "--reference-samples": 4,
-        "--eval-samples": 2, "--save-every": 1, "--dtype": "float32", "--out": out,
-    }  # fmt: skip
+        "--policy": policy,
+        "--runs": 2,
+        "--steps": 6,
+        "--prompts-per-step": 4,
+        "--completions": 4,
+        "--max-new-tokens": 24,
+        "--train-prompts": 8,
+        "--eval-prompts": 8,
+        "--reference-samples": 4,
+        "--eval-samples": 2,
+        "--save-every": 1,
+        "--dtype": "float32",
+        "--out": out,
+    }
     flat = [str(part) for pair in options.items() for part in pair]
-    return [sys.executable, "-m", "prudent.cli.main", "align", "--demo", "--objective", "vanilla", "--objective",
-            "bregman", "--no-images", *flat]  # fmt: skip
+    return [
+        sys.executable,
+        "-m",
+        "prudent.cli",
+        "align",
+        "--demo",
+        "--objective",
+        "vanilla",
+        "--objective",
+        "bregman",
+        "--no-images",
+        *flat,
+    ]
 
 
 def start(policy: Path, out: Path) -> subprocess.Popen[bytes]:

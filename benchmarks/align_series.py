@@ -16,9 +16,9 @@ from pathlib import Path
 
 from small_policy import build_policy
 
-from prudent.align.command import align
-from prudent.align.settings import Settings, check
-from prudent.cli.common import say
+from prudent.commands.align.options import Settings, check
+from prudent.commands.align.run import align
+from prudent.commands.common import say
 from prudent.demo.world import SIDES
 
 OBJECTIVES = ["vanilla", "proportional", "bregman", "lcb", "variance-only", "permuted"]

@@ -25,17 +25,22 @@ import torch
 from prudent.features.encoder import Encoder
 from prudent.features.models import load_language_model
 from prudent.features.rendering import Renderer
-from prudent.policies.policy import LoraOptions, Policy
-from prudent.policies.rlhf import Trainer, TrainOptions, UpdateOptions
-from prudent.policies.scorers import HeadScorer
+from prudent.policies.rl.engine import Trainer, TrainOptions, UpdateOptions
+from prudent.policies.rl.policy import LoraOptions, Policy
+from prudent.policies.rl.scorers import HeadScorer
 from prudent.rewards.heads import HeadEnsemble
 from prudent.rewards.objectives import ReferenceStatistics
 
 ASKS = (
-    "Describe a lighthouse at night.", "Give a recipe for onion soup.", "Explain why the sky is blue.",
-    "Write to a neighbour about a noisy dog.", "Plan a day in a small harbour town.", "Praise a wooden chair.",
-    "Tell a child how bread rises.", "Sell a bicycle bell in three sentences.",
-)  # fmt: skip
+    "Describe a lighthouse at night.",
+    "Give a recipe for onion soup.",
+    "Explain why the sky is blue.",
+    "Write to a neighbour about a noisy dog.",
+    "Plan a day in a small harbour town.",
+    "Praise a wooden chair.",
+    "Tell a child how bread rises.",
+    "Sell a bicycle bell in three sentences.",
+)
 TOKENS, COMPLETIONS, BETA = 40, 4, 0.05
 OWN, STOCK, UNCHECKED = "own engine", "stock TRL", "stock TRL without gradient checkpointing"
 ADAPTER = "TRL adapter without gradient checkpointing"
@@ -56,9 +61,12 @@ def own(dtype: torch.dtype, steps: int, layers: int | None, shared: bool) -> lis
     scorer = HeadScorer(ensemble(encoder), encoder, prompts, shared=shared)
     statistics_ = ReferenceStatistics(torch.zeros(10, len(ASKS), dtype=torch.float64), 1.0, 1e-2, 1.0)
     options = TrainOptions(
-        objective="bregman", update=UpdateOptions(beta=BETA, completions=COMPLETIONS), steps=steps,
-        prompts=len(ASKS), max_new_tokens=TOKENS,
-    )  # fmt: skip
+        objective="bregman",
+        update=UpdateOptions(beta=BETA, completions=COMPLETIONS),
+        steps=steps,
+        prompts=len(ASKS),
+        max_new_tokens=TOKENS,
+    )
     trainer = Trainer(
         policy, tokenizer, Renderer(tokenizer).prompts(prompts), scorer, statistics_, options, describe=ASKS
     )
@@ -86,7 +94,7 @@ def theirs(dtype: torch.dtype, steps: int, *, adapter: bool = False, checkpointi
     from datasets import Dataset
     from peft import LoraConfig
 
-    from prudent.policies.trl_adapter import VarianceAwareRLOOTrainer
+    from prudent.policies.trl import VarianceAwareRLOOTrainer
     from prudent.rewards.reward_function import RewardFunction
 
     model, tokenizer = load_language_model("smollm2", dtype=dtype)
@@ -98,16 +106,28 @@ def theirs(dtype: torch.dtype, steps: int, *, adapter: bool = False, checkpointi
     prompts = [[{"role": "user", "content": text}] for text in ASKS]
     with tempfile.TemporaryDirectory() as folder:
         args = trl.RLOOConfig(
-            output_dir=folder, beta=BETA, num_generations=COMPLETIONS,
-            per_device_train_batch_size=len(ASKS) * COMPLETIONS, max_completion_length=TOKENS, max_steps=steps,
-            use_cpu=True, bf16=False, report_to=[], save_strategy="no", disable_tqdm=True, top_k=0, logging_steps=1000,
+            output_dir=folder,
+            beta=BETA,
+            num_generations=COMPLETIONS,
+            per_device_train_batch_size=len(ASKS) * COMPLETIONS,
+            max_completion_length=TOKENS,
+            max_steps=steps,
+            use_cpu=True,
+            bf16=False,
+            report_to=[],
+            save_strategy="no",
+            disable_tqdm=True,
+            top_k=0,
+            logging_steps=1000,
             gradient_checkpointing=checkpointing,
-        )  # fmt: skip
+        )
         options: dict[str, Any] = {
-            "model": model, "args": args, "processing_class": tokenizer,
+            "model": model,
+            "args": args,
+            "processing_class": tokenizer,
             "train_dataset": Dataset.from_list([{"prompt": p} for p in prompts * (steps + 1)]),
             "peft_config": LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
-        }  # fmt: skip
+        }
         if adapter:
             samples = [["It is late.", "The sea is calm."]] * len(prompts)
             function = RewardFunction(scores, "bregman", beta=BETA, reference=(prompts, samples))
@@ -167,10 +187,16 @@ def figures_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 seen.setdefault(row["side"], []).append(row["seconds"])
         for base, against in ((STOCK, seen.keys() - {STOCK, ADAPTER}), (UNCHECKED, {OWN, ADAPTER})):
             figures += [
-                results.ratio(f"a step, {side}, over {base}, {precision}", seen[side], seen[base], note=note,
-                              **({"at_most": 0.3} if side == OWN else {}))
-                for side in seen if side in against
-            ]  # fmt: skip
+                results.ratio(
+                    f"a step, {side}, over {base}, {precision}",
+                    seen[side],
+                    seen[base],
+                    note=note,
+                    **({"at_most": 0.3} if side == OWN else {}),
+                )
+                for side in seen
+                if side in against
+            ]
     return figures
 
 

@@ -69,10 +69,23 @@ def main() -> None:
         maker.join()
         print(f"{options.pairs} pairs, {(folder / 'pairs.jsonl').stat().st_size / 1e6:.0f} MB, width {options.width}")
         command = [
-            sys.executable, "-c", "from prudent.cli.main import main; main()", "clean", str(folder / "pairs.jsonl"),
-            "--features", str(folder / "features.safetensors"), "--flip", "0.1", "--soften", "all",
-            "--holdout", options.holdout, "--out", str(folder / "run"), "--json",
-        ]  # fmt: skip
+            sys.executable,
+            "-c",
+            "from prudent.cli import main; main()",
+            "clean",
+            str(folder / "pairs.jsonl"),
+            "--features",
+            str(folder / "features.safetensors"),
+            "--flip",
+            "0.1",
+            "--soften",
+            "all",
+            "--holdout",
+            options.holdout,
+            "--out",
+            str(folder / "run"),
+            "--json",
+        ]
         started = time.perf_counter()
         with (folder / "answer.json").open("w", encoding="utf-8") as answer:
             process = subprocess.Popen(command, stdout=answer)

@@ -21,13 +21,37 @@ STUDIES: dict[str, tuple[str, ...]] = {
     "hh_harmless": ("hh_harmless.train.jsonl.gz", "--test", "hh_harmless.test.jsonl.gz", *PLANT),
     "pandalm_votes": ("pandalm_votes.jsonl.gz", *PLANT),
     "gsm8k_pairs": ("gsm8k_pairs.jsonl.gz", *PLANT),
-    "qa_feedback": ("qa_feedback.train.jsonl.gz", "--test", "qa_feedback.test.jsonl.gz", "--max-pairs", "800",
-                    "--max-test-pairs", "200", *PLANT),
-    "alpacaeval_gpt4": ("alpacaeval_gpt4.train.jsonl.gz", "--test", "alpacaeval_gpt4.test.jsonl.gz", "--max-pairs",
-                        "1000", "--max-test-pairs", "200", *PLANT),
-    "alpacaeval_soft": ("alpacaeval_soft.train.jsonl.gz", "--max-pairs", "500", "--max-length", "256",
-                        "--second-label", "chosen_prob", *PLANT),
-}  # fmt: skip
+    "qa_feedback": (
+        "qa_feedback.train.jsonl.gz",
+        "--test",
+        "qa_feedback.test.jsonl.gz",
+        "--max-pairs",
+        "800",
+        "--max-test-pairs",
+        "200",
+        *PLANT,
+    ),
+    "alpacaeval_gpt4": (
+        "alpacaeval_gpt4.train.jsonl.gz",
+        "--test",
+        "alpacaeval_gpt4.test.jsonl.gz",
+        "--max-pairs",
+        "1000",
+        "--max-test-pairs",
+        "200",
+        *PLANT,
+    ),
+    "alpacaeval_soft": (
+        "alpacaeval_soft.train.jsonl.gz",
+        "--max-pairs",
+        "500",
+        "--max-length",
+        "256",
+        "--second-label",
+        "chosen_prob",
+        *PLANT,
+    ),
+}
 
 
 def run(data: Path, name: str, out: Path, more: list[str]) -> dict[str, Any]:
@@ -35,7 +59,7 @@ def run(data: Path, name: str, out: Path, more: list[str]) -> dict[str, Any]:
     if not (out / "manifest.json").is_file():
         first, *rest = STUDIES[name]
         arguments = [str(data / part) if part.endswith(".jsonl.gz") else part for part in rest]
-        command = [sys.executable, "-c", "from prudent.cli.main import main; main()", "clean", str(data / first)]
+        command = [sys.executable, "-c", "from prudent.cli import main; main()", "clean", str(data / first)]
         subprocess.run([*command, *arguments, *more, "--out", str(out)], check=True)
     return json.loads((out / "result.json").read_text(encoding="utf-8"))
 
@@ -68,8 +92,10 @@ def show(name: str, found: dict[str, Any]) -> None:
         print(f"  votes: alpha {alpha:.3f}, unanimous {percent(votes['unanimous'])}, {votes['outcomes']}")
     strength = found["strength"]
     shares = strength["shares"]
-    print(f"  strength ({strength['mode']}, ridge {strength['ridge']:g}): below zero {percent(shares['below_zero'])}, "
-          f"near zero {percent(shares['near_zero'])}, surely below {percent(shares['surely_below_zero'])}")  # fmt: skip
+    print(
+        f"  strength ({strength['mode']}, ridge {strength['ridge']:g}): below zero {percent(shares['below_zero'])}, "
+        f"near zero {percent(shares['near_zero'])}, surely below {percent(shares['surely_below_zero'])}"
+    )
     if strength["second_label"]:
         rank = strength["second_label"]["spearman"]
         means = " ".join(f"{row['second_mean']:.3f}" for row in strength["deciles"])
@@ -83,8 +109,10 @@ def show(name: str, found: dict[str, Any]) -> None:
         area = finding["auroc"]
         print(f"  planted {planted['share']:.0%}: AUC {area['value']:.3f} [{area['low']:.3f}, {area['high']:.3f}]")
         for row in finding["by_share"]:
-            print(f"    lowest {row['share']:.0%}: precision {percent(row['precision'])} (base rate "
-                  f"{percent(finding['base_rate'])}), recall {percent(row['recall'])}")  # fmt: skip
+            print(
+                f"    lowest {row['share']:.0%}: precision {percent(row['precision'])} (base rate "
+                f"{percent(finding['base_rate'])}), recall {percent(row['recall'])}"
+            )
         show_training(planted.get("training", []))
     print("  seconds: " + ", ".join(f"{stage} {spent:.0f}" for stage, spent in found["timings_s"].items()))
 

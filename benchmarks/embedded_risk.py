@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
+from prudent.commands.preflight.core import DrawnScores, Outcomes, at_equal_beta, at_equal_kl, join, see, table
+from prudent.commands.preflight.regimes import fresh_scores, inequality, link
 from prudent.demo.world import SIDES, World, draw_preferences, load_world, side_places, split
-from prudent.preflight.core import DrawnScores, Outcomes, at_equal_beta, at_equal_kl, join, see, table
-from prudent.preflight.regimes import fresh_scores, inequality, link
 from prudent.runs import dumps
 from prudent.seeding import spawn
 
@@ -119,8 +119,11 @@ def in_short(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["comparison"] != "equal KL" or row["method"] != "vanilla" or row["reward"] != rows[0]["reward"]:
             continue
-        same = {r["method"]: r for r in rows if all(r[k] == row[k] for k in ("pairs", "slope", "setting", "reward"))
-                and r["comparison"] == "equal KL"}  # fmt: skip
+        same = {
+            r["method"]: r
+            for r in rows
+            if all(r[k] == row[k] for k in ("pairs", "slope", "setting", "reward")) and r["comparison"] == "equal KL"
+        }
         cells = []
         for found in (same[method] for method in METHODS):
             sure = found.get("vs_risk_low") is not None and not found["vs_risk_low"] <= 0 <= found["vs_risk_high"]

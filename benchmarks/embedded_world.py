@@ -15,10 +15,10 @@ import argparse
 
 import torch
 
+from prudent.commands.preflight.blind_rules import KL, blind_features, tilt_gain
 from prudent.demo.constraints import CHECKS, words
 from prudent.demo.world import World, gold_reward, load_world, split
 from prudent.evaluation.intervals import Estimate, bootstrap
-from prudent.preflight.blind_rules import KL, blind_features, tilt_gain
 from prudent.runs import dumps
 
 

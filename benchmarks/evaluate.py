@@ -19,9 +19,9 @@ import numpy as np
 import results
 
 from prudent.evaluation import statistics
-from prudent.evaluation.pair_metrics import compare, disagreement, pair_score
-from prudent.evaluation.reward_math import compare_reductions, rewardmath
-from prudent.evaluation.score_files import read_scores
+from prudent.evaluation.benchmarks.pair_metrics import compare, disagreement, pair_score
+from prudent.evaluation.benchmarks.reward_math import compare_reductions, rewardmath
+from prudent.evaluation.benchmarks.score_files import read_scores
 
 
 def plain_bootstrap(values: np.ndarray, rounds: int) -> np.ndarray:
@@ -63,16 +63,21 @@ def speed(pairs: int, rounds: int, repeats: int, out: Path) -> None:
     totals = [sum(times[name][turn] for name in parts) for turn in range(repeats)]
     what = f"{pairs:,} pairs, {rounds:,} rounds"
     results.write(
-        out, "Metrics with intervals over scored pairs",
+        out,
+        "Metrics with intervals over scored pairs",
         [
             results.figure(f"processor time of all metrics, {what}", busy, unit="s", at_most=10),
             results.figure("the same by the clock, other work included", totals, unit="s"),
             results.figure("memory above the data", more, unit="GiB", at_most=1),
-            results.ratio("plain over fast bootstrap of a mean", times["plain bootstrap, 10 rounds"],
-                          times["mean margin"], rounds / 10),
+            results.ratio(
+                "plain over fast bootstrap of a mean",
+                times["plain bootstrap, 10 rounds"],
+                times["mean margin"],
+                rounds / 10,
+            ),
         ],
         rows=[{"part": name, "seconds": seconds} for name, seconds in times.items()],
-    )  # fmt: skip
+    )
 
 
 def published(path: str) -> None:
@@ -90,9 +95,7 @@ def published(path: str) -> None:
             note = f"best in {choice.share[how]:.0%} of resamples, runner-up {choice.runner_up}"
         else:
             found = rewardmath(scores)
-        values = (
-            found.accuracy, found.accuracy_with_ties, found.accuracy_expected, found.mrr, found.mrr_tie_averaged
-        )  # fmt: skip
+        values = (found.accuracy, found.accuracy_with_ties, found.accuracy_expected, found.mrr, found.mrr_tie_averaged)
         shown = "".join(f"{value:9.4f}" for value in values)
         print(f"{table.name:18} {how:14}{shown}{found.tied_problems:9d} {note}")
 

@@ -30,12 +30,24 @@ TRAINED = ("singles", "linear", "lora")
 # The last five of thirty blocks, in steps enough for a few hundred pairs: what two cores train in minutes.
 OPTIONS = (
     *(f"{name}.{option}" for name in TRAINED for option in ("layers=5", "batch_size=4")),
-    "singles.learning_rate=5e-5", "linear.learning_rate=5e-5",
-)  # fmt: skip
+    "singles.learning_rate=5e-5",
+    "linear.learning_rate=5e-5",
+)
 COLUMNS = (
-    "Family", "K", "Accuracy", "Members", "Log loss", "ECE", "AUROC of sigma", "AUROC of small margin",
-    "Unlike / test spread", "Parameters", "Fit, s", "Score, s", "Peak, MiB",
-)  # fmt: skip
+    "Family",
+    "K",
+    "Accuracy",
+    "Members",
+    "Log loss",
+    "ECE",
+    "AUROC of sigma",
+    "AUROC of small margin",
+    "Unlike / test spread",
+    "Parameters",
+    "Fit, s",
+    "Score, s",
+    "Peak, MiB",
+)
 
 
 def embedded(folder: Path, pairs: int, test_pairs: int, side: str) -> list[str]:
@@ -66,10 +78,22 @@ def run(arguments: list[str], given: argparse.Namespace, families: list[str]) ->
     own = [option for option in OPTIONS if option.split(".")[0] in families]
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            sys.executable, "-m", "prudent.cli.main", "compare", *arguments, "--families", ",".join(families), "--json",
-            "--out", str(Path(folder) / "compare"), "--max-length", str(given.max_length), "--pooling", given.pooling,
+            sys.executable,
+            "-m",
+            "prudent.cli",
+            "compare",
+            *arguments,
+            "--families",
+            ",".join(families),
+            "--json",
+            "--out",
+            str(Path(folder) / "compare"),
+            "--max-length",
+            str(given.max_length),
+            "--pooling",
+            given.pooling,
             *(part for option in own for part in ("--set", option)),
-        ]  # fmt: skip
+        ]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
 
@@ -85,23 +109,36 @@ def interval(found: dict[str, Any] | None) -> str:
 def cells(row: dict[str, Any]) -> list[str]:
     members = sorted(row["member_accuracy"])
     return [
-        row["family"], str(row["members"]), interval(row["accuracy"]), f"{members[0]:.2f} to {members[-1]:.2f}",
-        f"{row['log_loss']:.3f}", f"{row['ece']['value']:.3f}", interval(row["error_auroc_sigma"]),
-        interval(row["error_auroc_margin"]), f"{row['ood_ratio']:.2f}", f"{row['parameters']:,}",
-        f"{row['fit_processor_seconds']:.1f}", f"{row['score_processor_seconds']:.1f}", f"{row['peak_mib']:.0f}",
-    ]  # fmt: skip
+        row["family"],
+        str(row["members"]),
+        interval(row["accuracy"]),
+        f"{members[0]:.2f} to {members[-1]:.2f}",
+        f"{row['log_loss']:.3f}",
+        f"{row['ece']['value']:.3f}",
+        interval(row["error_auroc_sigma"]),
+        interval(row["error_auroc_margin"]),
+        f"{row['ood_ratio']:.2f}",
+        f"{row['parameters']:,}",
+        f"{row['fit_processor_seconds']:.1f}",
+        f"{row['score_processor_seconds']:.1f}",
+        f"{row['peak_mib']:.0f}",
+    ]
 
 
 def show(name: str, result: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    print(f"\n{name}: {result['pairs']} pairs, {result['test_pairs']} test pairs, longer answer "
-          f"{result['baseline']['value']:.3f}\n")  # fmt: skip
+    print(
+        f"\n{name}: {result['pairs']} pairs, {result['test_pairs']} test pairs, longer answer "
+        f"{result['baseline']['value']:.3f}\n"
+    )
     print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS))
     for row in rows:
         print("| " + " | ".join(cells(row) if "accuracy" in row else [row["family"], row["reason"]]) + " |")
     for row in rows:
         if row.get("conformal"):
-            print(f"{row['family']}: conformal coverage {row['conformal']['share']:.2f}, width "
-                  f"{row['conformal']['width']:.2f}")  # fmt: skip
+            print(
+                f"{row['family']}: conformal coverage {row['conformal']['share']:.2f}, width "
+                f"{row['conformal']['width']:.2f}"
+            )
 
 
 def figures(rows: list[dict[str, Any]], note: str) -> list[dict[str, Any]]:
@@ -111,8 +148,14 @@ def figures(rows: list[dict[str, Any]], note: str) -> list[dict[str, Any]]:
         if "accuracy" not in row:
             continue
         if row["error_auroc_sigma"]["value"] is not None:
-            found.append(results.figure(f"{row['family']}: AUROC of sigma for wrong pairs",
-                                        row["error_auroc_sigma"]["value"], unit="", note=note))  # fmt: skip
+            found.append(
+                results.figure(
+                    f"{row['family']}: AUROC of sigma for wrong pairs",
+                    row["error_auroc_sigma"]["value"],
+                    unit="",
+                    note=note,
+                )
+            )
         seconds = row["fit_processor_seconds"] + row["score_processor_seconds"]
         found.append(
             results.figure(f"{row['family']}: fitting {row['members']} members and scoring", seconds, unit="s")
@@ -151,8 +194,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if given.data:
             files = [str(given.data / f"hh_harmless.{part}.jsonl.gz") for part in ("train", "test")]
-            options = ["--preferences", files[0], "--test", files[1], "--max-pairs", str(pairs),
-                       "--max-test-pairs", str(test_pairs)]  # fmt: skip
+            options = [
+                "--preferences",
+                files[0],
+                "--test",
+                files[1],
+                "--max-pairs",
+                str(pairs),
+                "--max-test-pairs",
+                str(test_pairs),
+            ]
         else:
             options = [*embedded(Path(folder), pairs, test_pairs, given.side), "--level", "0.8"]
         for part in filter(None, parts):
@@ -162,9 +213,15 @@ def main() -> None:
             table = list({row["family"]: row for row in table}.values())
             note = f"{data}, {found['pairs']} pairs, {found['test_pairs']} test pairs"
             results.write(
-                given.out, "Families of reward models", figures(table, note), rows=table, data=data, pairs=pairs,
-                test_pairs=test_pairs, baseline=found["baseline"],
-            )  # fmt: skip
+                given.out,
+                "Families of reward models",
+                figures(table, note),
+                rows=table,
+                data=data,
+                pairs=pairs,
+                test_pairs=test_pairs,
+                baseline=found["baseline"],
+            )
     show(data, found, table)
 
 

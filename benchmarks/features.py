@@ -180,16 +180,30 @@ def main() -> None:
         speed = found["tokens_per_processor_second"]
         fastest = min(peers, key=lambda name, found=found: found["times_less_processor_than"][name]["median"])
         figures += [
-            renamed(found["times_less_processor_than"][fastest], f"features, against {fastest}, the faster peer",
-                    at_least=1.5, note=note),
-            renamed(found["share_of_matmul_peak"], "features, share of the matrix-product peak", unit="",
-                    at_least=0.6, note=note),
+            renamed(
+                found["times_less_processor_than"][fastest],
+                f"features, against {fastest}, the faster peer",
+                at_least=1.5,
+                note=note,
+            ),
+            renamed(
+                found["share_of_matmul_peak"],
+                "features, share of the matrix-product peak",
+                unit="",
+                at_least=0.6,
+                note=note,
+            ),
             renamed(speed["prudent"], "features", unit="tokens a second of processor", note=note),
-        ]  # fmt: skip
+        ]
     results.write(
-        args.out, "Features", figures, rows=[{"kind": kind, **found} for kind, found in kinds.items()],
-        packages=("sentence-transformers",), model="SmolLM2-135M-Instruct", dtype=dtype_name(model.dtype),
-    )  # fmt: skip
+        args.out,
+        "Features",
+        figures,
+        rows=[{"kind": kind, **found} for kind, found in kinds.items()],
+        packages=("sentence-transformers",),
+        model="SmolLM2-135M-Instruct",
+        dtype=dtype_name(model.dtype),
+    )
 
 
 if __name__ == "__main__":

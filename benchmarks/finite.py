@@ -53,10 +53,10 @@ def seconds(function: Callable[[], object]) -> float:
 def statistics_stage(draws: int, pairs: int = 400, prompts: int = 64, candidates: int = 16, width: int = 576) -> float:
     """Processor seconds of all that preflight does between features and report: draws, policies at equal beta and at
     equal KL, half the pairs, and the cross-fit beside gold."""
-    from prudent.preflight.answer import Plan, answer
-    from prudent.preflight.core import Candidates, PairFeatures, uniform_reference
-    from prudent.preflight.settings import Settings
-    from prudent.preflight.truth import gold_truth
+    from prudent.commands.preflight.answer import Plan, answer
+    from prudent.commands.preflight.core import Candidates, PairFeatures, uniform_reference
+    from prudent.commands.preflight.options import Settings
+    from prudent.commands.preflight.truth import gold_truth
 
     generator = torch.Generator().manual_seed(0)
     truth = 2 * torch.randn(width, generator=generator) / width**0.5
@@ -66,9 +66,7 @@ def statistics_stage(draws: int, pairs: int = 400, prompts: int = 64, candidates
     pool = torch.randn(prompts, candidates, width, generator=generator)
     reference = uniform_reference([candidates] * prompts, candidates)
     usual = Settings()
-    plan = Plan(
-        usual.betas, draws, usual.members, usual.ridge_value, usual.reward_rule, usual.floor, usual.max_risk
-    )  # fmt: skip
+    plan = Plan(usual.betas, draws, usual.members, usual.ridge_value, usual.reward_rule, usual.floor, usual.max_risk)
     gold = gold_truth(pool @ truth, reference)
     return seconds(lambda: answer(data, Candidates(pool, reference), gold, plan))
 
@@ -110,10 +108,12 @@ def main() -> None:
         results.figure(f"all {len(METHODS)} methods at three betas", sweep, unit="s", note=at),
         results.figure("the beta of every draw at a given KL (Bregman form)", match, unit="s", note=at),
         results.figure(
-            "preflight's statistics, per thousand draws", stage, unit="s",
+            "preflight's statistics, per thousand draws",
+            stage,
+            unit="s",
             note=f"400 pairs, 64 prompts x 16 candidates, 10 members, all methods, cross-fit too; from {few} draws",
         ),
-    ]  # fmt: skip
+    ]
     results.write(options.out, "Finite policies", figures, rows=rows)
 
 

@@ -60,12 +60,19 @@ def measure(folder: Path, pairs: int) -> dict[str, Any]:
     clock, began = time.perf_counter(), time.process_time()
     good = heads.scores(chosen) - heads.scores(rejected)
     return {
-        "pairs": pairs, "width": chosen.shape[1], "fit_s": fitted, "fit_processor_s": processor, "peak_gib": peak,
-        "peak_before_gib": before, "features_gib": 2 * chosen.nbytes / 2**30, "ridge": heads.info["ridge"],
-        "score_s": time.perf_counter() - clock, "score_processor_s": time.process_time() - began,
+        "pairs": pairs,
+        "width": chosen.shape[1],
+        "fit_s": fitted,
+        "fit_processor_s": processor,
+        "peak_gib": peak,
+        "peak_before_gib": before,
+        "features_gib": 2 * chosen.nbytes / 2**30,
+        "ridge": heads.info["ridge"],
+        "score_s": time.perf_counter() - clock,
+        "score_processor_s": time.process_time() - began,
         "peak_after_scoring_gib": results.peak_gib(),
         "training_accuracy": float((good.mean(0) > 0).double().mean()),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

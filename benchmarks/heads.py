@@ -73,26 +73,33 @@ def from_cache(features: dict[str, torch.Tensor], repeats: int) -> tuple[list[di
     few = torch.randn(300, 576, generator=torch.Generator().manual_seed(0))
     many = bootstrap_counts(300, member_seeds(0, 1000))
     sides: dict[str, Callable[[], Any]] = {
-        "ten": ours(K, ridge), "one": ours(1, ridge), "scikit": theirs, "ten, cv": ours(K, "cv"),
-        "one, cv": ours(1, "cv"), "thousand": lambda: fit_heads(few, many, ridge=0.03),
-    }  # fmt: skip
+        "ten": ours(K, ridge),
+        "one": ours(1, ridge),
+        "scikit": theirs,
+        "ten, cv": ours(K, "cv"),
+        "one, cv": ours(1, "cv"),
+        "thousand": lambda: fit_heads(few, many, ridge=0.03),
+    }
     results.interleaved(sides, 1)  # the first call of anything pays for loading it
     times = results.interleaved(sides, repeats, time.process_time)
     ensemble = fitted[f"{K} {ridge}"]
     at = f"{n:,} pairs x {width} features"
     figures = [
-        results.ratio("ten heads over one, ridge by cross-validation", times["ten, cv"], times["one, cv"],
-                      at_most=1.3, note=at),
+        results.ratio(
+            "ten heads over one, ridge by cross-validation", times["ten, cv"], times["one, cv"], at_most=1.3, note=at
+        ),
         results.ratio("ten heads over one, ridge given", times["ten"], times["one"], at_most=1.3, note=at),
         results.ratio("scikit-learn, ten in a loop, over ten heads", times["scikit"], times["ten"], note=at),
         results.figure("a thousand heads on 300 pairs x 576 features", times["thousand"], unit="s"),
-    ]  # fmt: skip
+    ]
     row = {
-        "part": "cache", "pairs": n, "width": width,
+        "part": "cache",
+        "pairs": n,
+        "width": width,
         "processor seconds": {name: statistics.median(values) for name, values in times.items()},
         "largest weight gap to scikit-learn": float(np.abs(ensemble.weights.numpy() - fitted["scikit"]).max()),
         "accuracy": accuracy(ensemble.scores(features["test_chosen"]), ensemble.scores(features["test_rejected"])),
-    }  # fmt: skip
+    }
     return figures, row
 
 
@@ -137,11 +144,21 @@ def trl_run(data: Any, backbone: Any, tokenizer: Any, seed: int, epochs: int, le
         model.score.requires_grad_(True)
         with tempfile.TemporaryDirectory() as folder:
             arguments = RewardConfig(
-                output_dir=folder, num_train_epochs=epochs, per_device_train_batch_size=32, learning_rate=rate,
-                max_length=length, gradient_checkpointing=False, report_to="none", save_strategy="no", bf16=False,
-                disable_tqdm=True, logging_strategy="no", seed=seed, use_cpu=not torch.cuda.is_available(),
+                output_dir=folder,
+                num_train_epochs=epochs,
+                per_device_train_batch_size=32,
+                learning_rate=rate,
+                max_length=length,
+                gradient_checkpointing=False,
+                report_to="none",
+                save_strategy="no",
+                bf16=False,
+                disable_tqdm=True,
+                logging_strategy="no",
+                seed=seed,
+                use_cpu=not torch.cuda.is_available(),
                 dataloader_pin_memory=False,
-            )  # fmt: skip
+            )
             trainer = RewardTrainer(model=model, args=arguments, train_dataset=data, processing_class=tokenizer)
             if len(trainer.train_dataset) != len(data):
                 raise SystemExit("the trainer leaves out texts longer than --max-length: raise it, for the same data")
@@ -191,11 +208,16 @@ def end_to_end(data: dict[str, Any], runs: int, epochs: int) -> tuple[list[dict[
     )
     figure["median"] = K * statistics.mean(theirs) / whole  # all runs together, against the median of ours
     row = {
-        "part": "text", "pairs": len(data["train"]), "test_pairs": len(data["test"]), "epochs": epochs,
-        "max_length": length, "dtype": str(language_model.dtype), "processor seconds, ours": mine,
+        "part": "text",
+        "pairs": len(data["train"]),
+        "test_pairs": len(data["test"]),
+        "epochs": epochs,
+        "max_length": length,
+        "dtype": str(language_model.dtype),
+        "processor seconds, ours": mine,
         "processor seconds, trainer": theirs,
         "accuracy": found,
-    }  # fmt: skip
+    }
     return [figure], row
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import results
 import torch
 
-from prudent.evaluation.goodhart import Setting, World, member_scores, reward_of
-from prudent.evaluation.goodhart_curves import curve
-from prudent.evaluation.overoptimization import best_of_n_curves
+from prudent.evaluation.overoptimization.curves import curve
+from prudent.evaluation.overoptimization.fits import best_of_n_curves
+from prudent.evaluation.overoptimization.goodhart import Setting, World, member_scores, reward_of
 
 
 def build(prompts: int, samples: int, width: int, seed: int = 0) -> World:
@@ -73,7 +73,8 @@ def main() -> None:
     exact, subsets = estimators(rewards[0].double(), gold, 3)
     what = f"{given.prompts:,} prompts x {given.samples} responses, {given.draws} draws, {len(made.points)} values of n"
     results.write(
-        given.out, "Best-of-n curves at scale",
+        given.out,
+        "Best-of-n curves at scale",
         [
             results.figure(what, done - started, unit="s", at_most=60),
             results.figure("of it curves and intervals", done - drawn, unit="s"),
@@ -82,7 +83,7 @@ def main() -> None:
             results.ratio("sampling subsets over the exact mean, n = 16, equal precision", subsets, exact),
         ],
         rows=[{"n": p.n, "gold": p.gold.value, "low": p.gold.low, "high": p.gold.high} for p in made.points],
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

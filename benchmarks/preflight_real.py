@@ -30,9 +30,21 @@ STUDIES: dict[str, tuple[str, ...]] = {
 def run(name: str, data: Path, out: Path) -> None:
     files = {part: data / f"{name}.{part}.jsonl.gz" for part in ("train", "test")}
     command = [
-        sys.executable, "-m", "prudent.cli.main", "preflight", "--preferences", str(files["train"]), "--test",
-        str(files["test"]), "--betas", *BETAS, "--out", str(out), "--overwrite", *STUDIES[name],
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "prudent.cli",
+        "preflight",
+        "--preferences",
+        str(files["train"]),
+        "--test",
+        str(files["test"]),
+        "--betas",
+        *BETAS,
+        "--out",
+        str(out),
+        "--overwrite",
+        *STUDIES[name],
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 

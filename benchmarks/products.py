@@ -11,7 +11,7 @@ from pathlib import Path
 import results
 import torch
 
-from prudent.features.products import product
+from prudent.features.cpu.products import product
 
 # Tokens, width in, width out: a pack's pass, decoding, the output layer.
 SHAPES = {"a pass of 800 tokens": (800, 576, 1536), "decoding 32 rows": (32, 576, 1536), "logits": (128, 576, 49152)}

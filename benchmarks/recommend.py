@@ -111,8 +111,13 @@ def residuals(data: Data, scorer: Scorer, tail: np.ndarray) -> dict[str, float]:
         sure = (score >= 0.5) & (data.seen[users].toarray() == 0)
         high += [sure.sum(), score[sure].sum(), (data.valid.positives[users].toarray() > 0)[sure].sum()]
     head, rare = sums[:2] / counts
-    return {"positives of the head": head, "positives of the tail": rare, "of missing": sums[2] / sums.sum(),
-            "mean score of sure pairs": high[1] / high[0], "held out": high[2] / high[0]}  # fmt: skip
+    return {
+        "positives of the head": head,
+        "positives of the tail": rare,
+        "of missing": sums[2] / sums.sum(),
+        "mean score of sure pairs": high[1] / high[0],
+        "held out": high[2] / high[0],
+    }
 
 
 def stage_of(stage: Backbone) -> dict[str, Any]:
@@ -138,9 +143,13 @@ def write_piece(folder: Path, data: Data, name: str, seed: int) -> None:
         about["spread"][key] = spread_of(ranking.top, data.popularity)
     pq.write_table(pa.table(columns), folder / f"{name}-{seed}.parquet")
     about["data"] = {
-        "users": len(data.users), "items": len(data.items), "positives": int(data.train.nnz),
-        "tail items": int(tail.sum()), "tail below": below, "test": data.test.counts(),
-    }  # fmt: skip
+        "users": len(data.users),
+        "items": len(data.items),
+        "positives": int(data.train.nnz),
+        "tail items": int(tail.sum()),
+        "tail below": below,
+        "test": data.test.counts(),
+    }
     write_atomic(folder / f"{name}-{seed}.json", dumps(about))
     print(
         name,
@@ -182,8 +191,17 @@ def gap_of(key: str, base: str, metric: str, rows: np.ndarray, others: np.ndarra
     gap = paired_bootstrap(mine[kept], theirs[kept]).difference
     each = [np.nanmean(row) for row in rows - others if not np.isnan(row).all()]
     agree = sum(np.sign(value) == np.sign(gap.value) for value in each)
-    return {"ranking": key, "minus": base, "metric": metric, "difference": gap.value, "low": gap.low,
-            "high": gap.high, "p": paired_p(mine[kept] - theirs[kept]), "seeds": each, "agree": int(agree)}  # fmt: skip
+    return {
+        "ranking": key,
+        "minus": base,
+        "metric": metric,
+        "difference": gap.value,
+        "low": gap.low,
+        "high": gap.high,
+        "p": paired_p(mine[kept] - theirs[kept]),
+        "seeds": each,
+        "agree": int(agree),
+    }
 
 
 def summarise(folder: Path) -> dict[str, Any]:
@@ -240,19 +258,28 @@ def report(folder: Path, out: Path | None) -> None:
     print(show(summary), show(summary, 50), sep="\n\n")
     figures = [
         results.figure(
-            f"{gap['ranking']} minus its score, {gap['metric']}", gap["seeds"], unit="recall",
+            f"{gap['ranking']} minus its score, {gap['metric']}",
+            gap["seeds"],
+            unit="recall",
             note=f"mean {gap['difference']:+.4f}, 95 % over users [{gap['low']:+.4f}, {gap['high']:+.4f}]",
         )
         for gap in summary["differences"]
         if gap["metric"].startswith("recall@20") and gap["ranking"].split(" ", 1)[1] in ("uncertainty", "blend")
-    ]  # fmt: skip
+    ]
     for name, pieces in summary["told"].items():
         found = [about["residuals"] for about in pieces if "residuals" in about]
         if found:
             print(f"{name}:", {key: round(float(np.mean([row[key] for row in found])), 3) for key in found[0]})
     question = "Does ranking by uncertainty find more of the tail, and no less overall, on real ratings?"
-    results.write(out, question, figures, rows=summary["rankings"], differences=summary["differences"],
-                  told=summary["told"], packages=["implicit"])  # fmt: skip
+    results.write(
+        out,
+        question,
+        figures,
+        rows=summary["rankings"],
+        differences=summary["differences"],
+        told=summary["told"],
+        packages=["implicit"],
+    )
 
 
 def tune(data: Data, name: str, seed: int) -> None:
@@ -286,8 +313,9 @@ def speed(data: Data, names: list[str], seed: int, out: Path | None) -> None:
             {"top": lambda mixed=mixed: recommend(mixed, data.seen_with_valid(), np.arange(len(data.users)), 50)}, 3
         )
         figures.append(results.figure(f"top 50 of all users by blend, {name}", times["top"], unit="s", at_most=2))
-    results.write(out, "How long do all stages and all recommendations take on real ratings?", figures,
-                  packages=["implicit"])  # fmt: skip
+    results.write(
+        out, "How long do all stages and all recommendations take on real ratings?", figures, packages=["implicit"]
+    )
 
 
 def main() -> None:

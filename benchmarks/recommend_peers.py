@@ -201,10 +201,15 @@ def main() -> None:
     ]
     left_out = [] if arguments.peer_python else ["RecBole: no --peer-python was given"]
     results.write(
-        arguments.out, "Recall and seconds of fitting beside implicit and RecBole, on the same split", figures,
-        rows=rounds, packages=["implicit"], peer=peer_versions(arguments.peer_python), epochs=arguments.epochs,
+        arguments.out,
+        "Recall and seconds of fitting beside implicit and RecBole, on the same split",
+        figures,
+        rows=rounds,
+        packages=["implicit"],
+        peer=peer_versions(arguments.peer_python),
+        epochs=arguments.epochs,
         left_out=left_out,
-    )  # fmt: skip
+    )
     print(*left_out)
 
 

@@ -67,9 +67,15 @@ def world(density: float, skew: float, seed: int) -> list[dict[str, Any]]:
     for name, stage in zip(RANKINGS, (backbone, uncertainty)):
         assert stage.curve is not None
         row: dict[str, Any] = {
-            "density": density, "skew": skew, "seed": seed, "ranking": name, "share": share, "L2": decay,
-            "validation": validation(stage), "best epoch": stage.curve.best_epoch,
-        }  # fmt: skip
+            "density": density,
+            "skew": skew,
+            "seed": seed,
+            "ranking": name,
+            "share": share,
+            "L2": decay,
+            "validation": validation(stage),
+            "best epoch": stage.curve.best_epoch,
+        }
         for side, truth in zip(SIDES, (hidden, data.test, both)):
             found = evaluate(stage.scores, truth, data.seen_with_valid(), tail, ks=(20,), views=("overall",))
             row[side] = found.mean("recall@20 overall")

@@ -89,12 +89,20 @@ def run_stage(name: str, scale: float, batches: int | None = None, seed: int = 0
     started = time.perf_counter()
     recommend(fitted.scores, data.seen, np.arange(min(users, 2000)), 50)
     return {
-        "users": users, "items": items, "pairs": int(data.train.nnz), "batch": plan.batch, "seconds, data": made,
-        "batches": every, "batches run": done, "seconds of these": curves[0].seconds,
-        "seconds, one epoch": curves[0].seconds * every / done, "seconds, validation of 2,000 users": validated[0],
-        "seconds, top 50 of 2,000 users": time.perf_counter() - started, "peak GiB": results.peak_gib(),
+        "users": users,
+        "items": items,
+        "pairs": int(data.train.nnz),
+        "batch": plan.batch,
+        "seconds, data": made,
+        "batches": every,
+        "batches run": done,
+        "seconds of these": curves[0].seconds,
+        "seconds, one epoch": curves[0].seconds * every / done,
+        "seconds, validation of 2,000 users": validated[0],
+        "seconds, top 50 of 2,000 users": time.perf_counter() - started,
+        "peak GiB": results.peak_gib(),
         "threads": torch.get_num_threads(),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -129,8 +137,12 @@ def main() -> None:
             note += f"; {row['batches run']} of {row['batches']} batches run, multiplied"
         figures.append(results.figure(f"one epoch, {name}", row["seconds, one epoch"], unit="s", note=note))
         figures.append(results.figure(f"peak memory, {name}", row["peak GiB"], unit="GiB", at_most=6))
-    results.write(arguments.out, "What does an epoch of each stage cost at ten million interactions?", figures,
-                  rows=list(found.values()))  # fmt: skip
+    results.write(
+        arguments.out,
+        "What does an epoch of each stage cost at ten million interactions?",
+        figures,
+        rows=list(found.values()),
+    )
 
 
 if __name__ == "__main__":

@@ -53,9 +53,13 @@ def figure(
     """One quotable number: median and range of ``values`` (one a repetition), and the aim it is held against."""
     seen = [float(value) for value in (values if isinstance(values, Sequence) else [values])]
     found: dict[str, Any] = {
-        "name": name, "unit": unit, "median": statistics.median(seen), "low": min(seen), "high": max(seen),
+        "name": name,
+        "unit": unit,
+        "median": statistics.median(seen),
+        "low": min(seen),
+        "high": max(seen),
         "repetitions": len(seen),
-    }  # fmt: skip
+    }
     found |= {key: aim for key, aim in (("at_least", at_least), ("at_most", at_most)) if aim is not None}
     return found | ({"note": note} if note else {})
 

@@ -78,15 +78,28 @@ def peer(spec: dict[str, Any]) -> None:
     words = Dataset.from_list([{"chosen": f"a {row}", "rejected": f"b {row}"} for row in range(n)])
     with tempfile.TemporaryDirectory() as folder:
         arguments = MLPHeadEnsembleTrainerConfig(
-            output_dir=folder, precompute_features=True, remove_unused_columns=False, num_train_epochs=spec["epochs"],
-            per_device_train_batch_size=spec["batch"], learning_rate=spec["rate"], report_to="none", bf16=False,
-            save_strategy="no", disable_tqdm=True, use_cpu=True, seed=spec["seed"], gradient_checkpointing=False,
+            output_dir=folder,
+            precompute_features=True,
+            remove_unused_columns=False,
+            num_train_epochs=spec["epochs"],
+            per_device_train_batch_size=spec["batch"],
+            learning_rate=spec["rate"],
+            report_to="none",
+            bf16=False,
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=True,
+            seed=spec["seed"],
+            gradient_checkpointing=False,
             dataloader_pin_memory=False,
-        )  # fmt: skip
+        )
         trainer = MLPHeadEnsembleTrainer(
-            model=model, args=arguments, train_dataset=words, processing_class=model.tokenizer,
+            model=model,
+            args=arguments,
+            train_dataset=words,
+            processing_class=model.tokenizer,
             precomputed_features_train=torch.stack([data["chosen"], data["rejected"]], 1),
-        )  # fmt: skip
+        )
         ready = time.process_time()
         trainer.train()
     ended = time.process_time()
@@ -111,9 +124,15 @@ def ours(spec: dict[str, Any]) -> None:
     scorer: Any
     if spec["kind"] == "mlp":
         scorer = MLPEnsemble.fit(
-            data["chosen"], data["rejected"], members=spec["members"], width=spec["width"], epochs=spec["epochs"],
-            batch_size=spec["batch"], learning_rate=spec["rate"], seed=spec["seed"],
-        )  # fmt: skip
+            data["chosen"],
+            data["rejected"],
+            members=spec["members"],
+            width=spec["width"],
+            epochs=spec["epochs"],
+            batch_size=spec["batch"],
+            learning_rate=spec["rate"],
+            seed=spec["seed"],
+        )
     else:
         scorer = HeadEnsemble.fit(data["chosen"], data["rejected"], members=spec["members"], seed=spec["seed"])
     ended = time.process_time()
@@ -187,9 +206,13 @@ def main() -> None:
         folder = Path(name)
         save_file({key: value.contiguous() for key, value in encode(read(arguments)).items()}, folder / "features")
         shared = {
-            "features": str(folder / "features"), "members": arguments.members, "width": arguments.width,
-            "epochs": arguments.epochs, "batch": arguments.batch, "rate": arguments.rate,
-        }  # fmt: skip
+            "features": str(folder / "features"),
+            "members": arguments.members,
+            "width": arguments.width,
+            "epochs": arguments.epochs,
+            "batch": arguments.batch,
+            "rate": arguments.rate,
+        }
         sides = (
             ("RewardUQ, two-layer heads", arguments.peer_python, "peer", "mlp"),
             ("Prudent, two-layer heads", sys.executable, "ours", "mlp"),
@@ -211,25 +234,34 @@ def write(arguments: argparse.Namespace, shared: dict[str, Any], found: dict[str
     source = Path(arguments.preferences).name if arguments.preferences else "embedded"
     note = f"{arguments.pairs} pairs, {shared['members']} heads, {shared['epochs']} epochs where they train by epochs"
     figures = [
-        results.ratio(f"{peer}, over {side}", *([sum(one["seconds"].values()) for one in found[name]]
-                      for name in (peer, side)), note=note)
+        results.ratio(
+            f"{peer}, over {side}",
+            *([sum(one["seconds"].values()) for one in found[name]] for name in (peer, side)),
+            note=note,
+        )
         for side in mine
-    ]  # fmt: skip
+    ]
     rows = [{"side": side, **summary(runs)} for side, runs in found.items()]
     figures += [results.figure(f"held-out accuracy, {row['side']}", row["accuracy"], unit="") for row in rows]
     results.write(
-        arguments.out, "Ten heads against RewardUQ's", figures, rows=rows, data=source,
-        pairs=arguments.pairs, test_pairs=arguments.test_pairs,
+        arguments.out,
+        "Ten heads against RewardUQ's",
+        figures,
+        rows=rows,
+        data=source,
+        pairs=arguments.pairs,
+        test_pairs=arguments.test_pairs,
         **{key: shared[key] for key in ("members", "width", "epochs", "batch", "rate")},
-    )  # fmt: skip
+    )
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians over repetitions."""
     row: dict[str, Any] = {
         name: statistics.median(one["quality"][name] for one in runs)
-        for name in runs[0]["quality"] if all(one["quality"][name] is not None for one in runs)
-    }  # fmt: skip
+        for name in runs[0]["quality"]
+        if all(one["quality"][name] is not None for one in runs)
+    }
     row["seconds"] = statistics.median(sum(one["seconds"].values()) for one in runs)
     row["peak MiB"] = statistics.median(one["peak_mib"] for one in runs)
     return {**row, "versions": runs[0]["versions"], "parts": runs[0]["seconds"]}

@@ -53,9 +53,13 @@ def plain_scores(folder: str, chats: list[list[dict[str, str]]], length: int, ba
         for start in range(0, len(order), batch):
             rows = order[start : start + batch]
             inputs = tokenizer(
-                [rendered[row] for row in rows], return_tensors="pt", padding=True, truncation=True, max_length=length,
+                [rendered[row] for row in rows],
+                return_tensors="pt",
+                padding=True,
+                truncation=True,
+                max_length=length,
                 add_special_tokens=False,
-            )  # fmt: skip
+            )
             scores[rows] = model(**inputs).logits[:, 0].float()
     return scores
 
@@ -111,17 +115,34 @@ def main() -> None:
     at = f"{len(answers)} responses of {given.model}"
     note = at if runs == K else f"{at}; one classifier timed, scaled to ten"
     figures = [
-        results.ratio("ten members and every rule over one member, from text", slow["ten"], slow["one"],
-                      at_most=1.05, note=at),
-        results.ratio("ten classifiers, loaded and run, over ten members and every rule, from text",
-                      slow["classifiers"], slow["ten"], K / runs, note=note),
-        results.ratio("ten members and every rule over one member, from features", fast["ten"], fast["one"],
-                      note=f"{len(many):,} responses x {width} features"),
-        results.figure("ten members and every rule, from features", [len(many) / s for s in fast["ten"]],
-                       unit="responses a second of processor"),
-        results.figure("ten members and every rule, from text", [len(answers) / s for s in slow["ten"]],
-                       unit="responses a second of processor", note=at),
-    ]  # fmt: skip
+        results.ratio(
+            "ten members and every rule over one member, from text", slow["ten"], slow["one"], at_most=1.05, note=at
+        ),
+        results.ratio(
+            "ten classifiers, loaded and run, over ten members and every rule, from text",
+            slow["classifiers"],
+            slow["ten"],
+            K / runs,
+            note=note,
+        ),
+        results.ratio(
+            "ten members and every rule over one member, from features",
+            fast["ten"],
+            fast["one"],
+            note=f"{len(many):,} responses x {width} features",
+        ),
+        results.figure(
+            "ten members and every rule, from features",
+            [len(many) / s for s in fast["ten"]],
+            unit="responses a second of processor",
+        ),
+        results.figure(
+            "ten members and every rule, from text",
+            [len(answers) / s for s in slow["ten"]],
+            unit="responses a second of processor",
+            note=at,
+        ),
+    ]
     rows = [{"rules": list(RULES), "seconds from features": fast, "seconds from text": slow}]
     results.write(
         given.out, "Scoring", figures, rows=rows, data=Path(given.preferences).name if given.preferences else "embedded"

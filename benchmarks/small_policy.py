@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from prudent.cli.common import say
+from prudent.commands.common import say
 from prudent.demo.world import load_world
 from prudent.features.models import load_language_model
 from prudent.features.rendering import Rendered, Renderer
@@ -56,10 +56,13 @@ def shrink(model: Any, tokenizer: Any, layers: list[int], used: set[int]) -> tup
     for token in state["added_tokens"]:
         token["id"] = new[token["id"]]
     small = type(tokenizer)(
-        tokenizer_object=Tokenizer.from_str(json.dumps(state)), eos_token=tokenizer.eos_token,
-        pad_token=tokenizer.pad_token, bos_token=tokenizer.bos_token, chat_template=tokenizer.chat_template,
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)),
+        eos_token=tokenizer.eos_token,
+        pad_token=tokenizer.pad_token,
+        bos_token=tokenizer.bos_token,
+        chat_template=tokenizer.chat_template,
         model_max_length=tokenizer.model_max_length,
-    )  # fmt: skip
+    )
     model = model.float()
     model.model.layers = torch.nn.ModuleList(model.model.layers[i] for i in layers)
     for place, layer in enumerate(model.model.layers):
@@ -130,9 +133,11 @@ def build_policy(folder: Path, layers: list[int], epochs: float, seed: int) -> d
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     made = {
-        "parameters": sum(p.numel() for p in model.parameters()), "vocabulary": len(tokenizer),
-        "held_out_loss_nats_a_token": sum(losses) / len(losses), "seconds": time.perf_counter() - began,
-    }  # fmt: skip
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "vocabulary": len(tokenizer),
+        "held_out_loss_nats_a_token": sum(losses) / len(losses),
+        "seconds": time.perf_counter() - began,
+    }
     (folder / "made.json").write_text(json.dumps(made))
     return made
 

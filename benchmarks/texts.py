@@ -42,8 +42,13 @@ def read(arguments: argparse.Namespace) -> dict[str, Any]:
         test = preferences_dataset(world, second, arguments.test_pairs, 4.0, 1)
     train = train.select(range(min(arguments.pairs, len(train))))
     test = test.select(range(min(arguments.test_pairs, len(test))))
-    return {"train": train, "test": test, "model": arguments.model, "max_length": arguments.max_length,
-            "pooling": arguments.pooling}  # fmt: skip
+    return {
+        "train": train,
+        "test": test,
+        "model": arguments.model,
+        "max_length": arguments.max_length,
+        "pooling": arguments.pooling,
+    }
 
 
 def encode(texts: dict[str, Any]) -> dict[str, torch.Tensor]:

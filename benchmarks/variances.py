@@ -26,9 +26,9 @@ from prudent.rewards.uncertainty import margin_moments
 def adapters(data: dict[str, Any], repeats: int, layers: int) -> dict[str, Any]:
     """Figure: one forward and backward of 3 members on 4 pairs."""
     from prudent.features.models import load_language_model
-    from prudent.rewards.backbone import EnsembleModel
-    from prudent.rewards.checkpoints import collate
-    from prudent.rewards.finetuning import prepare
+    from prudent.rewards.transformers.finetuning import prepare
+    from prudent.rewards.transformers.network import EnsembleModel
+    from prudent.rewards.transformers.trainer import collate
     from prudent.seeding import spawn
 
     language_model, tokenizer = load_language_model(data["model"])
@@ -50,9 +50,11 @@ def adapters(data: dict[str, Any], repeats: int, layers: int) -> dict[str, Any]:
     results.interleaved(sides, 1)
     times = results.interleaved(sides, repeats, time.process_time)
     return results.ratio(
-        "a training step of three LoRA members, one after another, over shared lower layers", times["serial"],
-        times["shared"], note=f"the top {layers} of {blocks} blocks adapted",
-    )  # fmt: skip
+        "a training step of three LoRA members, one after another, over shared lower layers",
+        times["serial"],
+        times["shared"],
+        note=f"the top {layers} of {blocks} blocks adapted",
+    )
 
 
 def variances(features: dict[str, torch.Tensor], sizes: Sequence[int]) -> list[dict[str, Any]]:
@@ -67,9 +69,11 @@ def variances(features: dict[str, torch.Tensor], sizes: Sequence[int]) -> list[d
     rows = []
     kinds: list[tuple[str, Callable[[], torch.Tensor]]] = [
         ("laplace", lambda: LaplacePosterior.fit(chosen, rejected, ridge=ridge).margin_variance(*test)),
-        ("laplace, sandwich",
-         lambda: LaplacePosterior.fit(chosen, rejected, ridge=ridge, sandwich=True).margin_variance(*test)),
-    ]  # fmt: skip
+        (
+            "laplace, sandwich",
+            lambda: LaplacePosterior.fit(chosen, rejected, ridge=ridge, sandwich=True).margin_variance(*test),
+        ),
+    ]
 
     def bootstrap(count: int) -> Callable[[], torch.Tensor]:
         def call() -> torch.Tensor:
@@ -85,10 +89,14 @@ def variances(features: dict[str, torch.Tensor], sizes: Sequence[int]) -> list[d
         found = call()
         seconds = time.process_time() - started
         both = torch.stack([found.clamp_min(1e-30).log(), wanted.log()])
-        rows.append({
-            "variance": name, "seconds": seconds, "log_correlation": float(torch.corrcoef(both)[0, 1]),
-            "median_ratio": float((found / wanted).median()),
-        })  # fmt: skip
+        rows.append(
+            {
+                "variance": name,
+                "seconds": seconds,
+                "log_correlation": float(torch.corrcoef(both)[0, 1]),
+                "median_ratio": float((found / wanted).median()),
+            }
+        )
     return rows
 
 

@@ -45,10 +45,14 @@ def main() -> None:
         print(sum(align_step.median(align_step.own(torch.bfloat16, given.steps, None, True)).values()))
         return
     figures = [
-        results.figure(f"a step of align, {'alone' if copies == 1 else 'two at once'}, threads that wait {name}",
-                       steps_beside(copies, setting, given.steps), unit="s")
-        for copies in (1, 2) for name, setting in SETTINGS.items()
-    ]  # fmt: skip
+        results.figure(
+            f"a step of align, {'alone' if copies == 1 else 'two at once'}, threads that wait {name}",
+            steps_beside(copies, setting, given.steps),
+            unit="s",
+        )
+        for copies in (1, 2)
+        for name, setting in SETTINGS.items()
+    ]
     results.write(given.out, "Threads that wait", figures)
 
 

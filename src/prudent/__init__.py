@@ -16,15 +16,5 @@ __getattr__, __all__ = attach(
         "PrudentError": "prudent.errors",
         "DataError": "prudent.errors",
     },
-    rooms=(
-        "data",
-        "features",
-        "rewards",
-        "policies",
-        "theory",
-        "evaluation",
-        "recommend",
-        "reporting",
-        "demo",
-    ),
+    rooms=("data", "features", "rewards", "policies", "theory", "evaluation", "recommend", "reporting", "demo"),
 )

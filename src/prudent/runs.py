@@ -60,10 +60,7 @@ def dumps(value: Any, indent: int | None = 2) -> str:
     undefined: list[str] = []
     data = plain(value, "$", undefined)
     if undefined and isinstance(data, dict) and "undefined" not in data:
-        data["undefined"] = {
-            "reason": "not finite: it could not be computed from these data",
-            "paths": undefined,
-        }
+        data["undefined"] = {"reason": "not finite: it could not be computed from these data", "paths": undefined}
     return json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False)
 
 
@@ -197,11 +194,7 @@ def refuse_used(out: str | Path, overwrite: bool = False) -> Path:
 
 @contextlib.contextmanager
 def new_run(
-    out: str | Path,
-    command: str,
-    options: Mapping[str, Any],
-    seed: int | None = None,
-    overwrite: bool = False,
+    out: str | Path, command: str, options: Mapping[str, Any], seed: int | None = None, overwrite: bool = False
 ) -> Iterator[Run]:
     """A run that appears at ``out`` whole or not at all: an error or Ctrl-C inside leaves nothing behind."""
     out = refuse_used(out, overwrite)

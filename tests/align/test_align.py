@@ -11,18 +11,18 @@ import torch
 from tests.tiny import tiny_causal_lm
 from typer.testing import CliRunner
 
-from prudent.align.command import align
-from prudent.align.inputs import read_prompts
-from prudent.align.series import Models, policy_factory
-from prudent.align.settings import Settings, check
-from prudent.cli.main import app
+from prudent.cli import app
+from prudent.commands.align.inputs import read_prompts
+from prudent.commands.align.options import Settings, check
+from prudent.commands.align.run import align
+from prudent.commands.align.series import Models, policy_factory
 from prudent.errors import DataError, PrudentError
-from prudent.evaluation.rl_curves import read_rl_curves
+from prudent.evaluation.overoptimization.rl_curves import read_rl_curves
 from prudent.features.encoder import Encoder
 from prudent.features.rendering import Renderer
-from prudent.policies.policy import LoraOptions, Policy
-from prudent.policies.rollouts import pack_and_score, roll_out
-from prudent.policies.scorers import HeadScorer
+from prudent.policies.rl.policy import LoraOptions, Policy
+from prudent.policies.rl.rollouts import pack_and_score, roll_out
+from prudent.policies.rl.scorers import HeadScorer
 from prudent.rewards.heads import HeadEnsemble
 
 PROMPTS = [[{"role": "user", "content": text}] for text in ("Name a river.", "A hat?", "Say hello to my cat.")]
@@ -39,10 +39,23 @@ def write_pairs(path, count=40):
 
 def small(preferences, folder, **changes):
     options = {
-        "preferences": (preferences,), "policy": str(folder), "steps": 2, "prompts_per_step": 2, "completions": 2,
-        "max_new_tokens": 5, "train_prompts": 4, "eval_prompts": 4, "reference_samples": 3, "eval_samples": 2,
-        "members": 3, "runs": 2, "lora_rank": 4, "dtype": "float32", "ridge": "1.0", "images": False,
-    }  # fmt: skip
+        "preferences": (preferences,),
+        "policy": str(folder),
+        "steps": 2,
+        "prompts_per_step": 2,
+        "completions": 2,
+        "max_new_tokens": 5,
+        "train_prompts": 4,
+        "eval_prompts": 4,
+        "reference_samples": 3,
+        "eval_samples": 2,
+        "members": 3,
+        "runs": 2,
+        "lora_rank": 4,
+        "dtype": "float32",
+        "ridge": "1.0",
+        "images": False,
+    }
     return check(Settings(**{**options, **changes}))
 
 
@@ -134,12 +147,21 @@ def test_every_objective_and_ppo_run(series):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"objectives": ("vanila",)}, "vanila"), ({"beta": -1.0}, "--beta"), ({"preferences": ()}, "--preferences"),
-     ({"demo": True}, "brings its own"), ({"members": 1}, "--members"), ({"reward": "best"}, "--reward"),
-     ({"learning_rate": float("nan")}, "--learning-rate"), ({"floor": float("nan")}, "--floor"),
-     ({"ridge": "inf"}, "--ridge"), ({"max_pairs": 2}, "--max-pairs"), ({"demo_side": "left"}, "--demo-side"),
-     ({"demo_slope": -1.0}, "--demo-slope")],
-)  # fmt: skip
+    [
+        ({"objectives": ("vanila",)}, "vanila"),
+        ({"beta": -1.0}, "--beta"),
+        ({"preferences": ()}, "--preferences"),
+        ({"demo": True}, "brings its own"),
+        ({"members": 1}, "--members"),
+        ({"reward": "best"}, "--reward"),
+        ({"learning_rate": float("nan")}, "--learning-rate"),
+        ({"floor": float("nan")}, "--floor"),
+        ({"ridge": "inf"}, "--ridge"),
+        ({"max_pairs": 2}, "--max-pairs"),
+        ({"demo_side": "left"}, "--demo-side"),
+        ({"demo_slope": -1.0}, "--demo-slope"),
+    ],
+)
 def test_bad_options_are_named(changes, message):
     with pytest.raises(PrudentError, match=message):
         check(replace(Settings(preferences=("x.jsonl",)), **changes))
@@ -170,7 +192,7 @@ def test_full_training_is_scored_apart(tiny_folder):
 
 def test_the_trl_engine_trains_from_its_own_fields_and_refuses_unknown_ones(tmp_path, tiny_folder, monkeypatch):
     pytest.importorskip("trl", reason="needs the optional extra prudent[trl]")
-    from prudent.align.trl_run import train_with_trl
+    from prudent.commands.align.trl_run import train_with_trl
     from prudent.rewards.model import RewardModel
 
     encoder = Encoder(str(tiny_folder), cache=False, progress=False, dtype="float32")
@@ -185,10 +207,17 @@ def test_the_trl_engine_trains_from_its_own_fields_and_refuses_unknown_ones(tmp_
         "save_strategy: 'no'\nlogging_steps: 1\ndisable_tqdm: true\npeft: {r: 4}\n"
     )
     options = {
-        "policy": str(tiny_folder), "reward_model": str(tmp_path / "rm"), "prompts": str(prompts),
-        "objective": "bregman", "algorithm": "rloo", "beta": 0.1, "samples": 3, "max_new_tokens": 5, "seed": 0,
+        "policy": str(tiny_folder),
+        "reward_model": str(tmp_path / "rm"),
+        "prompts": str(prompts),
+        "objective": "bregman",
+        "algorithm": "rloo",
+        "beta": 0.1,
+        "samples": 3,
+        "max_new_tokens": 5,
+        "seed": 0,
         "say": lambda text: None,
-    }  # fmt: skip
+    }
     outcome = train_with_trl(**options, config=config, out=tmp_path / "out")
     assert outcome["steps"] == 1
     assert (tmp_path / "out/policy/adapter_model.safetensors").is_file()
@@ -234,12 +263,43 @@ def test_two_processes_write_one_series(series):
     """Launched in two processes, the command shares each step and gives one process's numbers, but for rounding."""
     settings, folder = series
     command = [
-        "-m", "prudent.cli.main", "align", "--preferences", settings.preferences[0], "--policy", settings.policy,
-        "--objective", "proportional", "--steps", "2", "--prompts-per-step", "2", "--completions", "2",
-        "--max-new-tokens", "5", "--train-prompts", "4", "--eval-prompts", "4", "--reference-samples", "3",
-        "--eval-samples", "2", "--members", "3", "--lora-rank", "4", "--dtype", "float32", "--ridge", "1.0",
-        "--no-images", "--out", str(folder / "two"),
-    ]  # fmt: skip
+        "-m",
+        "prudent.cli",
+        "align",
+        "--preferences",
+        settings.preferences[0],
+        "--policy",
+        settings.policy,
+        "--objective",
+        "proportional",
+        "--steps",
+        "2",
+        "--prompts-per-step",
+        "2",
+        "--completions",
+        "2",
+        "--max-new-tokens",
+        "5",
+        "--train-prompts",
+        "4",
+        "--eval-prompts",
+        "4",
+        "--reference-samples",
+        "3",
+        "--eval-samples",
+        "2",
+        "--members",
+        "3",
+        "--lora-rank",
+        "4",
+        "--dtype",
+        "float32",
+        "--ridge",
+        "1.0",
+        "--no-images",
+        "--out",
+        str(folder / "two"),
+    ]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     subprocess.run([*launcher, *command], check=True, capture_output=True, env=environment)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from prudent.cli.main import app
+from prudent.cli import app
 from prudent.data.preferences import read_preferences, training_columns
 from prudent.rewards.heads import HeadEnsemble
 
@@ -60,8 +60,19 @@ def features(files: Path) -> tuple[str, ...]:
 
 
 def test_the_whole_way(files: Path) -> None:
-    result = run(files, *features(files), "--flip", "0.1", "--widen", "9-10", "--second-label", "judge", "--plant",
-                 "0.2", "--json")  # fmt: skip
+    result = run(
+        files,
+        *features(files),
+        "--flip",
+        "0.1",
+        "--widen",
+        "9-10",
+        "--second-label",
+        "judge",
+        "--plant",
+        "0.2",
+        "--json",
+    )
     found = json.loads(result.stdout)
     assert (found["pairs"], found["kept"], found["dropped"]) == (N, N - 2, 2)
     assert found["columns_set"] == ["margin"] and found["strength"]["mode"] == "cross-fitted"
@@ -180,13 +191,21 @@ def test_trl_trains_on_the_cleaned_file(files: Path, tiny_folder: Path) -> None:
     run(files, *features(files), "--flip", "0.1", "--widen", "all", "--holdout", "0")
     data = load_dataset("json", data_files=str(files / "run/cleaned.jsonl"), split="train", cache_dir=str(files))
     options = trl.RewardConfig(
-        output_dir=str(files / "trl"), max_steps=1, per_device_train_batch_size=4, report_to=[], use_cpu=True,
-        bf16=False, save_strategy="no", disable_tqdm=True,
-    )  # fmt: skip
+        output_dir=str(files / "trl"),
+        max_steps=1,
+        per_device_train_batch_size=4,
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+        save_strategy="no",
+        disable_tqdm=True,
+    )
     trainer = trl.RewardTrainer(
-        model=AutoModelForSequenceClassification.from_pretrained(tiny_folder, num_labels=1), args=options,
-        train_dataset=data.select(range(8)), processing_class=AutoTokenizer.from_pretrained(tiny_folder),
-    )  # fmt: skip
+        model=AutoModelForSequenceClassification.from_pretrained(tiny_folder, num_labels=1),
+        args=options,
+        train_dataset=data.select(range(8)),
+        processing_class=AutoTokenizer.from_pretrained(tiny_folder),
+    )
     margins = next(iter(trainer.get_train_dataloader()))["margin"]
     assert margins.shape == (4,) and bool((margins != 0).any())
     assert trainer.train().training_loss > 0

@@ -17,11 +17,16 @@ from prudent.errors import DataError, PrudentError
 
 def pairs(n: int = 10, **more: list) -> Dataset:
     rows = [
-        {"prompt": [{"role": "user", "content": f"P{i}"}], "chosen": [{"role": "assistant", "content": f"a{i}"}],
-         "rejected": [{"role": "assistant", "content": f"b{i}"}], "row": i + 1, "chosen_model": "one",
-         "rejected_model": "two"}
+        {
+            "prompt": [{"role": "user", "content": f"P{i}"}],
+            "chosen": [{"role": "assistant", "content": f"a{i}"}],
+            "rejected": [{"role": "assistant", "content": f"b{i}"}],
+            "row": i + 1,
+            "chosen_model": "one",
+            "rejected_model": "two",
+        }
         for i in range(n)
-    ]  # fmt: skip
+    ]
     data = Dataset.from_list(rows)
     for name, values in more.items():
         data = data.add_column(name, values)
@@ -34,9 +39,7 @@ DECILE = np.arange(1, 11)
 
 def repair(plan: Plan, data: Dataset) -> Any:
     repairs = plan_repairs(MEAN, 1 / (1 + np.exp(-MEAN)), DECILE, plan)
-    return changes_of_repairs(
-        repairs, list(range(10)), MEAN, np.ones(10), DECILE, data["row"], hashes_of(data)
-    )  # fmt: skip
+    return changes_of_repairs(repairs, list(range(10)), MEAN, np.ones(10), DECILE, data["row"], hashes_of(data))
 
 
 def test_flips_swap_sides_and_what_belongs_to_them() -> None:

@@ -56,7 +56,7 @@ def test_sharegpt_names_and_text_parts() -> None:
         ({"prompt": "  ", "chosen": "x", "rejected": "y"}, "blank"),
         ({"prompt": "Q", "chosen": [{"from": "gpt", "content": [{"image": 1}]}], "rejected": "y"}, "null-content"),
     ],
-)  # fmt: skip
+)
 def test_rows_that_give_no_pair(row: dict, reason: str) -> None:
     with pytest.raises(Reject) as caught:
         pair(**row)
@@ -67,17 +67,20 @@ def test_every_fault_of_a_row_is_named() -> None:
     with pytest.raises(Reject) as caught:
         pair(prompt=3, chosen=None, rejected="")
     assert [(p.field, p.reason) for p in caught.value.problems] == [
-        ("prompt", "not-text"), ("chosen", "null"), ("rejected", "empty"),
-    ]  # fmt: skip
+        ("prompt", "not-text"),
+        ("chosen", "null"),
+        ("rejected", "empty"),
+    ]
 
 
 def test_transcript_prompt_column() -> None:
     found = pair(prompt="\n\nHuman: Q\n\nAssistant:", chosen=" one", rejected=" two")
     assert found.prompt == messages("u:Q")
     whole = pair(
-        prompt="\n\nHuman: Q\n\nAssistant:", chosen="\n\nHuman: Q\n\nAssistant: one",
+        prompt="\n\nHuman: Q\n\nAssistant:",
+        chosen="\n\nHuman: Q\n\nAssistant: one",
         rejected="\n\nHuman: Q\n\nAssistant: two",
-    )  # fmt: skip
+    )
     assert (whole.prompt, whole.chosen) == (messages("u:Q"), messages("a:one"))
 
 

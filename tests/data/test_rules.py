@@ -97,8 +97,10 @@ def test_broken_transcripts_and_damage() -> None:
     assert broken == {0: ['chosen runs on into "Human:"'], 6: ['rejected begins with "Human:"']}
     damaged = {f.place: f.evidence["faults"] for f in find("damaged-text", rows)}
     assert damaged == {
-        2: ["mojibake in chosen"], 4: ["replacement character in chosen"], 5: ["control character in chosen"],
-    }  # fmt: skip
+        2: ["mojibake in chosen"],
+        4: ["replacement character in chosen"],
+        5: ["control character in chosen"],
+    }
 
 
 def test_inverted_scores_are_suggested_for_a_flip() -> None:

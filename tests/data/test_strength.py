@@ -104,17 +104,27 @@ def test_repairs_regain_what_planted_faults_cost() -> None:
     every, none = np.ones(600, dtype=bool), np.zeros(600, dtype=bool)
     variants = {"bad": Labels(none, every), "clean": Labels(wrong, every), "repaired": Labels(plan.flip, every)}
     table = compare_labels(
-        bad[0] - bad[1], test_chosen - test_rejected, variants, groups=list(range(600)), test_groups=list(range(800)),
-        seeds=20, ridge=0.05,
-    )  # fmt: skip
+        bad[0] - bad[1],
+        test_chosen - test_rejected,
+        variants,
+        groups=list(range(600)),
+        test_groups=list(range(800)),
+        seeds=20,
+        ridge=0.05,
+    )
     assert len(table["bad"].by_seed) == 20 and table["bad"].gain is None
     assert table["clean"].gain is not None and table["clean"].gain.low > 0
     assert table["repaired"].gain is not None and table["repaired"].gain.low > 0
     assert table["repaired"].accuracy.value < table["clean"].accuracy.value + 0.01
     same = compare_labels(
-        bad[0] - bad[1], test_chosen - test_rejected, {"a": variants["bad"], "b": variants["bad"]},
-        groups=list(range(600)), test_groups=list(range(800)), seeds=3, ridge=0.05,
-    )  # fmt: skip
+        bad[0] - bad[1],
+        test_chosen - test_rejected,
+        {"a": variants["bad"], "b": variants["bad"]},
+        groups=list(range(600)),
+        test_groups=list(range(800)),
+        seeds=3,
+        ridge=0.05,
+    )
     assert same["b"].gain is not None and same["b"].gain.value == 0 and same["b"].seeds_better == 0.5
 
 
@@ -123,14 +133,24 @@ def test_dropping_pairs_equals_never_having_had_them() -> None:
     keep = np.arange(120) % 2 == 0
     test = torch.randn(50, 16)
     full = compare_labels(
-        chosen - rejected, test, {"x": Labels(np.zeros(120, bool), keep)}, groups=list(range(120)),
-        test_groups=list(range(50)), seeds=2, ridge=0.1,
-    )["x"]  # fmt: skip
+        chosen - rejected,
+        test,
+        {"x": Labels(np.zeros(120, bool), keep)},
+        groups=list(range(120)),
+        test_groups=list(range(50)),
+        seeds=2,
+        ridge=0.1,
+    )["x"]
     assert full.pairs == 60
     weighted = compare_labels(
-        chosen - rejected, test, {"x": Labels(np.zeros(120, bool), np.ones(120, bool), weight=keep.astype(float))},
-        groups=list(range(120)), test_groups=list(range(50)), seeds=2, ridge=0.1,
-    )["x"]  # fmt: skip
+        chosen - rejected,
+        test,
+        {"x": Labels(np.zeros(120, bool), np.ones(120, bool), weight=keep.astype(float))},
+        groups=list(range(120)),
+        test_groups=list(range(50)),
+        seeds=2,
+        ridge=0.1,
+    )["x"]
     assert np.allclose(full.by_seed, weighted.by_seed)
 
 

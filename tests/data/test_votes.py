@@ -95,11 +95,15 @@ def planted(seed: int, n: int = 1000, accuracy: float = 0.85) -> tuple[list[dict
     right = generator.random((n, 4)) < accuracy
     votes = np.where(right != wrong[:, None], 1, 2)  # an annotator who is right opposes an inverted label
     rows = [
-        {"row": i + 1, "prompt": [{"role": "user", "content": f"P{i}"}], "votes": votes[i].tolist(),
-         "chosen": [{"role": "assistant", "content": "bad" if wrong[i] else "good"}],
-         "rejected": [{"role": "assistant", "content": "good" if wrong[i] else "bad"}]}
+        {
+            "row": i + 1,
+            "prompt": [{"role": "user", "content": f"P{i}"}],
+            "votes": votes[i].tolist(),
+            "chosen": [{"role": "assistant", "content": "bad" if wrong[i] else "good"}],
+            "rejected": [{"role": "assistant", "content": "good" if wrong[i] else "bad"}],
+        }
         for i in range(n)
-    ]  # fmt: skip
+    ]
     return rows, wrong
 
 

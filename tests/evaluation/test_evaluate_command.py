@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from prudent.cli.main import app
+from prudent.cli import app
 from prudent.evaluation import rewardbench
-from prudent.evaluation.reward_bench import published
+from prudent.evaluation.benchmarks.reward_bench import published
 
 
 def strict(text: str) -> dict:
@@ -32,10 +32,15 @@ def bench(tmp_path: Path) -> tuple[Path, Path]:
         for name, entry in members.items():
             for i in range(max(4, entry["items"] // 10)):
                 key = f"{name}-{i}"
-                items.append({
-                    "id": key, "prompt": f"Prompt {i // 2} of {name}", "chosen": f"Good {i}.", "rejected": f"Bad {i}.",
-                    "subset": name,
-                })  # fmt: skip
+                items.append(
+                    {
+                        "id": key,
+                        "prompt": f"Prompt {i // 2} of {name}",
+                        "chosen": f"Good {i}.",
+                        "rejected": f"Bad {i}.",
+                        "subset": name,
+                    }
+                )
                 shift = rng.normal(0.6, 0.5)
                 pair = np.array([shift, 0.0])[:, None] + rng.normal(size=(2, 5))
                 scores.append(
@@ -96,9 +101,22 @@ def test_terminal_table_and_wrong_options(bench: tuple[Path, Path], tmp_path: Pa
 def test_rewardmath_from_scores_alone(shared: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     result = invoke(
-        "rewardmath", "--scores", shared / "data/evaluation/rewardmath_scores.jsonl.gz", "--only", "internlm2",
-        "--only", "Math_Shepherd", "--only", "gpt4", "--leave-out", "--rounds", 100, "--out", out, "--json",
-    )  # fmt: skip
+        "rewardmath",
+        "--scores",
+        shared / "data/evaluation/rewardmath_scores.jsonl.gz",
+        "--only",
+        "internlm2",
+        "--only",
+        "Math_Shepherd",
+        "--only",
+        "gpt4",
+        "--leave-out",
+        "--rounds",
+        100,
+        "--out",
+        out,
+        "--json",
+    )
     assert result.exit_code == 0, result.stderr
     models = {model["name"]: model for model in strict(result.stdout)["models"]}
     assert models["Math_Shepherd"]["view"] == "last" and models["Math_Shepherd"]["reduction"]["best"] == "last"
@@ -111,9 +129,11 @@ def test_judgements_and_preferences(bench: tuple[Path, Path], tmp_path: Path) ->
     keys = [json.loads(line)["id"] for line in data.read_text().splitlines()]
     file = tmp_path / "judge.jsonl"
     outputs = ["[[A]]", "[[B]]", "[[C]]", "no idea"]
-    file.write_text("".join(
-        json.dumps({"id": key, "chosen_slot": "A", "output": outputs[i % 4]}) + "\n" for i, key in enumerate(keys)
-    ))  # fmt: skip
+    file.write_text(
+        "".join(
+            json.dumps({"id": key, "chosen_slot": "A", "output": outputs[i % 4]}) + "\n" for i, key in enumerate(keys)
+        )
+    )
     result = invoke("preferences", "--data", data, "--scores", file, "--rounds", 20, "--json")
     (model,) = strict(result.stdout)["models"]
     n = len(keys)

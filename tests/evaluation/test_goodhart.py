@@ -12,14 +12,20 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from prudent.cli.main import app
+from prudent.cli import app
 from prudent.errors import PrudentError
 from prudent.evaluation import best_of_n
-from prudent.evaluation import goodhart as g
-from prudent.evaluation.goodhart_curves import curve, drawn_curve, methods_at_kl, ragged_best_of_n, two_way_bootstrap
-from prudent.evaluation.goodhart_sweeps import distinct_pairs, findings, settings_of, sweep_curves
-from prudent.evaluation.rl_curves import read_rl_curves, rl_curve
-from prudent.evaluation.worlds import read_world
+from prudent.evaluation.overoptimization import goodhart as g
+from prudent.evaluation.overoptimization.curves import (
+    curve,
+    drawn_curve,
+    methods_at_kl,
+    ragged_best_of_n,
+    two_way_bootstrap,
+)
+from prudent.evaluation.overoptimization.rl_curves import read_rl_curves, rl_curve
+from prudent.evaluation.overoptimization.sweeps import distinct_pairs, findings, settings_of, sweep_curves
+from prudent.evaluation.overoptimization.worlds import read_world
 from prudent.policies.finite import kl, solve
 from prudent.runs import new_run
 

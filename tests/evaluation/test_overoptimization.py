@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from prudent.errors import PrudentError
 from prudent.evaluation import best_of_n, fit_overoptimization, kl_best_of_n
-from prudent.evaluation.overoptimization import (
+from prudent.evaluation.overoptimization.fits import (
     best_of_n_curves,
     best_of_n_weights,
     kl_best_of_n_discrete,
@@ -94,7 +94,7 @@ def test_draws_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     rng = np.random.default_rng(2)
     gold, proxy = rng.standard_normal((5, 12)), np.round(rng.standard_normal((7, 5, 12)), 1)
     whole = best_of_n_curves(proxy, [gold, proxy], [1, 3, 12])
-    monkeypatch.setattr("prudent.evaluation.overoptimization.ROWS_AT_ONCE", 60)
+    monkeypatch.setattr("prudent.evaluation.overoptimization.fits.ROWS_AT_ONCE", 60)
     parts = best_of_n_curves(proxy, [gold, proxy], [1, 3, 12])
     assert all(torch.equal(a, b) for a, b in zip(whole, parts)) and whole[0].shape == (3, 7, 5)
     assert torch.allclose(whole[0][1, 4], best_of_n(proxy[4], gold, 3))

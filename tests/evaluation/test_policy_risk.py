@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from prudent.errors import PrudentError
-from prudent.evaluation.policy_risk import paired_risk, policy_gain, policy_risk
+from prudent.evaluation.risk import paired_risk, policy_gain, policy_risk
 from prudent.evaluation.statistics import wilson
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from prudent.errors import PrudentError
 from prudent.evaluation import rewardbench, rewardbench2
-from prudent.evaluation.reward_bench import best_of_k, credit_of, published, tie_statistics, ties_score
+from prudent.evaluation.benchmarks.reward_bench import best_of_k, credit_of, published, tie_statistics, ties_score
 
 SECTIONS = published()["rewardbench"]["sections"]
 ITEMS = {name: entry["items"] for members in SECTIONS.values() for name, entry in members.items()}

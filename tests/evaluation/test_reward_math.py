@@ -16,7 +16,7 @@ from scipy import stats
 
 from prudent.errors import PrudentError
 from prudent.evaluation import rewardmath
-from prudent.evaluation.reward_math import (
+from prudent.evaluation.benchmarks.reward_math import (
     REDUCTIONS,
     compare_reductions,
     leave_one_source_out,
@@ -146,8 +146,11 @@ def test_real_process_models_need_different_reductions(shared: Path) -> None:
         for model in ("Easy_to_hard", "Math_Shepherd", "ReasonEval_34B", "ReasonEval_7B")
     }
     assert {model: choice.best for model, choice in choices.items()} == {
-        "Easy_to_hard": "mean_odds", "Math_Shepherd": "last", "ReasonEval_34B": "min", "ReasonEval_7B": "mean_logit",
-    }  # fmt: skip
+        "Easy_to_hard": "mean_odds",
+        "Math_Shepherd": "last",
+        "ReasonEval_34B": "min",
+        "ReasonEval_7B": "mean_logit",
+    }
     assert choices["Math_Shepherd"].share["last"] > 0.9 > choices["ReasonEval_34B"].share["min"]
 
 

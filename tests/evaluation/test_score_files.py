@@ -9,14 +9,26 @@ import numpy as np
 import pytest
 
 from prudent.errors import DataError, PrudentError
-from prudent.evaluation.contest import Contestant, judge, length_baselines, member_uncertainty, of_scores, of_table
-from prudent.evaluation.items import read_items
-from prudent.evaluation.score_files import items_of_scores, match, read_scores
+from prudent.evaluation.benchmarks.contest import (
+    Contestant,
+    judge,
+    length_baselines,
+    member_uncertainty,
+    of_scores,
+    of_table,
+)
+from prudent.evaluation.benchmarks.items import read_items
+from prudent.evaluation.benchmarks.score_files import items_of_scores, match, read_scores
 
 OPTIONS = {
-    "rule": "mean", "reduction": None, "rules": ["mean", "min", "lcb"], "weights": "counts", "prior": False,
-    "rounds": 50, "seed": 0,
-}  # fmt: skip
+    "rule": "mean",
+    "reduction": None,
+    "rules": ["mean", "min", "lcb"],
+    "weights": "counts",
+    "prior": False,
+    "rounds": 50,
+    "seed": 0,
+}
 
 
 def lines(path: Path, rows: list) -> Path:
@@ -55,8 +67,12 @@ def test_every_bad_score_row_is_named(pairs: Path, tmp_path: Path) -> None:
         match(table, items)
     reasons = {(row.field, row.reason) for row in caught.value.rows}
     assert reasons == {
-        ("p0", "not-finite"), ("p1", "wrong-length"), ("p2", "no-scores"), ("p3", "no-scores"), ("other", "unknown-id"),
-    }  # fmt: skip
+        ("p0", "not-finite"),
+        ("p1", "wrong-length"),
+        ("p2", "no-scores"),
+        ("p3", "no-scores"),
+        ("other", "unknown-id"),
+    }
     good = lines(tmp_path / "g.jsonl", [{"id": "p3", "scores": [2, 1]}, {"id": "p0", "scores": [None, 1]}])
     contestant = of_table(read_scores(good)[0], items, "skip")
     assert contestant.places == [3] and "3 of 4 items left out" in contestant.notes[0]
@@ -67,8 +83,10 @@ def test_duplicate_ids_and_unreadable_rows(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_scores(lines(tmp_path / "s.jsonl", rows))
     assert [(row.line, row.reason) for row in caught.value.rows] == [
-        (2, "duplicate-id"), (3, "no-scores"), (4, "not-scores"),
-    ]  # fmt: skip
+        (2, "duplicate-id"),
+        (3, "no-scores"),
+        (4, "not-scores"),
+    ]
     with pytest.raises(DataError, match="duplicate-id"):
         same = [{"id": "a", "prompt": q, "chosen": "x", "rejected": "y"} for q in "QR"]
         read_items("preferences", lines(tmp_path / "d.jsonl", same))
@@ -86,8 +104,9 @@ def test_without_ids_only_equal_lengths_match(pairs: Path, tmp_path: Path) -> No
 def test_ids_of_other_subsets_never_match(tmp_path: Path) -> None:
     rows = [
         {"id": f"{s}-{i}", "prompt": f"{s} {i}", "chosen": "a b", "rejected": "c", "subset": s}
-        for s in ("llmbar-natural", "math-prm") for i in range(2)
-    ]  # fmt: skip
+        for s in ("llmbar-natural", "math-prm")
+        for i in range(2)
+    ]
     data = lines(tmp_path / "b.jsonl", rows)
     (table,) = read_scores(lines(tmp_path / "s.jsonl", [{"problem_id": i, "scores": [1, 0]} for i in range(2)]))
     with pytest.raises(DataError, match="unknown-id"):
@@ -103,8 +122,10 @@ def test_kinds_of_scores(tmp_path: Path) -> None:
     ]
     tables = {table.name: table for table in read_scores(lines(tmp_path / "s.jsonl", rows))}
     assert {name: table.kind for name, table in tables.items()} == {
-        "members": "members", "steps": "steps", "plain": "scores",
-    }  # fmt: skip
+        "members": "members",
+        "steps": "steps",
+        "plain": "scores",
+    }
     items = items_of_scores(tables["plain"], "rewardmath", "s.jsonl", None)
     result = judge(of_table(tables["steps"], items), items, OPTIONS)
     assert result.reductions is not None and result.views["last"].metrics["accuracy"].value == 1
@@ -188,10 +209,18 @@ def test_disagreement_finds_planted_errors() -> None:
 
 
 def fake_items(n: int):
-    from prudent.evaluation.items import Items
+    from prudent.evaluation.benchmarks.items import Items
 
-    return Items("preferences", "made", [str(i) for i in range(n)], [str(i) for i in range(n)], [["a", "b"]] * n,
-                 [1] * n, ["all"] * n, [["", ""]] * n)  # fmt: skip
+    return Items(
+        "preferences",
+        "made",
+        [str(i) for i in range(n)],
+        [str(i) for i in range(n)],
+        [["a", "b"]] * n,
+        [1] * n,
+        ["all"] * n,
+        [["", ""]] * n,
+    )
 
 
 def test_scores_that_are_not_finite_name_the_item() -> None:

@@ -10,9 +10,9 @@ from tests.tiny import tiny_causal_lm
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification
 
 from prudent.errors import PrudentError
-from prudent.evaluation.contest import judge
-from prudent.evaluation.items import Items
-from prudent.evaluation.scorers import Options, judge_ratings, judge_verdicts, score_items
+from prudent.evaluation.benchmarks.contest import judge
+from prudent.evaluation.benchmarks.items import Items
+from prudent.evaluation.benchmarks.scorers import Options, judge_ratings, judge_verdicts, score_items
 
 CPU = Options(dtype="float32", device="cpu")
 
@@ -21,9 +21,15 @@ CPU = Options(dtype="float32", device="cpu")
 def items() -> Items:
     n = 3
     return Items(
-        "rewardmath", "made", [f"i{k}" for k in range(n)], [f"What is {k}?" for k in range(n)],
-        [[f"It is {k}.\nSo {k}.", "Who knows\nor cares", "No"] for k in range(n)], [1] * n, ["all"] * n, [[""] * 3] * n,
-    )  # fmt: skip
+        "rewardmath",
+        "made",
+        [f"i{k}" for k in range(n)],
+        [f"What is {k}?" for k in range(n)],
+        [[f"It is {k}.\nSo {k}.", "Who knows\nor cares", "No"] for k in range(n)],
+        [1] * n,
+        ["all"] * n,
+        [[""] * 3] * n,
+    )
 
 
 def test_callable(items: Items, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -99,9 +105,15 @@ def test_judges_place_by_item_and_are_parsed(items: Items) -> None:
 
     pairs = Items(**{**items.__dict__, "benchmark": "preferences", "candidates": [c[:2] for c in items.candidates]})
     many = Items(
-        "preferences", "made", [f"i{k}" for k in range(60)], ["Q"] * 60, [["x", "y"]] * 60, [1] * 60, ["all"] * 60,
+        "preferences",
+        "made",
+        [f"i{k}" for k in range(60)],
+        ["Q"] * 60,
+        [["x", "y"]] * 60,
+        [1] * 60,
+        ["all"] * 60,
         [["", ""]] * 60,
-    )  # fmt: skip
+    )
     found = judge_verdicts("j", many, CPU, write=first_slot)
     outcomes = [row[0] for row in found.values]
     assert 15 < outcomes.count("right") < 45
@@ -117,9 +129,15 @@ def test_judges_place_by_item_and_are_parsed(items: Items) -> None:
 def test_judges_rate_each_answer_alone(items: Items) -> None:
     """Ratings rank several correct answers too; what can't be read never helps the item."""
     two = Items(
-        "rewardbench2", "made", ["ref:1", "tied:1"], ["Name red.", "Name a colour."],
-        [["Red.", "Sea."], ["Red.", "Blue.", "Sea."]], [1, 2], ["Ties", "Ties"], [[""] * 2, [""] * 3],
-    )  # fmt: skip
+        "rewardbench2",
+        "made",
+        ["ref:1", "tied:1"],
+        ["Name red.", "Name a colour."],
+        [["Red.", "Sea."], ["Red.", "Blue.", "Sea."]],
+        [1, 2],
+        ["Ties", "Ties"],
+        [[""] * 2, [""] * 3],
+    )
 
     def rate(name: str, prompts: list[str], options: Options) -> list[str]:
         assert all(text.count("# Answer") == 1 for text in prompts)

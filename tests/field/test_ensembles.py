@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from prudent import HeadEnsemble, PrudentError, aggregate, moments
-from prudent.rewards.external import last_state
+from prudent.rewards.transformers.external import last_state
 from prudent.rewards.uncertainty import IdenticalMembersWarning, drop_members, normalise_variance, warn_if_identical
 
 

@@ -12,10 +12,10 @@ import torch
 from prudent.errors import PrudentError
 from prudent.evaluation import best_of_n, rewardmath
 from prudent.evaluation import statistics as s
-from prudent.evaluation.judges import credit, judge_score, outcome, parse_verdict, placement, swapped_outcome
-from prudent.evaluation.overoptimization import pass_at_k
-from prudent.evaluation.pair_metrics import pair_score
-from prudent.evaluation.reward_bench import assemble
+from prudent.evaluation.benchmarks.judges import credit, judge_score, outcome, parse_verdict, placement, swapped_outcome
+from prudent.evaluation.benchmarks.pair_metrics import pair_score
+from prudent.evaluation.benchmarks.reward_bench import assemble
+from prudent.evaluation.overoptimization.fits import pass_at_k
 from prudent.runs import dumps
 
 

@@ -56,7 +56,7 @@ def test_r26_values_that_do_not_exist_are_null_with_a_reason() -> None:
 
 
 def test_r26_a_constant_length_file_through_the_command(shared: Path, tmp_path: Path) -> None:
-    from prudent.cli.main import app
+    from prudent.cli import app
 
     source = str(shared / "cases/R12_length_constant.jsonl")
     arguments = ["clean", source, "--encoder", "none", "--out", str(tmp_path / "run"), "--json"]
@@ -71,7 +71,7 @@ def test_r26_a_constant_length_file_through_the_command(shared: Path, tmp_path: 
 
 
 def test_r07_a_bad_character_costs_no_other_row(shared: Path, tmp_path: Path) -> None:
-    from prudent.cli.main import app
+    from prudent.cli import app
     from prudent.data.preferences import read_preferences
 
     source = str(shared / "cases/R07_surrogates.jsonl")

@@ -241,8 +241,13 @@ def test_r11_votes(shared: Path) -> None:
     assert any("half a vote" in note for note in report.notes)
     assert read_preferences(path, on_error="skip", soft_votes="ignore")["soft_label"] == [1.0, 1.0]
     assert {row.line: row.reason for row in report.left_out} == {
-        2: "tie", 3: "undecided", 5: "tie", 6: "undecided", 7: "both-bad", 8: "no-votes",
-    }  # fmt: skip
+        2: "tie",
+        3: "undecided",
+        5: "tie",
+        6: "undecided",
+        7: "both-bad",
+        8: "no-votes",
+    }
 
 
 def test_every_shared_preference_file_reads(shared: Path) -> None:

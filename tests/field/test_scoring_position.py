@@ -16,8 +16,7 @@ PAD = -5.0
 
 
 @pytest.mark.parametrize(
-    ("scores", "mask"),
-    [([0.1, 0.2, 0.9, PAD, PAD], [1, 1, 1, 0, 0]), ([PAD, PAD, 0.1, 0.2, 0.9], [0, 0, 1, 1, 1])],
+    ("scores", "mask"), [([0.1, 0.2, 0.9, PAD, PAD], [1, 1, 1, 0, 0]), ([PAD, PAD, 0.1, 0.2, 0.9], [0, 0, 1, 1, 1])]
 )
 def test_the_last_attended_position_is_read(scores: list[float], mask: list[int]) -> None:
     states, mask_tensor = torch.tensor(scores).view(1, 5, 1), torch.tensor([mask])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from prudent.errors import PrudentError
-from prudent.policies.advantages import (
+from prudent.policies.rl.advantages import (
     clipped_policy_loss,
     generalised_advantages,
     group_normalised,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from prudent.cli.main import app
+from prudent.cli import app
 from prudent.errors import PrudentError
 from prudent.policies.best_of_n import pick, picks, usable_rules
 from prudent.rewards.aggregation import aggregate
@@ -72,10 +72,14 @@ def model_folder(tmp_path: Path, tiny_folder: Path) -> Path:
 def test_command(model_folder: Path, tmp_path: Path) -> None:
     pool = tmp_path / "pool.jsonl"
     rows = [
-        {"id": f"p{i}", "prompt": f"Say {i}.", "responses": ["Yes.", "No, never.", "Perhaps so."][: 2 + i % 2],
-         "gold": [0.0, 1.0, 0.5][: 2 + i % 2]}
+        {
+            "id": f"p{i}",
+            "prompt": f"Say {i}.",
+            "responses": ["Yes.", "No, never.", "Perhaps so."][: 2 + i % 2],
+            "gold": [0.0, 1.0, 0.5][: 2 + i % 2],
+        }
         for i in range(6)
-    ]  # fmt: skip
+    ]
     pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = CliRunner().invoke
     out = tmp_path / "out"

@@ -5,9 +5,9 @@ import torch
 from peft import LoraConfig
 from peft.tuners.lora.layer import Linear
 
-from prudent.policies import vocabulary
-from prudent.policies.adapters import LeanLinear
-from prudent.policies.vocabulary import log_probabilities
+from prudent.features.cpu.lora import LeanLinear
+from prudent.policies.rl import vocabulary
+from prudent.policies.rl.vocabulary import log_probabilities
 
 
 def gradient_of(value, *inputs):

@@ -12,12 +12,12 @@ from tests.tiny import tiny_causal_lm
 
 from prudent.errors import PrudentError
 from prudent.features.rendering import Renderer
-from prudent.policies.checkpoints import latest_checkpoint
-from prudent.policies.packing import Group, fill, pack
-from prudent.policies.policy import LoraOptions, Policy, round_stochastically, rounding_noise
-from prudent.policies.rlhf import Trainer, TrainOptions, UpdateOptions
-from prudent.policies.rollouts import Rollouts, groups_of, pack_and_score, roll_out
-from prudent.policies.updates import Meter, Scored, padded, rloo_backward, segment_sums
+from prudent.policies.rl.checkpoints import latest_checkpoint
+from prudent.policies.rl.engine import Trainer, TrainOptions, UpdateOptions
+from prudent.policies.rl.packing import Group, fill, pack
+from prudent.policies.rl.policy import LoraOptions, Policy, round_stochastically, rounding_noise
+from prudent.policies.rl.rollouts import Rollouts, groups_of, pack_and_score, roll_out
+from prudent.policies.rl.updates import Meter, Scored, padded, rloo_backward, segment_sums
 from prudent.rewards.objectives import ReferenceStatistics, shape
 
 TOP_TWO = LoraOptions(rank=4, layers=2)
@@ -44,14 +44,21 @@ def new_trainer(folder=None, *, steps=6, lora=TOP_TWO, scorer=None, **changes):
     policy, tokenizer = new_policy(lora)
     update = UpdateOptions(**{"beta": 0.05, **changes.pop("update", {})})
     options = TrainOptions(
-        **{"objective": "proportional", "update": update, "steps": steps, "prompts": 2, "max_new_tokens": 6,
-           "learning_rate": 3e-3, "save_every": 2, "pack_tokens": 64, **changes}
-    )  # fmt: skip
+        **{
+            "objective": "proportional",
+            "update": update,
+            "steps": steps,
+            "prompts": 2,
+            "max_new_tokens": 6,
+            "learning_rate": 3e-3,
+            "save_every": 2,
+            "pack_tokens": 64,
+            **changes,
+        }
+    )
     ids = Renderer(tokenizer).prompts(PROMPTS)
     statistics = ReferenceStatistics(torch.zeros(3, 4, dtype=torch.float64), 1.0, 1e-2, 1.0)
-    return Trainer(
-        policy, tokenizer, ids, scorer or Letters(), statistics, options, describe=PROMPTS, folder=folder
-    )  # fmt: skip
+    return Trainer(policy, tokenizer, ids, scorer or Letters(), statistics, options, describe=PROMPTS, folder=folder)
 
 
 def state(trainer):
@@ -99,7 +106,7 @@ def test_a_groups_attention_and_gradients_are_the_stock_kernels(monkeypatch):
     for stock in (False, True):
         policy, _ = new_policy(None)
         if stock:
-            monkeypatch.setattr("prudent.policies.pack_attention.LONGEST", 0)
+            monkeypatch.setattr("prudent.features.cpu.pack_attention.LONGEST", 0)
         row = pack(groups)
         policy.policy_pass(row).log_probabilities.sum().backward()
         found.append([policy.reference_pass(row).hidden, *(p.grad for p in policy.trainable().values())])
@@ -137,9 +144,7 @@ def test_gradients_don_t_depend_on_how_rows_are_packed():
     for budget in (8, 64, 512):
         policy, tokenizer = new_policy()
         ids = Renderer(tokenizer).prompts(PROMPTS)
-        rollouts = roll_out(
-            policy, tokenizer, ids, [0, 1, 2, 3], completions=3, max_new_tokens=5, seed=1
-        )  # fmt: skip
+        rollouts = roll_out(policy, tokenizer, ids, [0, 1, 2, 3], completions=3, max_new_tokens=5, seed=1)
         found = pack_and_score(policy, rollouts, Letters(), budget)
         statistics = ReferenceStatistics(torch.zeros(3, 4, dtype=torch.float64), 1.0, 1e-2, 1.0)
         shaped = shape("bregman", found.scores, torch.tensor(rollouts.prompts), statistics, 0.1)
@@ -218,7 +223,7 @@ def test_a_broken_policy_stops_before_the_step():
     trainer = new_trainer(lora=None, objective="vanilla")
     rollouts = roll_out(
         trainer.policy, trainer.tokenizer, trainer.prompts[:1], [0], completions=4, max_new_tokens=4, seed=0
-    )  # fmt: skip
+    )
     found = pack_and_score(trainer.policy, rollouts, Letters(), 64)
     with torch.no_grad():
         trainer.policy.model.lm_head.weight[0] = float("nan")
@@ -226,7 +231,7 @@ def test_a_broken_policy_stops_before_the_step():
     with pytest.raises(PrudentError, match="log-probability of the policy is not finite"):
         rloo_backward(
             trainer.policy, Scored(found.rows, found.references, shaped, 4), UpdateOptions(), PROMPTS * 4, Meter()
-        )  # fmt: skip
+        )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 from typer.testing import CliRunner
 
-from prudent.cli.main import app
+from prudent.cli import app
 from prudent.errors import PrudentError
 from prudent.policies import answer_groups as groups
 from prudent.policies import rlp, views
@@ -66,9 +66,15 @@ def test_entailment_by_a_classifier(tmp_path: Path) -> None:
 
 def test_answers_are_read_as_people_write_them() -> None:
     for text, answer in (
-        ("So 3 bolts\nA: 3", "3"), ("A: $70,000", "70000"), ("A: 1,000.0", "1000"), ("thus \\boxed{1600}.", "1600"),
-        ("Answer: about 2.50 dollars", "2.5"), ("A: Paris.", "paris"), ("no mark here 7", None), ("A: -4", "-4"),
-    ):  # fmt: skip
+        ("So 3 bolts\nA: 3", "3"),
+        ("A: $70,000", "70000"),
+        ("A: 1,000.0", "1000"),
+        ("thus \\boxed{1600}.", "1600"),
+        ("Answer: about 2.50 dollars", "2.5"),
+        ("A: Paris.", "paris"),
+        ("no mark here 7", None),
+        ("A: -4", "-4"),
+    ):
         assert groups.final_answer(text) == answer, text
     assert groups.groups_by_answer(["A: 3", "A: 3.0", "none", "A: 4"]) == [0, 0, -1, 1]
     vectors = torch.tensor([[1.0, 0], [0.99, 0.05], [0, 1]])
@@ -199,12 +205,26 @@ def test_controls_and_views_run_and_facts_are_there() -> None:
 
 def test_worlds_that_can_not_work_say_why() -> None:
     problem = world()
-    flat = rlp.PoolProblem(problem.features, torch.zeros_like(problem.gold), problem.present, problem.labels,
-                           problem.labelled, problem.unlabelled, problem.test)  # fmt: skip
+    flat = rlp.PoolProblem(
+        problem.features,
+        torch.zeros_like(problem.gold),
+        problem.present,
+        problem.labels,
+        problem.labelled,
+        problem.unlabelled,
+        problem.test,
+    )
     with pytest.raises(PrudentError, match="constant within every labelled prompt"):
         rlp.labelled_pairs(flat, OPTIONS, 0)
-    one = rlp.PoolProblem(problem.features, problem.gold, problem.present, torch.zeros_like(problem.labels),
-                          problem.labelled, problem.unlabelled, problem.test)  # fmt: skip
+    one = rlp.PoolProblem(
+        problem.features,
+        problem.gold,
+        problem.present,
+        torch.zeros_like(problem.labels),
+        problem.labelled,
+        problem.unlabelled,
+        problem.test,
+    )
     with pytest.raises(PrudentError, match="one group"):
         rlp.check(one, OPTIONS)
 
@@ -233,11 +253,34 @@ def solutions(tmp_path: Path) -> Path:
 
 def test_command_runs_resumes_and_reports(solutions: Path, tiny_folder: Path, tmp_path: Path) -> None:
     def run(out: Path, *more: str):
-        return CliRunner().invoke(app, [
-            "rlp", "--pool", str(solutions), "--language-model", str(tiny_folder), "--repetitions", "3",
-            "--rounds", "2", "--pairs", "30", "--members", "2", "--steps", "5", "--kind", "spg", "--kind", "uml",
-            "--out", str(out), "--json", *more,
-        ])  # fmt: skip
+        return CliRunner().invoke(
+            app,
+            [
+                "rlp",
+                "--pool",
+                str(solutions),
+                "--language-model",
+                str(tiny_folder),
+                "--repetitions",
+                "3",
+                "--rounds",
+                "2",
+                "--pairs",
+                "30",
+                "--members",
+                "2",
+                "--steps",
+                "5",
+                "--kind",
+                "spg",
+                "--kind",
+                "uml",
+                "--out",
+                str(out),
+                "--json",
+                *more,
+            ],
+        )
 
     whole = run(tmp_path / "whole")
     assert whole.exit_code == 0, whole.stderr
@@ -264,10 +307,29 @@ def test_command_runs_resumes_and_reports(solutions: Path, tiny_folder: Path, tm
 def test_loop_by_reinforcement_learning(tiny_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "rl"
     arguments = [
-        "rlp", "--policy", "align", "--language-model", str(tiny_folder), "--prompts", "16", "--steps", "1",
-        "--samples", "3", "--members", "2", "--pairs", "30", "--threshold", "0.2", "--gamma", "0.3", "--out", str(out),
+        "rlp",
+        "--policy",
+        "align",
+        "--language-model",
+        str(tiny_folder),
+        "--prompts",
+        "16",
+        "--steps",
+        "1",
+        "--samples",
+        "3",
+        "--members",
+        "2",
+        "--pairs",
+        "30",
+        "--threshold",
+        "0.2",
+        "--gamma",
+        "0.3",
+        "--out",
+        str(out),
         "--json",
-    ]  # fmt: skip
+    ]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.stderr
     rounds = json.loads(result.stdout)["rounds"]

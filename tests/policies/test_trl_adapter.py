@@ -11,7 +11,7 @@ from datasets import Dataset
 from tests.tiny import tiny_causal_lm
 
 from prudent.errors import PrudentError
-from prudent.policies.trl_adapter import VarianceAwareGRPOTrainer, VarianceAwareRLOOTrainer, WeightedBeta
+from prudent.policies.trl import VarianceAwareGRPOTrainer, VarianceAwareRLOOTrainer, WeightedBeta
 from prudent.rewards.objectives import Shaped
 from prudent.rewards.reward_function import RewardFunction
 
@@ -52,10 +52,23 @@ def train(kind, folder, out, *, constant=None, beta=0.1, steps=3, **options):
         "grpo": (trl.GRPOTrainer, VarianceAwareGRPOTrainer, trl.GRPOConfig),
     }[kind]
     args = config(
-        output_dir=str(out), beta=beta, num_generations=2, per_device_train_batch_size=4, max_completion_length=8,
-        max_steps=steps, learning_rate=1e-3, logging_steps=1, save_strategy="no", report_to=[], seed=3, bf16=False,
-        use_cpu=True, disable_tqdm=True, top_k=0, **options,
-    )  # fmt: skip
+        output_dir=str(out),
+        beta=beta,
+        num_generations=2,
+        per_device_train_batch_size=4,
+        max_completion_length=8,
+        max_steps=steps,
+        learning_rate=1e-3,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        seed=3,
+        bf16=False,
+        use_cpu=True,
+        disable_tqdm=True,
+        top_k=0,
+        **options,
+    )
     data = Dataset.from_list([{"prompt": [{"role": "user", "content": p}]} for p in PROMPTS])
     _, tokenizer = tiny_causal_lm(folder)
     reward = FixedWeight(HashedScores(), "vanilla", beta=beta)
@@ -90,14 +103,26 @@ def test_stock_grpo_takes_the_reward_function_unchanged(tmp_path):
     reference = (prompts, [["one", "two", "three"]] * len(PROMPTS))
     reward = RewardFunction(HashedScores(), "proportional", beta=0.1, reference=reference)
     args = trl.GRPOConfig(
-        output_dir=str(tmp_path / "o"), beta=0.1, num_generations=2, per_device_train_batch_size=4,
-        max_completion_length=8, max_steps=1, logging_steps=1, save_strategy="no", report_to=[], use_cpu=True,
-        bf16=False, disable_tqdm=True,
-    )  # fmt: skip
+        output_dir=str(tmp_path / "o"),
+        beta=0.1,
+        num_generations=2,
+        per_device_train_batch_size=4,
+        max_completion_length=8,
+        max_steps=1,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+        disable_tqdm=True,
+    )
     trainer = trl.GRPOTrainer(
-        model=str(folder), reward_funcs=[reward], args=args,
-        train_dataset=Dataset.from_list([{"prompt": p} for p in prompts]), processing_class=tokenizer,
-    )  # fmt: skip
+        model=str(folder),
+        reward_funcs=[reward],
+        args=args,
+        train_dataset=Dataset.from_list([{"prompt": p} for p in prompts]),
+        processing_class=tokenizer,
+    )
     trainer.train()
     entry = trainer.state.log_history[0]
     assert {"reward_model/mean", "reward_model/variance", "reward_model/member_1"} <= set(entry)
@@ -105,9 +130,13 @@ def test_stock_grpo_takes_the_reward_function_unchanged(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [({"temperature": 0.7}, "temperature=0.7"), ({"top_p": 0.9}, "top_p=0.9"), ({"beta": 0.0}, "beta=0.0"),
-     ({"sync_ref_model": True}, "sync_ref_model")],
-)  # fmt: skip
+    [
+        ({"temperature": 0.7}, "temperature=0.7"),
+        ({"top_p": 0.9}, "top_p=0.9"),
+        ({"beta": 0.0}, "beta=0.0"),
+        ({"sync_ref_model": True}, "sync_ref_model"),
+    ],
+)
 def test_settings_that_change_the_objective_are_refused(options, named, tmp_path):
     beta = options.pop("beta", 0.1)
     with pytest.raises(PrudentError, match=named):
@@ -125,10 +154,12 @@ def test_a_policy_changed_in_memory_is_refused_for_its_reloaded_reference(tmp_pa
     args = trl.RLOOConfig(output_dir=str(tmp_path / "o"), beta=0.1, use_cpu=True, report_to=[], bf16=False, top_k=0)
     with pytest.raises(PrudentError, match="save the policy to a folder"):
         VarianceAwareRLOOTrainer(
-            model=model, args=args, processing_class=tokenizer,
+            model=model,
+            args=args,
+            processing_class=tokenizer,
             train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": p}]} for p in PROMPTS]),
             reward_function=FixedWeight(HashedScores(), "vanilla", beta=0.1),
-        )  # fmt: skip
+        )
 
 
 def test_weighted_beta_is_a_float_that_weights_tensors():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from prudent.preflight.core import Candidates, PairFeatures, uniform_reference
+from prudent.commands.preflight.core import Candidates, PairFeatures, uniform_reference
 
 
 def make_world(

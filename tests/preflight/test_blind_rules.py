@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from prudent.commands.preflight.blind_rules import blind_gains, tilt_gain
+from prudent.commands.preflight.page_regimes import blind_section
 from prudent.demo.world import load_world
-from prudent.preflight.blind_rules import blind_gains, tilt_gain
-from prudent.preflight.page_regimes import blind_section
 from prudent.reporting.report import Report
 
 

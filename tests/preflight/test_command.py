@@ -15,14 +15,14 @@ import torch
 from tests.tiny import tiny_causal_lm
 from typer.testing import CliRunner
 
-from prudent.cli.main import app
-from prudent.cli.preflight import spread
+from prudent.cli import app
+from prudent.commands.preflight import inputs
+from prudent.commands.preflight.cli import spread
+from prudent.commands.preflight.core import PairFeatures
+from prudent.commands.preflight.options import Settings
+from prudent.commands.preflight.run import preflight
 from prudent.data.pools import read_pool
 from prudent.errors import PrudentError
-from prudent.preflight import inputs
-from prudent.preflight.command import preflight
-from prudent.preflight.core import PairFeatures
-from prudent.preflight.settings import Settings
 from prudent.rewards.columns import PairColumns
 from prudent.runs import read_manifest
 
@@ -46,11 +46,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     lines(folder / "pairs.jsonl", rows)
     pool = [
-        {"prompt": f"Pool {p}?",
-         "responses": (texts := [f"answer {p} {c} " + "a" * (c * p % 7) for c in range(3 + p % 2)]),
-         "gold": [len(text) / 10 for text in texts], "quality": [(p + c) % 3 for c in range(len(texts))]}
+        {
+            "prompt": f"Pool {p}?",
+            "responses": (texts := [f"answer {p} {c} " + "a" * (c * p % 7) for c in range(3 + p % 2)]),
+            "gold": [len(text) / 10 for text in texts],
+            "quality": [(p + c) % 3 for c in range(len(texts))],
+        }
         for p in range(5)
-    ]  # fmt: skip
+    ]
     lines(folder / "pool.jsonl", pool)
     lines(folder / "no_gold.jsonl", [{key: row[key] for key in ("prompt", "responses")} for row in pool])
     return folder
@@ -63,10 +66,19 @@ def lines(path: Path, rows: list) -> str:
 
 def small(data: Path, model: str, **changes) -> Settings:
     options = {
-        "preferences": (str(data / "pairs.jsonl"),), "policy": model, "encoder": model, "betas": (0.1, 1.0), "draws": 8,
-        "members": 3, "prompts": 3, "samples": 3, "max_new_tokens": 4, "dtype": "float32", "ridge": "1.0",
+        "preferences": (str(data / "pairs.jsonl"),),
+        "policy": model,
+        "encoder": model,
+        "betas": (0.1, 1.0),
+        "draws": 8,
+        "members": 3,
+        "prompts": 3,
+        "samples": 3,
+        "max_new_tokens": 4,
+        "dtype": "float32",
+        "ridge": "1.0",
         "images": False,
-    }  # fmt: skip
+    }
     return Settings(**{**options, **changes})
 
 
@@ -126,9 +138,13 @@ def test_a_judge_is_named_and_tested_on_held_out_pairs(data, model, tmp_path) ->
     from prudent.rewards.families import fit_reward_model
 
     judge = fit_reward_model(
-        read_preferences(data / "pairs.jsonl"), "heads", model=model, members=3, ridge=1.0,
+        read_preferences(data / "pairs.jsonl"),
+        "heads",
+        model=model,
+        members=3,
+        ridge=1.0,
         encoder_options={"dtype": "float32"},
-    )  # fmt: skip
+    )
     judge.save(tmp_path / "judge")
     found = preflight(
         small(data, model, pool=str(data / "no_gold.jsonl"), judge=str(tmp_path / "judge")), tmp_path / "out"
@@ -172,16 +188,35 @@ BAD = {
     "missing columns": ({"pairs.jsonl": [{"question": "a", "answer": "b"}] * 9}, [], ("line 1", "unknown-columns")),
     "missing field": ({"pairs.jsonl": [{"prompt": "a", "chosen": "b"}] * 9}, [], ("line 9", "rejected")),
     "empty file": ({"pairs.jsonl": []}, [], ("pairs.jsonl",)),
-    "too few pairs": ({"pairs.jsonl": [{"prompt": f"q{i}", "chosen": "a", "rejected": "b"} for i in range(5)]}, [],
-                      ("at least 8",)),
-    "one-class votes": ({"pairs.jsonl": [{"prompt": f"q{i}", "response_1": "a", "response_2": "b", "votes": [1, 1, 1]}
-                                         for i in range(20)]}, [], ("votes of one class",)),
-    "single response": ({"pool.jsonl": [{"prompt": "a", "responses": ["b"]}]}, ["--pool", "pool.jsonl"],
-                        ("line 1", "responses", "single-response")),
-    "gold not finite": ({"pool.jsonl": '{"prompt": "a", "responses": ["b", "c"], "gold": [1, NaN]}\n'},
-                        ["--pool", "pool.jsonl"], ("line 1", "gold")),
-    "gold column not there": ({"pool.jsonl": [{"prompt": "a", "responses": ["b", "c"]}]},
-                              ["--pool", "pool.jsonl", "--gold", "score"], ("no column 'score'",)),
+    "too few pairs": (
+        {"pairs.jsonl": [{"prompt": f"q{i}", "chosen": "a", "rejected": "b"} for i in range(5)]},
+        [],
+        ("at least 8",),
+    ),
+    "one-class votes": (
+        {
+            "pairs.jsonl": [
+                {"prompt": f"q{i}", "response_1": "a", "response_2": "b", "votes": [1, 1, 1]} for i in range(20)
+            ]
+        },
+        [],
+        ("votes of one class",),
+    ),
+    "single response": (
+        {"pool.jsonl": [{"prompt": "a", "responses": ["b"]}]},
+        ["--pool", "pool.jsonl"],
+        ("line 1", "responses", "single-response"),
+    ),
+    "gold not finite": (
+        {"pool.jsonl": '{"prompt": "a", "responses": ["b", "c"], "gold": [1, NaN]}\n'},
+        ["--pool", "pool.jsonl"],
+        ("line 1", "gold"),
+    ),
+    "gold column not there": (
+        {"pool.jsonl": [{"prompt": "a", "responses": ["b", "c"]}]},
+        ["--pool", "pool.jsonl", "--gold", "score"],
+        ("no column 'score'",),
+    ),
     "gold without pool": ({}, ["--gold", "score"], ("--pool",)),
     "no such model": ({}, ["--policy", "./nowhere"], ("nowhere",)),
     "no such judge": ({}, ["--judge", "./nowhere"], ("nowhere",)),
@@ -189,7 +224,7 @@ BAD = {
     "beta not positive": ({}, ["--betas", "0.1", "0"], ("--betas",)),
     "too few draws": ({}, ["--draws", "1"], ("--draws is 1",)),
     "nothing to read": ({"pairs.jsonl": ...}, [], ("no preference file",)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -226,16 +261,34 @@ def test_an_output_folder_in_use_is_left_alone(data, model, tmp_path) -> None:
 
 @pytest.mark.parametrize("moment", ["reading", "draws and policies"])
 def test_ctrl_c_leaves_nothing_behind(moment, data, model, tmp_path) -> None:
-    arguments = ["preflight", "--preferences", str(data / "pairs.jsonl"), "--pool", str(data / "no_gold.jsonl"),
-                 "--encoder", model, "--dtype", "float32", "--out", str(tmp_path / "out"), "--draws", "4000",
-                 "--ridge", "1", "--no-images"]  # fmt: skip
+    arguments = [
+        "preflight",
+        "--preferences",
+        str(data / "pairs.jsonl"),
+        "--pool",
+        str(data / "no_gold.jsonl"),
+        "--encoder",
+        model,
+        "--dtype",
+        "float32",
+        "--out",
+        str(tmp_path / "out"),
+        "--draws",
+        "4000",
+        "--ridge",
+        "1",
+        "--no-images",
+    ]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "prudent.cli.main", *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
-        text=True, env=environment,
+        [sys.executable, "-m", "prudent.cli", *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env=environment,
         # A runner in the background ignores SIGINT and its children inherit that: a person's shell does not.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    )
     for line in process.stderr:
         if line.startswith(f"{moment} ..."):
             break
@@ -252,10 +305,23 @@ def test_ctrl_c_leaves_nothing_behind(moment, data, model, tmp_path) -> None:
 def test_the_report_draws_its_charts_in_a_browser(data, model, tmp_path, chromium) -> None:
     preflight(small(data, model, pool=str(data / "pool.jsonl")), tmp_path / "out")
     done = subprocess.run(
-        [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-         f"--user-data-dir={tmp_path / 'profile'}", "--window-size=500,900", "--host-resolver-rules=MAP * ~NOTFOUND",
-         "--virtual-time-budget=60000", "--dump-dom", (tmp_path / "out/report.html").as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+        [
+            chromium,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--window-size=500,900",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--virtual-time-budget=60000",
+            "--dump-dom",
+            (tmp_path / "out/report.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     assert done.stdout.count('data-state="drawn"') >= 8 and 'data-state="failed"' not in done.stdout
     assert "owned" not in done.stdout.split("</title>")[0]  # no text of others has run

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
+from prudent.commands.preflight import core
 from prudent.errors import PrudentError
 from prudent.policies.finite import kl, solve
-from prudent.preflight import core
 
 
 @pytest.fixture(scope="module")

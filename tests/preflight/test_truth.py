@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from prudent.commands.preflight import study, truth
 from prudent.errors import PrudentError
-from prudent.preflight import study, truth
 
 
 def test_halves_share_no_prompt_and_are_even() -> None:

@@ -7,24 +7,40 @@ from typing import Any
 import pytest
 import torch
 
+from prudent.commands.preflight import outlook, regimes
+from prudent.commands.preflight.core import kind_of
+from prudent.commands.preflight.page_regimes import regime_section
+from prudent.commands.preflight.verdict import choose, conclude, percent, signed
 from prudent.evaluation.statistics import wilson
-from prudent.preflight import outlook, regimes
-from prudent.preflight.core import kind_of
-from prudent.preflight.page_regimes import regime_section
-from prudent.preflight.verdict import choose, conclude, percent, signed
 from prudent.reporting.report import Report
 
 
 def row(method: str, setting: float, gain: float, below: int, draws: int = 200, **more: Any) -> dict[str, Any]:
     low, high = wilson(below, draws)
-    return {"method": method, "setting": setting, "kind": kind_of(method), "gain": gain, "risk": below / draws,
-            "low": low, "high": high, "draws": draws, "kl": 1.0, "worse": 0.1, "unreached": 0, **more}  # fmt: skip
+    return {
+        "method": method,
+        "setting": setting,
+        "kind": kind_of(method),
+        "gain": gain,
+        "risk": below / draws,
+        "low": low,
+        "high": high,
+        "draws": draws,
+        "kl": 1.0,
+        "worse": 0.1,
+        "unreached": 0,
+        **more,
+    }
 
 
 ROWS = [
-    row("vanilla", 0.1, 0.9, 40), row("vanilla", 1.0, 0.4, 12), row("proportional", 0.1, 0.6, 1),
-    row("bregman", 0.1, 0.7, 8), row("variance-only", 0.1, 2.0, 0), row("mean", 0.1, 0.5, 0),
-]  # fmt: skip
+    row("vanilla", 0.1, 0.9, 40),
+    row("vanilla", 1.0, 0.4, 12),
+    row("proportional", 0.1, 0.6, 1),
+    row("bregman", 0.1, 0.7, 8),
+    row("variance-only", 0.1, 2.0, 0),
+    row("mean", 0.1, 0.5, 0),
+]
 
 
 def settle(
@@ -86,8 +102,18 @@ def test_reward_models_that_guess_are_named_first() -> None:
 def equal(method: str, gain: float, versus: float, below: int, vanilla_below: int = 40) -> dict[str, Any]:
     """A row at equal KL whose paired differences from vanilla are sure within .1 in gain and 3 points in risk."""
     risk = (below - vanilla_below) / 200
-    return row(method, 0.1, gain, below, vs_gain=versus, vs_gain_low=versus - 0.1, vs_gain_high=versus + 0.1,
-               vs_risk=risk, vs_risk_low=risk - 0.03, vs_risk_high=risk + 0.03)  # fmt: skip
+    return row(
+        method,
+        0.1,
+        gain,
+        below,
+        vs_gain=versus,
+        vs_gain_low=versus - 0.1,
+        vs_gain_high=versus + 0.1,
+        vs_risk=risk,
+        vs_risk_low=risk - 0.03,
+        vs_risk_high=risk + 0.03,
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,8 +125,11 @@ def equal(method: str, gain: float, versus: float, below: int, vanilla_below: in
     ],
 )
 def test_a_gain_is_weighed_against_both_controls(blind: float, shuffled: float, words: tuple[str, str]) -> None:
-    table = [equal("proportional", 1.1, 0.2, 40), equal("variance-only", blind, -0.5, 80),
-             equal("permuted", 0.9 + shuffled, shuffled, 30)]  # fmt: skip
+    table = [
+        equal("proportional", 1.1, 0.2, 40),
+        equal("variance-only", blind, -0.5, 80),
+        equal("permuted", 0.9 + shuffled, shuffled, 30),
+    ]
     text = " ".join(settle(ROWS, table).sentences)
     assert "worth more than vanilla" in text and "+0.100 to +0.300" in text and all(part in text for part in words)
 
@@ -114,8 +143,12 @@ def test_a_gain_is_weighed_against_both_controls(blind: float, shuffled: float, 
     ],
 )
 def test_a_lower_risk_is_said_first_with_what_it_costs(blind: int, shuffled: int, words: tuple[str, ...]) -> None:
-    table = [equal("proportional", 0.8, -0.2, 12), equal("bregman", 1.3, 0.3, 38),
-             equal("variance-only", 0.1, -0.9, blind), equal("permuted", 0.9, -0.1, shuffled)]  # fmt: skip
+    table = [
+        equal("proportional", 0.8, -0.2, 12),
+        equal("bregman", 1.3, 0.3, 38),
+        equal("variance-only", 0.1, -0.9, blind),
+        equal("permuted", 0.9, -0.1, shuffled),
+    ]
     text = " ".join(settle(ROWS, table).sentences)
     assert "**proportional** is safer than vanilla: risk 6 % against 20 % (paired: -17 to -11 points)" in text
     assert "gain +0.800 against +1.000 (-0.300 to -0.100)" in text and all(part in text for part in words)
@@ -127,8 +160,16 @@ def test_no_advantage_is_said_plainly() -> None:
 
 
 def test_what_helps_is_ordered_by_how_much() -> None:
-    trend = [{"change": "pairs", "method": "vanilla", "beta": 0.1, "risk_half": 0.3, "risk_full": 0.2,
-              "risk_double_extrapolated": 0.12}]  # fmt: skip
+    trend = [
+        {
+            "change": "pairs",
+            "method": "vanilla",
+            "beta": 0.1,
+            "risk_half": 0.3,
+            "risk_full": 0.2,
+            "risk_double_extrapolated": 0.12,
+        }
+    ]
     advice = settle(ROWS, trend=trend).advice
     kinds = [line.split("**")[1] for line in advice[1:]]
     assert kinds == ["More members", "A larger beta", "More pairs"]  # 20, 14 and 8 points
@@ -137,8 +178,14 @@ def test_what_helps_is_ordered_by_how_much() -> None:
 
 def test_percentages_as_a_person_reads_them() -> None:
     assert [percent(x) for x in (0.0, 0.0001, 0.005, 0.05, 0.123, 1.0, None)] == [
-        "0 %", "<0.1 %", "0.5 %", "5 %", "12 %", "100 %", "unknown",
-    ]  # fmt: skip
+        "0 %",
+        "<0.1 %",
+        "0.5 %",
+        "5 %",
+        "12 %",
+        "100 %",
+        "unknown",
+    ]
 
 
 def test_extrapolation_continues_the_trend_and_no_more() -> None:
@@ -192,9 +239,16 @@ def test_learned_map_has_every_regime_with_both_controls(world) -> None:
         return prompt, torch.where(wins, a, b), torch.where(wins, b, a)
 
     rows = regimes.learned_map(
-        candidates.features, gold, choose_pairs, torch.arange(10, 16), pairs=(20, 200), slopes=(2.0,), betas=(0.3,),
-        draws=8, members=4,
-    )  # fmt: skip
+        candidates.features,
+        gold,
+        choose_pairs,
+        torch.arange(10, 16),
+        pairs=(20, 200),
+        slopes=(2.0,),
+        betas=(0.3,),
+        draws=8,
+        members=4,
+    )
     for pairs in (20, 200):
         found = regimes.pick(rows, pairs=pairs, comparison="equal kl")
         assert {row["method"] for row in found} == set(regimes.METHODS)

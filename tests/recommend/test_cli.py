@@ -5,14 +5,26 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from prudent.cli.main import app
+from prudent.cli import app
 from prudent.recommend.artefact import load
 from prudent.recommend.planted import plant
 
 QUICK = [
-    "--epochs", "4", "--stage-epochs", "4", "--width", "8", "--hidden", "16", "--batch", "32", "--stage-batch", "32",
-    "--valid-share", "0.2",
-]  # fmt: skip
+    "--epochs",
+    "4",
+    "--stage-epochs",
+    "4",
+    "--width",
+    "8",
+    "--hidden",
+    "16",
+    "--batch",
+    "32",
+    "--stage-batch",
+    "32",
+    "--valid-share",
+    "0.2",
+]
 
 
 def prudent(*arguments):
@@ -72,9 +84,20 @@ def test_evaluate_writes_a_report_with_every_part(run):
     lists.write_text("user,item,rank\nu03,i01,1\nu03,i01,2\n")
     out = run.parent / "report"
     result = prudent(
-        "evaluate", run, "--out", out, "--baselines", "popularity,knn", "--lists", f"mine={lists}", "--rounds", 100,
-        "--k", 5, "--json",
-    )  # fmt: skip
+        "evaluate",
+        run,
+        "--out",
+        out,
+        "--baselines",
+        "popularity,knn",
+        "--lists",
+        f"mine={lists}",
+        "--rounds",
+        100,
+        "--k",
+        5,
+        "--json",
+    )
     assert result.exit_code == 0, result.output
     found = strict(result.stdout)
     names = [row["ranking"] for row in found["rankings"]]
@@ -109,9 +132,18 @@ def test_config_file_and_files_of_their_own(table, tmp_path):
         (tmp_path / f"{name}.csv").write_text("\n".join(["user,item", *rows]) + "\n")
     (tmp_path / "options.yaml").write_text("epochs: 2\nstage_epochs: 2\nwidth: 4\nhidden: 8\nbackbone: lightgcn\n")
     result = prudent(
-        "fit", tmp_path / "train.csv", "--valid", tmp_path / "valid.csv", "--test", tmp_path / "test.csv",
-        "--config", tmp_path / "options.yaml", "--out", tmp_path / "run", "--json",
-    )  # fmt: skip
+        "fit",
+        tmp_path / "train.csv",
+        "--valid",
+        tmp_path / "valid.csv",
+        "--test",
+        tmp_path / "test.csv",
+        "--config",
+        tmp_path / "options.yaml",
+        "--out",
+        tmp_path / "run",
+        "--json",
+    )
     assert result.exit_code == 0, result.output
     found = strict(result.stdout)
     assert found["backbone"]["name"] == "lightgcn"

@@ -76,9 +76,13 @@ def test_all_bad_rows_are_told_at_once(tmp_path):
         read_interactions(path)
     found = [(row.line, row.reason) for row in caught.value.rows]
     assert found == [
-        (3, "missing-id"), (4, "unparsable-rating"), (5, "unparsable-rating"), (6, "too-many-fields"),
-        (8, "negative-rating"), (9, "missing-rating"),
-    ]  # fmt: skip
+        (3, "missing-id"),
+        (4, "unparsable-rating"),
+        (5, "unparsable-rating"),
+        (6, "too-many-fields"),
+        (8, "negative-rating"),
+        (9, "missing-rating"),
+    ]
     kept, report = read_interactions(path, on_error="drop")
     assert kept.pairs() == [("a", "x"), ("b", "z")]
     assert report.counts["blank-line"] == 1

@@ -10,13 +10,13 @@ import torch
 from scipy import stats
 from tests.recommend.small import SHORT, TINY, data, dense, settings
 
+from prudent.commands.recommend.page import RELATIVE, TAIL, add_sweep
 from prudent.errors import DataError, PrudentError
 from prudent.recommend.artefact import load, save
 from prudent.recommend.comparison import compare, paired_p
 from prudent.recommend.models import fit_mf
 from prudent.recommend.outside import from_table
 from prudent.recommend.pipeline import BACKBONES, Model, fit, top
-from prudent.recommend.presentation import RELATIVE, TAIL, add_sweep
 from prudent.recommend.ranking import blend, choose_blend, standardised
 from prudent.recommend.splits import Truth
 from prudent.reporting.report import Report

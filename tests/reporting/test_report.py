@@ -30,8 +30,17 @@ def every_chart() -> dict:
     curve = [{"predicted": p, "observed": p * p, "low": p * p - 0.05, "high": p * p + 0.05} for p in (0.1, 0.5, 0.9)]
     interval = {"low": "low", "high": "high"}
     return {
-        "lines": charts.lines(rows, "beta", "risk", group="method", x_scale="log", reference=0.05,
-                              reference_label="5 %", title="Risk", **interval),
+        "lines": charts.lines(
+            rows,
+            "beta",
+            "risk",
+            group="method",
+            x_scale="log",
+            reference=0.05,
+            reference_label="5 %",
+            title="Risk",
+            **interval,
+        ),
         "points": charts.points(rows, "method", "risk", group="beta", **interval),
         "points-number": charts.points(rows, "beta", "risk", group="method", reference=0.0, **interval),
         "dots": charts.dot_intervals(rows[:3], "beta", "risk", reference=0.1, reference_label="here", **interval),
@@ -46,7 +55,7 @@ def every_chart() -> dict:
         "heatmap": charts.heatmap(grid, "pairs", "noise", "gain"),
         "heatmap-diverging": charts.heatmap(grid, "pairs", "noise", "gain", diverging_at=0.0),
         "calibration": charts.calibration(curve, **interval),
-    }  # fmt: skip
+    }
 
 
 def full_report() -> Report:
@@ -57,8 +66,16 @@ def full_report() -> Report:
     )
     report.heading("Verdict").text(EVIL).bullets(["one", EVIL]).code(EVIL)
     report.table(["name", "value"], [["a", 1.23456], {"name": EVIL, "value": None}], caption=EVIL, emphasise=[0])
-    report.heading("Pairs").pairs([{"prompt": EVIL, "chosen": [{"role": "assistant", "content": EVIL}], "rejected": "b",
-                                    "facts": {"margin": 0.5}}])  # fmt: skip
+    report.heading("Pairs").pairs(
+        [
+            {
+                "prompt": EVIL,
+                "chosen": [{"role": "assistant", "content": EVIL}],
+                "rejected": "b",
+                "facts": {"margin": 0.5},
+            }
+        ]
+    )
     report.heading("Charts")
     drawn = every_chart()
     for name in list(drawn)[:-1]:
@@ -113,11 +130,24 @@ def test_charts_are_drawn_in_a_browser(tmp_path: Path, chromium: str, width: int
     before, end, after = html.rpartition("</body>")
     page.write_text(before + probe + end + after, encoding="utf-8")
     done = subprocess.run(
-        [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-         f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={max(width, 500)},900",
-         "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=60000", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+        [
+            chromium,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            f"--window-size={max(width, 500)},900",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--virtual-time-budget=60000",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     dom = done.stdout
     assert dom.count('data-state="drawn"') >= len(every_chart()) - 1  # one is folded away
     assert 'data-state="failed"' not in dom
@@ -129,8 +159,17 @@ def test_charts_are_drawn_in_a_browser(tmp_path: Path, chromium: str, width: int
 
 def test_numbers_are_rounded_and_null_is_a_dash() -> None:
     assert [cell(v) for v in (None, float("nan"), 0.0, 0.05123, 12.345, 1234.5, 3e-7, True, 20000, [1, 0.5])] == [
-        "–", "–", "0", "0.051", "12.35", "1,234", "3.00e-07", "yes", "20,000", "1, 0.500",
-    ]  # fmt: skip
+        "–",
+        "–",
+        "0",
+        "0.051",
+        "12.35",
+        "1,234",
+        "3.00e-07",
+        "yes",
+        "20,000",
+        "1, 0.500",
+    ]
 
 
 def test_embedded_json_holds_no_markup() -> None:
@@ -177,8 +216,13 @@ def test_chart_data_may_be_columns_frames_or_rows_and_holds_no_nan() -> None:
 
 
 def test_empty_data_still_make_a_chart() -> None:
-    for chart in (charts.histogram([]), charts.ridges({"a": []}), charts.bars([], "a", "b"),
-                  charts.heatmap([], "x", "y", "v"), charts.lines([], "x", "y")):  # fmt: skip
+    for chart in (
+        charts.histogram([]),
+        charts.ridges({"a": []}),
+        charts.bars([], "a", "b"),
+        charts.heatmap([], "x", "y", "v"),
+        charts.lines([], "x", "y"),
+    ):
         assert chart.to_dict()["height"] > 0
 
 

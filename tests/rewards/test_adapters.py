@@ -9,13 +9,13 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 
 from prudent import PrudentError, RewardModel
 from prudent.features.models import load_language_model
-from prudent.rewards.adapters import fit_transformers, parameter_counts
 from prudent.rewards.artefact import WEIGHTS
-from prudent.rewards.backbone import EnsembleModel, decoder_layers, keep_lower
-from prudent.rewards.checkpoints import explain_memory, last_checkpoint
-from prudent.rewards.external import padded
-from prudent.rewards.finetuning import pool_sampler, prepare
 from prudent.rewards.training import member_seeds
+from prudent.rewards.transformers.ensembles import fit_transformers, parameter_counts
+from prudent.rewards.transformers.external import padded
+from prudent.rewards.transformers.finetuning import pool_sampler, prepare
+from prudent.rewards.transformers.network import EnsembleModel, decoder_layers, keep_lower
+from prudent.rewards.transformers.trainer import explain_memory, last_checkpoint
 from prudent.seeding import spawn
 
 LORA = {"kind": "lora", "phase_one": 0.0, "layers": 1, "rank": 2, "dtype": "float32"}

@@ -74,8 +74,7 @@ def test_changed_statistics_fail_the_golden_scores(folder):
 
 
 @pytest.mark.parametrize(
-    ("tensor", "message"),
-    [(torch.zeros(2, 6), "shape"), (torch.full((3, 6), torch.nan), "not finite")],
+    ("tensor", "message"), [(torch.zeros(2, 6), "shape"), (torch.full((3, 6), torch.nan), "not finite")]
 )
 def test_unusable_weights_are_named(folder, tensor, message):
     save_file({"heads.weight": tensor}, folder / WEIGHTS)

@@ -5,7 +5,7 @@ import torch
 from typer.testing import CliRunner
 
 from prudent import PrudentError, RewardModel
-from prudent.cli.main import app
+from prudent.cli import app
 from prudent.rewards.families import FAMILIES, fit_reward_model
 
 runner = CliRunner()
@@ -42,8 +42,22 @@ def run(*arguments: object, status: int = 0):
 
 def test_fit_then_score_from_the_command_line(tiny_folder, tmp_path, files):
     train, test = files
-    fitted = run("fit", "--preferences", train, "--test", test, "--model", tiny_folder, "--members", 4, "--out",
-                 tmp_path / "rm", "--dtype", "float32", "--json")  # fmt: skip
+    fitted = run(
+        "fit",
+        "--preferences",
+        train,
+        "--test",
+        test,
+        "--model",
+        tiny_folder,
+        "--members",
+        4,
+        "--out",
+        tmp_path / "rm",
+        "--dtype",
+        "float32",
+        "--json",
+    )
     found = json.loads(fitted.stdout)
     assert found["members"] == 4 and found["pairs"] == 24 and found["test"]["pairs"] == 20
     assert found["test"]["accuracy"]["low"] <= found["test"]["accuracy"]["value"] <= found["test"]["accuracy"]["high"]
@@ -54,9 +68,21 @@ def test_fit_then_score_from_the_command_line(tiny_folder, tmp_path, files):
     rows = [{"prompt": "ask 1", "response": "good", "id": 7}, {"prompt": "ask 2", "responses": ["bad", "good good"]}]
     data = write(tmp_path / "rows.jsonl", rows)
     summary = json.loads(
-        run("score", "--model", tmp_path / "rm", "--data", data, "--output", tmp_path / "scored.jsonl", "--rule", "lcb",
-            "--out", tmp_path / "scores", "--json").stdout
-    )  # fmt: skip
+        run(
+            "score",
+            "--model",
+            tmp_path / "rm",
+            "--data",
+            data,
+            "--output",
+            tmp_path / "scored.jsonl",
+            "--rule",
+            "lcb",
+            "--out",
+            tmp_path / "scores",
+            "--json",
+        ).stdout
+    )
     assert summary["responses"] == 3 and summary["ddof"] == 1 and "ddof=1" in summary["rule"]
     first, second = (json.loads(line) for line in (tmp_path / "scored.jsonl").read_text().splitlines())
     assert first["id"] == 7 and len(first["members"]) == 4 and len(second["members"]) == 2
@@ -96,13 +122,34 @@ def test_every_family_fits_and_comes_back(tiny_folder, tmp_path, name):
 
 def test_ratings_train_a_quantile_model(tiny_folder, tmp_path, files):
     rated = [
-        {"prompt": f"ask {row}", "response": ("good " if row % 2 else "bad ") * (row % 3 + 1),
-         "kind": row % 2 if row % 5 else None, "long": row % 3}
+        {
+            "prompt": f"ask {row}",
+            "response": ("good " if row % 2 else "bad ") * (row % 3 + 1),
+            "kind": row % 2 if row % 5 else None,
+            "long": row % 3,
+        }
         for row in range(30)
-    ]  # fmt: skip
+    ]
     ratings = write(tmp_path / "ratings.jsonl", rated)
-    run("fit", "--preferences", files[0], "--family", "quantile", "--ratings", ratings, "--model", tiny_folder, "--out",
-        tmp_path / "rm", "--levels", 9, "--epochs", 5, "--gate-hidden", 8)  # fmt: skip
+    run(
+        "fit",
+        "--preferences",
+        files[0],
+        "--family",
+        "quantile",
+        "--ratings",
+        ratings,
+        "--model",
+        tiny_folder,
+        "--out",
+        tmp_path / "rm",
+        "--levels",
+        9,
+        "--epochs",
+        5,
+        "--gate-hidden",
+        8,
+    )
     model = RewardModel.load(tmp_path / "rm")
     scores = model.score(["ask 1", "ask 2"], ["good", "bad"])
     assert scores.shape == (9, 2) and bool((scores.diff(dim=0) >= -1e-6).all())
@@ -115,9 +162,16 @@ def classifier(folder, labels: int = 1, head: bool = True):
 
     tokenizer = tiny_tokenizer()
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, pad_token_id=tokenizer.pad_token_id, initializer_range=0.5, num_labels=labels,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.5,
+        num_labels=labels,
+    )
     torch.manual_seed(int(folder.name[-1]) if folder.name[-1].isdigit() else 0)
     (LlamaForSequenceClassification if head else LlamaForCausalLM)(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -133,8 +187,19 @@ def test_outside_models_are_members_on_one_scale(tmp_path, files):
     assert scores.shape == (1, 6)
     each = torch.cat([alone.score(prompts[row : row + 1], answers[row : row + 1]) for row in range(6)], 1)
     assert torch.allclose(each, scores, atol=1e-5)  # nothing depends on what else is in the batch
-    run("fit", "--preferences", files[0], "--family", "external", "--models", models[0], "--models", models[1], "--out",
-        tmp_path / "rm")  # fmt: skip
+    run(
+        "fit",
+        "--preferences",
+        files[0],
+        "--family",
+        "external",
+        "--models",
+        models[0],
+        "--models",
+        models[1],
+        "--out",
+        tmp_path / "rm",
+    )
     both = RewardModel.load(tmp_path / "rm")
     found = both.score(prompts, answers)
     assert found.shape == (2, 6) and "preference pairs" in both.scorer.reference
@@ -161,23 +226,73 @@ def test_another_language_model_is_noticed(tiny_folder, tmp_path, files):
 
 def test_a_users_own_training_arguments_win(tiny_folder, tmp_path, files):
     (tmp_path / "own.yaml").write_text("learning_rate: 1e-3\nsave_strategy: steps\nsave_steps: 2\nmax_steps: 3\n")
-    run("fit", "--preferences", files[0], "--model", tiny_folder, "--family", "lora", "--members", 2, "--phase-one", 0,
-        "--batch-size", 4, "--training-args", tmp_path / "own.yaml", "--checkpoints", tmp_path / "kept",
-        "--out", tmp_path / "rm")  # fmt: skip
+    run(
+        "fit",
+        "--preferences",
+        files[0],
+        "--model",
+        tiny_folder,
+        "--family",
+        "lora",
+        "--members",
+        2,
+        "--phase-one",
+        0,
+        "--batch-size",
+        4,
+        "--training-args",
+        tmp_path / "own.yaml",
+        "--checkpoints",
+        tmp_path / "kept",
+        "--out",
+        tmp_path / "rm",
+    )
     assert {path.name for path in (tmp_path / "kept" / "phase-two").glob("checkpoint-*")} == {
-        "checkpoint-2", "checkpoint-3"
-    }  # fmt: skip
+        "checkpoint-2",
+        "checkpoint-3",
+    }
     (tmp_path / "own.yaml").write_text("- 1")
-    found = run("fit", "--preferences", files[0], "--family", "lora", "--training-args", tmp_path / "own.yaml", "--out",
-                tmp_path / "other", status=2)  # fmt: skip
+    found = run(
+        "fit",
+        "--preferences",
+        files[0],
+        "--family",
+        "lora",
+        "--training-args",
+        tmp_path / "own.yaml",
+        "--out",
+        tmp_path / "other",
+        status=2,
+    )
     assert "TrainingArguments" in found.stderr
 
 
 def test_compare_gives_one_table(tiny_folder, tmp_path, files):
     train, test = files
-    result = run("compare", "--preferences", train, "--test", test, "--families", "heads", "--model", tiny_folder,
-                 "--out", tmp_path / "c", "--target", "gap", "--group", "kind", "--level", "0.8", "--members", 4,
-                 "--set", "heads.ridge=1e-1", "--json")  # fmt: skip
+    result = run(
+        "compare",
+        "--preferences",
+        train,
+        "--test",
+        test,
+        "--families",
+        "heads",
+        "--model",
+        tiny_folder,
+        "--out",
+        tmp_path / "c",
+        "--target",
+        "gap",
+        "--group",
+        "kind",
+        "--level",
+        "0.8",
+        "--members",
+        4,
+        "--set",
+        "heads.ridge=1e-1",
+        "--json",
+    )
     found = json.loads(result.stdout)
     assert [row["family"] for row in found["families"]] == ["heads"]
     for row in found["families"]:

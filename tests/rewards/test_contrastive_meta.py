@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from prudent import PrudentError
-from prudent.rewards.contrastive import contrastive_term, simcse, sinkhorn, swav, views
-from prudent.rewards.meta import ascended, difference_objective
+from prudent.rewards.transformers.contrastive import contrastive_term, simcse, sinkhorn, swav, views
+from prudent.rewards.transformers.meta import ascended, difference_objective
 
 
 def test_simcse_of_equal_similarities_is_the_log_of_the_batch():

@@ -30,10 +30,13 @@ def pairs(tmp_path: Path) -> Path:
     """Thirty pairs on fifteen prompts; the last one's sides are the same once cut to 64 tokens."""
     random = np.random.default_rng(0)
     rows = [
-        {"prompt": f"Say {WORDS[i // 2 % 10]} {i // 2}.", "chosen": " ".join(random.choice(WORDS, 4)),
-         "rejected": " ".join(random.choice(WORDS, 3)) + " no"}
+        {
+            "prompt": f"Say {WORDS[i // 2 % 10]} {i // 2}.",
+            "chosen": " ".join(random.choice(WORDS, 4)),
+            "rejected": " ".join(random.choice(WORDS, 3)) + " no",
+        }
         for i in range(29)
-    ]  # fmt: skip
+    ]
     long = "the same words again and again and on they go "
     rows.append({"prompt": "End.", "chosen": long * 2 + "yes", "rejected": long * 2 + "no"})
     file = tmp_path / "pairs.jsonl"
@@ -72,7 +75,7 @@ def test_a_copy_on_write_map_keeps_its_changes(tmp_path: Path) -> None:
 
 COMMANDS = """
 import sys
-from prudent.cli.main import app
+from prudent.cli import app
 folder, model = sys.argv[1:]
 pairs = f"{folder}/pairs.jsonl"
 options = ["--model", model, "--members", "3", "--dtype", "float32", "--ridge", "0.1"]
@@ -83,7 +86,7 @@ app(["score", "--model", f"{folder}/one", *scored], standalone_mode=False)
 
 
 def test_two_processes_fit_and_score_as_one(pairs: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    from prudent.cli.main import app
+    from prudent.cli import app
 
     asked = [{"prompt": f"Say {word}.", "responses": [word, word * 2, f"{word} {i}"]} for i, word in enumerate(WORDS)]
     (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
@@ -96,16 +99,22 @@ def test_two_processes_fit_and_score_as_one(pairs: Path, tiny_folder: Path, tmp_
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     environment = {
-        **os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true",
+        **os.environ,
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "ACCELERATE_USE_CPU": "true",
         "PRUDENT_CACHE": str(tmp_path / "cache"),
-    }  # fmt: skip
+    }
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", COMMANDS, str(tmp_path), str(tiny_folder)],
-            env={**environment, "RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True,
+            env={**environment, "RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for rank in "01"
-    ]  # fmt: skip
+    ]
     errors = [worker.communicate(timeout=240)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], errors
     one, two = (RewardModel.load(tmp_path / name).scorer.weights for name in ("one", "two"))

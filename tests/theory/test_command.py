@@ -9,9 +9,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from prudent.cli.main import app
-from prudent.cli.theory_certify import padded
-from prudent.cli.theory_pages import reproduce_page
+from prudent.cli import app
+from prudent.commands.theory.certify import padded
+from prudent.commands.theory.page import reproduce_page
 from prudent.policies.methods import METHODS
 from prudent.rewards.heads import HeadEnsemble
 from prudent.rewards.laplace import LaplacePosterior
@@ -35,9 +35,15 @@ def test_map_writes_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    (["--model", "nowhere"], [], ["--embedded", "--model", "x"], ["--embedded", "--betas", "0.1,x"],
-     ["--embedded", "--betas", "-1"], ["--embedded", "--delta", "0.7"]),
-)  # fmt: skip
+    (
+        ["--model", "nowhere"],
+        [],
+        ["--embedded", "--model", "x"],
+        ["--embedded", "--betas", "0.1,x"],
+        ["--embedded", "--betas", "-1"],
+        ["--embedded", "--delta", "0.7"],
+    ),
+)
 def test_certify_refuses(tmp_path: Path, options: list[str]) -> None:
     result = CliRunner().invoke(app, ["theory", "certify", "--out", str(tmp_path / "c"), *options])
     assert result.exit_code == 2
@@ -57,12 +63,16 @@ def pool(tmp_path: Path) -> Path:
     """Problems with solutions; the longer one is right, and in the last one both are."""
     path = tmp_path / "pool.jsonl"
     rows = [
-        {"problem_id": f"p{i}", "question": f"Say {i}.", "solutions": [
-            {"solution": "No." + " Not so." * (i % 3), "is_correct": i == 7},
-            {"solution": "Yes, it is so, and always was.", "is_correct": True},
-        ]}
+        {
+            "problem_id": f"p{i}",
+            "question": f"Say {i}.",
+            "solutions": [
+                {"solution": "No." + " Not so." * (i % 3), "is_correct": i == 7},
+                {"solution": "Yes, it is so, and always was.", "is_correct": True},
+            ],
+        }
         for i in range(8)
-    ]  # fmt: skip
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 

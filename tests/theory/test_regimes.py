@@ -143,9 +143,13 @@ def test_map_names_the_losing_corner() -> None:
     assert len(maps["link"]) == len(maps["error"]) == 1 and len(maps["members"]) == 12
     assert {row["method"] for row in maps["losing"]} >= {"exact"} and "exact is riskier" in maps["verdict"]
     assert "losing corner at inequality 1, " in maps["verdict"]
-    row = {"inequality": 1.0, "correlation": 0.0, "methods": {
-        name: {"risk": 0.1, "low": 0.05, "high": 0.2} for name in ("vanilla", "proportional", "bregman", "exact")
-    }}  # fmt: skip
+    row = {
+        "inequality": 1.0,
+        "correlation": 0.0,
+        "methods": {
+            name: {"risk": 0.1, "low": 0.05, "high": 0.2} for name in ("vanilla", "proportional", "bregman", "exact")
+        },
+    }
     assert lost([row], "link") == []
 
 

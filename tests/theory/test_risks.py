@@ -100,10 +100,7 @@ def test_every_shape_of_covariance_agrees(seed: int, groups: list | None, on_sim
     diagonal = torch.rand(6, generator=generator, dtype=torch.float64) + 0.05
     reward = torch.randn(6, generator=generator, dtype=torch.float64) * 0.4
     options = {"on_simplex": on_simplex, "groups": groups}
-    pairs = (
-        (LowRank(factor, diagonal), factor @ factor.T + torch.diag(diagonal)),
-        (diagonal, torch.diag(diagonal)),
-    )
+    pairs = ((LowRank(factor, diagonal), factor @ factor.T + torch.diag(diagonal)), (diagonal, torch.diag(diagonal)))
     for first, second in pairs:
         a, b = risks(reward, first, **options), risks(reward, second, **options)
         assert a.vanilla == pytest.approx(b.vanilla, abs=1e-10) and a.aware == pytest.approx(b.aware, abs=1e-10)

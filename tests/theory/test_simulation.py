@@ -42,9 +42,13 @@ def test_ball_on_simplex_against_scipy(radius: float) -> None:
                 {"type": "ineq", "fun": lambda x, w=scaled: radius**2 - (w * (x - reference.numpy()) ** 2).sum()},
             )
             found = minimize(
-                lambda x, row=k: -(x @ reward[row].numpy()), reference.numpy(), method="SLSQP",
-                bounds=[(0, 1)] * 6, constraints=rules, options={"maxiter": 500, "ftol": 1e-12},
-            )  # fmt: skip
+                lambda x, row=k: -(x @ reward[row].numpy()),
+                reference.numpy(),
+                method="SLSQP",
+                bounds=[(0, 1)] * 6,
+                constraints=rules,
+                options={"maxiter": 500, "ftol": 1e-12},
+            )
             assert (policy[k] @ reward[k]).item() == pytest.approx(-found.fun, abs=2e-6)
 
 

@@ -104,8 +104,11 @@ def read_decisions(path: str | Path) -> list[dict[str, Any]]:
         raise PrudentError(f"{path} holds no decisions ({DECISIONS_FORMAT!r}); save them on the page review.html")
     known = {**RULES, **STRENGTH_RULES}
     for number, entry in enumerate(value["decisions"], start=1):
-        wrong = [name for name, kind in (("pair", int), ("rule", str), ("hash", str), ("accept", bool))
-                 if not isinstance(entry, dict) or not isinstance(entry.get(name), kind)]  # fmt: skip
+        wrong = [
+            name
+            for name, kind in (("pair", int), ("rule", str), ("hash", str), ("accept", bool))
+            if not isinstance(entry, dict) or not isinstance(entry.get(name), kind)
+        ]
         if wrong:
             raise PrudentError(f"{path}: decision {number} has no valid {', '.join(wrong)}")
         if entry["rule"] not in known:
@@ -241,9 +244,17 @@ def _entry(change: Change, row: Mapping[str, Any], dropped: bool) -> dict[str, A
         before = {name: row.get(name) for name in change.values}
         after = None if dropped else dict(change.values)
     return {
-        "pair": change.pair, "row": change.line, "rule": change.rule, "suggestion": change.suggestion, "action": done,
-        "before": before, "after": after, "evidence": change.evidence, "decided": change.decided, "hash": change.hash,
-    }  # fmt: skip
+        "pair": change.pair,
+        "row": change.line,
+        "rule": change.rule,
+        "suggestion": change.suggestion,
+        "action": done,
+        "before": before,
+        "after": after,
+        "evidence": change.evidence,
+        "decided": change.decided,
+        "hash": change.hash,
+    }
 
 
 def count_changes(changes: Sequence[Change]) -> list[dict[str, Any]]:
@@ -253,9 +264,15 @@ def count_changes(changes: Sequence[Change]) -> list[dict[str, Any]]:
     for rule in rules:
         done = Counter(change.done for change in changes if change.rule == rule)
         table.append(
-            {"rule": rule, "found": sum(done.values()), "dropped": done["drop"], "flipped": done["flip"],
-             "set": done["set"], "flagged": done["none"]}
-        )  # fmt: skip
+            {
+                "rule": rule,
+                "found": sum(done.values()),
+                "dropped": done["drop"],
+                "flipped": done["flip"],
+                "set": done["set"],
+                "flagged": done["none"],
+            }
+        )
     return table
 
 

@@ -128,9 +128,10 @@ def _read_gold(gold: Any, count: int, name: str) -> tuple[list[float] | None, li
         found = f"{len(gold)} numbers" if isinstance(gold, list) else repr(gold)
         return None, [Problem(name, "wrong-length", f"{found} for {count} responses; one number a response")]
     bad = [
-        (place, value) for place, value in enumerate(gold, start=1)
+        (place, value)
+        for place, value in enumerate(gold, start=1)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
-    ]  # fmt: skip
+    ]
     if bad:
         place, value = bad[0]
         return None, [

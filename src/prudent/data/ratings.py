@@ -117,11 +117,7 @@ def _pair(one: Rated, other: Rated, ties: str) -> tuple[Rated, Pair] | BadRow:
 
 
 def read_ratings(
-    source: str | Path,
-    attributes: Sequence[str] | None = None,
-    *,
-    split: str | None = None,
-    on_error: str = "raise",
+    source: str | Path, attributes: Sequence[str] | None = None, *, split: str | None = None, on_error: str = "raise"
 ) -> tuple[Dataset, ReadReport]:
     """Rated single responses as they are, for attribute regression: columns prompt, response (messages), row and one
     float column an attribute, null where a rating is missing (mask it: no loss and no gradient, not 0).

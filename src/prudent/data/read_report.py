@@ -40,12 +40,17 @@ class ReadReport:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
-            "source": self.source, "read": self.read, "kept": self.kept, "dropped": self.dropped,
-            "shapes": self.shapes, "counts": self.counts(), "notes": self.notes,
+            "source": self.source,
+            "read": self.read,
+            "kept": self.kept,
+            "dropped": self.dropped,
+            "shapes": self.shapes,
+            "counts": self.counts(),
+            "notes": self.notes,
             "rows": {
                 name: [vars(row) for row in getattr(self, name)[:1000]] for name in ("bad", "left_out", "flagged")
             },
-        }  # fmt: skip
+        }
 
     def summary(self) -> str:
         """A few lines for a person."""

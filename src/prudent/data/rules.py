@@ -118,8 +118,12 @@ def _repeats(data: Rows) -> Iterator[Finding]:
             mine, other = (forward, backward) if ahead else (backward, forward)
             if mine <= other:
                 verdict = "undecided" if mine == other else "minority"
-                evidence = {"same_label": mine, "opposite_label": other, "verdict": verdict,
-                            "agreement": max(mine, other) / (mine + other)}  # fmt: skip
+                evidence = {
+                    "same_label": mine,
+                    "opposite_label": other,
+                    "verdict": verdict,
+                    "agreement": max(mine, other) / (mine + other),
+                }
                 yield Finding(place, "contradiction", "drop", evidence)
         elif groups.first[group] != place:
             evidence = {"same_as_line": lines[groups.first[group]], "copies": forward + backward}
@@ -141,9 +145,10 @@ def _near_duplicate(data: Rows) -> Iterator[Finding]:
             continue
         row, earlier = data.rows[near.row], data.rows[near.earlier]
         if all(row[side] == earlier[side] for side in ("prompt", "chosen", "rejected")) or (
-            row["prompt"] == earlier["prompt"] and row["chosen"] == earlier["rejected"]
+            row["prompt"] == earlier["prompt"]
+            and row["chosen"] == earlier["rejected"]
             and row["rejected"] == earlier["chosen"]
-        ):  # fmt: skip
+        ):
             continue
         evidence = {
             "like_line": earlier["row"],

@@ -13,10 +13,22 @@ from prudent.errors import PrudentError
 
 TIE, FIRST, SECOND, BOTH_BAD = 0, 1, 2, 3
 WORDS = {
-    "1": FIRST, "2": SECOND, "0": TIE, "a": FIRST, "b": SECOND, "model_a": FIRST, "model_b": SECOND, "tie": TIE,
-    "response_1": FIRST, "response_2": SECOND, "tie (bothbad)": BOTH_BAD, "bothbad": BOTH_BAD, "both bad": BOTH_BAD,
-    "both-bad": BOTH_BAD, "both_bad": BOTH_BAD,
-}  # fmt: skip
+    "1": FIRST,
+    "2": SECOND,
+    "0": TIE,
+    "a": FIRST,
+    "b": SECOND,
+    "model_a": FIRST,
+    "model_b": SECOND,
+    "tie": TIE,
+    "response_1": FIRST,
+    "response_2": SECOND,
+    "tie (bothbad)": BOTH_BAD,
+    "bothbad": BOTH_BAD,
+    "both bad": BOTH_BAD,
+    "both-bad": BOTH_BAD,
+    "both_bad": BOTH_BAD,
+}
 SOFT_RULES = ("half", "ignore")
 
 
@@ -59,8 +71,10 @@ def merge_votes(votes: Sequence[int], soft: str | None = "half", min_share: floa
     """
     if soft is not None and soft not in SOFT_RULES:
         raise PrudentError(f"unknown rule for soft labels {soft!r}; known: {', '.join(SOFT_RULES)}, or None")
-    counts = {name: list(votes).count(code) for name, code in
-              (("first", FIRST), ("second", SECOND), ("tie", TIE), ("both_bad", BOTH_BAD))}  # fmt: skip
+    counts = {
+        name: list(votes).count(code)
+        for name, code in (("first", FIRST), ("second", SECOND), ("tie", TIE), ("both_bad", BOTH_BAD))
+    }
     total, ties = len(votes), counts["tie"] + counts["both_bad"]
     if total == 0:
         return Verdict("no-votes", None, None, counts)

@@ -62,11 +62,7 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "Put three or more commas in your answer.",
         "Make it rich in commas: three or more.",
     ),
-    "no_commas": (
-        "Don't use any commas.",
-        "Write it without a single comma.",
-        "Avoid commas altogether.",
-    ),
+    "no_commas": ("Don't use any commas.", "Write it without a single comma.", "Avoid commas altogether."),
     "first_person": (
         "Write in the first person.",
         "Speak as yourself, with I and my.",
@@ -77,11 +73,7 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "Never say I, my, we or our.",
         "Leave yourself out of it: no I, me or we.",
     ),
-    "use_word": (
-        'Use the word "{w}".',
-        'The word "{w}" must appear.',
-        'Include the word "{w}" somewhere.',
-    ),
+    "use_word": ('Use the word "{w}".', 'The word "{w}" must appear.', 'Include the word "{w}" somewhere.'),
     "avoid_word": (
         'Don\'t use the word "{w}".',
         'The word "{w}" must not appear.',
@@ -102,11 +94,7 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "Let the last sentence be a question. Would you?",
         'Close by asking the reader something, like "Have you tried it?"',
     ),
-    "no_question": (
-        "Don't ask any questions.",
-        "Use no question marks.",
-        "Make statements only, never a question.",
-    ),
+    "no_question": ("Don't ask any questions.", "Use no question marks.", "Make statements only, never a question."),
     "few_sentences": (
         "Write exactly {s} sentence{plural}.",
         "Answer in {s} sentence{plural}.",

@@ -5,12 +5,12 @@ from prudent.lazy import attach
 __getattr__, __all__ = attach(
     "prudent.evaluation",
     exports={
-        "best_of_n": "prudent.evaluation.overoptimization",
-        "kl_best_of_n": "prudent.evaluation.overoptimization",
-        "fit_overoptimization": "prudent.evaluation.overoptimization",
-        "rewardbench": "prudent.evaluation.reward_bench",
-        "rewardbench2": "prudent.evaluation.reward_bench",
-        "rewardmath": "prudent.evaluation.reward_math",
+        "best_of_n": "prudent.evaluation.overoptimization.fits",
+        "kl_best_of_n": "prudent.evaluation.overoptimization.fits",
+        "fit_overoptimization": "prudent.evaluation.overoptimization.fits",
+        "rewardbench": "prudent.evaluation.benchmarks.reward_bench",
+        "rewardbench2": "prudent.evaluation.benchmarks.reward_bench",
+        "rewardmath": "prudent.evaluation.benchmarks.reward_math",
     },
-    rooms=("statistics", "overoptimization", "reward_bench", "reward_math"),
+    rooms=("statistics", "risk", "benchmarks", "overoptimization"),
 )

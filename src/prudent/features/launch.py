@@ -43,9 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
     from prudent.features.pooling import POOLINGS
 
     parser = argparse.ArgumentParser(
-        prog="accelerate launch -m prudent.features.launch", description=__doc__,
+        prog="accelerate launch -m prudent.features.launch",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--model", default=DEFAULT_MODEL, help="hub id, folder or smollm2 (default)")
     parser.add_argument("--preferences", nargs="+", default=[], help="files or hub ids of preference pairs")
     parser.add_argument("--pool", nargs="+", default=[], help="files of prompts with their responses")
@@ -64,9 +65,14 @@ def main(arguments: list[str] | None = None) -> int:
         if not (options.preferences or options.pool):
             raise PrudentError("nothing to encode; give --preferences FILE or --pool FILE")
         encoder = Encoder(
-            options.model, pooling=options.pooling, max_length=options.max_length, layer=options.layer,
-            dtype=options.dtype, device=options.device, distributed=True,
-        )  # fmt: skip
+            options.model,
+            pooling=options.pooling,
+            max_length=options.max_length,
+            layer=options.layer,
+            dtype=options.dtype,
+            device=options.device,
+            distributed=True,
+        )
         for prompts, responses in rows_of(
             options.preferences, options.pool, options.stream, split=options.split, on_error=options.on_error
         ):

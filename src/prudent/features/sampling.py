@@ -117,9 +117,13 @@ class _Batch:
     def forward(self, cache: Any, ids: torch.Tensor, mask: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         ids, mask, places = (tensor.to(self.device) for tensor in (ids, mask, places))
         output = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=places, use_cache=True, logits_to_keep=self.last,
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=places,
+            use_cache=True,
+            logits_to_keep=self.last,
             **{self.argument: cache},
-        )  # fmt: skip
+        )
         return output.logits[:, -1].float()
 
     def admit(self, prompts: list[list[int]], rows: torch.Tensor, samples: int) -> torch.Tensor:
@@ -198,9 +202,11 @@ def sample_ids(
     _check(prompt_ids, samples, max_new_tokens, temperature, batch_size)
     count = len(prompt_ids) * samples
     drawn = Samples(
-        torch.full((count, max_new_tokens), pad), torch.zeros(count, dtype=torch.long),
-        torch.zeros(count, max_new_tokens), torch.zeros(count, dtype=torch.bool),
-    )  # fmt: skip
+        torch.full((count, max_new_tokens), pad),
+        torch.zeros(count, dtype=torch.long),
+        torch.zeros(count, max_new_tokens),
+        torch.zeros(count, dtype=torch.bool),
+    )
     if count:
         uniform = torch.from_numpy(np.concatenate(_streams(prompt_ids, samples, max_new_tokens, seed)))
         batch = _Batch(model, pad, max_new_tokens)
@@ -209,9 +215,11 @@ def sample_ids(
     width = max(int(drawn.lengths.max()), 1) if count else 1
     shape = (len(prompt_ids), samples)
     return Samples(
-        drawn.tokens[:, :width].view(*shape, width), drawn.lengths.view(shape),
-        drawn.logprobs[:, :width].view(*shape, width), drawn.stopped.view(shape),
-    )  # fmt: skip
+        drawn.tokens[:, :width].view(*shape, width),
+        drawn.lengths.view(shape),
+        drawn.logprobs[:, :width].view(*shape, width),
+        drawn.stopped.view(shape),
+    )
 
 
 def _fill(
@@ -282,10 +290,17 @@ def sample(
     Prompts are rendered as training and scoring render them. Same seed, prompts and batch size: the same texts.
     """
     drawn = sample_ids(
-        model, Renderer(tokenizer).prompts(prompts), samples=samples, max_new_tokens=max_new_tokens,
-        stop=stop_tokens(model, tokenizer), pad=tokenizer.pad_token_id or 0, temperature=temperature, seed=seed,
-        batch_size=batch_size, progress=progress,
-    )  # fmt: skip
+        model,
+        Renderer(tokenizer).prompts(prompts),
+        samples=samples,
+        max_new_tokens=max_new_tokens,
+        stop=stop_tokens(model, tokenizer),
+        pad=tokenizer.pad_token_id or 0,
+        temperature=temperature,
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress,
+    )
     return decode(tokenizer, drawn)
 
 

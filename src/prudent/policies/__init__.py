@@ -18,5 +18,5 @@ __getattr__, __all__ = attach(
         "estimate": "prudent.policies.methods",
         "method_beta_for_kl": "prudent.policies.methods",
     },
-    rooms=("finite", "methods", "spd", "best_of_n", "rlhf", "trl_adapter", "rlp"),
+    rooms=("finite", "methods", "spd", "best_of_n", "rl", "trl", "rlp"),
 )

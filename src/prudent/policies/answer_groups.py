@@ -91,8 +91,9 @@ def entailment_test(name: str, device: str | None = None) -> Callable[[Sequence[
         decided: list[bool] = []
         for start in range(0, len(pairs), 32):
             batch = pairs[start : start + 32]
-            ids = tokenizer([a for a, _ in batch], [b for _, b in batch], padding=True, truncation=True,
-                            return_tensors="pt").to(model.device)  # fmt: skip
+            ids = tokenizer(
+                [a for a, _ in batch], [b for _, b in batch], padding=True, truncation=True, return_tensors="pt"
+            ).to(model.device)
             decided += (model(**ids).logits.argmax(-1) == place).tolist()
         return decided
 
@@ -146,8 +147,9 @@ def synthetic_pair(labels: Sequence[int], rewards: Sequence[float], gamma: float
     return Synthetic(chosen, rejected, confidence, size)
 
 
-def label_pool(responses: Sequence[Sequence[str]], how: str, vectors: Any = None, threshold: float = 0.9,
-               nli: str | None = None) -> list[list[int]]:  # fmt: skip
+def label_pool(
+    responses: Sequence[Sequence[str]], how: str, vectors: Any = None, threshold: float = 0.9, nli: str | None = None
+) -> list[list[int]]:
     """Groups of every prompt's candidates. how: "answer", "embedding" (vectors (N, d) a prompt) or "entailment"."""
     if how == "answer":
         return [groups_by_answer(texts) for texts in responses]

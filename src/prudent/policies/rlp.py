@@ -101,9 +101,11 @@ class Pairs:
 
     def joined(self, other: Pairs) -> Pairs:
         return Pairs(
-            torch.cat([self.prompt, other.prompt]), torch.cat([self.chosen, other.chosen]),
-            torch.cat([self.rejected, other.rejected]), dict(other.facts),
-        )  # fmt: skip
+            torch.cat([self.prompt, other.prompt]),
+            torch.cat([self.chosen, other.chosen]),
+            torch.cat([self.rejected, other.rejected]),
+            dict(other.facts),
+        )
 
 
 def standardised(problem: PoolProblem) -> torch.Tensor:
@@ -144,8 +146,11 @@ def fit(
     difference = features[pairs.prompt, pairs.chosen] - features[pairs.prompt, pairs.rejected]
     counts_seed, ridge_seed = spawn(seed, 2)
     if ridge is None:
-        ridge = options.ridge if isinstance(options.ridge, float) else choose_ridge(
-            difference, groups=pairs.prompt, seed=ridge_seed)[0]  # fmt: skip
+        ridge = (
+            options.ridge
+            if isinstance(options.ridge, float)
+            else choose_ridge(difference, groups=pairs.prompt, seed=ridge_seed)[0]
+        )
     counts = None
     if options.members > 1:
         counts = bootstrap_counts(len(pairs), spawn(counts_seed, options.members), groups=pairs.prompt)
@@ -175,9 +180,14 @@ def pairs_of(made: Sequence[tuple[int, int, int]]) -> Pairs:
 
 
 def spg_pairs(
-    problem: PoolProblem, prompts: torch.Tensor, samples: torch.Tensor, reward: torch.Tensor, gamma: float, seed: Seed,
+    problem: PoolProblem,
+    prompts: torch.Tensor,
+    samples: torch.Tensor,
+    reward: torch.Tensor,
+    gamma: float,
+    seed: Seed,
     repeats: bool = False,
-) -> Pairs:  # fmt: skip
+) -> Pairs:
     """Synthetic pairs from samples (P, n) of ``prompts``. reward: (P, N) on these prompts. repeats: see ``Options``.
 
     facts: coverage (share of prompts that give a pair), precision (share of pairs of unequal gold that gold agrees
@@ -281,9 +291,15 @@ def check(problem: PoolProblem, options: Options) -> None:
 
 
 def retrain(
-    problem: PoolProblem, features: torch.Tensor, kind: str, model: Model, labelled: Pairs, options: Options,
-    ridge: float, seed: Seed,
-) -> tuple[Model, dict[str, float | None]]:  # fmt: skip
+    problem: PoolProblem,
+    features: torch.Tensor,
+    kind: str,
+    model: Model,
+    labelled: Pairs,
+    options: Options,
+    ridge: float,
+    seed: Seed,
+) -> tuple[Model, dict[str, float | None]]:
     """One refresh of a reward model on samples of its own policy: the new model, and what the samples gave."""
     prompts = problem.unlabelled
     reference = problem.reference(prompts)
@@ -309,9 +325,13 @@ def fit_network(
 ) -> Model:
     """UML's network on the labelled pairs, with or without views."""
     network = fit_views(
-        features[labelled.prompt, labelled.chosen].float(), features[labelled.prompt, labelled.rejected].float(), views,
-        weight=options.weight if views is not None else 0.0, steps=options.steps, seed=seed,
-    )  # fmt: skip
+        features[labelled.prompt, labelled.chosen].float(),
+        features[labelled.prompt, labelled.rejected].float(),
+        views,
+        weight=options.weight if views is not None else 0.0,
+        steps=options.steps,
+        seed=seed,
+    )
     return Model(None, network)
 
 

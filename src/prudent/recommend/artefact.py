@@ -147,9 +147,15 @@ def load(folder: str | Path, outside: Any = None) -> Model:
     below = described["tail"]["popularity_below"]
     blend = Blend(**described["blend"])
     return Model(
-        data, stages["backbone"], stages["uncertainty"], blend, data.popularity < below, below, described["notes"],
+        data,
+        stages["backbone"],
+        stages["uncertainty"],
+        blend,
+        data.popularity < below,
+        below,
+        described["notes"],
         manifest["timings_s"],
-    )  # fmt: skip
+    )
 
 
 def verify(folder: Path, name: str, tensors: dict[str, torch.Tensor], manifest: dict[str, Any]) -> None:

@@ -135,10 +135,18 @@ def differences(rankings: Mapping[str, Ranking], rounds: int, seed: Seed) -> lis
             if not kept.any():
                 continue
             gap = paired_bootstrap(values[kept], base[kept], rounds=rounds, seed=seed).difference
-            rows.append({
-                "ranking": name, "minus": names[0], "metric": metric, "difference": gap.value, "low": gap.low,
-                "high": gap.high, "users": gap.n, "p": paired_p(values[kept] - base[kept]),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "ranking": name,
+                    "minus": names[0],
+                    "metric": metric,
+                    "difference": gap.value,
+                    "low": gap.low,
+                    "high": gap.high,
+                    "users": gap.n,
+                    "p": paired_p(values[kept] - base[kept]),
+                }
+            )
     tested = [row for row in rows if row["p"] is not None]
     if tested:
         for row, adjusted in zip(tested, holm([row["p"] for row in tested]).tolist()):

@@ -213,8 +213,12 @@ def summary(model: Model) -> dict[str, Any]:
         "blend": {"weight": model.blend.weight, "by": model.blend.by, "validation": model.blend.rows},
         "tail": {"popularity_below": model.tail_below, "items": int(model.tail.sum())},
         "data": {
-            "users": len(data.users), "items": len(data.items), "training_positives": int(data.train.nnz),
-            "validation": data.valid.counts(), "test": data.test.counts() if data.test else None, "notes": data.notes,
+            "users": len(data.users),
+            "items": len(data.items),
+            "training_positives": int(data.train.nnz),
+            "validation": data.valid.counts(),
+            "test": data.test.counts() if data.test else None,
+            "notes": data.notes,
         },
         "notes": model.notes,
-    }  # fmt: skip
+    }

@@ -3,7 +3,5 @@
 from prudent.lazy import attach
 
 __getattr__, __all__ = attach(
-    "prudent.reporting",
-    exports={"Report": "prudent.reporting.report"},
-    rooms=("charts", "report", "style"),
+    "prudent.reporting", exports={"Report": "prudent.reporting.report"}, rooms=("charts", "report", "style")
 )

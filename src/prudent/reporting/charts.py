@@ -249,9 +249,8 @@ def scatter(
     shown = tips(rows, label, group, x, y, *tooltip)
     base = alt.Chart(values(rows))
     dots = base.mark_point(filled=True, size=70 if len(rows) < 120 else 28).encode(
-        x=horizontal, y=vertical, color=colour(group, names), shape=shape(group, names), opacity=opacity,
-        tooltip=shown,
-    )  # fmt: skip
+        x=horizontal, y=vertical, color=colour(group, names), shape=shape(group, names), opacity=opacity, tooltip=shown
+    )
     layers = [dots.add_params(picked) if picked is not None else dots]
     if label:
         written = base.mark_text(align="left", dx=8, fontSize=12, color=MUTED)

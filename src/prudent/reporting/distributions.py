@@ -70,9 +70,10 @@ def histogram(
         picked, opacity = highlight("group")
         outline = base.mark_line(interpolate="step-after", strokeWidth=2)
         layers = [
-            outline.encode(x=horizontal, y=tall, color=colour("group", names), opacity=opacity, tooltip=tooltip)
-            .add_params(picked)
-        ]  # fmt: skip
+            outline.encode(
+                x=horizontal, y=tall, color=colour("group", names), opacity=opacity, tooltip=tooltip
+            ).add_params(picked)
+        ]
     if reference is not None:
         layers += reference_rule(reference, False, reference_label)
     return finish(alt.layer(*layers), title, height)
@@ -111,17 +112,30 @@ def ridges(
         counts, _ = np.histogram(found, edges)
         top = max(1, counts.max(initial=0))
         rows += [
-            {"name": name, "from": float(a), "to": float(b), "draws": int(c), "floor": base_line,
-             "top": base_line + 0.86 * float(c) / top}
-            for a, b, c in zip(edges[:-1], edges[1:], counts) if c
-        ]  # fmt: skip
+            {
+                "name": name,
+                "from": float(a),
+                "to": float(b),
+                "draws": int(c),
+                "floor": base_line,
+                "top": base_line + 0.86 * float(c) / top,
+            }
+            for a, b, c in zip(edges[:-1], edges[1:], counts)
+            if c
+        ]
         if len(found):
             means.append({"name": name, "mean": float(found.mean()), "floor": base_line, "top": base_line + 0.86})
     labels = ", ".join(f"'{name}'" for name in (n.replace("'", "’") for n in reversed(names)))
     axis = alt.Axis(
-        values=[i + 0.3 for i in range(len(names))], labelExpr=f"[{labels}][floor(datum.value)]", ticks=False,
-        grid=False, domain=False, labelLimit=150, labelOverlap=False, tickCount=len(names) + 1,
-    )  # fmt: skip
+        values=[i + 0.3 for i in range(len(names))],
+        labelExpr=f"[{labels}][floor(datum.value)]",
+        ticks=False,
+        grid=False,
+        domain=False,
+        labelLimit=150,
+        labelOverlap=False,
+        tickCount=len(names) + 1,
+    )
     scale = alt.Scale(domain=[0, max(1, len(names))], nice=False)
     horizontal = alt.X("from:Q", title=x_title, scale=alt.Scale(zero=False, nice=True), axis=alt.Axis(format=".4~g"))
     level_axis = alt.Y("floor:Q", axis=axis, scale=scale, title=None)
@@ -129,11 +143,11 @@ def ridges(
     bar = alt.Chart(values(rows)).mark_rect(opacity=0.75, strokeWidth=0)
     tooltip = tips(rows, "name", "from", "to", "draws")
     layers = [
-        bar.encode(x=horizontal, x2="to:Q", y=level_axis, y2="top:Q",
-                   color=hue, tooltip=tooltip),
-        alt.Chart(values(means)).mark_rule(strokeWidth=2.5).encode(
-            x="mean:Q", y=level_axis, y2="top:Q", color=hue, tooltip=tips(means, "name", "mean")),
-    ]  # fmt: skip
+        bar.encode(x=horizontal, x2="to:Q", y=level_axis, y2="top:Q", color=hue, tooltip=tooltip),
+        alt.Chart(values(means))
+        .mark_rule(strokeWidth=2.5)
+        .encode(x="mean:Q", y=level_axis, y2="top:Q", color=hue, tooltip=tips(means, "name", "mean")),
+    ]
     if reference is not None:
         layers += reference_rule(reference, False, reference_label)
     return finish(alt.layer(*layers), title, row_height * max(1, len(names)) + 10)

@@ -74,8 +74,10 @@ class Report:
 
     def cards(self, cards: Sequence[Mapping[str, Any]]) -> Report:
         """A row of key numbers: mappings with ``label``, ``value`` and optionally ``note`` and ``tone``."""
-        shown = [{"label": c["label"], "value": cell(c["value"]), "note": c.get("note", ""), "tone": c.get("tone", "")}
-                 for c in cards]  # fmt: skip
+        shown = [
+            {"label": c["label"], "value": cell(c["value"]), "note": c.get("note", ""), "tone": c.get("tone", "")}
+            for c in cards
+        ]
         return self._add("cards", cards=shown)
 
     def table(
@@ -95,8 +97,9 @@ class Report:
                 raise ValueError(f"table row {number} has {len(row)} cells for {len(columns)} columns")
         numeric = [_is_numeric([row[i] for row in listed]) for i in range(len(columns))]
         shown = [[cell(value) for value in row] for row in listed]
-        return self._add("table", columns=list(columns), rows=shown, numeric=numeric, caption=caption,
-                         emphasise=set(emphasise))  # fmt: skip
+        return self._add(
+            "table", columns=list(columns), rows=shown, numeric=numeric, caption=caption, emphasise=set(emphasise)
+        )
 
     def chart(self, chart: Any, name: str, caption: str = "") -> Report:
         """An Altair chart. name: unique, also the stem of its image files. caption: what to see in it."""

@@ -36,10 +36,10 @@ FAMILIES = {
     "dropout": "prudent.rewards.mlp.DropoutEnsemble",
     "novelty": "prudent.rewards.novelty.NoveltyEnsemble",
     "quantile": "prudent.rewards.quantiles.QuantileModel",
-    "singles": "prudent.rewards.adapters.TransformerEnsemble",
-    "linear": "prudent.rewards.adapters.TransformerEnsemble",
-    "lora": "prudent.rewards.adapters.TransformerEnsemble",
-    "external": "prudent.rewards.external.ExternalModels",
+    "singles": "prudent.rewards.transformers.ensembles.TransformerEnsemble",
+    "linear": "prudent.rewards.transformers.ensembles.TransformerEnsemble",
+    "lora": "prudent.rewards.transformers.ensembles.TransformerEnsemble",
+    "external": "prudent.rewards.transformers.external.ExternalModels",
 }
 
 # Short neutral texts of our own; a reward model's scores of them show at first use whether encoder, template and

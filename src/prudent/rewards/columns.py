@@ -41,10 +41,7 @@ NO_COLUMNS = PairColumns()
 
 
 def pair_columns(
-    n: int,
-    weight: ArrayLike | None = None,
-    soft_label: ArrayLike | None = None,
-    margin: ArrayLike | None = None,
+    n: int, weight: ArrayLike | None = None, soft_label: ArrayLike | None = None, margin: ArrayLike | None = None
 ) -> PairColumns:
     """PairColumns of n pairs. Raises PrudentError naming the pair for a value that is not finite or out of bounds."""
     columns: list[torch.Tensor | None] = []

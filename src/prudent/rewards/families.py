@@ -34,9 +34,7 @@ class Family(NamedTuple):
 
 STOCHASTIC = ("epochs", "batch_size", "learning_rate")
 EXTRA = ("contrastive", "contrastive_on", "contrastive_weight", "meta_pool", "meta_rate")
-TRANSFORMER = (
-    *STOCHASTIC, *EXTRA, "head_learning_rate", "layers", "diversity", "training", "checkpoints", "average",
-)  # fmt: skip
+TRANSFORMER = (*STOCHASTIC, *EXTRA, "head_learning_rate", "layers", "diversity", "training", "checkpoints", "average")
 LORA = (*TRANSFORMER, "rank", "alpha", "targets", "phase_one")
 FAMILIES: dict[str, Family] = {
     "heads": Family(
@@ -185,9 +183,15 @@ def fit_reward_model(
 
 
 def fit_on_features(
-    preferences: Dataset, entry: Family, encoder: Any, chosen: torch.Tensor, rejected: torch.Tensor, members: int,
-    seed: Seed, given: dict[str, Any],
-) -> Any:  # fmt: skip
+    preferences: Dataset,
+    entry: Family,
+    encoder: Any,
+    chosen: torch.Tensor,
+    rejected: torch.Tensor,
+    members: int,
+    seed: Seed,
+    given: dict[str, Any],
+) -> Any:
     """Scorer of a feature family from features that are there already; encoder is needed for ``meta_pool`` alone."""
     from prudent.data.preferences import training_columns
 
@@ -225,11 +229,16 @@ def _meta_features(encoder: Any, path: str | Path) -> torch.Tensor:
 
 
 def _transformers(
-    preferences: Dataset, name: str, base: str, members: int, seed: Seed, encoder_options: Mapping[str, Any],
+    preferences: Dataset,
+    name: str,
+    base: str,
+    members: int,
+    seed: Seed,
+    encoder_options: Mapping[str, Any],
     given: dict[str, Any],
-) -> RewardModel:  # fmt: skip
-    from prudent.rewards.adapters import fit_transformers
-    from prudent.rewards.finetuning import pool_sampler
+) -> RewardModel:
+    from prudent.rewards.transformers.ensembles import fit_transformers
+    from prudent.rewards.transformers.finetuning import pool_sampler
 
     if encoder_options.get("pooling") not in (None, "last"):
         raise PrudentError(
@@ -247,7 +256,7 @@ def _transformers(
 
 
 def _external(preferences: Dataset, given: dict[str, Any]) -> RewardModel:
-    from prudent.rewards.external import ExternalModels
+    from prudent.rewards.transformers.external import ExternalModels
 
     scorer = ExternalModels.open(list(given.get("models") or []))
     prompts = list(preferences["prompt"])

@@ -269,9 +269,16 @@ class HeadEnsemble:
             info |= {"gradient_norm": float(fit.gradient_norm.max()), "train_loss": fit.loss.tolist()}
         else:
             weights, losses = _train_linear(
-                difference[slice(0, n)], seeds, shared_seed(seed), diversity, float(ridge), columns,
-                epochs, batch_size, learning_rate,
-            )  # fmt: skip
+                difference[slice(0, n)],
+                seeds,
+                shared_seed(seed),
+                diversity,
+                float(ridge),
+                columns,
+                epochs,
+                batch_size,
+                learning_rate,
+            )
             info |= {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "train_loss": losses}
         return cls(weights.float(), torch.zeros(members), mean, scale, info)
 

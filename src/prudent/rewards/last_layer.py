@@ -106,9 +106,13 @@ class LastLayerPosterior:
 
 
 def held_out_heads(
-    better: torch.Tensor, worse: torch.Tensor, columns: PairColumns, groups: Sequence[Any] | ArrayLike | None,
-    seed: Seed, network: dict[str, Any],
-) -> Iterator[tuple[MLPEnsemble, torch.Tensor, torch.Tensor]]:  # fmt: skip
+    better: torch.Tensor,
+    worse: torch.Tensor,
+    columns: PairColumns,
+    groups: Sequence[Any] | ArrayLike | None,
+    seed: Seed,
+    network: dict[str, Any],
+) -> Iterator[tuple[MLPEnsemble, torch.Tensor, torch.Tensor]]:
     """Five heads, each trained on the pairs of four fifths of the prompts: head, rows it saw, rows it didn't."""
     units = list(range(len(better))) if groups is None else list(groups)  # type: ignore[arg-type]
     parts = min(FOLDS, len(set(units)))
@@ -128,9 +132,13 @@ def held_out_loss(columns: PairColumns, margin: torch.Tensor) -> torch.Tensor:
 
 
 def choose_ridge(
-    better: torch.Tensor, worse: torch.Tensor, columns: PairColumns, groups: Sequence[Any] | ArrayLike | None,
-    seed: Seed, network: dict[str, Any],
-) -> tuple[float, dict[str, Any]]:  # fmt: skip
+    better: torch.Tensor,
+    worse: torch.Tensor,
+    columns: PairColumns,
+    groups: Sequence[Any] | ArrayLike | None,
+    seed: Seed,
+    network: dict[str, Any],
+) -> tuple[float, dict[str, Any]]:
     """Ridge of the last layer with the lowest loss on pairs that its hidden layer never saw, and the whole table."""
     losses = torch.zeros(len(RIDGES), dtype=torch.float64)
     for head, train, held in held_out_heads(better, worse, columns, groups, seed, network):
@@ -138,8 +146,12 @@ def choose_ridge(
         seen, unseen = standard_differences(*states)
         part = columns.at(train)
         fit = fit_heads(
-            seen, torch.ones(len(RIDGES), len(train)) * (1.0 if part.weight is None else part.weight), tolerance=1e-4,
-            ridge=torch.tensor(RIDGES, dtype=torch.float64), soft_label=part.soft_label, margin=part.margin,
-        )  # fmt: skip
+            seen,
+            torch.ones(len(RIDGES), len(train)) * (1.0 if part.weight is None else part.weight),
+            tolerance=1e-4,
+            ridge=torch.tensor(RIDGES, dtype=torch.float64),
+            soft_label=part.soft_label,
+            margin=part.margin,
+        )
         losses += held_out_loss(columns.at(held), fit.weights @ unseen.double().T)
     return lowest_loss(RIDGES, losses / len(better))

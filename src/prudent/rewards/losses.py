@@ -39,10 +39,7 @@ def pair_difference(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tenso
 
 
 def bradley_terry(
-    difference: torch.Tensor,
-    *,
-    soft_label: torch.Tensor | None = None,
-    margin: torch.Tensor | None = None,
+    difference: torch.Tensor, *, soft_label: torch.Tensor | None = None, margin: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Loss of every pair, in nats; the shape of ``difference`` ((B,) or (members, B)).
 

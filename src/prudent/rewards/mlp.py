@@ -18,10 +18,10 @@ import torch
 from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
 from prudent.rewards.columns import PairColumns, pair_columns
-from prudent.rewards.contrastive import KINDS, PLACES, contrastive_term, views
 from prudent.rewards.heads import bootstrap_rows, paired_features, probe_features, standardisation
-from prudent.rewards.meta import difference_objective
 from prudent.rewards.training import Parameters, member_draws, member_orders, member_seeds, shared_seed, train_members
+from prudent.rewards.transformers.contrastive import KINDS, PLACES, contrastive_term, views
+from prudent.rewards.transformers.meta import difference_objective
 from prudent.seeding import Seed, numpy_generator, spawn
 
 DIVERSITIES = ("init+shuffle", "init", "shuffle", "bootstrap")
@@ -100,18 +100,37 @@ class MLPEnsemble:
         seeds = member_seeds(seed, members)
         terms = _terms(dropout, contrastive, contrastive_on, contrastive_weight)
         parameters, history = _train(
-            data, seeds, shared_seed(seed), diversity, groups, width, epochs, batch_size, learning_rate, weight_decay,
-            terms, _meta(meta_features, data), meta_rate,
-        )  # fmt: skip
+            data,
+            seeds,
+            shared_seed(seed),
+            diversity,
+            groups,
+            width,
+            epochs,
+            batch_size,
+            learning_rate,
+            weight_decay,
+            terms,
+            _meta(meta_features, data),
+            meta_rate,
+        )
         tensors = {name: parameters[name].float() for name in ("inner.weight", "inner.bias", "outer.weight")}
         steps = -(-data.n // batch_size)
         info = {
-            "pairs": data.n, "diversity": diversity, "width": width, "dropout": dropout, "epochs": epochs,
-            "batch_size": batch_size, "learning_rate": learning_rate, "weight_decay": weight_decay,
-            "contrastive": contrastive, "contrastive_on": contrastive_on if contrastive else None,
-            "contrastive_weight": contrastive_weight if contrastive else None, "meta_rate": meta_rate,
+            "pairs": data.n,
+            "diversity": diversity,
+            "width": width,
+            "dropout": dropout,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "weight_decay": weight_decay,
+            "contrastive": contrastive,
+            "contrastive_on": contrastive_on if contrastive else None,
+            "contrastive_weight": contrastive_weight if contrastive else None,
+            "meta_rate": meta_rate,
             "train_loss": float(np.mean(history[-steps:])),
-        }  # fmt: skip
+        }
         made = cls(tensors, torch.zeros(members), data.mean, data.scale, info)
         return made._centred(data)
 
@@ -291,7 +310,13 @@ def _train(
         return difference_objective(scores.unflatten(1, meta.shape[:2]))
 
     history = train_members(
-        parameters, loss, orders, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay,
-        meta=objective if meta is not None else None, meta_rate=meta_rate,
-    )  # fmt: skip
+        parameters,
+        loss,
+        orders,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        meta=objective if meta is not None else None,
+        meta_rate=meta_rate,
+    )
     return {name: tensor.detach() for name, tensor in parameters.items()}, history

@@ -81,7 +81,7 @@ class RewardModel:
         if not artefact.is_artefact(path):
             if path.exists():
                 artefact.refuse_pickle(path)
-            from prudent.rewards.external import ExternalModels
+            from prudent.rewards.transformers.external import ExternalModels
 
             return cls(ExternalModels.open([str(source)], dtype=dtype, device=device), name=str(source))
         card = artefact.read_card(path)
@@ -159,7 +159,7 @@ class RewardModel:
         """This model as a reward function of a trainer: ``GRPOTrainer(reward_funcs=[model.as_reward_function(...)])``.
 
         options: ``reference`` (a Pool, or prompts and samples of the reference), ``beta`` and others of
-        ``RewardFunction``. weighted_kl: the trainer reads the KL weights too (``prudent.policies.trl_adapter``);
+        ``RewardFunction``. weighted_kl: the trainer reads the KL weights too (``prudent.policies.trl``);
         without it, objectives that need them (bregman, exact) are refused rather than half applied.
         """
         from prudent.rewards.reward_function import RewardFunction, for_plain_trainer

@@ -243,9 +243,13 @@ class Pairs:
 
 
 def choose_prior(
-    better: torch.Tensor, worse: torch.Tensor, columns: PairColumns, groups: Sequence[Any] | ArrayLike | None,
-    seed: Seed, network: dict[str, Any],
-) -> tuple[float, dict[str, Any]]:  # fmt: skip
+    better: torch.Tensor,
+    worse: torch.Tensor,
+    columns: PairColumns,
+    groups: Sequence[Any] | ArrayLike | None,
+    seed: Seed,
+    network: dict[str, Any],
+) -> tuple[float, dict[str, Any]]:
     """Prior variance of a margin with the lowest loss on pairs that the head never saw, and the whole table.
 
     The mean probability is sg(m / sqrt(1 + pi v / 8)) (MacKay 1992). One eigendecomposition serves every prior.

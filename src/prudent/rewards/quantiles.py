@@ -158,9 +158,14 @@ class QuantileModel:
             return masked_pinball(found, wanted[batch[0]], tau)[None]
 
         history = train_members(
-            parameters, loss, orders, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay,
+            parameters,
+            loss,
+            orders,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
             cosine=True,
-        )  # fmt: skip
+        )
         tensors = {name: tensor[0].detach() for name, tensor in parameters.items()}
         statistics = {"mean": mean, "scale": scale, "centre": centre, "spread": spread}
         info = {"ratings": counts.tolist(), "epochs": epochs, "levels": count, "train_loss": history[-1]}

@@ -2,7 +2,7 @@
 
 ``GRPOTrainer(reward_funcs=[model.as_reward_function(objective="proportional", reference=pool)])`` works unchanged: the
 objective is in the reward. Objectives that also weight the KL penalty per completion (``bregman``, ``exact``) need the
-trainers of ``prudent.policies.trl_adapter``, which read ``kl_weight``.
+trainers of ``prudent.policies.trl``, which read ``kl_weight``.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def for_plain_trainer(function: RewardFunction) -> RewardFunction:
     if function.objective in KL_RULES:
         raise PrudentError(
             f"objective {function.objective!r} weights the KL penalty per completion, which a plain reward function "
-            "can't; use VarianceAwareRLOOTrainer of prudent.policies.trl_adapter and say weighted_kl=True, or take "
+            "can't; use VarianceAwareRLOOTrainer of prudent.policies.trl and say weighted_kl=True, or take "
             "objective='proportional'"
         )
     return function

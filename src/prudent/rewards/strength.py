@@ -131,9 +131,13 @@ def strength_of_differences(
         for rows in torch.nonzero(fold == k).reshape(-1).split(16_384):
             margins[:, rows] = weights[k] @ difference[rows].T
     info = {
-        "members": members, "folds": parts, "pairs": n, "prompts": len(set(_plain(units))),
-        "gradient_norm": float(fit.gradient_norm.max()), "ridge_table": table,
-    }  # fmt: skip
+        "members": members,
+        "folds": parts,
+        "pairs": n,
+        "prompts": len(set(_plain(units))),
+        "gradient_norm": float(fit.gradient_norm.max()),
+        "ridge_table": table,
+    }
     return Strength(margins, MODES[1] if in_sample else MODES[0], fold, float(ridge), info)
 
 
@@ -177,9 +181,13 @@ def decile_table(
         if not bool(rows.any()):
             continue
         row: dict[str, float | int | None] = {
-            "decile": number, "pairs": int(rows.sum()), "mean": float(mu[rows].mean()), "low": float(mu[rows].min()),
-            "high": float(mu[rows].max()), "sigma": float(sigma[rows].mean()),
-        }  # fmt: skip
+            "decile": number,
+            "pairs": int(rows.sum()),
+            "mean": float(mu[rows].mean()),
+            "low": float(mu[rows].min()),
+            "high": float(mu[rows].max()),
+            "sigma": float(sigma[rows].mean()),
+        }
         if other is not None:
             known = other[rows][~torch.isnan(other[rows])]
             row["labelled"] = len(known)

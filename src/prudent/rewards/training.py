@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from prudent.errors import PrudentError
-from prudent.rewards.meta import ascended
+from prudent.rewards.transformers.meta import ascended
 from prudent.seeding import Seed, numpy_generator, sequence, spawn
 
 Parameters = dict[str, torch.Tensor]

@@ -67,9 +67,14 @@ def trial(
         parameters = RewardModel(scorer).parameters()
     else:
         reward_model = fit_reward_model(
-            train, name, model=model, members=None if family(name).members == 0 else members, seed=seed,
-            encoder_options=encoder_options, **given,
-        )  # fmt: skip
+            train,
+            name,
+            model=model,
+            members=None if family(name).members == 0 else members,
+            seed=seed,
+            encoder_options=encoder_options,
+            **given,
+        )
         middle, fitted = time.perf_counter(), time.process_time()
         margins = {}
         for key, data in tests.items():
@@ -79,9 +84,16 @@ def trial(
     ended, scored = time.perf_counter(), time.process_time()
     info = dict(getattr(scorer, "info", {}))
     return Trial(
-        margins, middle - started, ended - middle, peak_bytes(), parameters, scorer.members, info,
-        fitted - began, scored - fitted,
-    )  # fmt: skip
+        margins,
+        middle - started,
+        ended - middle,
+        peak_bytes(),
+        parameters,
+        scorer.members,
+        info,
+        fitted - began,
+        scored - fitted,
+    )
 
 
 def _child(pipe: Any, arguments: dict[str, Any], threads: int) -> None:

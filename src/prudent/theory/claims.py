@@ -124,8 +124,9 @@ def ball_claims(seed: Seed) -> Iterator[Claim]:
     reference = torch.full((6,), 1 / 6, dtype=torch.float64)
     directions = torch.randn(10_000, 6, generator=generator, dtype=torch.float64)
     for name, metric, covariance, equation in (
-        ("L2", torch.eye(6, dtype=torch.float64), None, "(8)"), ("Sigma", matrix, matrix, "(9)"),
-    ):  # fmt: skip
+        ("L2", torch.eye(6, dtype=torch.float64), None, "(8)"),
+        ("Sigma", matrix, matrix, "(9)"),
+    ):
         step = ball(reward, reference, 0.3, covariance=covariance) - reference
         best = float(step @ reward)
         gains = 0.3 * (directions @ reward) / torch.einsum("ki,ij,kj->k", directions, metric, directions).sqrt()
@@ -146,8 +147,13 @@ def bound_claims(seed: Seed) -> Iterator[Claim]:
     yield _share(section, "one direction: P(noise above 1.645 standard deviations)", "(20)", 0.049985, over)
     inverse = torch.linalg.inv(matrix)
     ratio = ((noise @ inverse) * noise).sum(-1).sqrt()
-    yield _share(section, "all directions, at the worst one: coverage of the chi-square bound", "(21)", 0.95,
-                 ratio <= width(0.05, n))  # fmt: skip
+    yield _share(
+        section,
+        "all directions, at the worst one: coverage of the chi-square bound",
+        "(21)",
+        0.95,
+        ratio <= width(0.05, n),
+    )
     loose = float((ratio > width(0.05, n, sharp=False)).double().mean())
     yield _below(section, "all directions: failures of sqrt(n) + sqrt(2 ln 20)", "(22)", loose, 0.05)
     reference = torch.full((n,), 1 / n, dtype=torch.float64)
@@ -159,8 +165,16 @@ def bound_claims(seed: Seed) -> Iterator[Claim]:
     )
     claim = "optimised policy, R = 0: failures of the uniform bound (5 %, 400 draws)"
     yield _below(section, claim, "(23)", fails, 0.09)
-    yield Claim(section, "optimised policy, R = 0: failures of the one-direction bound (must exceed 5 %)", "(23)", None,
-                naive, 0.05, math.inf, naive > 0.05)  # fmt: skip
+    yield Claim(
+        section,
+        "optimised policy, R = 0: failures of the one-direction bound (must exceed 5 %)",
+        "(23)",
+        None,
+        naive,
+        0.05,
+        math.inf,
+        naive > 0.05,
+    )
 
 
 def solver_claims(seed: Seed) -> Iterator[Claim]:
@@ -172,8 +186,16 @@ def solver_claims(seed: Seed) -> Iterator[Claim]:
     policies = {form: solve(reward, uniform, 1.0, variance=variance, form=form) for form in EXAMPLE_GAIN}
     for form, published in EXAMPLE_GAIN.items():
         found = float(objective(policies[form], reward, uniform, 1.0, variance=variance))
-        yield Claim(section, f"J of the {form} form on the example", equations[form], published, found,
-                    published - 6e-7, published + 6e-7, abs(found - published) < 6e-7)  # fmt: skip
+        yield Claim(
+            section,
+            f"J of the {form} form on the example",
+            equations[form],
+            published,
+            found,
+            published - 6e-7,
+            published + 6e-7,
+            abs(found - published) < 6e-7,
+        )
     points = torch.distributions.Dirichlet(torch.full((4,), 0.7, dtype=torch.float64))
     torch.manual_seed(0)
     best = float(objective(points.sample((200_000,)), reward, uniform, 1.0, variance=variance).max())
@@ -208,16 +230,32 @@ def simplex_claims(seed: Seed, draws: int = 100_000) -> Iterator[Claim]:
     exact = risks(truth, variance, on_simplex=True)
     rules = (
         ("L2 ball, radius .01", exact.vanilla, partial(ball_on_simplex, reference=reference, radius=0.01), "(26)"),
-        ("Sigma ball, radius .01", exact.aware,
-         partial(ball_on_simplex, reference=reference, radius=0.01, variance=variance), "(26)"),
+        (
+            "Sigma ball, radius .01",
+            exact.aware,
+            partial(ball_on_simplex, reference=reference, radius=0.01, variance=variance),
+            "(26)",
+        ),
         ("KL ball, 10^-6 nats", exact.vanilla, partial(kl_ball, reference=reference, divergence=1e-6), "(28)"),
-        ("weighted KL ball, 10^-6 nats", exact.aware,
-         partial(kl_ball, reference=reference, divergence=1e-6, variance=variance), "(28)"),
-    )  # fmt: skip
+        (
+            "weighted KL ball, 10^-6 nats",
+            exact.aware,
+            partial(kl_ball, reference=reference, divergence=1e-6, variance=variance),
+            "(28)",
+        ),
+    )
     for name, predicted, rule, equation in rules:
         found = simulate(truth, variance, reference, rule, draws=draws, seed=seed, level=LEVEL)
-        yield Claim(section, f"{name}: risk over {draws:,} draws, 64 responses", equation, predicted, found.risk,
-                    found.low, found.high, found.low <= predicted <= found.high)  # fmt: skip
+        yield Claim(
+            section,
+            f"{name}: risk over {draws:,} draws, 64 responses",
+            equation,
+            predicted,
+            found.risk,
+            found.low,
+            found.high,
+            found.low <= predicted <= found.high,
+        )
 
 
 def penalty_claims(rows: list[dict[str, Any]]) -> Iterator[Claim]:
@@ -251,8 +289,13 @@ def level_claims(seed: Seed) -> Iterator[Claim]:
     parts = tilts(drawn, reference[0], 1.0, variance[0])
     precision = 1 / variance[0]
     both = float(tilt_gain(precision, reference[0], reward[0]))
-    yield _mean(section, "mean first-order gain of the link: cov(w, R)^2 / (beta E w)", "(33)",
-                both**2 / float(precision.mean()), tilt_gain(parts.link, reference[0], reward[0]))  # fmt: skip
+    yield _mean(
+        section,
+        "mean first-order gain of the link: cov(w, R)^2 / (beta E w)",
+        "(33)",
+        both**2 / float(precision.mean()),
+        tilt_gain(parts.link, reference[0], reward[0]),
+    )
     each = tilt_gain(parts.bregman, reference[0], reward[0])
     level = (precision * reward[0]).sum() / precision.sum()
     expected = float((reference[0] * precision * (reward[0] - level) * reward[0]).sum())
@@ -279,17 +322,38 @@ def promise_claims(seed: Seed, draws: int = 200) -> Iterator[Claim]:
         gaps["plug"].append(found.plug_in - real)
         gaps["stein"].append(found.improvement - real)
         covered.append(found.bound <= real)
-    yield _mean(section, "corrected promise minus the truth, Bregman form", "(35)", 0.0,
-                torch.tensor(gaps["stein"], dtype=torch.float64))  # fmt: skip
+    yield _mean(
+        section,
+        "corrected promise minus the truth, Bregman form",
+        "(35)",
+        0.0,
+        torch.tensor(gaps["stein"], dtype=torch.float64),
+    )
     plug = torch.tensor(gaps["plug"], dtype=torch.float64)
     half = 3.2905 * float(plug.std()) / math.sqrt(len(plug))
     mean = float(plug.mean())
-    yield Claim(section, "plug-in promise minus the truth (must be above 0)", "(35)", None, mean, mean - half,
-                mean + half, mean - half > 0)  # fmt: skip
+    yield Claim(
+        section,
+        "plug-in promise minus the truth (must be above 0)",
+        "(35)",
+        None,
+        mean,
+        mean - half,
+        mean + half,
+        mean - half > 0,
+    )
     fails = 1 - sum(covered) / len(covered)
     low, high = wilson(round(fails * draws), draws, LEVEL)
-    yield Claim(section, "failures of the 95 % bound (normal approximation: at most 10 %)", "(38)", None, fails, low,
-                high, low <= 0.10)  # fmt: skip
+    yield Claim(
+        section,
+        "failures of the 95 % bound (normal approximation: at most 10 %)",
+        "(38)",
+        None,
+        fails,
+        low,
+        high,
+        low <= 0.10,
+    )
 
 
 def all_claims(seed: Seed = 0, tick: Callable[[str], None] = lambda text: None) -> tuple[list[Claim], dict[str, Any]]:
@@ -313,5 +377,9 @@ def all_claims(seed: Seed = 0, tick: Callable[[str], None] = lambda text: None) 
     tick("risk by size of the ball")
     generator = torch_generator(seeds[8])
     pairs = [random_risks(generator) for _ in range(400)]
-    return claims, {"size": risk_by_size(seeds[5]), "penalty": penalty, "pairs": pairs,
-                    "exact": risks(*large_prompt(seeds[5])[:2], on_simplex=True)}  # fmt: skip
+    return claims, {
+        "size": risk_by_size(seeds[5]),
+        "penalty": penalty,
+        "pairs": pairs,
+        "exact": risks(*large_prompt(seeds[5])[:2], on_simplex=True),
+    }

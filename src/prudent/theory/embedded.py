@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from prudent.evaluation.policy_risk import paired_risk, policy_risk
+from prudent.evaluation.risk import paired_risk, policy_risk
 from prudent.evaluation.statistics import bootstrap
 from prudent.policies import methods as rivals
 from prudent.rewards.heads import HeadEnsemble
@@ -124,10 +124,17 @@ def _promise(
     found = certify(belief, beta, method, delta=delta)
     each = realised_gain(policy_of(belief, belief.reward, beta, method), belief.reference, truth)
     row = {
-        "method": method, "beta": beta, "plug_in": found.plug_in, "corrected": found.improvement,
-        "bound": found.bound, "uniform": found.uniform, "risk": found.risk, "kl": found.kl,
-        "realised": float(each.mean()), "by_prompt": {"risk": found.prompts["risk"], "realised": each},
-    }  # fmt: skip
+        "method": method,
+        "beta": beta,
+        "plug_in": found.plug_in,
+        "corrected": found.improvement,
+        "bound": found.bound,
+        "uniform": found.uniform,
+        "risk": found.risk,
+        "kl": found.kl,
+        "realised": float(each.mean()),
+        "by_prompt": {"risk": found.prompts["risk"], "realised": each},
+    }
     if not math.isinf(belief.freedom):
         deviations = scores - scores.mean(0)
         deviations = deviations - deviations.mean(-1, keepdim=True)
@@ -153,14 +160,20 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             for name in ("plug_in", "corrected", "bound", "realised", "risk", "cross_fit", "realised_member", "kl")
             if name in own[0]
         }
-        table.append({
-            "belief": key[0], "method": key[1], "beta": key[2], "draws": len(own), **means,
-            "covered": sum(row["bound"] <= row["realised"] for row in own) / len(own),
-            "covered_uniform": None
-            if math.isnan(own[0]["uniform"])
-            else sum(row["uniform"] <= row["realised"] for row in own) / len(own),
-            "realised_risk": sum(row["realised"] <= 0 for row in own) / len(own),
-        })  # fmt: skip
+        table.append(
+            {
+                "belief": key[0],
+                "method": key[1],
+                "beta": key[2],
+                "draws": len(own),
+                **means,
+                "covered": sum(row["bound"] <= row["realised"] for row in own) / len(own),
+                "covered_uniform": None
+                if math.isnan(own[0]["uniform"])
+                else sum(row["uniform"] <= row["realised"] for row in own) / len(own),
+                "realised_risk": sum(row["realised"] <= 0 for row in own) / len(own),
+            }
+        )
     return table
 
 
@@ -207,8 +220,14 @@ def forms_table(forms: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         own = [row for row in forms if row["kl"] == kl]
         names = [name for name in own[0] if name not in ("draw", "kl")]
         gap = bootstrap([row["proportional"] - row["bregman"] for row in own])
-        table.append({
-            "kl": kl, "draws": len(own), **{name: sum(row[name] for row in own) / len(own) for name in names},
-            "gap": gap.value, "gap_low": gap.low, "gap_high": gap.high,
-        })  # fmt: skip
+        table.append(
+            {
+                "kl": kl,
+                "draws": len(own),
+                **{name: sum(row[name] for row in own) / len(own) for name in names},
+                "gap": gap.value,
+                "gap_low": gap.low,
+                "gap_high": gap.high,
+            }
+        )
     return table

@@ -73,6 +73,12 @@ def penalty_draws(seed: Seed, draws: int = 4000) -> list[dict[str, Any]]:
         for method in ("vanilla", "proportional", "bregman", "exact"):
             aware = {} if method == "vanilla" else {"variance": weight, "form": method}
             policy = solve(drawn[:, None], reference[None], beta, **aware)[:, 0]  # type: ignore[arg-type]
-            rows.append({"beta": beta, "method": method, "gains": (policy - reference) @ truth,
-                         "kl": float(kl(policy, reference).mean())})  # fmt: skip
+            rows.append(
+                {
+                    "beta": beta,
+                    "method": method,
+                    "gains": (policy - reference) @ truth,
+                    "kl": float(kl(policy, reference).mean()),
+                }
+            )
     return rows

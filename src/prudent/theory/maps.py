@@ -57,17 +57,26 @@ def draw_maps(
         )
     ]
     needed = [
-        {"inequality": i, "reward": reward, "risk": members_needed(found, key="share_risk"),
-         "gain": members_needed(found, key="share_gain")}
+        {
+            "inequality": i,
+            "reward": reward,
+            "risk": members_needed(found, key="share_risk"),
+            "gain": members_needed(found, key="share_gain"),
+        }
         for i in (0.5, 1.0, 2.0)
         for reward in ("apart", "one of the K")
         if (found := [row for row in curves if row["inequality"] == i and row["reward"] == reward])
-    ]  # fmt: skip
+    ]
     losing = [row for name, cells in (("link", link), ("error", error)) for row in lost(cells, name)]
     return {
-        "kl": nats, "link": link, "error": error, "members": curves, "needed": needed, "losing": losing,
+        "kl": nats,
+        "link": link,
+        "error": error,
+        "members": curves,
+        "needed": needed,
+        "losing": losing,
         "verdict": verdict(losing, len(link) + len(error)),
-    }  # fmt: skip
+    }
 
 
 def lost(cells: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:

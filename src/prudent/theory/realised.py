@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from prudent.arrays import ArrayLike, as_tensor
-from prudent.evaluation.policy_risk import at_or_below
+from prudent.evaluation.risk import at_or_below
 from prudent.evaluation.statistics import bootstrap
 from prudent.seeding import Seed
 
@@ -44,8 +44,13 @@ def risk_curve(
     for number in np.unique(code).tolist():
         inside = code == number
         found = bootstrap(failed[inside], clusters=prompts[inside], rounds=rounds, seed=seed)
-        rows.append({
-            "promised": float(chance[inside].mean()), "realised": found.value, "low": found.low, "high": found.high,
-            "n": int(inside.sum()),
-        })  # fmt: skip
+        rows.append(
+            {
+                "promised": float(chance[inside].mean()),
+                "realised": found.value,
+                "low": found.low,
+                "high": found.high,
+                "n": int(inside.sum()),
+            }
+        )
     return rows

@@ -136,10 +136,13 @@ def compare(
             each = torch.where(kept, gain, 0.0).sum(0) / kept.sum(0).clamp(min=1)
             each = each[kept.any(0)]
             row |= {
-                "risk": below / total, "low": low, "high": high, "gain": float(gain[kept].mean()),
+                "risk": below / total,
+                "low": low,
+                "high": high,
+                "gain": float(gain[kept].mean()),
                 "error": float(each.std()) / math.sqrt(len(each)),
                 "kl": float(kl(policy, reference)[reached].mean()),
-            }  # fmt: skip
+            }
         rows.append(row)
     return rows
 
@@ -189,12 +192,19 @@ def members_curve(
     rows = []
     for members in sizes:
         _, found = compare(replace(regime, members=members), **options)
-        rows.append({
-            "members": members, "method": method, "in_sample": regime.in_sample,
-            "risk": found["risk"], "gain": found["gain"],
-            "vanilla_risk": vanilla["risk"], "vanilla_gain": vanilla["gain"],
-            "oracle_risk": oracle["risk"], "oracle_gain": oracle["gain"],
-            "share_risk": share_kept(found["risk"], vanilla["risk"], oracle["risk"]),
-            "share_gain": share_kept(found["gain"], vanilla["gain"], oracle["gain"]),
-        })  # fmt: skip
+        rows.append(
+            {
+                "members": members,
+                "method": method,
+                "in_sample": regime.in_sample,
+                "risk": found["risk"],
+                "gain": found["gain"],
+                "vanilla_risk": vanilla["risk"],
+                "vanilla_gain": vanilla["gain"],
+                "oracle_risk": oracle["risk"],
+                "oracle_gain": oracle["gain"],
+                "share_risk": share_kept(found["risk"], vanilla["risk"], oracle["risk"]),
+                "share_gain": share_kept(found["gain"], vanilla["gain"], oracle["gain"]),
+            }
+        )
     return rows

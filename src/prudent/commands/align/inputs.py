@@ -1,0 +1,185 @@
+"""From settings to a problem: the embedded world with its gold, or a person's preferences and a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from prudent.commands.align.options import Settings
+from prudent.commands.align.problem import Judged, Problem, Side, crossed, drawn_heads, standardised_by
+from prudent.commands.preflight import options as preflight_settings
+from prudent.commands.preflight.core import PairFeatures
+from prudent.commands.preflight.inputs import combine, encode_distinct, held_out_prompts, padded, read_inputs
+from prudent.commands.preflight.truth import accuracy
+from prudent.data.pools import read_prompts
+from prudent.demo.world import World, draw_preferences, gold_reward, load_world
+from prudent.errors import PrudentError
+from prudent.features.models import DEFAULT_MODEL
+from prudent.rewards.columns import PairColumns
+from prudent.rewards.families import pair_scores
+from prudent.rewards.model import RewardModel
+from prudent.seeding import Seed, numpy_generator, spawn
+
+SIDE_NOTES = {
+    "balanced": "opposites in equal numbers: no rule blind to the prompt pays, and these reward models learn little",
+    "restraint": "all ask for less (at most n words, no commas, ...), which a rule blind to the prompt can learn too",
+    "demand": "all ask for more (at least n words, commas, ...), which a rule blind to the prompt can learn too",
+}
+Sampler = Callable[[Sequence[Any], Seed], list[list[str]]]
+
+
+class DemoSides(NamedTuple):
+    """The embedded world in two parts. world: the training part, whose preferences reward models learn from; features:
+    of its packaged responses. train, test: with samples of the policy's own reference. judged: gold."""
+
+    world: World
+    features: torch.Tensor
+    train: Side
+    test: Side
+    judged: Judged
+
+
+def demo_sides(settings: Settings, encoder: Any, sample: Sampler, split: Seed, sampling: Seed) -> DemoSides:
+    """Prompts to train on and to judge on, drawn from the side of the embedded world that the settings name."""
+    wanted = settings.train_prompts + settings.eval_prompts
+    world = load_world(wanted if settings.demo_side == "balanced" else None, settings.demo_side)
+    if wanted > len(world):
+        raise PrudentError(
+            f"--train-prompts and --eval-prompts ask for {wanted} prompts, but the embedded world has {len(world)} "
+            f"on the side {settings.demo_side}; ask for fewer"
+        )
+    order = numpy_generator(split).permutation(len(world))[:wanted]
+    train, test = (
+        world.take(sorted(part)) for part in (order[: settings.train_prompts], order[settings.train_prompts :])
+    )
+    features = _encode_side(encoder, train.prompts, train.responses)
+    if settings.policy == DEFAULT_MODEL:  # the embedded responses are its own samples
+        sides = [
+            Side(train.prompts, train.responses, features),
+            Side(test.prompts, test.responses, _encode_side(encoder, test.prompts, test.responses)),
+        ]
+    else:
+        sides = [
+            sampled_side(part.prompts, encoder, sample, seed) for part, seed in zip((train, test), spawn(sampling, 2))
+        ]
+    judged = Judged("gold", "gold, 0 to 1", _gold_of(train), _gold_of(test), {"exact": True})
+    return DemoSides(train, features, sides[0], sides[1], judged)
+
+
+def demo_problem(settings: Settings, encoder: Any, sample: Sampler) -> Problem:
+    """The embedded world: each run draws its own noisy preferences on the training prompts; gold is exact."""
+    split, learn, sampling = spawn(settings.seed, 3)
+    found = demo_sides(settings, encoder, sample, split, sampling)
+    heads = []
+    for seed in spawn(learn, settings.runs):
+        draw_seed, fit_seed = spawn(seed, 2)
+        pairs = demo_pairs(found, settings, draw_seed)
+        heads += drawn_heads(pairs, 1, settings.members, settings.ridge_value, fit_seed)
+    notes = [
+        f"{len(found.train)} embedded prompts to train on, {len(found.test)} others to judge on; every run draws its "
+        f"own {settings.demo_pairs} preferences on the training prompts (Bradley-Terry from gold, slope "
+        f"{settings.demo_slope:g})",
+        f"constraints of these prompts: {SIDE_NOTES[settings.demo_side]}",
+        "no reward model sees gold; gold is computed by a program and exact for any text",
+    ]
+    return Problem(found.train, found.test, heads, [found.judged] * settings.runs, notes)
+
+
+def _gold_of(world: World) -> Any:
+    return lambda prompts, texts, features: gold_reward([world.ids[p] for p in prompts], list(texts))
+
+
+def demo_pairs(found: DemoSides, settings: Settings, seed: Seed) -> PairFeatures:
+    """Noisy preferences on the training part, as features."""
+    prompt, chosen, rejected = draw_preferences(
+        found.world, range(len(found.world)), settings.demo_pairs, settings.demo_slope, seed
+    )
+    better, worse = found.features[prompt, chosen], found.features[prompt, rejected]
+    return PairFeatures(better, worse, prompt.tolist(), PairColumns())
+
+
+def _encode_side(encoder: Any, prompts: Sequence[Any], responses: Sequence[Sequence[str]]) -> torch.Tensor:
+    owners = [prompt for prompt, texts in zip(prompts, responses, strict=True) for _ in texts]
+    flat = encoder.encode(owners, [text for texts in responses for text in texts])
+    return padded(flat, [len(texts) for texts in responses])
+
+
+def sampled_side(prompts: Sequence[Any], encoder: Any, sample: Sampler, seed: Seed) -> Side:
+    """A side whose samples are drawn from the reference now."""
+    responses = sample(prompts, seed)
+    return Side(list(prompts), responses, _encode_side(encoder, prompts, responses))
+
+
+def read_problem(settings: Settings, encoder: Any, sample: Sampler) -> Problem:
+    """A person's preferences: policies train on the pairs' prompts (or --prompts) and are judged on held-out ones.
+
+    sample: (prompts, seed) -> samples of the reference policy.
+    """
+    reading = preflight_settings.Settings(
+        preferences=settings.preferences,
+        max_pairs=settings.max_pairs,
+        on_error=settings.on_error,
+        holdout=settings.holdout,
+        seed=settings.seed,
+    )
+    found = read_inputs(reading)
+    pick, sampling, draw = spawn(settings.seed, 3)
+    pairs = combine([encode_distinct(encoder, source.train, source.name, found.notes)[1] for source in found.sources])
+    test_prompts = held_out_prompts(found, settings.eval_prompts, settings.seed)
+    train_prompts = _training_prompts(settings, found, encoder, pick)
+    sides = [
+        sampled_side(prompts, encoder, sample, seed)
+        for prompts, seed in zip((train_prompts, test_prompts), spawn(sampling, 2))
+    ]
+    by_name = dict(zip(("train", "test"), sides))
+
+    def encode(side: str, prompts: Sequence[int], texts: Sequence[str]) -> torch.Tensor:
+        return encoder.encode([by_name[side].prompts[p] for p in prompts], list(texts))
+
+    if settings.judge is None:
+        heads, judges = crossed(pairs, settings.runs, settings.members, settings.ridge_value, encode, draw)
+        scaled = {id(j): standardised_by(j, sides[1]) for j in judges}
+        return Problem(sides[0], sides[1], heads, [scaled[id(j)] for j in judges], found.notes)
+    heads = drawn_heads(pairs, settings.runs, settings.members, settings.ridge_value, draw)
+    judged = standardised_by(_model_judge(settings.judge, by_name, found), sides[1])
+    return Problem(sides[0], sides[1], heads, [judged] * settings.runs, found.notes)
+
+
+def _training_prompts(settings: Settings, found: Any, encoder: Any, seed: Seed) -> list[Any]:
+    if settings.prompts is None:
+        seen = {str(prompt): prompt for source in found.sources for prompt in source.train["prompt"]}
+        pool = [seen[key] for key in sorted(seen)]
+    else:
+        pool = read_prompts(settings.prompts)
+    pool, long = fitting(pool, encoder, settings)
+    if long:
+        found.notes.append(f"{long} prompts leave no room for a completion within --max-length and were left out")
+    order = numpy_generator(seed).permutation(len(pool))[: settings.train_prompts]
+    if len(order) < settings.prompts_per_step:
+        raise PrudentError(
+            f"{len(order)} prompts to train on, fewer than --prompts-per-step {settings.prompts_per_step}; give more"
+        )
+    return [pool[i] for i in order]
+
+
+def fitting(prompts: list[Any], encoder: Any, settings: Settings) -> tuple[list[Any], int]:
+    """Prompts that leave room for a completion and its closing marks within the encoder's limit; how many don't."""
+    room = encoder.max_length - settings.max_new_tokens - 8
+    kept = [p for p, ids in zip(prompts, encoder.renderer.prompts(prompts), strict=True) if len(ids) <= room]
+    return kept, len(prompts) - len(kept)
+
+
+def _model_judge(name: str, sides: dict[str, Side], found: Any) -> Judged:
+    model = RewardModel.load(name)
+
+    def value(side: str) -> Any:
+        def of(prompts: Sequence[int], texts: Sequence[str], features: torch.Tensor | None) -> torch.Tensor:
+            return model.score([sides[side].prompts[p] for p in prompts], list(texts)).double().mean(0)
+
+        return of
+
+    chosen, rejected = pair_scores(model, found.sources[0].test)
+    right = accuracy((chosen - rejected).mean(0))
+    return Judged("judge", "units of the judge's score", value("train"), value("test"), right)

@@ -1,0 +1,250 @@
+"""A series of runs: for every draw of the reward model and every objective, train, judge, write, go on.
+
+Each finished run is a JSON file that appears whole; an interrupted series goes on with the runs that are missing, and
+the run it was in goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prudent.commands.align.options import Settings
+from prudent.commands.align.problem import Judged, Problem, Side, side_values
+from prudent.errors import PrudentError
+from prudent.features.processes import Processes
+from prudent.policies.finite import kl, solve, value
+from prudent.policies.rl.engine import Step, Trainer, TrainOptions, UpdateOptions
+from prudent.policies.rl.packing import fill, pack
+from prudent.policies.rl.policy import LoraOptions, Policy
+from prudent.policies.rl.rollouts import Rollouts, groups_of, roll_out
+from prudent.policies.rl.scorers import HeadScorer
+from prudent.policies.rl.updates import segment_sums
+from prudent.rewards.heads import HeadEnsemble
+from prudent.rewards.objectives import KL_RULES, ReferenceStatistics, reference_statistics, shape
+from prudent.runs import dumps, write_atomic
+from prudent.seeding import Seed, spawn
+
+
+@dataclass(frozen=True)
+class Models:
+    """What runs share. new_policy: seed -> fresh policy at the reference. shared: the encoder reads the reference."""
+
+    new_policy: Callable[[Seed], Policy]
+    tokenizer: Any
+    encoder: Any
+    shared: bool
+
+
+def statistics_of(heads: HeadEnsemble, side: Side, floor: float) -> ReferenceStatistics:
+    """Centre and scale from the reference's samples on this side."""
+    owner, _ = side.flat()
+    return reference_statistics(heads.scores(side.features.flatten(0, 1)), torch.tensor(owner), floor=floor)
+
+
+def train_options(settings: Settings, objective: str, run: int, seed: Seed) -> TrainOptions:
+    """Options of one run; the seed is the run's, the same for every objective."""
+    update = UpdateOptions(
+        settings.algorithm,
+        settings.beta,
+        settings.completions,
+        epochs=settings.epochs,
+        minibatches=settings.minibatches,
+    )
+    return TrainOptions(
+        objective=objective,
+        update=update,
+        steps=settings.steps,
+        prompts=settings.prompts_per_step,
+        max_new_tokens=settings.max_new_tokens,
+        learning_rate=settings.learning_rate,
+        member=0 if settings.reward == "member" else None,
+        save_every=settings.save_every,
+        seed=seed,
+    )
+
+
+def promise(heads: HeadEnsemble, judged: Judged, side: Side, objective: str, settings: Settings, seed: Seed) -> dict:
+    """What preflight says of this objective and draw: the exact policy over the reference's samples of ``side``."""
+    owner, texts = side.flat()
+    index = torch.tensor(owner)
+    flat = side.features.flatten(0, 1)
+    member = 0 if settings.reward == "member" else None
+    statistics = statistics_of(heads, side, settings.floor)
+    shaped = shape(objective, heads.scores(flat), index, statistics, settings.beta, member=member, seed=seed)
+    size = (len(side), -1)
+    reward, weight = shaped.reward.reshape(size), shaped.kl_weight.reshape(size)
+    reference = torch.full_like(reward, 1.0 / reward.shape[1])
+    if objective in KL_RULES:
+        form = {"bregman": "bregman", "exact": "exact"}[objective]
+        plain = shaped.mean.reshape(size)
+        policy = solve(plain, reference, settings.beta, variance=weight, form=form)
+    else:
+        policy = solve(reward, reference, settings.beta)
+    truth = judged.test(owner, texts, flat).reshape(size)
+    gain = value(policy, truth) - value(reference, truth)
+    return {"gain": float(gain.mean()), "kl": float(kl(policy, reference).mean())}
+
+
+def judge(
+    policy: Policy,
+    models: Models,
+    side: Side,
+    judged: Judged,
+    prompt_ids: list[list[int]],
+    settings: Settings,
+    seed: Seed,
+) -> tuple[dict[str, Any], Rollouts]:
+    """A final policy on the test prompts: true value, KL, length, surprise, per prompt and over all; its samples."""
+    rollouts = roll_out(
+        policy,
+        models.tokenizer,
+        prompt_ids,
+        range(len(side)),
+        completions=settings.eval_samples,
+        max_new_tokens=settings.max_new_tokens,
+        seed=seed,
+    )
+    together, _ = groups_of(rollouts, None)
+    distance = torch.zeros(len(rollouts.texts), dtype=torch.float64)
+    surprise = torch.zeros(len(rollouts.texts), dtype=torch.float64)
+    for content in fill(together, TrainOptions.pack_tokens):
+        row = pack(content)
+        with torch.no_grad():
+            reference = policy.reference_pass(row)
+            current = policy.policy_pass(row, reference.trunk).log_probabilities
+        distance[row.names] = segment_sums(current - reference.log_probabilities, row).double().cpu()
+        surprise[row.names] = -segment_sums(current, row).double().cpu()
+    worth = judged.test(rollouts.prompts, rollouts.texts, None)
+    size = (len(side), settings.eval_samples)
+    lengths = torch.tensor([len(ids) for ids in rollouts.completions], dtype=torch.float64)
+    return {
+        "value": float(worth.mean()),
+        "value_by_prompt": worth.reshape(size).mean(1).tolist(),
+        "kl": float(distance.mean()),
+        "kl_by_prompt": distance.reshape(size).mean(1).tolist(),
+        "length_tokens": float(lengths.mean()),
+        "surprise_per_token": float(surprise.sum() / lengths.sum()),
+        "no_end_mark": sum(not e for e in rollouts.ended) / len(rollouts.ended),
+        "empty": sum(not t.strip() for t in rollouts.texts) / len(rollouts.texts),
+    }, rollouts
+
+
+def run_name(run: int, objective: str) -> str:
+    return f"run-{run:03d}-{objective}"
+
+
+def one_run(
+    problem: Problem,
+    models: Models,
+    settings: Settings,
+    run: int,
+    objective: str,
+    folder: Path,
+    report: Callable[[Step], None],
+) -> dict[str, Any]:
+    """Train and judge one policy; its checkpoints live in ``folder`` until it is done."""
+    policy_seed, train_seed, judge_seed, shuffle_seed = spawn(spawn(settings.seed, run + 1)[-1], 4)
+    heads, judged = problem.heads[run], problem.judged[run]
+    policy = models.new_policy(policy_seed)
+    ids = models.encoder.renderer.prompts(problem.train.prompts)
+    scorer = HeadScorer(heads, models.encoder, problem.train.prompts, shared=models.shared)
+
+    def truth(rollouts: Rollouts, features: torch.Tensor | None) -> torch.Tensor:
+        return judged.train(rollouts.prompts, rollouts.texts, features)
+
+    trainer = Trainer(
+        policy,
+        models.tokenizer,
+        ids,
+        scorer,
+        statistics_of(heads, problem.train, settings.floor),
+        train_options(settings, objective, run, train_seed),
+        describe=[prompt[-1]["content"][:80] for prompt in problem.train.prompts],
+        folder=folder,
+        truth=truth,
+        reference_truth=side_values(problem.train, judged.train),
+    )
+    history = trainer.train(report)
+    test_ids = models.encoder.renderer.prompts(problem.test.prompts)
+    found, rollouts = judge(policy, models, problem.test, judged, test_ids, settings, judge_seed)
+    return {
+        "run": run,
+        "objective": objective,
+        "final": found,
+        "promised": promise(heads, judged, problem.test, objective, settings, shuffle_seed),
+        "history": history,
+        "samples": [rollouts.texts[i * settings.eval_samples] for i in range(len(problem.test))],
+        "seconds": sum(sum(h["seconds"].values()) for h in history),
+    }
+
+
+def reference_values(problem: Problem, run: int) -> torch.Tensor:
+    """(P,) the reference's true value on each test prompt, from its own samples."""
+    return side_values(problem.test, problem.judged[run].test)
+
+
+def run_series(
+    problem: Problem,
+    models: Models,
+    settings: Settings,
+    folder: Path,
+    processes: Processes,
+    report: Callable[[int, str, Step], None] = lambda run, objective, step: None,
+) -> list[dict[str, Any]]:
+    """All runs, draw by draw, objective by objective. folder: where finished runs and checkpoints go.
+
+    Several processes share each step; the first one writes, and all read what it wrote.
+    """
+    results = []
+    for run in range(settings.runs):
+        for objective in settings.objectives:
+            path = folder / "runs" / f"{run_name(run, objective)}.json"
+            if not path.is_file():
+                checkpoints = folder / "checkpoints" / run_name(run, objective)
+                done = one_run(
+                    problem, models, settings, run, objective, checkpoints, functools.partial(report, run, objective)
+                )
+                if processes.first:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    keep_adapter(checkpoints, folder / "policies" / run_name(run, objective))
+                    write_atomic(path, dumps(done) + "\n")
+                processes.wait()
+            results.append(read_run(path))
+    return results
+
+
+def keep_adapter(checkpoints: Path, target: Path) -> None:
+    """Keep the trained weights of a finished run, drop its optimiser's moments."""
+    from prudent.policies.rl.checkpoints import WEIGHTS, latest_checkpoint
+
+    last = latest_checkpoint(checkpoints)
+    if last is not None:
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(last / WEIGHTS, target / WEIGHTS)
+        shutil.rmtree(checkpoints)
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """A finished run's file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise PrudentError(f"{path} is damaged ({error}); remove it to have the run made again") from error
+
+
+def policy_factory(model_of: Callable[[], Any], settings: Settings) -> Callable[[Seed], Policy]:
+    """seed -> a policy that starts at the reference, from freshly loaded weights."""
+    lora = None if settings.full else LoraOptions(settings.lora_rank, 2 * settings.lora_rank, settings.lora_layers)
+
+    def new(seed: Seed) -> Policy:
+        return Policy(model_of(), lora=lora, seed=seed)
+
+    return new

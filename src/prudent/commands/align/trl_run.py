@@ -1,0 +1,167 @@
+"""``prudent align --engine trl``: TRL's RLOO or GRPO with the KL weighted by the reward's variance, for scale.
+
+The YAML holds TRL's own field names (those of RLOOConfig or GRPOConfig) and, under ``peft``, those of LoraConfig; so
+DeepSpeed, FSDP, vLLM, checkpoints, callbacks and trackers are TRL's. Launch it with ``accelerate launch -m
+prudent.cli align --engine trl ...`` and one of TRL's own accelerate configurations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers.trainer_utils import get_last_checkpoint
+
+from prudent.commands.joined_run import joined_run
+from prudent.data.pools import Pool, read_pool, read_prompts, write_pool
+from prudent.errors import PrudentError
+from prudent.features.models import (
+    DEFAULT_MODEL,
+    best_device,
+    best_dtype,
+    converted_default,
+    dtype_name,
+    load_language_model,
+)
+from prudent.features.processes import Processes
+from prudent.features.sampling import sample
+from prudent.rewards.model import RewardModel
+from prudent.runs import resumable_run
+
+
+def read_config(path: Path | None) -> dict[str, Any]:
+    """The YAML file's fields, or nothing."""
+    if path is None:
+        return {}
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise PrudentError(f"{path} can't be read as YAML: {error}") from error
+    if not isinstance(found, dict):
+        raise PrudentError(f"{path} must hold TRL's field names and values, found {type(found).__name__}")
+    return found
+
+
+def build_config(kind: str, fields: dict[str, Any], *, folder: Path, beta: float, seed: int, length: int) -> Any:
+    """TRL's config of this kind: the file's fields over Prudent's defaults (no truncation, temperature 1)."""
+    import trl
+
+    factories: dict[str, Any] = {"rloo": trl.RLOOConfig, "grpo": trl.GRPOConfig}
+    if kind not in factories:
+        raise PrudentError(f"--algorithm {kind} doesn't run on --engine trl; choose rloo or grpo")
+    known = {field for field in factories[kind].__dataclass_fields__ if not field.startswith("_")}
+    unknown = sorted(set(fields) - known - {"peft"})
+    if unknown:
+        raise PrudentError(f"--trl-config has fields that {factories[kind].__name__} lacks: {', '.join(unknown)}")
+    values = {
+        "output_dir": str(folder),
+        "beta": beta,
+        "seed": seed,
+        "max_completion_length": length,
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "report_to": [],
+    }
+    if "peft" in fields:  # the frozen network in the precision of the reference's samples; whole ones train in float32
+        values["model_init_kwargs"] = {"dtype": dtype_name(best_dtype(best_device()))}
+    return factories[kind](**{**values, **{k: v for k, v in fields.items() if k != "peft"}})
+
+
+def train_with_trl(
+    *,
+    policy: str,
+    reward_model: str | None,
+    prompts: str | None,
+    objective: str,
+    config: Path | None,
+    algorithm: str,
+    beta: float,
+    out: Path,
+    samples: int,
+    max_new_tokens: int,
+    seed: int,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Train with TRL and keep the policy under ``out/policy``; the reference's samples are kept as a pool beside it.
+
+    Launched in several processes, the first one samples and writes. Started again after it was stopped, it reads the
+    samples and goes on from TRL's last checkpoint.
+    """
+    _require_trl()
+    if reward_model is None or prompts is None:
+        raise PrudentError("--engine trl needs --reward-model (a folder of `prudent fit`) and --prompts (a file)")
+    fields = read_config(config)
+    conversations = read_prompts(prompts)
+    processes = Processes()
+    options = {
+        "policy": policy,
+        "reward_model": reward_model,
+        "prompts": prompts,
+        "objective": objective,
+        "algorithm": algorithm,
+        "beta": beta,
+        "samples": samples,
+        "max_new_tokens": max_new_tokens,
+        **fields,
+    }
+    beta = fields.get("beta", beta)
+    with joined_run(processes, resumable_run(out, "align-trl", options, seed)) as (run, _):
+        args = build_config(algorithm, fields, folder=run.folder / "trl", beta=beta, seed=seed, length=max_new_tokens)
+        samples_file = run.folder / "reference.jsonl"
+        if processes.first and not samples_file.is_file():
+            say(f"sampling the reference: {samples} answers to each of {len(conversations)} prompts")
+            length = args.max_completion_length
+            write_pool(samples_file, _reference(policy, conversations, samples, length, seed))
+        processes.wait()
+        function = RewardModel.load(reward_model).as_reward_function(
+            objective, weighted_kl=True, beta=args.beta, reference=read_pool(samples_file)
+        )
+        trainer = _trainer_class(algorithm)(
+            model=str(converted_default()) if policy == DEFAULT_MODEL else policy,  # TRL loads it as it shards it
+            args=args,
+            train_dataset=Dataset.from_list([{"prompt": p} for p in conversations]),
+            reward_function=function,
+            peft_config=_lora(fields["peft"]) if "peft" in fields else None,
+        )
+        checkpoint = fields.get("resume_from_checkpoint") or get_last_checkpoint(args.output_dir)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model(str(run.folder / "policy"))
+        history = trainer.state.log_history
+        run.write_json("history.json", {"history": history})
+    return {
+        "out": str(out),
+        "objective": objective,
+        "steps": trainer.state.global_step,
+        "last": history[-1] if history else {},
+    }
+
+
+def _require_trl() -> None:
+    try:
+        import trl  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise PrudentError("--engine trl needs TRL: pip install 'prudent[trl]'") from error
+
+
+def _reference(policy: str, prompts: list[Any], samples: int, length: int, seed: int) -> Pool:
+    """The reference's samples of every prompt. The model is let go again before TRL loads its own."""
+    model, tokenizer = load_language_model(policy)
+    texts = sample(model, tokenizer, prompts, samples=samples, max_new_tokens=length, seed=seed)
+    return Pool(prompts, texts, None, [str(number) for number in range(len(texts))])
+
+
+def _trainer_class(algorithm: str) -> Any:
+    from prudent.policies.trl import VarianceAwareGRPOTrainer, VarianceAwareRLOOTrainer
+
+    return {"rloo": VarianceAwareRLOOTrainer, "grpo": VarianceAwareGRPOTrainer}[algorithm]
+
+
+def _lora(options: dict[str, Any]) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(**{"r": 16, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **options})

@@ -1,0 +1,268 @@
+"""One cleaning run: the steps in order, each on the last one's result. Nothing is written here."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from prudent.commands.clean.inputs import Features, Inputs, load_features, open_encoder, read_inputs, token_ids
+from prudent.commands.clean.options import Settings
+from prudent.commands.clean.proof import judge, plant, prove, some_prompts, split_prompts
+from prudent.data.cleaning import (
+    Change,
+    Cleaned,
+    apply_changes,
+    changes_of_findings,
+    changes_of_repairs,
+    count_changes,
+    decide,
+    hashes_of,
+    read_decisions,
+)
+from prudent.data.duplicates import noise_ceiling, repeated_prompts, squeezed_text
+from prudent.data.lengths import length_report, word_counts
+from prudent.data.preferences import training_columns
+from prudent.data.repairs import plan_repairs
+from prudent.data.rules import Rows, run_rules
+from prudent.errors import PrudentError
+from prudent.evaluation.intervals import correlation
+from prudent.rewards.strength import Strength, decile_groups, decile_table, shares
+from prudent.seeding import spawn
+
+PROOF_PAIRS = 20_000  # more training pairs than this make a proof slower, not surer: test pairs decide that
+
+
+@dataclass
+class Judged:
+    """Strength of the pairs that rules keep. places: number (from 0) of each in the file; decile: 1 = weakest."""
+
+    strength: Strength
+    places: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    decile: np.ndarray
+    table: list[dict[str, Any]]
+    shares: dict[str, float]
+    second: dict[str, Any] | None = None
+
+
+@dataclass
+class Outcome:
+    """All that a run found and did."""
+
+    settings: Settings
+    inputs: Inputs
+    actions: dict[str, str]
+    changes: list[Change]
+    cleaned: Cleaned
+    length: dict[str, Any]
+    ceiling: dict[str, Any]
+    prompts: dict[str, int]
+    judged: Judged | None = None
+    proof: dict[str, Any] | None = None
+    planted: list[dict[str, Any]] = field(default_factory=list)
+    features: str | None = None
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+class Clock:
+    """Seconds of each stage, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name], self.last = now - self.last, now
+
+
+def clean(settings: Settings) -> Outcome:
+    """Read, apply rules, judge, repair, decide, apply, prove. Raises PrudentError for bad input; writes nothing."""
+    settings.check()
+    decisions = read_decisions(settings.decisions) if settings.decisions else []
+    clock = Clock()
+    inputs = read_inputs(settings)
+    actions = settings.actions(inputs.data.column_names)
+    second = second_label(settings, inputs)
+    lines, hashes = inputs.data["row"][:], hashes_of(inputs.data)
+    clock.lap("read")
+    encoder = open_encoder(settings)
+    rows = Rows(inputs.data.to_list(), inputs.keys, inputs.others, token_ids(encoder), settings.max_length)
+    changes = changes_of_findings(run_rules(rows, actions), actions, lines, hashes)
+    ceiling = {"exact": noise_ceiling(rows.rows), "white_space_set_aside": noise_ceiling(rows.rows, squeezed_text)}
+    del rows  # every text as Python objects: the largest thing beside the features
+    clock.lap("rules")
+    features = load_features(settings, inputs, encoder)
+    clock.lap("features")
+    judged = None
+    if features is not None:
+        usable = trainable(len(lines), changes)
+        judged, repairs = judge_pairs(settings, inputs, features, usable, second, lines, hashes)
+        changes += repairs
+        clock.lap("strength")
+    if decisions:
+        changes = decide(changes, decisions, lines, hashes, str(settings.decisions))
+    cleaned = apply_changes(inputs.data, changes)
+    if not cleaned.rows:
+        raise PrudentError(f"{settings.source}: no pair is left after cleaning; keep more rules (--rule NAME=flag)")
+    length = length_report(word_counts(inputs.data["chosen"]), word_counts(inputs.data["rejected"]))
+    outcome = Outcome(
+        settings,
+        inputs,
+        actions,
+        changes,
+        cleaned,
+        length,
+        ceiling,
+        repeated_prompts(inputs.keys),
+        judged,
+        features=None if features is None else features.what,
+    )
+    clock.lap("apply")
+    if features is not None:
+        study(outcome, features)
+        clock.lap("proof")
+    outcome.timings = clock.seconds
+    return outcome
+
+
+def trainable(n: int, changes: list[Change]) -> np.ndarray:
+    """(n,) bool: pairs that no rule drops and that a reward model can learn from (two different answers with text)."""
+    kept = np.ones(n, dtype=bool)
+    for change in changes:
+        if change.done == "drop" or change.rule in ("empty", "identical"):
+            kept[change.pair - 1] = False
+    return kept
+
+
+def given_columns(inputs: Inputs, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """weight, soft_label and margin that the file itself gives, for some rows."""
+    return {name: values[rows] for name, values in training_columns(inputs.data).items()}
+
+
+def judge_pairs(
+    settings: Settings,
+    inputs: Inputs,
+    features: Features,
+    usable: np.ndarray,
+    second: np.ndarray | None,
+    lines: list[int],
+    hashes: list[str],
+) -> tuple[Judged, list[Change]]:
+    """Strength of the usable pairs and the changes that follow: the repair plan's, and flags on surely weak labels."""
+    places = np.flatnonzero(usable)
+    if len(places) < settings.folds:
+        raise PrudentError(f"{settings.source}: {len(places)} pairs left to judge; too few for {settings.folds} folds")
+    difference = features.difference if usable.all() else features.difference[torch.from_numpy(places)]
+    keys = [inputs.keys[place] for place in places]
+    found = judge(difference, keys, given_columns(inputs, places), settings, spawn(settings.seed, 3)[2])
+    mean, std = found.mean.numpy(), found.std.numpy()
+    decile = decile_groups(mean).numpy()
+    other = None if second is None else second[places]
+    judged = Judged(found, places, mean, std, decile, decile_table(mean, std, other), shares(mean, std))
+    if other is not None:
+        known = ~np.isnan(other)
+        rank = correlation(mean[known], other[known], "spearman", seed=settings.seed)
+        judged.second = {"column": settings.second_label, "labelled": int(known.sum()), "spearman": rank}
+    repairs = plan_repairs(mean, found.probability.numpy(), decile, settings.plan())
+    changes = changes_of_repairs(repairs, places.tolist(), mean, std, decile, lines, hashes)
+    weak = np.flatnonzero((mean < -std) & ~repairs.flip & ~repairs.drop)
+    for i in weak[np.argsort(mean[weak], kind="stable")]:
+        evidence = {"strength": float(mean[i]), "sigma": float(std[i]), "decile": int(decile[i])}
+        place = int(places[i])
+        changes.append(Change(place + 1, lines[place], "below-zero", "flip", "none", hashes[place], evidence))
+    return judged, changes
+
+
+def second_label(settings: Settings, inputs: Inputs) -> np.ndarray | None:
+    """The second label column as (n,) float64 with NaN where it is missing. PrudentError when it is not there, or not
+    numbers in [0, 1]."""
+    name = settings.second_label
+    if name is None:
+        return None
+    if name not in inputs.data.column_names:
+        found = ", ".join(inputs.data.column_names)
+        raise PrudentError(f"{settings.source} has no column {name!r} for --second-label; columns found: {found}")
+    values = inputs.data[name][:]
+    lines = inputs.data["row"][:]
+    for value, line in zip(values, lines):
+        number = isinstance(value, (int, float))
+        if value is not None and (not number or not (0 <= value <= 1 or value != value)):
+            raise PrudentError(
+                f"line {line}, field {name!r}: {value!r} is no second label; it must be the probability that chosen is "
+                "better (0 or 1 for a hard label), or null"
+            )
+    return np.array([np.nan if value is None else float(value) for value in values])
+
+
+def study(outcome: Outcome, features: Features) -> None:
+    """Proof and planted faults, on pairs that a reward model can learn from; into ``outcome``."""
+    settings, inputs = outcome.settings, outcome.inputs
+    changes = [change for change in outcome.changes if change.rule in outcome.actions]
+    n = len(inputs.keys)
+    usable = trainable(n, [change for change in changes if change.rule in ("empty", "identical")])
+    tested = set(inputs.test_keys)
+    usable &= np.array([key not in tested for key in inputs.keys])  # else labels as given would profit from the leak
+    kept = trainable(n, changes)
+    places = np.flatnonzero(usable)
+    keys = [inputs.keys[place] for place in places]
+    train, test, test_keys = np.arange(len(places)), features.test, inputs.test_keys
+    if test is None and settings.holdout:
+        train, held = split_prompts(keys, settings.holdout, spawn(settings.seed, 4)[3])
+        test = features.difference[torch.from_numpy(places[held])]
+        test_keys = [keys[i] for i in held]
+    train = some_prompts(keys, train, PROOF_PAIRS, spawn(settings.seed, 8)[7])
+    difference = features.difference[torch.from_numpy(places[train])]
+    train_keys = [keys[i] for i in train]
+    given = given_columns(inputs, places[train])
+    if test is not None and len(test) and len(set(train_keys)) >= settings.folds:
+        outcome.proof = prove(difference, test, train_keys, test_keys, given, kept[places[train]], settings)
+        names = ", ".join(Path(path).name for path in settings.test)
+        outcome.proof["all_train_pairs"] = int(usable.sum()) - (0 if features.test is not None else len(test))
+        outcome.proof["test"] = names or f"{settings.holdout:.0%} of the prompts, held out"
+    for share in settings.plant:
+        outcome.planted.append(plant(difference, test, train_keys, test_keys, given, share, settings))
+
+
+def summary(outcome: Outcome) -> dict[str, Any]:
+    """The run's numbers as plain values for result.json and --json."""
+    judged = outcome.judged
+    strength = None
+    if judged is not None:
+        strength = {
+            "mode": judged.strength.mode,
+            "ridge": judged.strength.ridge,
+            "info": judged.strength.info,
+            "pairs": len(judged.mean),
+            "shares": judged.shares,
+            "deciles": judged.table,
+            "second_label": judged.second,
+        }
+    flipped = sum(outcome.cleaned.flipped)
+    return {
+        "source": outcome.settings.source,
+        "reading": outcome.inputs.report.as_dict(),
+        "pairs": len(outcome.inputs.data),
+        "kept": len(outcome.cleaned.rows),
+        "dropped": len(outcome.inputs.data) - len(outcome.cleaned.rows),
+        "flipped": flipped,
+        "columns_set": outcome.cleaned.columns,
+        "actions": outcome.actions,
+        "changes": count_changes(outcome.changes),
+        "decided": sum(change.decided is not None for change in outcome.changes),
+        "prompts": outcome.prompts,
+        "length": outcome.length,
+        "noise_ceiling": outcome.ceiling,
+        "votes": outcome.inputs.votes,
+        "features": outcome.features,
+        "strength": strength,
+        "proof": outcome.proof,
+        "planted": outcome.planted,
+        "timings_s": outcome.timings,
+    }

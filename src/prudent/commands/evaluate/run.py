@@ -1,0 +1,321 @@
+"""What the evaluate commands do: read items, score them, read every view, compare, write and print."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prudent.commands.common import print_json, say
+from prudent.data.files import file_kind
+from prudent.errors import PrudentError
+from prudent.evaluation.benchmarks.contest import (
+    RULES,
+    Contestant,
+    Result,
+    compare_results,
+    judge,
+    length_baselines,
+    of_table,
+)
+from prudent.evaluation.benchmarks.items import Items, read_items
+from prudent.evaluation.benchmarks.reward_bench import BenchmarkScore
+from prudent.evaluation.benchmarks.reward_math import RewardMathScore, leave_one_source_out
+from prudent.evaluation.benchmarks.score_files import ScoreTable, items_of_scores, read_scores
+from prudent.runs import hash_file, new_run, refuse_used
+
+HUGE = 1e300  # stands for an infinite ratio of deviation to margin
+
+
+def evaluate(benchmark: str, given: dict[str, Any]) -> None:
+    """One evaluate command from its options: prints a table or one JSON object, and writes the run folder if asked."""
+    out, overwrite = given["out"], given["overwrite"]
+    if out is not None:
+        refuse_used(out, overwrite)
+    started = time.perf_counter()
+    tables, specs = sort_out(given)
+    items = items_for(benchmark, given, tables)
+    contestants = [of_table(table, items, given["on_error"]) for table in tables]
+    contestants = [*score_models(specs, items, given), *contestants]
+    if not contestants:
+        raise PrudentError("nothing to evaluate: give --model or --scores")
+    first = given["model"][0] if given["model"] else None
+    contestants = unique_names(contestants, first)
+    options = view_options(given)
+    results = [judge(contestant, items, options) for contestant in contestants]
+    baselines = [judge(baseline, items, options) for baseline in length_baselines(items)]
+    payload = describe(benchmark, items, results, baselines, given)
+    payload["seconds"] = time.perf_counter() - started
+    if out is not None:
+        write(out, benchmark, items, results, baselines, payload, given)
+        say(f"wrote {out}")
+    if given["as_json"]:
+        print_json(payload)
+    else:
+        from prudent.commands.evaluate.page import print_table
+
+        print_table(benchmark, results, baselines, payload)
+
+
+def sort_out(given: dict[str, Any]) -> tuple[list[ScoreTable], list[str]]:
+    """(score tables, model specs); ``--against`` may be either."""
+    specs, files = list(given["model"] or []), list(given["scores"] or [])
+    for spec in given["against"] or []:
+        if Path(spec).is_file() and file_kind(Path(spec)) is not None:
+            files.append(Path(spec))
+        else:
+            specs.append(spec)
+    tables = [table for file in files for table in read_scores(file, given["only"])]
+    return tables, specs
+
+
+def items_for(benchmark: str, given: dict[str, Any], tables: list[ScoreTable]) -> Items:
+    if given["data"] is not None:
+        items = read_items(
+            benchmark, given["data"], split=given["split"], subset=given["subset"], on_error=given["on_error"]
+        )
+        if items.left_out:
+            say("left out: " + ", ".join(f"{n} {reason}" for reason, n in items.left_out.items()))
+        return items
+    if not tables:
+        raise PrudentError("give the benchmark's file with --data (or --scores that hold a row an item)")
+    longest = max(tables, key=lambda table: len(table.rows))
+    source = (given["scores"] or given["against"])[0]
+    return items_of_scores(longest, benchmark, source, given["subset"])
+
+
+def score_models(specs: list[str], items: Items, given: dict[str, Any]) -> list[Contestant]:
+    if not specs:
+        return []
+    from prudent.evaluation.benchmarks.scorers import Options, score_items
+
+    options = Options(
+        beta=given["dpo_beta"],
+        step_tag=given["step_tag"],
+        good=given["good"],
+        bad=given["bad"],
+        swap=given["swap"],
+        ratings=given["ratings"],
+        seed=given["seed"],
+        dtype=given["dtype"],
+        language_model=given["language_model"],
+    )
+    found = []
+    for spec in specs:
+        say(f"scoring {sum(items.sizes)} responses of {len(items)} items with {spec}")
+        found.append(score_items(spec, items, options))
+    return found
+
+
+def unique_names(contestants: list[Contestant], first: str | None) -> list[Contestant]:
+    """Names made different by a number, the first model named on the command line first."""
+    seen: dict[str, int] = {}
+    for contestant in contestants:
+        seen[contestant.name] = seen.get(contestant.name, 0) + 1
+        if seen[contestant.name] > 1:
+            contestant.name = f"{contestant.name} ({seen[contestant.name]})"
+    return sorted(contestants, key=lambda c: c.name != first)
+
+
+def view_options(given: dict[str, Any]) -> dict[str, Any]:
+    rule = given["rule"]
+    from prudent.rewards.aggregation import RULES as KNOWN
+
+    if rule not in KNOWN or rule in ("member",):
+        raise PrudentError(f"rule is {rule!r}; known: {', '.join(name for name in KNOWN if name != 'member')}")
+    return {
+        "rule": rule,
+        "rules": list(dict.fromkeys([*RULES, rule])),
+        "reduction": given["reduction"],
+        "weights": given.get("weights", "counts"),
+        "prior": given.get("prior", False),
+        "rounds": given["rounds"],
+        "seed": given["seed"],
+    }
+
+
+def describe(
+    benchmark: str, items: Items, results: list[Result], baselines: list[Result], given: dict[str, Any]
+) -> dict[str, Any]:
+    """The JSON object: every number with its interval, counts of what was left out, and the rules in words."""
+    payload: dict[str, Any] = {
+        "benchmark": benchmark,
+        "data": given["data"] or items.source,
+        "items": len(items),
+        "left_out": items.left_out,
+        "seed": given["seed"],
+        "models": [of_result(result) for result in results],
+        "baselines": {"random": random_baseline(benchmark, items)}
+        | {base.name: base.view.metrics for base in baselines},
+        "comparisons": [
+            {
+                "a": results[0].name,
+                "b": other.name,
+                "rows": compare_results(results[0], other, benchmark != "rewardmath", given["rounds"], given["seed"]),
+            }
+            for other in results[1:]
+        ],
+        "rules": WORDS,
+    }
+    if given.get("leave_out"):
+        payload["leave_one_source_out"] = left_out_sources(results)
+    return payload
+
+
+WORDS = {
+    "headline": "a tie never counts as right; 'ties half' counts it as half right",
+    "interval": "95 %: Wilson for proportions of single items, else bootstrap (within subsets, and whole prompts drawn "
+    "where items share one)",
+    "p": "exact McNemar on strict correctness; p_holm corrected over subsets",
+    "members": "members are centred per item before rules that compare them; spread is the sample deviation (ddof=1)",
+}
+
+
+def of_result(result: Result) -> dict[str, Any]:
+    view = result.view
+    found: dict[str, Any] = {
+        "name": result.name,
+        "kind": result.kind,
+        "items": len(result.items),
+        "view": result.chosen,
+        "headline": dict(zip(("metric", "estimate"), result.headline)),
+        "views": {name: other.metrics for name, other in result.views.items()},
+        "warnings": result.warnings,
+        "notes": result.notes,
+    }
+    detail = view.detail
+    if isinstance(detail, BenchmarkScore):
+        found |= {"subsets": detail.rows, "ties": detail.ties, "missing": detail.missing}
+        found["notes"] = [*result.notes, *detail.notes]
+    elif isinstance(detail, RewardMathScore):
+        found["tied_problems"] = detail.tied_problems
+        found["random"] = {"accuracy": detail.random_accuracy, "mrr": detail.random_mrr}
+    else:
+        counts = ("right", "wrong", "tie", "invalid", "tied")
+        found["counts"] = {name: getattr(detail, name) for name in counts if hasattr(detail, name)}
+    if result.pairs is not None:
+        found["pairs"] = {
+            "right": result.pairs.right,
+            "tied": result.pairs.tied,
+            "wrong": result.pairs.wrong,
+            "calibration": result.pairs.calibration,
+        }
+    if result.reductions is not None:
+        choice = result.reductions
+        found["reduction"] = {
+            "best": choice.best,
+            "runner_up": choice.runner_up,
+            "share_of_resamples_best": choice.share,
+            "p_against_runner_up": choice.clear,
+        }
+    if result.disagreement:
+        found["disagreement"] = [
+            {
+                "measure": d.measure,
+                "auroc": d.auroc,
+                "errors": d.errors,
+                "gain": d.risk.gain,
+                "area": d.risk.area,
+                "area_best": d.risk.best,
+                "area_random": d.risk.random,
+                "accuracy_by_fifth": d.bins,
+                "curve": thinned(d.risk.coverage, d.risk.risk),
+            }
+            for d in result.disagreement
+        ]
+    return found
+
+
+def thinned(coverage: Any, risk: Any, points: int = 100) -> list[dict[str, float]]:
+    """At most ``points`` points of a risk-coverage curve, evenly spaced, the last one always there."""
+    keep = np.unique(np.linspace(0, len(coverage) - 1, min(points, len(coverage))).round().astype(int))
+    return [{"coverage": float(coverage[i]), "risk": float(risk[i])} for i in keep]
+
+
+def random_baseline(benchmark: str, items: Items) -> dict[str, float]:
+    """What a scorer that knows nothing gets in expectation."""
+    sizes = np.array(items.sizes)
+    right = np.array(items.correct)
+    if benchmark != "rewardmath":
+        return {"micro": float((right / sizes).mean())}
+    return {
+        "accuracy": float((1 / sizes).mean()),
+        "mrr": float(np.mean([(1 / np.arange(1, size + 1)).mean() for size in sizes])),
+    }
+
+
+def left_out_sources(results: list[Result]) -> dict[str, Any]:
+    """RewardMATH without each source model's solutions, for every contestant that has scores."""
+    found: dict[str, Any] = {}
+    for result in results:
+        if result.scores is None or not any(name for row in result.items.sources for name in row):
+            continue
+        parts = np.split(result.scores, np.cumsum(result.items.sizes)[:-1])
+        left = leave_one_source_out(parts, result.items.sources)
+        found[result.name] = {
+            source: {"problems": score.n, "accuracy": score.estimates["accuracy"], "mrr": score.estimates["mrr"]}
+            for source, score in left.items()
+        }
+    return found
+
+
+def per_item(items: Items, results: list[Result]) -> list[dict[str, Any]]:
+    """A row an item: id, subset, and for every contestant its credit, headline scores and members' disagreement."""
+    rows: list[dict[str, Any]] = [
+        {"id": key, "subset": subset, "models": {}} for key, subset in zip(items.ids, items.subsets)
+    ]
+    for result in results:
+        parts = (
+            [None] * len(result.items)
+            if result.scores is None
+            else np.split(result.scores, np.cumsum(result.items.sizes)[:-1])
+        )
+        for number, (place, part) in enumerate(zip(result.places, parts)):
+            entry: dict[str, Any] = {"credit": float(result.view.credit[number])}
+            if part is not None:
+                entry["scores"] = part
+            for name, values in result.uncertainty.items():
+                if name != "small margin":
+                    entry[name] = None if values[number] >= HUGE else float(values[number])
+            rows[place]["models"][result.name] = entry
+    return rows
+
+
+def write(
+    out: Path,
+    benchmark: str,
+    items: Items,
+    results: list[Result],
+    baselines: list[Result],
+    payload: dict[str, Any],
+    given: dict[str, Any],
+) -> None:
+    from prudent.commands.evaluate.page import report
+
+    options = {name: value for name, value in given.items() if name not in ("out", "as_json", "overwrite", "seed")}
+    with new_run(out, f"evaluate {benchmark}", options, given["seed"], given["overwrite"]) as run:
+        files = [given["data"], *(given["scores"] or []), *(given["against"] or [])]
+        run.manifest["hashes"] |= {str(file): hash_file(file) for file in files if file and Path(file).is_file()}
+        run.write_json("evaluation.json", payload)
+        run.write_jsonl("items.jsonl", per_item(items, results))
+        rows = [
+            (result.name, name, metric, value)
+            for result in [*results, *baselines]
+            for name, view in result.views.items()
+            for metric, value in view.metrics.items()
+        ]
+        run.write_table(
+            "metrics.parquet",
+            {
+                "model": [row[0] for row in rows],
+                "view": [row[1] for row in rows],
+                "metric": [row[2] for row in rows],
+                "value": [row[3].value for row in rows],
+                "low": [row[3].low for row in rows],
+                "high": [row[3].high for row in rows],
+                "n": [row[3].n for row in rows],
+            },
+        )
+        report(benchmark, items, results, baselines, payload).write(run)

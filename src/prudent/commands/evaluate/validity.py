@@ -1,0 +1,109 @@
+"""The validity study: does a benchmark's score of reward models predict what happens when they are optimised?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prudent.errors import PrudentError
+from prudent.runs import hash_file, new_run, refuse_used
+
+
+def read_table(path: Path, outcome: str, name: str) -> tuple[list[str], dict[str, list[float]]]:
+    """(model names, numeric columns), a row a model. PrudentError names the row and column of a missing outcome."""
+    from prudent.data.files import read_records
+
+    rows = [(record.line, record.value) for record in read_records(path) if record.value is not None]
+    columns: dict[str, list[float]] = {}
+    for column in dict.fromkeys(key for _, row in rows for key in row if key != name):
+        values = [as_number(row.get(column)) for _, row in rows]
+        if all(value is not None for value in values):
+            columns[column] = [value for value in values if value is not None]
+        elif column == outcome:
+            line = next(line for (line, _), value in zip(rows, values) if value is None)
+            raise PrudentError(f"{path}: line {line} has no number in the outcome column {outcome!r}")
+    if outcome not in columns:
+        raise PrudentError(f"{path} has no column {outcome!r}; numeric columns: {', '.join(columns) or 'none'}")
+    return [str(row.get(name, line)) for line, row in rows], columns
+
+
+def as_number(value: Any) -> float | None:
+    try:
+        return None if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def study(
+    path: Path, outcome: str, name: str, rounds: int, seed: int, out: Path | None, overwrite: bool
+) -> dict[str, Any]:
+    """Correlations of every numeric column with the outcome; prints a table, writes a run folder where asked."""
+    from prudent.evaluation.intervals import correlation
+
+    if out is not None:
+        refuse_used(out, overwrite)
+    models, columns = read_table(path, outcome, name)
+    others = [column for column in columns if column != outcome]
+    if not others:
+        raise PrudentError(f"{path} has no numeric column beside {outcome!r} to correlate with it")
+    found = {
+        column: {
+            kind: correlation(columns[column], columns[outcome], kind, rounds=rounds, seed=seed)
+            for kind in ("pearson", "spearman")
+        }
+        for column in others
+    }
+    result = {"data": str(path), "outcome": outcome, "models": len(models), "correlations": found}
+    print_correlations(found, outcome, len(models))
+    if out is not None:
+        with new_run(out, "evaluate validity", {"data": str(path), "outcome": outcome}, seed, overwrite) as run:
+            run.manifest["hashes"][str(path)] = hash_file(path)
+            run.write_json("validity.json", result)
+            page(models, columns, found, outcome, path).write(run)
+    return result
+
+
+def print_correlations(found: dict[str, Any], outcome: str, models: int) -> None:
+    from prudent.commands.common import say
+
+    say(f"{models} models; correlation with {outcome}")
+    for column, kinds in found.items():
+        say(f"  {column}: " + ", ".join(f"{kind} {value.text}" for kind, value in kinds.items()))
+
+
+def page(models: list[str], columns: dict[str, list[float]], found: dict[str, Any], outcome: str, path: Path) -> Any:
+    from prudent.reporting import charts
+    from prudent.reporting.report import Report
+
+    report = Report(f"Does a benchmark predict {outcome}?", f"{path}, {len(models)} reward models")
+    clear = [c for c, kinds in found.items() if kinds["spearman"].low is not None and kinds["spearman"].low > 0]
+    report.verdict(
+        f"Rank correlation clearly above 0: {', '.join(clear)}."
+        if clear
+        else "No column's rank correlation with the outcome is clearly above 0 on these models.",
+        "good" if clear else "warn",
+        "Result",
+    )
+    report.heading("Correlations")
+    report.table(
+        ["benchmark", "models", "Pearson", "r squared", "Spearman"],
+        [
+            [
+                c,
+                k["pearson"].n,
+                k["pearson"].text,
+                None if k["pearson"].value is None else k["pearson"].value ** 2,
+                k["spearman"].text,
+            ]
+            for c, k in found.items()
+        ],
+        "95 % bootstrap intervals over models: with few models they are wide, and that is the finding.",
+    )
+    for number, column in enumerate(found):
+        data = [{"model": m, column: x, outcome: y} for m, x, y in zip(models, columns[column], columns[outcome])]
+        report.chart(
+            charts.scatter(data, column, outcome, label="model" if len(models) <= 25 else None, tooltip=["model"]),
+            f"scatter-{number}",
+            f"{outcome} against {column}: {found[column]['pearson'].text} (Pearson).",
+        )
+    return report

@@ -1,0 +1,280 @@
+"""What preflight reads: preference files (split by prompt where no test file is given) and the pool of candidates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prudent.commands.preflight.core import Candidates, PairFeatures, uniform_reference
+from prudent.commands.preflight.options import Settings
+from prudent.data.pools import Pool, read_pool
+from prudent.data.preferences import (
+    NEUTRAL,
+    ReadReport,
+    data_hash,
+    draw_pairs,
+    prompt_key,
+    read_preferences_with_report,
+    split_by_prompt,
+    training_columns,
+)
+from prudent.errors import PrudentError
+from prudent.rewards.columns import PairColumns
+from prudent.rewards.stored import equal_rows
+from prudent.seeding import numpy_generator
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from prudent.features.encoder import Encoder
+
+LEAST_PAIRS = 8
+
+
+@dataclass(frozen=True)
+class Source:
+    """One preference file: the pairs that reward models learn from, and those that they never see."""
+
+    name: str
+    train: Dataset
+    test: Dataset
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All preference files. notes: what a reader must know about them, in words; reports: of reading, one a file."""
+
+    sources: list[Source]
+    notes: list[str] = field(default_factory=list)
+    reports: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def pairs(self) -> int:
+        return sum(len(source.train) for source in self.sources)
+
+    def hash(self) -> str:
+        from prudent.runs import hash_text
+
+        return hash_text(*(data_hash(part) for source in self.sources for part in (source.train, source.test)))
+
+
+def _reading(report: ReadReport) -> dict[str, Any]:
+    found = report.as_dict()
+    found.pop("rows", None)
+    return found
+
+
+def short_name(source: str) -> str:
+    """File name without its endings, or a hub id as it is."""
+    path = Path(source)
+    return path.name.split(".")[0] if path.suffix else source
+
+
+def read_inputs(settings: Settings) -> Inputs:
+    """Preference pairs of every file, capped and split by prompt. Raises DataError with every bad row."""
+    notes: list[str] = []
+    reports = []
+    data = []
+    for file in settings.preferences:
+        pairs, report = read_preferences_with_report(file, on_error=settings.on_error)
+        data.append((short_name(file), pairs))
+        reports.append(_reading(report))
+        if report.dropped:
+            notes.append(
+                f"{short_name(file)}: {report.dropped} of {report.read} rows could not be used and were left out"
+            )
+    total = sum(len(pairs) for _, pairs in data)
+    if settings.max_pairs is not None and total > settings.max_pairs:
+        data = [(name, _capped(pairs, settings.max_pairs, total, settings.seed)) for name, pairs in data]
+        kept = sum(len(pairs) for _, pairs in data)
+        notes.append(f"{kept} of {total} pairs used (--max-pairs {settings.max_pairs}), drawn at random by the seed")
+    if settings.test:
+        sources = _with_test_files(data, settings, reports, notes)
+    else:
+        sources = [Source(name, *_split(pairs, settings)) for name, pairs in data]
+        notes.append(f"{settings.holdout:.0%} of the prompts were held out: no reward model saw their pairs")
+    pairs = sum(len(source.train) for source in sources)
+    if pairs < LEAST_PAIRS:
+        raise PrudentError(f"{pairs} preference pairs to learn from; preflight needs at least {LEAST_PAIRS}, give more")
+    return Inputs(sources, [note for note in notes if note], reports)
+
+
+def _capped(pairs: Dataset, most: int, total: int, seed: int) -> Dataset:
+    return draw_pairs(pairs, max(1, round(most * len(pairs) / total)), seed)
+
+
+def _split(pairs: Dataset, settings: Settings) -> tuple[Dataset, Dataset]:
+    held, train = split_by_prompt(pairs, settings.holdout, settings.seed)
+    return train, held
+
+
+def _with_test_files(
+    data: list[tuple[str, Dataset]], settings: Settings, reports: list[dict[str, Any]], notes: list[str]
+) -> list[Source]:
+    """Test file i with preference file i where there are as many; else all test files with each preference file."""
+    paired = len(settings.test) == len(data)
+    tests = []
+    for files in [[file] for file in settings.test] if paired else [list(settings.test)]:
+        held, report = read_preferences_with_report(files, on_error=settings.on_error)
+        reports.append(_reading(report))
+        if settings.max_test_pairs is not None and len(held) > settings.max_test_pairs:
+            notes.append(f"{settings.max_test_pairs} of {len(held)} test pairs of {short_name(files[0])} used")
+            held = _capped(held, settings.max_test_pairs, len(held), settings.seed)
+        tests.append(held)
+    sources = [Source(name, pairs, tests[i if paired else 0]) for i, (name, pairs) in enumerate(data)]
+    notes.append(_shared_prompts(sources))
+    return sources
+
+
+def _shared_prompts(sources: list[Source]) -> str:
+    seen = {prompt_key(prompt) for source in sources for prompt in source.train["prompt"]}
+    held = {prompt_key(prompt) for source in sources for prompt in source.test["prompt"]}
+    both = len(seen & held)
+    return f"{both} of {len(held)} test prompts also occur in the preference files" if both else ""
+
+
+def held_out_prompts(inputs: Inputs, count: int, seed: int) -> list[list[dict[str, str]]]:
+    """Up to ``count`` distinct prompts that no reward model learnt from, drawn by the seed."""
+    seen = {prompt_key(prompt) for source in inputs.sources for prompt in source.train["prompt"]}
+    found: dict[str, list[dict[str, str]]] = {}
+    for source in inputs.sources:
+        for prompt in source.test["prompt"]:
+            key = prompt_key(prompt)
+            if key not in seen:
+                found.setdefault(key, prompt)
+    if not found:
+        raise PrudentError("every test prompt also occurs in the preference files; give other test files, or a --pool")
+    keys = sorted(found)
+    order = numpy_generator(seed).permutation(len(keys))[:count]
+    return [found[keys[place]] for place in order]
+
+
+def read_candidates(path: str, gold: str | None) -> Pool:
+    """The pool of a file; a gold column that is named must be there."""
+    pool = read_pool(path, gold or "gold")
+    if gold and pool.gold is None:
+        raise PrudentError(f"{path} has no column {gold!r}; name the column of gold rewards, or leave --gold out")
+    return pool
+
+
+def sample_candidates(settings: Settings, prompts: list[list[dict[str, str]]]) -> Pool:
+    """Responses sampled from the policy at temperature 1, nothing truncated."""
+    from prudent.features.models import load_language_model
+    from prudent.features.sampling import sample
+
+    model, tokenizer = load_language_model(settings.policy, dtype=settings.dtype)
+    responses = sample(
+        model,
+        tokenizer,
+        prompts,
+        samples=settings.samples,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=1.0,
+        seed=settings.seed,
+    )
+    return Pool(prompts, responses, None, [f"prompt-{number}" for number in range(len(prompts))])
+
+
+def padded(flat: torch.Tensor, counts: list[int]) -> torch.Tensor:
+    """(N, ...) with one entry a response as (P, C, ...), zeros where a prompt has fewer than C responses."""
+    width = max(counts)
+    out = torch.zeros(len(counts), width, *flat.shape[1:], dtype=flat.dtype)
+    start = 0
+    for place, count in enumerate(counts):
+        out[place, :count] = flat[start : start + count]
+        start += count
+    return out
+
+
+def pool_counts(pool: Pool) -> list[int]:
+    return [len(texts) for texts in pool.responses]
+
+
+def pool_gold(pool: Pool) -> torch.Tensor | None:
+    """Gold (P, C) float64, zeros where there is no response."""
+    if pool.gold is None:
+        return None
+    flat = torch.tensor([value for row in pool.gold for value in row], dtype=torch.float64)
+    return padded(flat, pool_counts(pool))
+
+
+def encode_pool(encoder: Encoder, pool: Pool) -> Candidates:
+    prompts, responses, _ = pool.flat()
+    counts = pool_counts(pool)
+    return Candidates(padded(encoder.encode(prompts, responses), counts), uniform_reference(counts, max(counts)))
+
+
+def encode_pairs(encoder: Encoder, data: Dataset) -> PairFeatures:
+    """Features of a data set's pairs, both sides in one pass, with weights, soft labels and margins where there are."""
+    prompts = data["prompt"]
+    both = encoder.encode([*prompts, *prompts], [*data["chosen"], *data["rejected"]])
+    columns = {name: torch.from_numpy(values) for name, values in training_columns(data).items()}
+    groups = [prompt_key(prompt) for prompt in prompts]
+    return PairFeatures(both[: len(data)], both[len(data) :], groups, PairColumns(**columns))
+
+
+def encode_distinct(encoder: Encoder, data: Dataset, name: str, notes: list[str]) -> tuple[Dataset, PairFeatures]:
+    """The pairs that the encoder can tell apart, and their features; what its length limit did is told in ``notes``.
+
+    A pair whose sides are the same text once they are cut teaches nothing and is right by chance: it is left out.
+    """
+    pairs = encode_pairs(encoder, data)
+    rows = torch.nonzero(~equal_rows(pairs.chosen, pairs.rejected))[:, 0]
+    same, cut = len(pairs) - len(rows), encoder.stats.truncated
+    if cut:
+        note = f"{name}: {cut} of {2 * len(pairs)} texts are longer than --max-length {encoder.max_length} and were cut"
+        notes.append(
+            note + (f"; {same} of {len(pairs)} pairs are then the same on both sides, left out" if same else "")
+        )
+    if not len(rows):
+        raise PrudentError(
+            f"{name}: both sides of every pair are the same within {encoder.max_length} tokens; raise --max-length"
+        )
+    return (data.select(rows.tolist()), pairs.take(rows)) if same else (data, pairs)
+
+
+def encode_sources(encoder: Encoder, found: Inputs) -> tuple[Inputs, list[PairFeatures], list[PairFeatures]]:
+    """The inputs without the pairs that can't be told apart, and the features of every source's train and test."""
+    notes = list(found.notes)
+    trains = [encode_distinct(encoder, source.train, f"{source.name}, train", notes) for source in found.sources]
+    tests = [encode_distinct(encoder, source.test, f"{source.name}, test", notes) for source in found.sources]
+    sources = [
+        Source(source.name, train, test)
+        for source, (train, _), (test, _) in zip(found.sources, trains, tests, strict=True)
+    ]
+    return replace(found, sources=sources, notes=notes), [pairs for _, pairs in trains], [pairs for _, pairs in tests]
+
+
+def combine(parts: list[PairFeatures]) -> PairFeatures:
+    """Several files' pairs as one set; a column that only some of them have is neutral in the others."""
+    names = [name for name in PairColumns._fields if any(getattr(part.columns, name) is not None for part in parts)]
+    columns = {
+        name: torch.cat(
+            [
+                torch.full((len(part),), NEUTRAL[name], dtype=torch.float64)
+                if getattr(part.columns, name) is None
+                else getattr(part.columns, name)
+                for part in parts
+            ]
+        )
+        for name in names
+    }
+    return PairFeatures(
+        torch.cat([part.chosen for part in parts]),
+        torch.cat([part.rejected for part in parts]),
+        [group for part in parts for group in part.groups],
+        PairColumns(**columns),
+    )
+
+
+def answer_length(messages: list[dict[str, str]]) -> int:
+    """Characters of an answer."""
+    return sum(len(message["content"]) for message in messages)
+
+
+def length_difference(data: Dataset) -> torch.Tensor:
+    """Characters of the chosen minus those of the rejected answer, (n,)."""
+    return torch.tensor([answer_length(a) - answer_length(b) for a, b in zip(data["chosen"], data["rejected"])])

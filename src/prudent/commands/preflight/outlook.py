@@ -1,0 +1,92 @@
+"""What would lower the risk most: more pairs, more members, another beta. Measured by having less, then extrapolated.
+
+A method's gain over draws is taken as roughly normal with mean m and standard deviation s; then risk = Phi(-m / s). The
+change of m / s from half the pairs (or members) to all of them is continued for one more doubling.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from prudent.commands.preflight.core import Candidates, Outcomes, PairFeatures, at_equal_beta, draw_scores, join, see
+from prudent.commands.preflight.truth import halves
+from prudent.seeding import Seed, spawn
+
+MOST_GROWTH = 1.0  # a doubling of the pairs can't do more than double m / s: m saturates, s falls no faster than 1/n
+
+
+def signal(gain: torch.Tensor) -> float | None:
+    """m / s of gains over draws (D,), or None where it doesn't exist."""
+    kept = gain[torch.isfinite(gain)]
+    if len(kept) < 2:
+        return None
+    spread = float(kept.std(correction=1))
+    return float(kept.mean()) / spread if spread > 0 else None
+
+
+def normal_risk(ratio: float | None) -> float | None:
+    """Phi(-m / s)."""
+    return None if ratio is None else 0.5 * math.erfc(ratio / math.sqrt(2))
+
+
+def continued(half: float | None, full: float | None) -> float | None:
+    """Risk after one more doubling, from m / s at half and at full size; None unless both are positive."""
+    if half is None or full is None or half <= 0 or full <= 0:
+        return None
+    growth = min(MOST_GROWTH, max(0.0, math.log2(full / half)))
+    return normal_risk(full * 2**growth)
+
+
+def with_half_the_pairs(
+    pairs: PairFeatures,
+    candidates: Candidates,
+    truth: torch.Tensor,
+    betas: Sequence[float],
+    *,
+    methods: Sequence[str],
+    draws: int,
+    members: int,
+    ridge: float | str,
+    reward: str,
+    floor: float,
+    seed: Seed,
+) -> Outcomes:
+    """Outcomes with reward models that see half of the pairs only: both halves (by prompt), ``draws`` / 2 each."""
+    split, *seeds = spawn(seed, 3)
+    parts = []
+    for rows, child in zip(halves(pairs.groups, split), seeds):
+        drawn = draw_scores(
+            pairs.take(rows), candidates, draws=max(2, draws // 2), members=members, ridge=ridge, seed=child
+        )
+        seen = see(drawn, candidates.reference, reward=reward, floor=floor)
+        parts.append(at_equal_beta(seen, candidates.reference, truth, betas, methods=methods))
+    return join(parts)
+
+
+def compare(full: Outcomes, less: Outcomes, what: str) -> list[dict[str, Any]]:
+    """One row a method and beta that both have: risk with less, with all, and the extrapolation to twice as much."""
+    rows = []
+    for method in less.methods:
+        for setting in less.settings:
+            m, b = full.of(method, setting)
+            i, j = less.of(method, setting)
+            gains = {"half": less.gain[i, j], "full": full.gain[m, b]}
+            risks = {key: float((values[torch.isfinite(values)] <= 0).double().mean()) for key, values in gains.items()}
+            ratio = {key: signal(values) for key, values in gains.items()}
+            rows.append(
+                {
+                    "change": what,
+                    "method": method,
+                    "beta": setting,
+                    "risk_half": risks["half"],
+                    "risk_full": risks["full"],
+                    "gain_half": float(gains["half"].nanmean()),
+                    "gain_full": float(gains["full"].nanmean()),
+                    "risk_double_extrapolated": continued(ratio["half"], ratio["full"]),
+                }
+            )
+    return rows

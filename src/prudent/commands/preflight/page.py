@@ -1,0 +1,402 @@
+"""The report that a person reads: verdict first, then the numbers behind it, then how they were made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from prudent.commands.preflight.answer import Answer
+from prudent.commands.preflight.core import BASELINE
+from prudent.commands.preflight.truth import WORDS
+from prudent.commands.preflight.verdict import percent, signed, truth_sentence, with_interval
+from prudent.policies.methods import CONTROLS
+from prudent.reporting import charts
+from prudent.reporting.report import Report
+
+MAIN = ("vanilla", "proportional", "bregman", "exact")
+SPREAD = ("vanilla", "mean", "proportional", "bregman", "exact", *CONTROLS)
+GLOSSARY = {
+    "beta": "Weight of the KL term: the larger, the closer the policy stays to the reference.",
+    "KL": "Kullback-Leibler divergence of the policy from the reference policy, in nats: how far it moved.",
+    "reference": "The model that you start from; here its own sampled responses, each with the same weight.",
+    "risk": "Share of draws in which the optimised policy is worth no more than the reference.",
+    "draw": "One reward model, with its members, from one resample of your preference pairs: the data you might have "
+    "had.",
+    "member": "One of the K heads that learn from resamples of the same draw.",
+    "gain": "Value of the policy minus the value of the reference, by the truth at hand.",
+    "vanilla": "KL-regularised optimisation of one reward model, which ignores how sure it is.",
+    "proportional": "Variance-aware: pi0 exp(reward / (beta variance)), the closed form of arXiv 2410.23726 and "
+    "2507.15906.",
+    "bregman": "Variance-aware: the optimum when the KL weight per response is beta times its variance, Bregman form.",
+    "exact": "Variance-aware: the exact maximiser of expected reward minus beta x variance x log ratio.",
+    "lcb": "Mean of the members minus one standard deviation as the reward.",
+    "min": "The lowest member as the reward (worst-case optimisation).",
+    "uwo": "Mean of the members minus half their variance as the reward.",
+    "entropic": "Certainty equivalent of the members under exponential caution as the reward.",
+    "variance-only": "Control: never looks at the reward, prefers responses of low variance.",
+    "permuted": "Control: as proportional, with the variances shuffled among a prompt's responses.",
+    "cross-fit": "Reward models learn from one half of the pairs and are judged by a judge from the other half.",
+}
+
+
+TIPS = ("beta", "KL", "reference", "risk", "cross-fit", "lcb", "uwo")
+
+
+def setting_of_interest(answer: Answer) -> float:
+    """The beta that charts of a single beta show: vanilla's most valuable one."""
+    return float(answer.verdict.vanilla["setting"])
+
+
+def gain_title(answer: Answer) -> str:
+    """Axis title of gains, short enough for a phone."""
+    return f"gain ({answer.unit})" if answer.kind == "gold" and len(answer.unit) < 24 else "gain (judge sd)"
+
+
+def signed_range(low: float | None, high: float | None) -> str:
+    return f"{signed(low)} to {signed(high)}"
+
+
+def open_report(title: str, subtitle: str, answer: Answer) -> Report:
+    """A report that begins with the verdict and its key numbers."""
+    report = Report(title, subtitle)
+    verdict = answer.verdict
+    report.heading("Verdict")
+    report.verdict("\n\n".join(verdict.sentences), verdict.tone, verdict.headline)
+    report.cards(_cards(answer))
+    if verdict.advice:
+        report.text(verdict.advice[0])
+        report.bullets(verdict.advice[1:])
+    return report
+
+
+def _cards(answer: Answer) -> list[dict[str, Any]]:
+    vanilla, choice, judge = answer.verdict.vanilla, answer.verdict.choice, answer.facts["judge"]
+    cards = [
+        {
+            "label": f"risk of vanilla at beta {vanilla['setting']:g}",
+            "value": percent(vanilla["risk"]),
+            "note": f"{percent(vanilla['low'])} to {percent(vanilla['high'])}, of {vanilla['draws']} draws",
+            "tone": answer.verdict.tone if answer.verdict.tone != "warn" else "warn",
+        }
+    ]
+    if choice is None:
+        cards.append({"label": "recommended", "value": "none", "note": "no risk interval is low enough", "tone": "bad"})
+    else:
+        cards.append(
+            {
+                "label": "recommended",
+                "value": choice["method"],
+                "note": f"beta {choice['setting']:g}, risk {percent(choice['risk'])}",
+                "tone": "good",
+            }
+        )
+        cards.append({"label": "its gain", "value": signed(choice["gain"]), "note": answer.unit})
+        cards.append({"label": "its KL", "value": f"{choice['kl']:.2f}", "note": "nats from the reference"})
+    if judge:
+        cards.append(
+            {
+                "label": "the judge is right on",
+                "value": percent(judge["accuracy"]),
+                "note": f"of pairs it has not seen ({percent(judge['low'])} to {percent(judge['high'])})",
+                "tone": "bad" if judge["low"] <= 0.5 else "",
+            }
+        )
+    else:
+        cards.append({"label": "truth", "value": answer.kind, "note": WORDS[answer.kind]})
+    return cards
+
+
+def risk_section(report: Report, answer: Answer, max_risk: float) -> None:
+    """Risk by beta, every method at one beta, and the table."""
+    at = setting_of_interest(answer)
+    report.heading("Risk at equal beta")
+    report.text(
+        "Each draw is a reward model that your data might have given. For each, the optimal policy over the sampled "
+        "candidates is known exactly; risk is the share of draws whose policy is worth no more than the reference."
+    )
+    rows = [row for row in answer.equal_beta if row.get("risk") is not None]
+    report.chart(
+        charts.points(
+            [{**row, "beta": f"{row['setting']:g}"} for row in rows if row["method"] in MAIN],
+            "beta",
+            "risk",
+            low="low",
+            high="high",
+            group="method",
+            x_title="beta (KL weight)",
+            y_title="risk",
+            y_domain=(0, _ceiling(rows, MAIN)),
+            y_format="%",
+            title="Risk by beta",
+            reference=max_risk,
+            reference_label=f"limit {percent(max_risk)}",
+            tooltip=("gain", "kl"),
+        ),
+        "risk-by-beta",
+        "Vanilla and the three variance-aware forms. Bars: 95 % Wilson intervals over the draws.",
+    )
+    here = [row for row in rows if row["setting"] == at]
+    report.chart(
+        charts.dot_intervals(
+            here,
+            "method",
+            "risk",
+            "low",
+            "high",
+            x_title=f"risk at beta {at:g}",
+            x_format="%",
+            domain=(0, _ceiling(here, [row["method"] for row in here])),
+            title=f"Every method at beta {at:g}",
+            reference=max_risk,
+            reference_label=f"limit {percent(max_risk)}",
+        ),
+        "risk-by-method",
+        "The last two are controls: `variance-only` never looks at the reward, `permuted` shuffles the variances.",
+    )
+    report.table(RISK_COLUMNS, [risk_row(row, "beta") for row in here], f"All methods at beta {at:g}. " + GAIN_NOTE)
+    with report.details("The same table at every beta"):
+        report.table(RISK_COLUMNS, [risk_row(row, "beta") for row in rows], GAIN_NOTE)
+
+
+GAIN_NOTE = (
+    "Gain: mean over draws of value minus the reference's value. Worse: share of prompts whose expected value falls. "
+    "Over vanilla: mean paired difference in gain on the same draws, with its 95 % bootstrap interval."
+)
+RISK_COLUMNS = ("method", "beta", "risk (95 %)", "gain", "sd over draws", "worse", "KL", "over vanilla (95 %)")
+
+
+def risk_row(row: Mapping[str, Any], label: str) -> list[Any]:
+    """One line of the risk tables; at equal KL the beta shown is the median over draws."""
+    beta = row["setting"] if label == "beta" else row["beta"]
+    versus = "" if row.get("vs_gain") is None else signed(row["vs_gain"])
+    if row.get("vs_gain_low") is not None:
+        versus += f" ({signed(row['vs_gain_low'])} to {signed(row['vs_gain_high'])})"
+    return [
+        row["method"],
+        f"{beta:.3g}",
+        with_interval(row),
+        signed(row["gain"]),
+        row["deviation"],
+        percent(row["worse"]),
+        f"{row['kl']:.2f}",
+        versus,
+    ]
+
+
+def _ceiling(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> float:
+    """Top of a risk axis: the highest interval in sight, in tenths."""
+    highest = max((row["high"] for row in rows if row["method"] in methods), default=1.0)
+    return min(1.0, max(0.1, -(-highest * 10 // 1) / 10))
+
+
+def equal_kl_section(report: Report, answer: Answer) -> None:
+    """Methods at the KL that vanilla spends: what is left when distance can't explain the difference."""
+    at = setting_of_interest(answer)
+    rows = [row for row in answer.equal_kl if row.get("risk") is not None]
+    report.heading("Methods at equal KL")
+    report.text(
+        "At equal beta one method may simply move less. Here each method's beta is chosen, draw by draw, so that it "
+        "moves as far from the reference as vanilla does. What remains is the method. An advantage that "
+        "`variance-only` shares is luck of the data; one that `permuted` keeps doesn't come from knowing which "
+        "response is uncertain."
+    )
+    report.chart(
+        charts.lines(
+            [row for row in rows if row["method"] in (*MAIN, "mean", *CONTROLS)],
+            "kl",
+            "gain",
+            group="method",
+            x_title="KL from the reference, nats",
+            y_title=gain_title(answer),
+            order="kl",
+            title="Gain against distance",
+            reference=0.0,
+            reference_label="reference",
+        ),
+        "gain-by-kl",
+        "Mean over draws. The higher at the same KL, the better; below the dashed line a policy is worse than the "
+        "start.",
+    )
+    here = [row for row in rows if row["setting"] == at]
+    caption = f"All methods at the KL of vanilla at beta {at:g}; beta is the median over draws. "
+    report.table(RISK_COLUMNS, [risk_row(row, "kl") for row in here], caption + _unreached(here))
+    with report.details("The same table at every KL"):
+        report.table(RISK_COLUMNS, [risk_row(row, "kl") for row in rows], _unreached(rows))
+
+
+def _unreached(rows: Sequence[Mapping[str, Any]]) -> str:
+    missed = {row["method"]: row["unreached"] for row in rows if row["unreached"]}
+    if not missed:
+        return "Every method reaches that KL in every draw."
+    return "Draws left out because no beta reaches that KL: " + ", ".join(f"{m} {n}" for m, n in missed.items()) + "."
+
+
+def spread_section(report: Report, answer: Answer) -> None:
+    """Histograms over draws."""
+    at = setting_of_interest(answer)
+    report.heading("What the draws are worth")
+    gains: dict[str, torch.Tensor] = {}
+    for method in SPREAD:
+        m, b = answer.beta_outcomes.of(method, at)
+        gains[method] = answer.beta_outcomes.gain[m, b]
+    report.chart(
+        charts.ridges(
+            gains,
+            x_title=gain_title(answer),
+            title=f"Gain of every draw at beta {at:g}",
+            reference=0.0,
+            reference_label="reference policy",
+        ),
+        "gain-of-draws",
+        "One histogram a method over the same draws; the thick tick is the mean. What lies left of the dashed line is "
+        "the risk.",
+    )
+
+
+def trust_section(report: Report, answer: Answer) -> None:
+    """How good the truth is that everything above rests on."""
+    report.heading("Can this estimate be trusted?")
+    facts, judge = answer.facts, answer.facts["judge"]
+    report.text(truth_sentence(answer.kind, judge, facts["order"]))
+    if answer.kind == "cross-fit" and judge:
+        report.text(
+            "Reward models here learn from half of the pairs, so with all of them the risk should be lower. A judge is "
+            "itself an estimate: it errs alike for all draws, which the interval over draws can't show. The range over "
+            "judges that were fitted to resamples of their half does:"
+        )
+        report.table(
+            ("method", "beta", "risk", "over resampled judges", "gain", "over resampled judges "),
+            [
+                [
+                    row["method"],
+                    f"{row['setting']:g}",
+                    percent(row["risk"]),
+                    f"{percent(row['judge_risk_low'])} to {percent(row['judge_risk_high'])}",
+                    signed(row["gain"]),
+                    signed_range(row["judge_gain_low"], row["judge_gain_high"]),
+                ]
+                for row in answer.equal_beta
+                if row.get("judge_risk_low") is not None and row["method"] in MAIN
+            ],
+            "Resampled judges: 95 % range.",
+        )
+    strength = abs(facts["link"])
+    tie = "hardly anything to do" if strength < 0.1 else "something to do" if strength < 0.3 else "much to do"
+    report.text(
+        f"Low variance has {tie} with truth here: the correlation of log variance and value within a prompt is "
+        f"{facts['link']:+.2f} (negative: low variance goes with high value). The variances differ by a coefficient of "
+        f"variation of {facts['inequality']:.2f}; {percent(facts['variance_floored'])} of them lie at the floor."
+    )
+    if answer.check is not None:
+        _check_part(report, answer)
+
+
+def _check_part(report: Report, answer: Answer) -> None:
+    check: dict[str, Any] = answer.check or {}
+    rows, judge = check["rows"], check["judge"]
+    report.heading("Preflight's own estimate beside the truth", 3)
+    report.text(
+        "Without gold, preflight would have estimated by a cross-fit. Here both are known. The cross-fit's judges are "
+        f"right on {percent(judge['accuracy'])} of unseen pairs. Over all methods and betas its risks are off by "
+        f"{100 * check['mean_absolute_risk_error']:.0f} points on average ({100 * check['mean_risk_error']:+.0f} in "
+        f"the mean), and it orders gains with a rank correlation of {check['rank_correlation_of_gain']:.2f}; "
+        f"{percent(check['inside_judge_range'])} of the true risks lie in its range over resampled judges."
+    )
+    report.chart(
+        charts.scatter(
+            [row for row in rows if row["method"] in (*MAIN, "mean", *CONTROLS)],
+            "estimated_risk",
+            "true_risk",
+            group="method",
+            x_title="risk estimated by cross-fit",
+            y_title="true risk of the same policies",
+            diagonal=True,
+            tooltip=("beta", "true_risk_all_pairs"),
+            title="Estimated against true risk",
+        ),
+        "estimate-against-truth",
+        "One point a method and beta. On the dashed line the estimate is right; below it, it is too careful.",
+    )
+    vanilla = [row for row in rows if row["method"] in MAIN]
+    report.table(
+        (
+            "method",
+            "beta",
+            "estimated risk",
+            "over resampled judges",
+            "true risk, same policies",
+            "true risk, all pairs",
+            "estimated gain (judge sd)",
+            "true gain",
+        ),
+        [
+            [
+                row["method"],
+                f"{row['beta']:g}",
+                percent(row["estimated_risk"]),
+                f"{percent(row['judge_risk_low'])} to {percent(row['judge_risk_high'])}",
+                percent(row["true_risk"]),
+                percent(row["true_risk_all_pairs"]),
+                signed(row["estimated_gain"]),
+                signed(row["true_gain"]),
+            ]
+            for row in vanilla
+        ],
+        "Cross-fit reward models learn from half of the pairs; the last risk is that of reward models from all of "
+        "them.",
+    )
+
+
+def outlook_section(report: Report, answer: Answer) -> None:
+    """What more data would do."""
+    report.heading("What would help")
+    report.table(
+        (
+            "method",
+            "beta",
+            "risk, half of the pairs",
+            "risk, all pairs",
+            "twice as many (extrapolated)",
+            "gain, half",
+            "gain, all",
+        ),
+        [
+            [
+                row["method"],
+                f"{row['beta']:g}",
+                percent(row["risk_half"]),
+                percent(row["risk_full"]),
+                "" if row["risk_double_extrapolated"] is None else percent(row["risk_double_extrapolated"]),
+                signed(row["gain_half"]),
+                signed(row["gain_full"]),
+            ]
+            for row in answer.outlook
+        ],
+        "Measured with half of the pairs and with all; the doubling continues the trend of mean gain over its spread "
+        f"and is rough. `mean` takes the members' mean as the reward, {BASELINE} one member.",
+    )
+
+
+def close_report(
+    report: Report, choices: Sequence[str], settings: Mapping[str, Any], timings: Mapping[str, float], memory_mib: float
+) -> None:
+    """How it was made, what it cost, and what the words mean."""
+    report.heading("How this was computed")
+    report.bullets(choices)
+    report.table(
+        ("stage", "seconds"),
+        [[stage, f"{seconds:.1f}"] for stage, seconds in timings.items()],
+        f"Peak memory {memory_mib:,.0f} MiB.",
+    )
+    with report.details("All settings"):
+        report.table(("option", "value"), [[key, _shown(value)] for key, value in settings.items()])
+    with report.details("Glossary"):
+        report.glossary(GLOSSARY, TIPS)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(item) for item in value) or "–"
+    return "–" if value is None else str(value)

@@ -1,0 +1,295 @@
+"""The steps of ``prudent preflight`` in order, each timed. Files appear whole or not at all (``runs.new_run``)."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prudent.commands.preflight import inputs as reading
+from prudent.commands.preflight import page, page_regimes, page_study
+from prudent.commands.preflight.answer import Answer, Plan, answer
+from prudent.commands.preflight.core import Candidates, PairFeatures
+from prudent.commands.preflight.inputs import Inputs
+from prudent.commands.preflight.options import Settings, check
+from prudent.commands.preflight.output import results, write_tables
+from prudent.commands.preflight.page_study import StudiedFile
+from prudent.commands.preflight.study import study
+from prudent.commands.preflight.truth import Truth, accuracy, gold_truth, judge_truth
+from prudent.data.pools import Pool, write_pool
+from prudent.rewards.heads import HeadEnsemble
+from prudent.runs import Run, hash_text, new_run
+from prudent.seeding import Seed, spawn
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from prudent.commands.preflight.demonstration import Demo
+    from prudent.features.encoder import Encoder
+    from prudent.rewards.model import RewardModel
+
+Say = Callable[[str], None]
+JUDGED_PAIRS = 200  # held-out pairs that a judge is tested on: enough for an interval of +-7 points
+
+
+def peak_memory_mib() -> float:
+    """Largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def timer(run: Run, say: Say) -> Callable[[str], contextlib.AbstractContextManager[None]]:
+    """Context manager by stage name: says what begins, keeps its seconds (clock and processor) in the manifest."""
+    run.manifest["cpu_s"] = {}
+
+    @contextlib.contextmanager
+    def stage(name: str) -> Iterator[None]:
+        say(f"{name} ...")
+        start, processor = time.perf_counter(), time.process_time()
+        yield
+        spent = time.perf_counter() - start
+        run.manifest["timings_s"][name] = round(spent, 3)
+        run.manifest["cpu_s"][name] = round(time.process_time() - processor, 3)
+        say(f"{name}: {spent:.1f} s")
+
+    return stage
+
+
+def preflight(settings: Settings, out: str | Path, *, overwrite: bool = False, say: Say = lambda text: None) -> dict:
+    """Run everything and write the folder ``out``; returns what results.json holds, with ``out``.
+
+    Raises PrudentError (DataError for rows) for whatever in the input can't be used; nothing is then left at ``out``.
+    """
+    check(settings)
+    with new_run(out, "preflight", settings.options(), settings.seed, overwrite) as run:
+        stage = timer(run, say)
+        pick_seed, fit_seed, study_seed, map_seed = spawn(settings.seed, 4)
+        with stage("reading"):
+            found, pool, demo = _gather(settings)
+            judge = _load_judge(settings.judge)
+        pool = pool or _sample(settings, found, run, stage, pick_seed)
+        with stage("encoding"):
+            encoder = _encoder(settings)
+            found, trains, tests = reading.encode_sources(encoder, found)
+            candidates = reading.encode_pool(encoder, pool)
+            world = None if demo is None else reading.encode_pool(encoder, _whole(demo)).features
+        with stage("judging"):
+            truth = _truth(settings, found, pool, candidates, judge)
+        with stage("draws and policies"):
+            answered = answer(
+                reading.combine(trains),
+                candidates,
+                truth,
+                _plan(settings),
+                check=settings.check,
+                seed=fit_seed,
+                tick=say,
+            )
+        with stage("variability study"):
+            files, diversities = _study(settings, found, trains, tests, study_seed)
+        regimes = None
+        if demo is not None and world is not None:
+            from prudent.commands.preflight.demonstration import demo_regimes
+
+            with stage("regime map"):
+                regimes = demo_regimes(demo, world, map_seed, say)
+        hashes = {"preferences": found.hash(), "encoder": encoder.fingerprint, "pool": _pool_hash(pool)}
+        run.manifest["hashes"] |= hashes
+        with stage("report"):
+            write_pool(run.path("pool.jsonl"), pool)
+            write_tables(run, answered, files, regimes)
+            report = _report(settings, found, pool, answered, files, diversities, regimes, run)
+            report.write(run, images=settings.images)
+        about = {
+            "notes": found.notes,
+            "reading": found.reports,
+            "settings": settings.options(),
+            "seed": settings.seed,
+            "timings_s": run.manifest["timings_s"],
+            "cpu_s": run.manifest["cpu_s"],
+            "peak_memory_mib": round(peak_memory_mib(), 1),
+        }
+        run.manifest["peak_memory_mib"] = about["peak_memory_mib"]
+        value = results(answered, files, diversities, regimes, about)
+        run.write_json("results.json", value)
+    return {**value, "out": str(out)}
+
+
+def _gather(settings: Settings) -> tuple[Inputs, Pool | None, Demo | None]:
+    if settings.demo:
+        from prudent.commands.preflight.demonstration import demo_inputs
+
+        return demo_inputs(settings.seed)
+    pool = reading.read_candidates(settings.pool, settings.gold) if settings.pool else None
+    return reading.read_inputs(settings), pool, None
+
+
+def _load_judge(name: str | None) -> RewardModel | None:
+    if name is None:
+        return None
+    from prudent.rewards.model import RewardModel
+
+    return RewardModel.load(name)
+
+
+def _sample(settings: Settings, found: Inputs, run: Run, stage: Callable[[str], Any], seed: Seed) -> Pool:
+    prompts = reading.held_out_prompts(found, settings.prompts, settings.seed)
+    if len(prompts) < settings.prompts:
+        found.notes.append(f"{len(prompts)} distinct prompts are held out; candidates were sampled for all of them")
+    with stage("sampling"):
+        return reading.sample_candidates(settings, prompts)
+
+
+def _encoder(settings: Settings) -> Encoder:
+    from prudent.features.encoder import Encoder
+
+    return Encoder(settings.encoder, pooling=settings.pooling, max_length=settings.max_length, dtype=settings.dtype)
+
+
+def _whole(demo: Demo) -> Pool:
+    from prudent.demo.world import pool
+
+    return pool(demo.world)
+
+
+def _pool_hash(pool: Pool) -> str:
+    return hash_text(*(repr(prompt) for prompt in pool.prompts), *(text for row in pool.responses for text in row))
+
+
+def _plan(settings: Settings) -> Plan:
+    return Plan(
+        betas=settings.betas,
+        draws=settings.draws,
+        members=settings.members,
+        ridge=settings.ridge_value,
+        reward=settings.reward_rule,
+        floor=settings.floor,
+        max_risk=settings.max_risk,
+    )
+
+
+def _truth(
+    settings: Settings, found: Inputs, pool: Pool, candidates: Candidates, judge: RewardModel | None
+) -> Truth | None:
+    """Gold where the pool has it and no judge is named; the judge; else None, which means a cross-fit."""
+    if judge is None:
+        gold = reading.pool_gold(pool)
+        return None if gold is None else gold_truth(gold, candidates.reference, settings.gold or "gold")
+    prompts, responses, _ = pool.flat()
+    counts = reading.pool_counts(pool)
+    scores = torch.stack([reading.padded(row, counts) for row in judge.score(prompts, responses)])
+    return judge_truth(scores, candidates.reference, _judge_quality(judge, found))
+
+
+def _judge_quality(judge: RewardModel, found: Inputs) -> dict[str, Any]:
+    """The judge's accuracy on held-out pairs."""
+    margins = []
+    for source in found.sources:
+        held: Dataset = source.test.select(range(min(JUDGED_PAIRS, len(source.test))))
+        both = judge.score([*held["prompt"], *held["prompt"]], [*held["chosen"], *held["rejected"]]).mean(0)
+        margins.append(both[: len(held)] - both[len(held) :])
+    return accuracy(torch.cat(margins))
+
+
+def _study(
+    settings: Settings, found: Inputs, trains: Sequence[PairFeatures], tests: Sequence[PairFeatures], seed: Seed
+) -> tuple[list[StudiedFile], list[dict[str, Any]]]:
+    """The variability study of each file, and members that differ by resample beside those that differ by training."""
+    pairs = reading.combine(list(trains))
+    files: list[StudiedFile] = []
+    diversities = []
+    for diversity, child in zip(("bootstrap", "init+shuffle"), spawn(seed, 2)):
+        ensemble = HeadEnsemble.fit(
+            pairs.chosen,
+            pairs.rejected,
+            members=settings.members,
+            diversity=diversity,
+            ridge=settings.ridge_value,
+            groups=pairs.groups,
+            seed=child,
+            **pairs.columns._asdict(),
+        )
+        studied = []
+        for source, test in zip(found.sources, tests):
+            chosen, rejected = ensemble.scores(test.chosen), ensemble.scores(test.rejected)
+            one = study(source.name, chosen, rejected, reading.length_difference(source.test))
+            studied.append(StudiedFile(one, source.test, chosen, rejected))
+        files = files or studied
+        diversities += [
+            {
+                "file": file.study.name,
+                "diversity": diversity,
+                "accuracy": file.study.ensemble["accuracy"],
+                **file.study.facts,
+            }
+            for file in studied
+        ]
+    return files, diversities
+
+
+def _report(
+    settings: Settings,
+    found: Inputs,
+    pool: Pool,
+    answered: Answer,
+    files: Sequence[StudiedFile],
+    diversities: Sequence[dict[str, Any]],
+    regimes: dict[str, Any] | None,
+    run: Run,
+) -> Any:
+    names = ", ".join(source.name for source in found.sources)
+    candidates = sum(map(len, pool.responses))
+    subtitle = (
+        f"{names}: {found.pairs} preference pairs; {candidates} candidate responses to {len(pool)} prompts; "
+        f"{answered.facts['draws']} draws of {settings.members} members."
+    )
+    report = page.open_report("Preflight: what happens if you optimise against this reward?", subtitle, answered)
+    page.risk_section(report, answered, settings.max_risk)
+    page.equal_kl_section(report, answered)
+    page.spread_section(report, answered)
+    page.trust_section(report, answered)
+    page.outlook_section(report, answered)
+    page_study.study_section(report, files, diversities)
+    if regimes:
+        page_regimes.regime_section(report, regimes["learned"], regimes["assumed"])
+        page_regimes.blind_section(report, regimes["blind"])
+    page.close_report(
+        report,
+        _choices(settings, found, answered),
+        {**settings.options(), "seed": settings.seed},
+        run.manifest["timings_s"],
+        peak_memory_mib(),
+    )
+    return report
+
+
+def _choices(settings: Settings, found: Inputs, answered: Answer) -> list[str]:
+    """Every choice behind the numbers, in words."""
+    ridges = ", ".join(f"{ridge:.3g}" for ridge in answered.facts["ridge"])
+    if settings.pool or settings.demo:
+        where = f"candidates from the {'embedded world' if settings.demo else f'pool {Path(str(settings.pool)).name}'}"
+    else:
+        where = (
+            f"{settings.samples} candidates a prompt sampled from {settings.policy} at temperature 1, nothing "
+            f"truncated, at most {settings.max_new_tokens} tokens, on held-out prompts"
+        )
+    return [
+        *found.notes,
+        f"Features: {settings.pooling} token states of {settings.encoder}, frozen; linear Bradley-Terry heads, ridge "
+        f"{ridges} ({'by cross-validation' if settings.ridge == 'cv' else 'as given'}).",
+        f"{where[0].upper()}{where[1:]}; each has the same weight in the reference policy.",
+        "Each draw resamples the preference pairs, whole prompts at a time; each member resamples its draw. The "
+        "reward is "
+        + ("one member" if settings.reward == "member" else "the members' mean")
+        + "; the variance is the sample variance (ddof = 1) over all members.",
+        "Scores are centred per prompt under the reference; the variance is divided by its mean over the pool and "
+        f"raised to at least {settings.floor:g}.",
+        "Draws resample one set of pairs, so their risk is that of data like these; it knows nothing of a shift in "
+        "what people prefer, nor of responses that the policy has not sampled.",
+    ]

@@ -1,0 +1,279 @@
+"""The answer in words: how risky is vanilla, which method and beta to take, and what would help most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prudent.commands.preflight.core import BASELINE
+from prudent.commands.preflight.truth import WORDS
+
+NEAR_GUESSING = 0.55  # below this share of rightly ordered candidate pairs there is hardly a signal
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """tone: good, warn or bad. headline: one line. sentences: the reasons. choice: the recommended row, or None.
+    vanilla: vanilla's row at the beta where it is worth most. advice: what would help, most first."""
+
+    tone: str
+    headline: str
+    sentences: list[str]
+    choice: dict[str, Any] | None
+    vanilla: dict[str, Any]
+    advice: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    @property
+    def text(self) -> str:
+        return "\n\n".join([" ".join(self.sentences), *self.advice])
+
+
+def percent(share: float | None) -> str:
+    """A share as a person reads it: 0 %, 0.5 %, 12 %."""
+    if share is None:
+        return "unknown"
+    value = 100 * share
+    if 0 < value < 0.1:
+        return "<0.1 %"
+    return f"{value:.0f} %" if value >= 10 or value == round(value) else f"{value:.1f} %"
+
+
+def signed(value: float | None) -> str:
+    """A gain with its sign: three decimals, or two significant digits where it is small."""
+    if value is None:
+        return "–"
+    return "0" if value == 0 else f"{value:+.3f}" if abs(value) >= 0.01 else f"{value:+.2g}"
+
+
+def with_interval(row: Row) -> str:
+    return f"{percent(row['risk'])} ({percent(row['low'])} to {percent(row['high'])})"
+
+
+def usable(rows: Sequence[Row]) -> list[Row]:
+    """Rows that hold a risk and whose method a person might deploy (controls are there to be compared with)."""
+    return [row for row in rows if row.get("risk") is not None and row["kind"] != "control"]
+
+
+def choose(rows: Sequence[Row], max_risk: float) -> Row | None:
+    """The row of the largest mean gain among those whose risk interval lies wholly under ``max_risk``."""
+    safe = [row for row in usable(rows) if row["high"] <= max_risk and row["gain"] > 0]
+    return max(safe, key=lambda row: row["gain"]) if safe else None
+
+
+def conclude(
+    rows: Sequence[Row],
+    equal_kl: Sequence[Row],
+    outlook: Sequence[Row],
+    *,
+    max_risk: float,
+    unit: str,
+    kind: str = "gold",
+    judge: Mapping[str, Any] | None = None,
+    order: float | None = None,
+) -> Verdict:
+    """Verdict from the tables at equal beta and equal KL (``core.table``) and the outlook (``outlook.compare``).
+
+    kind: of the truth, a key of ``truth.WORDS``. judge: its accuracy with interval; where that can't be told from
+    guessing, no setting is called safe. order: share of candidate pairs that a reward model orders as the truth does.
+    """
+    weak_judge = judge is not None and judge["low"] <= 0.5
+    vanilla_rows = [row for row in rows if row["method"] == BASELINE and row.get("risk") is not None]
+    vanilla = max(vanilla_rows, key=lambda row: row["gain"])
+    choice = None if weak_judge else choose(rows, max_risk)
+    sentences = [_vanilla_sentence(vanilla, vanilla_rows, unit)]
+    if weak_judge:
+        tone, headline = "warn", "These data can't tell whether any setting is safe"
+        sentences.append(
+            "The judge that values the policies can't be told from guessing on pairs that it has not seen, so its "
+            "risks say little: give a pool with a gold column, or a better judge."
+        )
+    elif choice is None:
+        tone, headline = "bad", f"No setting is safe with these data (risk under {percent(max_risk)})"
+        least = min(usable(rows), key=lambda row: (row["high"], -row["gain"]))
+        sentences.append(
+            f"The least risk found is {with_interval(least)}: {least['method']} at beta {least['setting']:g}; its "
+            f"interval reaches above {percent(max_risk)}, which more than {least['draws']} draws may settle."
+            if least["risk"] <= max_risk
+            else f"The least risk found is {with_interval(least)}: {least['method']} at beta {least['setting']:g}."
+        )
+    else:
+        safe_vanilla = vanilla["high"] <= max_risk
+        wavers = choice.get("judge_risk_high", 0.0) > max_risk
+        tone = "good" if safe_vanilla and not wavers else "warn"
+        headline = (
+            f"Vanilla {'is safe here' if kind == 'gold' else 'looks safe'}; best is {choice['method']} at beta "
+            f"{choice['setting']:g}"
+            if safe_vanilla
+            else f"Take {choice['method']} at beta {choice['setting']:g}"
+        )
+        headline = f"By cross-fit: {headline[0].lower()}{headline[1:]}" if kind == "cross-fit" else headline
+        sentences.append(
+            f"Of the settings whose risk interval lies under {percent(max_risk)}, **{choice['method']} at beta "
+            f"{choice['setting']:g}** is worth most: {signed(choice['gain'])} {unit}, risk {with_interval(choice)}, KL "
+            f"{choice['kl']:.2f} nats."
+            + (
+                f" Over judges that other pairs might have given, its risk lies between "
+                f"{percent(choice['judge_risk_low'])} and {percent(choice['judge_risk_high'])}."
+                if wavers
+                else ""
+            )
+        )
+    sentences += _controls(equal_kl)
+    sentences.append(truth_sentence(kind, judge, order))
+    advice = advise(rows, outlook, vanilla, max_risk, order)
+    picked = None if choice is None else dict(choice)
+    return Verdict(tone, headline, sentences, picked, dict(vanilla), advice)
+
+
+def truth_sentence(kind: str, judge: Mapping[str, Any] | None, order: float | None) -> str:
+    """What all of this rests on, and what it can't show."""
+    text = f"Truth here is {WORDS[kind]}."
+    if judge is not None:
+        text += (
+            f" The judge is right on {percent(judge['accuracy'])} ({percent(judge['low'])} to "
+            f"{percent(judge['high'])}) of pairs that it has not seen."
+        )
+    if kind == "cross-fit":
+        text += (
+            " It learnt from the same kind of pairs with the same features: what the reward models get wrong in the "
+            "same way as the judge counts as right, so this is the risk of sampling noise, not of a shared bias."
+        )
+    elif order is not None:
+        near = ", hardly better than guessing" if order < NEAR_GUESSING else ""
+        text += (
+            f" A reward model orders two candidates of a prompt as the truth does in {percent(order)} of cases{near}."
+        )
+    return text
+
+
+def _vanilla_sentence(vanilla: Row, rows: Sequence[Row], unit: str) -> str:
+    others = ", ".join(f"{percent(row['risk'])} at {row['setting']:g}" for row in rows)
+    return (
+        f"**Vanilla** (KL-regularised, one reward model) is worth most at beta {vanilla['setting']:g}: "
+        f"{signed(vanilla['gain'])} {unit} over the model you start from, and {with_interval(vanilla)} of the reward "
+        f"models that your data might have given end at or below it. Its risk by beta: {others}."
+    )
+
+
+def _controls(equal_kl: Sequence[Row]) -> list[str]:
+    """What the variance-aware forms do to risk and gain at vanilla's KL, beside the two controls.
+
+    Of all forms and betas the one whose risk is most surely below vanilla's is told; where none surely is, the one that
+    most surely gains more.
+    """
+    aware = [row for row in equal_kl if row["kind"] == "variance-aware" and row.get("vs_risk_high") is not None]
+    aware = [row for row in aware if row["unreached"] <= 0.1 * (row["draws"] + row["unreached"])]
+    if not aware:
+        return []
+    safer = min(aware, key=lambda row: (row["vs_risk_high"], -row["vs_gain"]))
+    richer = max(aware, key=lambda row: row["vs_gain_low"])
+    if safer["vs_risk_high"] < 0:
+        best, better, measure = safer, "safer than", "risk"
+    elif richer["vs_gain_low"] > 0:
+        best, better, measure = richer, "worth more than", "gain"
+    else:
+        return [_at_equal_kl(safer, "neither surely safer nor worth more than")]
+    words = _at_equal_kl(best, better)
+    same = {row["method"]: row for row in equal_kl if row["setting"] == best["setting"]}
+    only, shuffled = same.get("variance-only"), same.get("permuted")
+    if any(row is None or row.get("vs_risk") is None for row in (only, shuffled)):
+        return [words]
+    return [words + " " + _weighed(best, only, shuffled, measure)]  # type: ignore[arg-type]
+
+
+def _at_equal_kl(row: Row, verdict: str) -> str:
+    vanilla_risk, vanilla_gain = row["risk"] - row["vs_risk"], row["gain"] - row["vs_gain"]
+    low, high = (100 * row[f"vs_risk_{end}"] for end in ("low", "high"))
+    return (
+        f"At the KL that vanilla spends at beta {row['setting']:g}, **{row['method']}** is {verdict} vanilla: risk "
+        f"{percent(row['risk'])} against {percent(vanilla_risk)} (paired: {low:+.0f} to {high:+.0f} points), gain "
+        f"{signed(row['gain'])} against {signed(vanilla_gain)} ({signed(row['vs_gain_low'])} to "
+        f"{signed(row['vs_gain_high'])})."
+    )
+
+
+def _weighed(best: Row, only: Row, shuffled: Row, measure: str) -> str:
+    """What the controls make of an advantage in ``measure``: half of it is enough to share it."""
+    sign = -1 if measure == "risk" else 1
+    advantage = sign * best[f"vs_{measure}"]
+    # The blind control is held against vanilla in risk, against the reference in gain: it has no reward to spend KL on.
+    blind = sign * only["vs_risk"] if measure == "risk" else only["gain"]
+    numbers = (
+        f"The control that never looks at the reward has {_value(only, measure)}, shuffled variances "
+        f"{_value(shuffled, measure)}: "
+    )
+    if blind > 0.5 * advantage:
+        return numbers + "part of the advantage is luck of the data, in which low variance goes with truth."
+    if sign * shuffled[f"vs_{measure}"] > 0.5 * advantage:
+        return numbers + (
+            "the advantage isn't that luck; but shuffling the variances keeps most of it, so it doesn't come from "
+            "knowing which response is uncertain."
+        )
+    return numbers + (
+        "the advantage isn't that luck, and shuffling the variances loses most of it: it comes from knowing which "
+        "response is uncertain."
+    )
+
+
+def _value(row: Row, measure: str) -> str:
+    return f"risk {percent(row['risk'])}" if measure == "risk" else f"gain {signed(row['gain'])}"
+
+
+def advise(
+    rows: Sequence[Row], outlook: Sequence[Row], vanilla: Row, max_risk: float, order: float | None = None
+) -> list[str]:
+    """What lowers risk, the largest reduction first; only what the numbers show."""
+    found: list[tuple[float, str]] = []
+    beta = vanilla["setting"]
+    pairs = [r for r in outlook if r["change"] == "pairs" and r["method"] == BASELINE and r["beta"] == beta]
+    for row in pairs:
+        after = row["risk_double_extrapolated"]
+        trend = f"vanilla's risk at beta {beta:g} is {percent(row['risk_half'])} with half of them"
+        if after is not None:
+            found.append(
+                (
+                    row["risk_full"] - after,
+                    f"**More pairs**: {trend}, {percent(row['risk_full'])} with all, and about {percent(after)} with "
+                    "twice as many (a rough extrapolation).",
+                )
+            )
+        else:
+            found.append((0.0, f"**More pairs**: {trend}, {percent(row['risk_full'])} with all of them."))
+    found.extend(
+        (
+            vanilla["risk"] - row["risk"],
+            f"**More members**: the mean of the members as the reward has risk {percent(row['risk'])} at the same "
+            f"beta, one member {percent(vanilla['risk'])}.",
+        )
+        for row in rows
+        if row["method"] == "mean" and row["setting"] == beta and row.get("risk") is not None
+    )
+    calmer = [row for row in rows if row["method"] == BASELINE and row.get("risk") is not None]
+    least = min(calmer, key=lambda row: (row["risk"], -row["gain"]))
+    if least["setting"] != beta and least["risk"] < vanilla["risk"]:
+        direction = "smaller" if least["setting"] < beta else "larger"
+        found.append(
+            (
+                vanilla["risk"] - least["risk"],
+                f"**A {direction} beta**: vanilla at {least['setting']:g} has risk {percent(least['risk'])} and gains "
+                f"{signed(least['gain'])}.",
+            )
+        )
+    else:
+        found.append((0.0, "**Another beta** doesn't lower vanilla's risk on this grid."))
+    if order is not None and order < NEAR_GUESSING:
+        text = (
+            f"**Better reward models**: with {percent(order)} of candidate pairs in the right order there is hardly a "
+            "signal to be careful with; cleaner preferences or a larger encoder come before any choice of method."
+        )
+        found.append((1.0, text))
+    ordered = sorted(found, key=lambda item: -item[0])
+    if vanilla["high"] <= max_risk:
+        return []
+    return ["What would help, most first:", *(text for _, text in ordered)]

@@ -1,0 +1,269 @@
+"""Reports of ``prudent theory reproduce`` and ``prudent theory map``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prudent.reporting import charts
+from prudent.reporting.report import Report
+from prudent.theory.claims import LEVEL, Claim
+
+METHODS = ("vanilla", "proportional", "bregman", "exact", "variance-only", "permuted")
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if value == 0 or abs(value) < 1e-3 else f"{value:.5f}"
+
+
+def _predicted(claim: Claim) -> str:
+    """What a claim predicts: a value, a bound on one side, or an inequality that the interval must keep."""
+    if claim.predicted is not None:
+        return _number(claim.predicted)
+    if claim.low == float("-inf"):
+        return f"at most {_number(claim.high)}"
+    return f"at least {_number(claim.low)}" if claim.high == float("inf") else "an inequality"
+
+
+def _interval(claim: Claim) -> str:
+    one_sided = float("-inf") in (claim.low, -claim.high)
+    return "–" if one_sided else f"{_number(claim.low)} to {_number(claim.high)}"
+
+
+def reproduce_page(claims: Sequence[Claim], rows: Mapping[str, Any]) -> Report:
+    """Table of claims by section, and the charts."""
+    failed = [claim for claim in claims if not claim.holds]
+    report = Report("The theory, recomputed", "Variance-aware alignment, arXiv 2410.23726 and 2507.15906")
+    text = f"{len(claims) - len(failed)} of {len(claims)} claims hold."
+    if failed:
+        text += " Failed: " + "; ".join(claim.claim for claim in failed) + "."
+    report.verdict(text, "good" if not failed else "bad")
+    report.text(
+        f"Each line is a claim, what it predicts and what was measured just now. Shares and means come with a "
+        f"{100 * LEVEL:.1f} % interval, identities with the tolerance they must stay under. Equation numbers are "
+        f"those of "
+        "docs/theory.md."
+    )
+    for section in dict.fromkeys(claim.section for claim in claims):
+        own = [claim for claim in claims if claim.section == section]
+        table = [
+            [c.claim, c.equation, _predicted(c), _number(c.measured), _interval(c), "holds" if c.holds else "FAILS"]
+            for c in own
+        ]
+        report.heading(section)
+        report.table(["claim", "equation", "predicted", "measured", "interval", "verdict"], table)
+        if section == "Risk of one step":
+            _pairs(report, rows["pairs"])
+        elif section == "With pi >= 0 imposed":
+            _sizes(report, rows)
+        elif section == "KL penalty":
+            _penalty(report, rows["penalty"])
+    return report
+
+
+def _pairs(report: Report, pairs: Sequence[Any]) -> None:
+    data = [{"vanilla": pair.vanilla, "aware": pair.aware} for pair in pairs]
+    chart = charts.scatter(
+        data,
+        "vanilla",
+        "aware",
+        x_title="risk, vanilla",
+        y_title="risk, variance-aware",
+        diagonal=True,
+        title="Exact risks of 400 random rewards and covariances",
+    )
+    report.chart(chart, "risks", "No point lies above the dashed line: the variance-aware step is never riskier.")
+
+
+def _sizes(report: Report, rows: Mapping[str, Any]) -> None:
+    exact = rows["exact"]
+    for name, title in (("L2 / Sigma", "radius"), ("KL", "nats")):
+        data = [row for row in rows["size"] if row["ball"] == name]
+        chart = charts.lines(
+            data,
+            "size",
+            "risk",
+            low="low",
+            high="high",
+            group="method",
+            x_title=f"size of the ball ({title})",
+            y_title="risk",
+            x_scale="log",
+            title=f"{name} ball with pi >= 0",
+        )
+        caption = (
+            f"Small balls have the exact risks {exact.vanilla:.3f} (vanilla) and {exact.aware:.3f} (variance-aware), "
+            "whatever their size; once pi >= 0 binds, both rise."
+        )
+        report.chart(chart, f"size-{'kl' if name == 'KL' else 'l2'}", caption)
+
+
+def _penalty(report: Report, rows: Sequence[Mapping[str, Any]]) -> None:
+    from prudent.evaluation.statistics import wilson
+
+    data = []
+    for row in rows:
+        below, total = int((row["gains"] <= 0).sum()), len(row["gains"])
+        low, high = wilson(below, total)
+        data.append(
+            {
+                "beta": row["beta"],
+                "method": row["method"],
+                "risk": below / total,
+                "low": low,
+                "high": high,
+                "gain": float(row["gains"].mean()),
+                "variance": float(row["gains"].var()),
+                "kl": row["kl"],
+            }
+        )
+    report.table(
+        ["beta", "method", "risk", "gain", "variance", "kl"],
+        data_rows(data, ["beta", "method", "risk", "gain", "variance", "kl"]),
+        "4000 draws; gain is the true reward above the reference's. Its variance need not fall: only the risk is "
+        "promised.",
+    )
+    chart = charts.lines(
+        data,
+        "beta",
+        "risk",
+        low="low",
+        high="high",
+        group="method",
+        x_scale="log",
+        y_title="risk",
+        title="Risk of the KL-regularised policies",
+    )
+    report.chart(chart, "penalty-risk", "Share of draws in which the policy ends at or below its reference.")
+    gains = {row["method"]: row["gains"].numpy() for row in rows if row["beta"] == 0.3}
+    report.chart(
+        charts.ridges(
+            gains,
+            x_title="true reward above the reference's",
+            reference=0.0,
+            reference_label="reference",
+            title="What the policies are worth at beta 0.3",
+        ),
+        "penalty-values",
+        "Each ridge is 4000 draws of the reward; left of the line the policy is worse than its start.",
+    )
+
+
+def data_rows(data: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[list[Any]]:
+    return [[row[key] for key in keys] for row in data]
+
+
+def map_page(maps: Mapping[str, Any]) -> Report:
+    """The maps as heatmaps and tables, the losing corner named."""
+    report = Report("When does variance-aware alignment help?", f"Known worlds, every method at {maps['kl']:g} nats")
+    report.verdict(maps["verdict"], "neutral")
+    report.text(
+        "A world is a prompt with 16 responses: true rewards, noise whose variance differs among responses, and reward "
+        "estimates that are one plus the other. **Inequality** is the standard deviation of the log variances; "
+        "**link** is "
+        "their correlation with the true reward (negative: low variance goes with truth)."
+    )
+    report.heading("Inequality and link, variances known")
+    report.text(
+        "To first order the exact small-ball risk falls with inequality whatever the link. At a finite KL the forms "
+        "part: "
+        "the proportional form counts rewards from their plain mean, the Bregman form from their precision-weighted "
+        "mean. "
+        "The difference is a pull towards low variance that never looks at which response is better, so it gains where "
+        "low variance goes with truth and loses where it doesn't. The control variance-only shows that pull alone."
+    )
+    for method in ("proportional", "bregman", "exact", "variance-only", "permuted"):
+        _heat(report, maps["link"], method, "correlation", "link of variance and truth", "link")
+    _table(report, maps["link"], "correlation")
+    report.heading("Wrong variances")
+    report.text(
+        "The believed variance is the true one times a log-normal error, fixed for each response. Nothing bounds the "
+        "risk "
+        "of a method that believes the wrong variances by vanilla's (equation 19)."
+    )
+    for method in ("proportional", "bregman"):
+        _heat(report, maps["error"], method, "error", "standard deviation of the log error", "error")
+    _table(report, maps["error"], "error")
+    _members(report, maps)
+    return report
+
+
+def _heat(report: Report, cells: Sequence[Mapping[str, Any]], method: str, x: str, title: str, stem: str) -> None:
+    data = []
+    for cell in cells:
+        own, vanilla = cell["methods"][method], cell["methods"]["vanilla"]
+        if own["risk"] is not None:
+            difference, gain = 100 * (own["risk"] - vanilla["risk"]), own["gain"] - vanilla["gain"]
+            labels = {x: f"{cell[x]:g}", "inequality": f"{cell['inequality']:g}"}
+            data.append({**labels, "difference": difference, "gain": gain})
+    if not data:
+        return
+    chart = charts.heatmap(
+        data,
+        x,
+        "inequality",
+        "difference",
+        x_title=title,
+        y_title="inequality",
+        diverging_at=0.0,
+        reverse=True,
+        text_format="+.1f",
+        value_title="points of risk",
+        title=f"{method} minus vanilla",
+        tooltip=("gain",),
+    )
+    caption = "Blue: safer than vanilla at the same KL; orange: riskier."
+    if len(data) < len(cells):
+        caption += " Blank: fewer than half of the estimates can spend so little KL."
+    report.chart(chart, f"{stem}-{method}", caption)
+
+
+def _table(report: Report, cells: Sequence[Mapping[str, Any]], x: str) -> None:
+    columns = ["inequality", x, *METHODS, "exact ratio"]
+    rows = []
+    for cell in cells:
+        shown = [
+            "n/a" if (own := cell["methods"][m])["risk"] is None else f"{100 * own['risk']:.1f} % / {own['gain']:+.2f}"
+            for m in METHODS
+        ]
+        rows.append([f"{cell['inequality']:g}", f"{cell[x]:g}", *shown, f"{cell['small_ball']['ratio']:.2f}"])
+    with report.details("All cells in numbers"):
+        caption = "Risk / gain in units of the signal. n/a: fewer than half of the estimates can spend the KL. "
+        report.table(columns, rows, caption + "Exact ratio: aware over vanilla risk of small balls.")
+
+
+def _members(report: Report, maps: Mapping[str, Any]) -> None:
+    report.heading("How many members?")
+    report.text(
+        "Share of the known variance's advantage over vanilla that variances estimated from K members keep (Bregman "
+        "form). "
+        "Where the reward is itself one of the K, a draw far from the others raises its own variance, which protects: "
+        "the share can then exceed 1."
+    )
+    for inside in ("apart", "one of the K"):
+        data = [
+            {
+                "members": row["members"],
+                "inequality": f"inequality {row['inequality']:g}",
+                "share": max(row["share_gain"], -1.0),
+            }
+            for row in maps["members"]
+            if row["reward"] == inside and row["share_gain"] is not None
+        ]
+        chart = charts.lines(
+            data,
+            "members",
+            "share",
+            group="inequality",
+            x_scale="log",
+            reference=0.9,
+            reference_label="90 %",
+            y_title="share of the gain kept",
+            title=f"The reward is {inside}",
+        )
+        report.chart(chart, f"members-{'in' if inside != 'apart' else 'apart'}", "Cut off at -1 below.")
+    rows = [
+        [f"{r['inequality']:g}", r["reward"], r["gain"] or "more than tried", r["risk"] or "more than tried"]
+        for r in maps["needed"]
+    ]
+    report.table(["inequality", "the reward is", "K for 90 % of the gain", "K for 90 % of the risk reduction"], rows)

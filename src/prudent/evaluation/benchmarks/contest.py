@@ -1,0 +1,407 @@
+"""Scorers on a benchmark: each one's views (members, mean, rules, step reductions), ties, disagreement, comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+from prudent.errors import PrudentError
+from prudent.evaluation.benchmarks.items import Items
+from prudent.evaluation.benchmarks.judges import JudgeScore, credit, judge_score
+from prudent.evaluation.benchmarks.pair_metrics import (
+    ComparisonRow,
+    Disagreement,
+    PairScore,
+    compare,
+    disagreement,
+    grid_warnings,
+    pair_score,
+)
+from prudent.evaluation.benchmarks.reward_bench import (
+    BenchmarkScore,
+    credit_of,
+    estimate,
+    rewardbench,
+    rewardbench2,
+    subset_draws,
+    tie_statistics,
+)
+from prudent.evaluation.benchmarks.reward_math import (
+    REDUCTIONS,
+    ReductionChoice,
+    RewardMathScore,
+    compare_reductions,
+    reduce_steps,
+    rewardmath,
+    rewardmath_pairwise,
+)
+from prudent.evaluation.benchmarks.score_files import ScoreTable, match
+from prudent.evaluation.intervals import Estimate, proportion
+from prudent.seeding import Seed
+
+RULES = ("mean", "median", "min", "lcb", "uwo", "cvar", "entropic")  # of those that need no number from the user
+
+
+@dataclass
+class Contestant:
+    """Scores of some items. kind: "scores" | "members" (values (K, N) over the items' candidates in order), "steps"
+    (a list of step scores a candidate) or "judge" (a list of outcomes an item). places: which items are scored."""
+
+    name: str
+    kind: str
+    places: list[int]
+    values: Any
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class View:
+    """One way to read a contestant. metrics: estimates by name. credit: (items,) strict credits, for paired tests."""
+
+    name: str
+    metrics: dict[str, Estimate]
+    credit: torch.Tensor
+    detail: BenchmarkScore | RewardMathScore | PairScore | JudgeScore
+
+
+@dataclass
+class Result:
+    """A contestant's results. views: by name. chosen: the headline view. scores: its flat scores (None for a judge)."""
+
+    name: str
+    kind: str
+    items: Items
+    places: list[int]
+    views: dict[str, View]
+    chosen: str
+    scores: np.ndarray | None
+    uncertainty: dict[str, np.ndarray]
+    disagreement: list[Disagreement]
+    pairs: PairScore | None
+    reductions: ReductionChoice | None
+    warnings: list[str]
+    notes: list[str]
+
+    @property
+    def view(self) -> View:
+        return self.views[self.chosen]
+
+    @property
+    def headline(self) -> tuple[str, Estimate]:
+        return headline(self.view.metrics)
+
+
+def headline(metrics: dict[str, Estimate]) -> tuple[str, Estimate]:
+    """The number that stands for a view: overall where it exists, else the first one that does."""
+    for name in ("overall", "accuracy", "micro"):
+        if name in metrics and metrics[name].value is not None:
+            return name, metrics[name]
+    return next(iter(metrics.items()))
+
+
+def of_table(table: ScoreTable, items: Items, on_error: str = "raise") -> Contestant:
+    """A contestant from a scores file, matched to the items."""
+    places, values = match(table, items, on_error)
+    left = len(items) - len(places)
+    notes = [f"{left} of {len(items)} items left out for want of usable scores"] if left else []
+    if table.kind == "judge":
+        return Contestant(table.name, "judge", places, values, notes)
+    flat = [candidate for row in values for candidate in row]
+    if table.kind == "steps":
+        return Contestant(table.name, "steps", places, flat, notes)
+    matrix = np.asarray(flat, dtype=np.float64)
+    return Contestant(table.name, table.kind, places, matrix[None] if matrix.ndim == 1 else matrix.T, notes)
+
+
+def of_scores(name: str, scores: Any, items: Items) -> Contestant:
+    """A contestant from a (N,) or (K, N) array over all items' candidates, item by item; not finite names the item."""
+    values = torch.as_tensor(scores).double().cpu().numpy()
+    values = values[None] if values.ndim == 1 else values
+    if values.ndim != 2 or values.shape[1] != sum(items.sizes):
+        raise PrudentError(f"{name} gave scores of shape {values.shape} for {sum(items.sizes)} responses")
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        owner = int(np.repeat(np.arange(len(items)), items.sizes)[bad[0][1]])
+        raise PrudentError(f"{name} gave {values[tuple(bad[0])]} for a response of item {items.ids[owner]!r}")
+    return Contestant(name, "members" if len(values) > 1 else "scores", list(range(len(items))), values)
+
+
+def clusters_of(items: Items) -> list[str] | None:
+    """Labels of items that share a prompt, or None where none do (or no prompt is known)."""
+    keys = [repr(prompt) for prompt in items.prompts]
+    return keys if len(set(keys)) < len(keys) and items.has_text else None
+
+
+def flat_views(contestant: Contestant, sizes: Sequence[int], rules: Sequence[str]) -> dict[str, np.ndarray]:
+    """Flat scores of every view. Members are centred per item before rules that compare members."""
+    if contestant.kind == "steps":
+        return {how: reduce_steps(contestant.values, how, "candidate").numpy() for how in REDUCTIONS}
+    if contestant.kind == "scores":
+        return {"score": contestant.values[0]}
+    from prudent.rewards.aggregation import RULES as KNOWN
+    from prudent.rewards.aggregation import aggregate
+    from prudent.rewards.uncertainty import centre
+
+    raw = torch.from_numpy(contestant.values)
+    centred = centre(raw, torch.arange(len(sizes)).repeat_interleave(torch.tensor(list(sizes))))
+    views = {rule: aggregate(centred, rule).numpy() for rule in rules if KNOWN[rule].members <= len(raw)}
+    return views | {f"member {k}": row.numpy() for k, row in enumerate(raw)}
+
+
+def split(values: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+    return np.split(values, np.cumsum(sizes)[:-1])
+
+
+def pairs_of(values: np.ndarray, items: Items) -> tuple[np.ndarray, np.ndarray]:
+    """(chosen, rejected) scores of pair items."""
+    wide = [i for i, size in enumerate(items.sizes) if size != 2]
+    if wide:
+        raise PrudentError(
+            f"item {items.ids[wide[0]]!r} has {items.sizes[wide[0]]} candidates; this benchmark has pairs"
+        )
+    return values[0::2], values[1::2]
+
+
+def bench_metrics(score: BenchmarkScore) -> dict[str, Estimate]:
+    rows = {row.name: row.accuracy for row in score.rows if row.n}
+    sections = {name: value for name, value in score.estimates.items() if name not in ("overall", "micro", "macro")}
+    totals = {name: score.estimates[name] for name in ("overall", "micro", "macro") if name in score.estimates}
+    return totals | sections | rows
+
+
+def judge_view(name: str, items: Items, outcomes: list[list[str]], rounds: int, seed: Seed) -> View:
+    """View of a judge's outcomes: invalid counts half in RewardBench (its convention), as wrong elsewhere."""
+    if items.benchmark == "rewardmath":
+        worth = {"right": 1.0, "tie": 0.5, "wrong": 0.0, "invalid": 0.0}
+        score = rewardmath_pairwise([[worth[o] for o in row] for row in outcomes], rounds=rounds, seed=seed)
+        return View(name, dict(score.estimates), score.correct, score)
+    flat = [row[0] for row in outcomes]
+    rule = "rewardbench" if items.benchmark == "rewardbench" else "invalid_wrong"
+    credits = credit(flat, rule)
+    counts = judge_score(flat)
+    metrics = {f"accuracy, {key}": value for key, value in counts.accuracy.items()}
+    if items.benchmark == "rewardbench":
+        bench = rewardbench(credits, items.subsets, clusters=clusters_of(items), rounds=rounds, seed=seed)
+        metrics = bench_metrics(bench) | metrics
+    else:
+        names = np.asarray(items.subsets)
+        parts = dict.fromkeys(items.subsets) if len(set(items.subsets)) > 1 else {}
+        whole = "micro" if items.benchmark == "rewardbench2" else "accuracy"
+        metrics = {whole: proportion(credits)} | metrics
+        metrics |= {subset: proportion(credits[torch.from_numpy(names == subset)]) for subset in parts}
+    return View(name, metrics, credits, counts)
+
+
+def score_view(name: str, items: Items, flat: np.ndarray, options: dict[str, Any]) -> View:
+    """View of flat scores on the items' benchmark."""
+    rounds, seed = options["rounds"], options["seed"]
+    if items.benchmark == "rewardmath":
+        score = rewardmath(split(flat, items.sizes), on_nan="error", rounds=rounds, seed=seed)
+        return View(name, dict(score.estimates), score.correct, score)
+    if items.benchmark == "rewardbench2":
+        parts = split(flat, items.sizes)
+        bench = rewardbench2(parts, items.subsets, correct=items.correct, ids=items.ids, rounds=rounds, seed=seed)
+        shared = [
+            tie_statistics(x, c)[0] if s == "Ties" else (x[:c] == x.max()).sum() / (x == x.max()).sum()
+            for x, c, s in zip(parts, items.correct, items.subsets)
+        ]
+        return View(name, bench_metrics(bench), torch.tensor(shared, dtype=torch.float64), bench)
+    half = credit_of(*pairs_of(flat, items))
+    strict = (half == 1).double()
+    clusters = clusters_of(items)
+    if items.benchmark == "rewardbench":
+        bench = rewardbench(
+            strict,
+            items.subsets,
+            weights=options["weights"],
+            prior=options["prior"],
+            clusters=clusters,
+            rounds=rounds,
+            seed=seed,
+        )
+        metrics = bench_metrics(bench)
+        ties = rewardbench(
+            half,
+            items.subsets,
+            weights=options["weights"],
+            prior=options["prior"],
+            clusters=clusters,
+            rounds=rounds,
+            seed=seed,
+        )
+        metrics["overall, ties half"] = ties.estimates["overall"]
+        metrics["micro, ties half"] = proportion(half)
+        return View(name, metrics, strict, bench)
+    metrics = {"accuracy": clustered(strict, clusters, rounds, seed), "accuracy, ties half": proportion(half)}
+    names = np.asarray(items.subsets)
+    if len(set(items.subsets)) > 1:
+        metrics |= {
+            subset: proportion(strict[torch.from_numpy(names == subset)]) for subset in dict.fromkeys(items.subsets)
+        }
+    return View(name, metrics, strict, pair_score(*pairs_of(flat, items), rounds=min(rounds, 50), seed=seed))
+
+
+def clustered(values: torch.Tensor, clusters: list[str] | None, rounds: int, seed: Seed) -> Estimate:
+    """Wilson interval of independent items; a bootstrap of whole prompts where items share prompts."""
+    if clusters is None:
+        return proportion(values)
+    draws = subset_draws(values.numpy(), np.full(len(values), "all"), clusters, rounds, seed)["all"]
+    return estimate(float(values.mean()), draws, len(values), "bootstrap, whole prompts drawn")
+
+
+def member_uncertainty(members: np.ndarray, sizes: Sequence[int]) -> dict[str, np.ndarray]:
+    """How far members disagree on each item, none of it using the label.
+
+    deviation: sample standard deviation (ddof=1) over members of the margin between the mean's best and second-best
+    candidate (free of members' offsets). deviation / |margin|: that, relative to the mean margin. votes: share of
+    members whose best candidate is another. small margin: minus the mean margin, which needs no ensemble.
+    """
+    result: dict[str, list[float]] = {"deviation": [], "deviation / |margin|": [], "votes": [], "small margin": []}
+    start = 0
+    for size in sizes:
+        part = members[:, start : start + size]
+        start += size
+        order = np.argsort(-part.mean(0), kind="stable")
+        margins = part[:, order[0]] - part[:, order[1]]
+        deviation, margin = float(margins.std(ddof=1)), float(margins.mean())
+        result["deviation"].append(deviation)
+        result["deviation / |margin|"].append(deviation / margin if margin > 0 else np.finfo(np.float64).max)
+        result["votes"].append(float((part.argmax(1) != order[0]).mean()))
+        result["small margin"].append(-margin)
+    return {name: np.array(values) for name, values in result.items()}
+
+
+def judge(contestant: Contestant, items: Items, options: dict[str, Any]) -> Result:
+    """Result of a contestant on the items it scored. options: rule, reduction, rules, weights, prior, rounds, seed."""
+    mine = items if len(contestant.places) == len(items) else items.chosen(contestant.places)
+    common: dict[str, Any] = {
+        "name": contestant.name,
+        "kind": contestant.kind,
+        "items": mine,
+        "places": contestant.places,
+        "notes": list(contestant.notes),
+    }
+    if contestant.kind == "judge":
+        view = judge_view("verdict", mine, contestant.values, options["rounds"], options["seed"])
+        return Result(
+            **common,
+            views={"verdict": view},
+            chosen="verdict",
+            scores=None,
+            uncertainty={},
+            disagreement=[],
+            pairs=None,
+            reductions=None,
+            warnings=[],
+        )
+    flat = flat_views(contestant, mine.sizes, options["rules"])
+    views = {name: score_view(name, mine, values, options) for name, values in flat.items()}
+    chosen, reductions = choose(contestant, mine, views, options, common["notes"])
+    uncertainty: dict[str, np.ndarray] = {}
+    found: list[Disagreement] = []
+    if contestant.kind == "members":
+        uncertainty = member_uncertainty(contestant.values, mine.sizes)
+        clusters = clusters_of(mine)
+        found = [disagreement(u, views[chosen].credit, name, clusters=clusters) for name, u in uncertainty.items()]
+    two = all(size == 2 for size in mine.sizes)
+    pairs = (
+        pair_score(*pairs_of(flat[chosen], mine), rounds=options["rounds"], seed=options["seed"])
+        if two and len(mine)
+        else None
+    )
+    tied = tied_items(views[chosen])
+    raw = (
+        np.concatenate([np.asarray(s) for s in contestant.values]) if contestant.kind == "steps" else contestant.values
+    )
+    warnings = grid_warnings(raw, tied, len(mine))
+    return Result(
+        **common,
+        views=views,
+        chosen=chosen,
+        scores=flat[chosen],
+        uncertainty=uncertainty,
+        disagreement=found,
+        pairs=pairs,
+        reductions=reductions,
+        warnings=warnings,
+    )
+
+
+def tied_items(view: View) -> int:
+    detail = view.detail
+    if isinstance(detail, RewardMathScore):
+        return detail.tied_problems
+    if isinstance(detail, PairScore):
+        return detail.tied
+    if isinstance(detail, JudgeScore):
+        return detail.tie
+    fractional = int(((view.credit > 0) & (view.credit < 1)).sum())
+    ties = view.metrics.get("micro, ties half"), view.metrics.get("micro")
+    if ties[0] is None or ties[0].value is None or ties[1] is None or ties[1].value is None:
+        return fractional
+    return round(2 * (ties[0].value - ties[1].value) * ties[0].n)
+
+
+def choose(
+    contestant: Contestant, items: Items, views: dict[str, View], options: dict[str, Any], notes: list[str]
+) -> tuple[str, ReductionChoice | None]:
+    """(headline view, comparison of step reductions where there are steps)."""
+    if contestant.kind == "scores":
+        return "score", None
+    if contestant.kind == "members":
+        rule = options["rule"]
+        if rule not in views:
+            raise PrudentError(f"rule {rule!r} is not among the views of {contestant.name}: {', '.join(views)}")
+        return rule, None
+    lengths = np.cumsum([0, *items.sizes])
+    steps = [contestant.values[a:b] for a, b in pairwise(lengths)]
+    several = any(count != 1 for count in items.correct)
+    found = None if several else compare_reductions(steps, rounds=options["rounds"], seed=options["seed"])
+    wanted = options.get("reduction")
+    if wanted is None:
+        wanted = found.best if found else "min"
+        how = (
+            f"best MRR of {len(REDUCTIONS)} on these very items; best in {found.share[found.best]:.0%} of resamples"
+            if found
+            else "the default"
+        )
+        notes.append(f"step reduction {wanted} ({how}); fix one with --reduction")
+    return wanted, found
+
+
+def compare_results(first: Result, second: Result, by_subset: bool, rounds: int, seed: Seed) -> list[ComparisonRow]:
+    """Paired comparison on the items that both scored; a row over all, then one a subset (Holm-corrected)."""
+    where = {name: place for place, name in enumerate(first.items.ids)}
+    shared = [(where[name], place) for place, name in enumerate(second.items.ids) if name in where]
+    if not shared:
+        raise PrudentError(f"{first.name} and {second.name} scored no common item")
+    left, right = map(list, zip(*shared))
+    subsets = [first.items.subsets[place] for place in left]
+    clusters = clusters_of(first.items)
+    return compare(
+        first.view.credit[left],
+        second.view.credit[right],
+        subsets if by_subset and len(set(subsets)) > 1 else None,
+        clusters=None if clusters is None else [clusters[place] for place in left],
+        rounds=rounds,
+        seed=seed,
+    )
+
+
+def length_baselines(items: Items) -> list[Contestant]:
+    """Scorers that see lengths alone (characters of the answer): the longest wins, the shortest wins."""
+    if not items.has_text:
+        return []
+    lengths = np.array(
+        [
+            float(len(c) if isinstance(c, str) else sum(len(turn["content"]) for turn in c))
+            for candidates in items.candidates
+            for c in candidates
+        ]
+    )
+    return [of_scores("longest answer", lengths, items), of_scores("shortest answer", -lengths, items)]

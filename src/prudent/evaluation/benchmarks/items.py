@@ -1,0 +1,282 @@
+"""Benchmark files as one kind of item: a prompt, its candidates (the correct ones first), a subset, an id."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prudent.data.files import Record, open_records
+from prudent.data.preferences import read_preferences_with_report
+from prudent.errors import BadRow, DataError, PrudentError
+
+BENCHMARKS = ("rewardbench", "rewardbench2", "rewardmath", "preferences")
+
+
+@dataclass
+class Items:
+    """Items of a benchmark. correct: how many of each item's candidates, the first ones, are correct. sources: which
+    model wrote each candidate ("" unknown). steps: solution steps, where the file lists them. has_ids: ids come from
+    the file (else they are row numbers, and scores match by position). left_out: rows not used, by reason."""
+
+    benchmark: str
+    source: str
+    ids: list[str]
+    prompts: list[Any]
+    candidates: list[list[Any]]
+    correct: list[int]
+    subsets: list[str]
+    sources: list[list[str]]
+    steps: list[list[list[str]]] | None = None
+    has_ids: bool = True
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(candidates) for candidates in self.candidates]
+
+    @property
+    def has_text(self) -> bool:
+        return any(isinstance(c, list) or c != "" for candidates in self.candidates for c in candidates)
+
+    def flat(self) -> tuple[list[Any], list[Any]]:
+        """(prompts, responses) with one entry a candidate, item by item."""
+        prompts = [prompt for prompt, size in zip(self.prompts, self.sizes) for _ in range(size)]
+        return prompts, [text for candidates in self.candidates for text in candidates]
+
+    def chosen(self, keep: Iterable[int]) -> Items:
+        """The items at these places."""
+        places = list(keep)
+
+        def take(values: list[Any]) -> list[Any]:
+            return [values[i] for i in places]
+
+        return Items(
+            self.benchmark,
+            self.source,
+            take(self.ids),
+            take(self.prompts),
+            take(self.candidates),
+            take(self.correct),
+            take(self.subsets),
+            take(self.sources),
+            None if self.steps is None else take(self.steps),
+            self.has_ids,
+            dict(self.left_out),
+        )
+
+
+def read_items(
+    benchmark: str, source: str | Path, *, split: str | None = None, subset: str | None = None, on_error: str = "raise"
+) -> Items:
+    """Items of a local file or hub data set.
+
+    subset: only its items; rows that name none are taken to be of it. on_error: "raise", or "skip" (counted).
+    """
+    readers: dict[str, Callable[..., Items]] = {
+        "rewardbench": read_pairs,
+        "preferences": read_pairs,
+        "rewardbench2": read_best_of_k,
+        "rewardmath": read_solutions,
+    }
+    if benchmark not in readers:
+        raise PrudentError(f"benchmark is {benchmark!r}, expected one of {', '.join(BENCHMARKS)}")
+    items = readers[benchmark](source, split=split, subset=subset, on_error=on_error, benchmark=benchmark)
+    if subset is None or set(items.subsets) == {subset}:
+        return items
+    kept = [place for place, name in enumerate(items.subsets) if name == subset]
+    if not kept:
+        raise PrudentError(f"{source} has no item of subset {subset!r}; it has {', '.join(sorted(set(items.subsets)))}")
+    found = items.chosen(kept)
+    found.left_out["other-subset"] = len(items) - len(kept)
+    return found
+
+
+def unique_ids(ids: Sequence[str], lines: Sequence[int], source: str | Path) -> None:
+    """DataError naming every row whose id an earlier row has."""
+    first: dict[str, int] = {}
+    bad = []
+    for name, line in zip(ids, lines):
+        if name in first:
+            bad.append(BadRow(line, "id", "duplicate-id", f"{name!r} is the id of line {first[name]} too"))
+        first.setdefault(name, line)
+    if bad:
+        raise DataError(str(source), bad, "ids must be unique, since scores are matched by them")
+
+
+def read_pairs(source: str | Path, *, split: str | None, subset: str | None, on_error: str, benchmark: str) -> Items:
+    """RewardBench 1's columns, or any preference file that ``read_preferences`` reads."""
+    data, report = read_preferences_with_report(source, split=split, on_error=on_error)
+    columns = set(data.column_names)
+    lines = data["row"]
+    has_ids = "id" in columns
+    ids = [str(name) for name in (data["id"] if has_ids else lines)]
+    unique_ids(ids, lines, source)
+    if benchmark == "rewardbench" and "subset" not in columns and subset is None:
+        raise PrudentError(f"{source} has no column 'subset'; name the subset of all its rows with --subset")
+    subsets = data["subset"] if "subset" in columns else [subset or "all"] * len(data)
+    models = [
+        [str(value or "") for value in pair]
+        for pair in zip(
+            *(data[name] if name in columns else [""] * len(data) for name in ("chosen_model", "rejected_model"))
+        )
+    ]
+    left_out: Counter[str] = Counter(row.reason for row in [*report.bad, *report.left_out])
+    return Items(
+        benchmark,
+        str(source),
+        ids,
+        list(data["prompt"]),
+        [[plain_answer(a), plain_answer(b)] for a, b in zip(data["chosen"], data["rejected"])],
+        [1] * len(data),
+        [str(s if s is not None else subset or "all") for s in subsets],
+        models,
+        has_ids=has_ids,
+        left_out=dict(left_out),
+    )
+
+
+def plain_answer(turns: list[dict[str, str]]) -> Any:
+    """A single assistant turn as its text, several as messages."""
+    return turns[0]["content"] if len(turns) == 1 else turns
+
+
+class Rows:
+    """Collects bad rows over one pass, then raises them all or counts them as left out."""
+
+    def __init__(self, source: str | Path) -> None:
+        self.source, self.bad = source, [] if source is None else list[BadRow]()
+
+    def note(self, line: int, name: str, reason: str, detail: str) -> None:
+        self.bad.append(BadRow(line, name, reason, detail))
+
+    def settle(self, on_error: str) -> dict[str, int]:
+        if self.bad and on_error == "raise":
+            raise DataError(str(self.source), self.bad, "mend the rows, or leave them out with --on-error skip")
+        return dict(Counter(row.reason for row in self.bad))
+
+
+def objects(records: Iterable[Record], rows: Rows) -> Iterable[tuple[int, dict[str, Any]]]:
+    for record in records:
+        rows.bad += record.errors
+        if record.value is not None and not record.errors:
+            yield record.line, record.value
+
+
+def texts(value: Any) -> list[str] | None:
+    """A text or a list of texts as a list, None for anything else."""
+    listed = [value] if isinstance(value, str) else list(value) if isinstance(value, (list, tuple)) else None
+    return listed if listed is not None and all(isinstance(text, str) for text in listed) else None
+
+
+def read_best_of_k(
+    source: str | Path, *, split: str | None, subset: str | None, on_error: str, benchmark: str
+) -> Items:
+    """RewardBench 2's columns: prompt, chosen and rejected (lists of texts), subset, id."""
+    rows = Rows(source)
+    found: list[tuple[int, str, Any, list[str], int, str, list[str]]] = []
+    for line, value in objects(open_records(source, split or "test" if not Path(source).is_file() else None), rows):
+        chosen, rejected = texts(value.get("chosen")), texts(value.get("rejected"))
+        named = value.get("subset", subset)
+        for name, listed in (("chosen", chosen), ("rejected", rejected)):
+            if not listed:
+                rows.note(line, name, "not-texts", "a text or a list of at least one text is needed")
+        if not isinstance(value.get("prompt"), (str, list)):
+            rows.note(line, "prompt", "missing-field", "a text or messages are needed")
+        if named is None:
+            rows.note(line, "subset", "missing-field", "name the domain in the row, or of all rows with --subset")
+        if not chosen or not rejected or named is None or not isinstance(value.get("prompt"), (str, list)):
+            continue
+        writers = [*(texts(value.get("models")) or [])]
+        sources = writers if len(writers) == len(chosen) + len(rejected) else [""] * (len(chosen) + len(rejected))
+        name = str(value.get("id", line))
+        found.append((line, name, value["prompt"], [*chosen, *rejected], len(chosen), str(named), sources))
+    left_out = rows.settle(on_error)
+    if not found:
+        raise PrudentError(f"{source} holds no usable item")
+    lines, ids, prompts, candidates, correct, subsets, sources_ = map(list, zip(*found))
+    unique_ids(ids, lines, source)
+    return Items(benchmark, str(source), ids, prompts, candidates, correct, subsets, sources_, left_out=left_out)
+
+
+def read_solutions(
+    source: str | Path, *, split: str | None, subset: str | None, on_error: str, benchmark: str
+) -> Items:
+    """RewardMATH's direct format (a row a solution) or pairwise format (a row a comparison): an item a problem."""
+    rows = Rows(source)
+    problems: dict[str, dict[str, Any]] = {}
+    for line, value in objects(open_records(source, split), rows):
+        key = value.get("problem_id", value.get("problem"))
+        if key is None or not isinstance(value.get("problem"), str):
+            rows.note(line, "problem", "missing-field", "problem (a text) and problem_id are needed")
+            continue
+        entry = problems.setdefault(str(key), {"line": line, "problem": value["problem"], "right": [], "wrong": []})
+        solutions = pair_of_row(value) if "eval_solution_A" in value else single_of_row(value)
+        if solutions is None:
+            rows.note(line, "eval_solution", "not-a-solution", "steps (texts) and solution_type or position are needed")
+            continue
+        for kind, steps in solutions:
+            place = entry[kind]
+            if kind == "right" and steps in [known for known, _ in place]:
+                continue  # the pairwise format repeats the correct solution in every row
+            place.append((steps, str(value.get("solution_reference", "")) if kind == "wrong" else "correct"))
+    return settle_problems(problems, rows, source, subset, on_error, benchmark)
+
+
+def single_of_row(value: dict[str, Any]) -> list[tuple[str, list[str]]] | None:
+    steps, kind = texts(value.get("eval_solution")), {"chosen": "right", "rejected": "wrong"}
+    return [(kind[value["solution_type"]], steps)] if steps and value.get("solution_type") in kind else None
+
+
+def pair_of_row(value: dict[str, Any]) -> list[tuple[str, list[str]]] | None:
+    first, second = texts(value.get("eval_solution_A")), texts(value.get("eval_solution_B"))
+    if not first or not second or value.get("chosen_position") not in ("A", "B"):
+        return None
+    right, wrong = (first, second) if value["chosen_position"] == "A" else (second, first)
+    return [("right", right), ("wrong", wrong)]
+
+
+def settle_problems(
+    problems: dict[str, dict[str, Any]],
+    rows: Rows,
+    source: str | Path,
+    subset: str | None,
+    on_error: str,
+    benchmark: str,
+) -> Items:
+    kept: dict[str, dict[str, Any]] = {}
+    for key, entry in problems.items():
+        counts = len(entry["right"]), len(entry["wrong"])
+        if counts[0] != 1:
+            rows.note(
+                entry["line"],
+                "solution_type",
+                "no-correct-solution" if counts[0] == 0 else "many-correct",
+                f"problem {key} has {counts[0]} correct solutions, expected one",
+            )
+        elif counts[1] == 0:
+            rows.note(entry["line"], "solution_type", "no-incorrect-solution", f"problem {key} has no incorrect one")
+        else:
+            kept[key] = entry
+    left_out = rows.settle(on_error)
+    if not kept:
+        raise PrudentError(f"{source} holds no problem with one correct and some incorrect solutions")
+    steps = [[s for s, _ in (*entry["right"], *entry["wrong"])] for entry in kept.values()]
+    return Items(
+        benchmark,
+        str(source),
+        list(kept),
+        [entry["problem"] for entry in kept.values()],
+        [["\n".join(s) for s in item] for item in steps],
+        [1] * len(kept),
+        [subset or "all"] * len(kept),
+        [[name for _, name in (*entry["right"], *entry["wrong"])] for entry in kept.values()],
+        steps,
+        True,
+        left_out,
+    )

@@ -1,0 +1,407 @@
+"""RewardBench 1 (arXiv 2403.13787) and RewardBench 2 (arXiv 2506.01937) from plain arrays: no model code here.
+
+Counts and weights are data, in ``data/reward_bench.json``. Every table keeps what is needed to recompute its totals.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from prudent.arrays import ArrayLike
+from prudent.errors import PrudentError
+from prudent.evaluation.intervals import Estimate, array, proportion, quantiles
+from prudent.evaluation.resampling import resampled_means
+from prudent.seeding import Seed, spawn
+
+ROUNDS = 1000
+
+
+@functools.cache
+def published() -> dict[str, Any]:
+    """The benchmarks' sections, subsets, counts and weights."""
+    text = (
+        importlib.resources.files("prudent.evaluation.benchmarks").joinpath("data/reward_bench.json").read_text("utf-8")
+    )
+    return json.loads(text)
+
+
+@dataclass(frozen=True)
+class SubsetRow:
+    """A line of the table: accuracy with its interval, n scored, published items, ties (half credits), weight."""
+
+    name: str
+    section: str
+    accuracy: Estimate
+    n: int
+    published: int | None
+    ties: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class BenchmarkScore:
+    """subsets, sections: name -> score, None where nothing was scored. overall: None while a section is missing.
+
+    rows: a line a subset, enough to recompute every total. estimates: intervals of sections, overall, micro (mean over
+    items) and macro (mean over subsets). missing: published subsets without items. notes: what a reader must know.
+    """
+
+    benchmark: str
+    subsets: dict[str, float | None]
+    sections: dict[str, float | None]
+    overall: float | None
+    rows: list[SubsetRow]
+    estimates: dict[str, Estimate]
+    missing: list[str]
+    notes: list[str]
+    ties: TiesScore | None = None
+
+
+def credits(correct: ArrayLike, subsets: Sequence[str], known: Sequence[str]) -> np.ndarray:
+    """Credits of the items as an array, each within [0, 1] and of a known subset, or PrudentError naming the item."""
+    values = array(correct, "correct")
+    names = list(subsets)
+    if len(names) != len(values):
+        raise PrudentError(f"correct has {len(values)} items, subsets {len(names)}")
+    outside = np.flatnonzero((values < 0) | (values > 1))
+    if len(outside):
+        raise PrudentError(
+            f"correct is {values[outside[0]]} at item {outside[0]}; expected 0, 1, or 0.5 for a tie (not a score)"
+        )
+    unknown = {name: names.index(name) for name in dict.fromkeys(names) if name not in set(known)}
+    if unknown:
+        name, item = next(iter(unknown.items()))
+        raise PrudentError(
+            f"unknown subset {name!r} at item {item}"
+            + (f" and {len(unknown) - 1} more ({', '.join(list(unknown)[1:6])})" if len(unknown) > 1 else "")
+            + f"; known: {', '.join(known)}"
+        )
+    return values
+
+
+def subset_draws(
+    values: np.ndarray, names: np.ndarray, clusters: Any, rounds: int, seed: Seed
+) -> dict[str, np.ndarray]:
+    """Bootstrap means of every subset, resampled on its own (subsets are fixed strata): name -> (rounds,)."""
+    labels = None if clusters is None else np.asarray(clusters)
+    present = [str(name) for name in np.unique(names)]
+    draws = {}
+    for name, child in zip(present, spawn(seed, len(present))):
+        chosen = names == name
+        draws[name] = resampled_means(
+            values[chosen][:, None], rounds, child, None if labels is None else labels[chosen]
+        )[:, 0]
+    return draws
+
+
+def weighted(parts: dict[str, Any], weights: dict[str, float]) -> Any:
+    """Weighted mean of the parts that are there (numbers or arrays of draws); None when none is."""
+    there = [name for name in weights if parts.get(name) is not None]
+    total = sum(weights[name] for name in there)
+    return sum(parts[name] * weights[name] for name in there) / total if there else None
+
+
+def estimate(value: float | None, draws: Any, n: int, method: str, reason: str | None = None) -> Estimate:
+    if value is None:
+        return Estimate(None, None, None, n, 0.95, method, reason)
+    low, high = quantiles(np.asarray(draws), 0.95) if draws is not None else (None, None)
+    return Estimate(float(value), low, high, n, 0.95, method, reason)
+
+
+def table_rows(
+    values: np.ndarray, names: np.ndarray, sections: dict[str, dict[str, float]], items: dict[str, int]
+) -> list[SubsetRow]:
+    rows = []
+    for section, weights in sections.items():
+        for name, weight in weights.items():
+            mine = values[names == name]
+            rows.append(
+                SubsetRow(
+                    name,
+                    section,
+                    proportion(mine),
+                    len(mine),
+                    items.get(name),
+                    int(((mine > 0) & (mine < 1)).sum()),
+                    weight,
+                )
+            )
+    return rows
+
+
+def rewardbench(
+    correct: ArrayLike,
+    subsets: Sequence[str],
+    *,
+    weights: str = "counts",
+    prior: bool = False,
+    clusters: Any = None,
+    rounds: int = ROUNDS,
+    seed: Seed = 0,
+) -> BenchmarkScore:
+    """RewardBench 1. correct: (items,) credits, 1 right, 0 wrong, 0.5 a tie; subsets: (items,) their names.
+
+    A section is the mean of its subsets weighted by the published counts (math-prm as 984), over the subsets that are
+    there; overall is the mean of the four sections, None while one has no item. weights: "counts" (the data set card's)
+    or "leaderboard" (the released code's, which holds the two XSTest counts the other way round). prior: add the prior
+    sets (their plain mean) at half weight. clusters: labels of items that share a prompt. Raises PrudentError naming
+    the item for an unknown subset or a credit outside [0, 1].
+    """
+    if weights not in ("counts", "leaderboard"):
+        raise PrudentError(f"weights is {weights!r}, expected 'counts' or 'leaderboard'")
+    table = published()["rewardbench"]
+    chosen = "weight" if weights == "counts" else "leaderboard_weight"
+    sections = {
+        section: {name: float(entry.get(chosen, entry["weight"])) for name, entry in members.items()}
+        for section, members in table["sections"].items()
+    }
+    items = {name: entry["items"] for members in table["sections"].values() for name, entry in members.items()}
+    extra = table["prior_sets"]
+    prior_subsets = dict.fromkeys(extra["subsets"], 1.0)
+    values = credits(correct, subsets, [*items, *prior_subsets])
+    names = np.asarray(list(subsets), dtype=str)
+    if prior or set(names) & set(prior_subsets):
+        sections[extra["section"]] = prior_subsets
+    section_weights = dict.fromkeys(table["sections"], 1.0) | ({extra["section"]: extra["weight"]} if prior else {})
+    return assemble("RewardBench", values, names, sections, section_weights, items, clusters, rounds, seed)
+
+
+def assemble(
+    benchmark: str,
+    values: np.ndarray,
+    names: np.ndarray,
+    sections: dict[str, dict[str, float]],
+    section_weights: dict[str, float],
+    items: dict[str, int],
+    clusters: Any,
+    rounds: int,
+    seed: Seed,
+) -> BenchmarkScore:
+    rows = table_rows(values, names, sections, items)
+    draws = subset_draws(values, names, clusters, rounds, seed)
+    scores = {row.name: row.accuracy.value for row in rows}
+    means = {section: weighted(scores, weights) for section, weights in sections.items()}
+    section_draws = {section: weighted(draws, weights) for section, weights in sections.items()}
+    counts = {section: sum(row.n for row in rows if row.section == section) for section in sections}
+    absent = [section for section in section_weights if means[section] is None]
+    overall = None if absent else weighted(means, section_weights)
+    missing = [row.name for row in rows if row.n == 0]
+    method = "bootstrap within subsets" + ("" if clusters is None else ", whole prompts drawn")
+    estimates = {
+        section: estimate(means[section], section_draws[section], counts[section], method, "no items")
+        for section in sections
+    }
+    reason = f"no items in {', '.join(absent)}" if absent else None
+    estimates["overall"] = estimate(
+        overall, None if absent else weighted(section_draws, section_weights), len(values), method, reason
+    )
+    there = {row.name: row.n for row in rows if row.n}
+    for name, shares in (("micro", {k: float(n) for k, n in there.items()}), ("macro", dict.fromkeys(there, 1.0))):
+        estimates[name] = estimate(weighted(scores, shares), weighted(draws, shares), len(values), method, "no items")
+    return BenchmarkScore(
+        benchmark, scores, means, overall, rows, estimates, missing, notes_on(rows, sections, missing)
+    )
+
+
+def notes_on(rows: list[SubsetRow], sections: dict[str, dict[str, float]], missing: list[str]) -> list[str]:
+    notes = []
+    if missing:
+        partial = {row.section for row in rows if row.n} & {row.section for row in rows if not row.n}
+        notes.append(f"{len(missing)} of {len(rows)} subsets have no items: {', '.join(missing)}")
+        if partial:
+            notes.append(f"from a part of their subsets: {', '.join(s for s in sections if s in partial)}")
+    short = [row for row in rows if row.n and row.published is not None and row.n != row.published]
+    if short:
+        notes.append(
+            "not the published number of items: " + ", ".join(f"{r.name} {r.n} of {r.published}" for r in short)
+        )
+    changed = [row for row in rows if row.published is not None and row.weight != row.published and row.n]
+    if changed:
+        notes.append(
+            "weights that are not the number of items: " + ", ".join(f"{r.name} as {r.weight:g}" for r in changed)
+        )
+    return notes
+
+
+def best_of_k(scores: Sequence[ArrayLike], correct: Sequence[int]) -> np.ndarray:
+    """Credit of each item: 1 / (number tied at the maximum) if a correct candidate is there, else 0 (RewardBench 2).
+
+    scores: one sequence an item, correct candidates first; correct: how many of them. With several correct ones at the
+    top each brings its share.
+    """
+    credit = np.empty(len(scores))
+    for item, (values, right) in enumerate(zip(scores, correct)):
+        x = array(values, f"scores of item {item}")
+        if not 0 < right < len(x):
+            raise PrudentError(f"item {item} has {right} correct of {len(x)} candidates; it needs both kinds")
+        top = x == x.max()
+        credit[item] = top[:right].sum() / top.sum()
+    return credit
+
+
+@dataclass(frozen=True)
+class TiesScore:
+    """Score of the Ties domain and its five parts. pairs: prompts that have both a ``ref`` and a ``tied`` item."""
+
+    score: float | None
+    tied_accuracy: float | None
+    reference_accuracy: float | None
+    preferred: float | None
+    preferred_hard: float | None
+    margin: float | None
+    pairs: int
+    reason: str | None = None
+
+
+def tie_statistics(scores: np.ndarray, correct: int) -> tuple[float, float, float]:
+    """(accurate, spread of the correct scores, worst correct - best wrong) of one Ties item."""
+    right, wrong = scores[:correct], scores[correct:]
+    gap = float(right.min() - wrong.max())
+    return float(gap > 0), float(right.max() - right.min()), gap
+
+
+def ties_score(
+    reference: dict[str, tuple[float, float, float]], tied: dict[str, tuple[float, float, float]]
+) -> TiesScore:
+    """RewardBench 2's Ties: 0.3 tied accuracy + 0.3 reference accuracy + 0.2 mean[gap_tied > spread] + 0.2
+    mean[min gap > spread] + 0.01 mean tanh(min gap / spread - 1), NaN (0 / 0) counted as 0."""
+    if not reference or not tied:
+        return TiesScore(None, None, None, None, None, None, 0, "it needs both 'ref:' and 'tied:' items")
+    pairs = [key for key in tied if key in reference]
+    accuracy = [float(np.mean([entry[0] for entry in group.values()])) for group in (tied, reference)]
+    if not pairs:
+        reason = "no prompt has both a 'ref:' and a 'tied:' item"
+        return TiesScore(None, accuracy[0], accuracy[1], None, None, None, 0, reason)
+    spread = np.array([tied[key][1] for key in pairs])
+    gap = np.array([tied[key][2] for key in pairs])
+    least = np.minimum(gap, np.array([reference[key][2] for key in pairs]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        margin = np.nan_to_num(np.tanh(least / spread - 1), nan=0.0)
+    preferred, hard, soft = float((gap > spread).mean()), float((least > spread).mean()), float(margin.mean())
+    parts = (accuracy[0], accuracy[1], preferred, hard, soft)
+    weights = published()["rewardbench2"]["ties_weights"]
+    total = sum(weights[name] * part for name, part in zip(weights, parts))
+    return TiesScore(total, accuracy[0], accuracy[1], preferred, hard, soft, len(pairs))
+
+
+def split_ties(
+    scores: Sequence[ArrayLike], correct: Sequence[int], ids: Sequence[str]
+) -> tuple[dict[str, tuple[float, float, float]], dict[str, tuple[float, float, float]]]:
+    """Statistics of the Ties items by prompt: (ref items, tied items). Ids are ``ref:KEY`` and ``tied:KEY``."""
+    groups: dict[str, dict[str, tuple[float, float, float]]] = {"ref": {}, "tied": {}}
+    for item, (values, right, name) in enumerate(zip(scores, correct, ids)):
+        kind, _, key = str(name).partition(":")
+        if kind not in groups or not key:
+            raise PrudentError(f"Ties item {item} has id {name!r}; expected 'ref:KEY' or 'tied:KEY'")
+        if key in groups[kind]:
+            raise PrudentError(f"Ties id {name!r} occurs twice (again at Ties item {item})")
+        x = array(values, f"scores of Ties item {name}")
+        if not 0 < right < len(x):
+            raise PrudentError(f"Ties item {name} has {right} correct of {len(x)} candidates; it needs both kinds")
+        groups[kind][key] = tie_statistics(x, right)
+    return groups["ref"], groups["tied"]
+
+
+def ties_draws(
+    reference: dict[str, tuple[float, float, float]],
+    tied: dict[str, tuple[float, float, float]],
+    rounds: int,
+    seed: Seed,
+) -> np.ndarray | None:
+    """Bootstrap of the Ties score over prompts. Every part is a mean over prompts, so means of columns suffice."""
+    pairs = [key for key in tied if key in reference]
+    if len(pairs) < 2 or len(pairs) != len(tied) or len(pairs) != len(reference):
+        return None  # prompts with one item only have no common draw
+    alone = [ties_score({key: reference[key]}, {key: tied[key]}).score for key in pairs]
+    return resampled_means(np.array(alone, dtype=np.float64)[:, None], rounds, seed)[:, 0]
+
+
+def rewardbench2(
+    scores: Sequence[ArrayLike] | ArrayLike,
+    subsets: Sequence[str],
+    *,
+    correct: int | Sequence[int] = 1,
+    ids: Sequence[str] | None = None,
+    rounds: int = ROUNDS,
+    seed: Seed = 0,
+) -> BenchmarkScore:
+    """RewardBench 2. scores: one sequence of scores an item, correct candidates first ((items, 4), or ragged).
+
+    correct: how many candidates of each item are correct (1 outside Ties). subsets: the six domains' names. ids: needed
+    by Ties, ``ref:KEY`` and ``tied:KEY``. An item's credit is 1 / (number tied at the maximum) if the correct one is
+    there, else 0; Ties has a score of its own (``ties``). Overall: the plain mean of the six domains, None while one is
+    missing. Raises PrudentError naming the item for unknown domains, non-finite scores, or no correct candidate.
+    """
+    values = list(scores)  # type: ignore[arg-type]
+    names = np.asarray(list(subsets), dtype=str)
+    if len(values) != len(names):
+        raise PrudentError(f"scores has {len(values)} items, subsets {len(names)}")
+    counts = [correct] * len(values) if isinstance(correct, int) else [int(c) for c in correct]
+    if len(counts) != len(values):
+        raise PrudentError(f"scores has {len(values)} items, correct {len(counts)}")
+    items = published()["rewardbench2"]["subsets"]
+    plain = np.flatnonzero(names != "Ties").tolist()
+    credit = credits(np.zeros(len(names)), names.tolist(), list(items))
+    credit[plain] = best_of_k([values[i] for i in plain], [counts[i] for i in plain])
+    tied_items = np.flatnonzero(names == "Ties").tolist()
+    if len(tied_items) and ids is None:
+        raise PrudentError("Ties items are there but no ids; they pair up by 'ref:KEY' and 'tied:KEY'")
+    every = ids if ids is not None else []
+    reference, tied = split_ties(
+        [values[i] for i in tied_items], [counts[i] for i in tied_items], [every[i] for i in tied_items]
+    )
+    ties = ties_score(reference, tied)
+    return assemble_second(credit, names, items, ties, ties_draws(reference, tied, rounds, seed), rounds, seed)
+
+
+def assemble_second(
+    credit: np.ndarray,
+    names: np.ndarray,
+    items: dict[str, int],
+    ties: TiesScore,
+    tie_draws: np.ndarray | None,
+    rounds: int,
+    seed: Seed,
+) -> BenchmarkScore:
+    plain = names != "Ties"
+    rows = table_rows(credit[plain], names[plain], {"": {name: 1.0 for name in items if name != "Ties"}}, items)
+    draws: dict[str, Any] = dict(subset_draws(credit[plain], names[plain], None, rounds, seed))
+    there = int((~plain).sum())
+    tied = estimate(ties.score, tie_draws, there, "bootstrap over prompts", ties.reason or "no items")
+    rows.append(SubsetRow("Ties", "", tied, there, items["Ties"], 0, 1.0))
+    draws["Ties"] = tie_draws
+    scores = {row.name: row.accuracy.value for row in rows}
+    missing = [row.name for row in rows if row.accuracy.value is None]
+    overall = None if missing else float(np.mean(list(scores.values())))
+    whole = None if missing or tie_draws is None else sum(draws[name] for name in scores) / len(scores)
+    method = "bootstrap within domains"
+    estimates = {
+        "overall": estimate(
+            overall, whole, len(names), method, f"no score for {', '.join(missing)}" if missing else None
+        )
+    }
+    shares = {row.name: float(row.n) for row in rows if row.n and row.name != "Ties"}
+    estimates["micro"] = estimate(
+        weighted(scores, shares), weighted(draws, shares), int(plain.sum()), f"{method}, without Ties", "no items"
+    )
+    notes = notes_on(rows, {"": {}}, [row.name for row in rows if row.n == 0])
+    notes = [note for note in notes if not note.startswith(("weights", "from a part"))]
+    return BenchmarkScore(
+        "RewardBench 2", scores, dict(scores), overall, rows, estimates, missing, notes, ties if there else None
+    )
+
+
+def credit_of(chosen: ArrayLike, rejected: ArrayLike) -> torch.Tensor:
+    """Credits of pairs from their scores: 1 chosen higher, 0.5 exact tie, 0 lower."""
+    a, b = array(chosen, "chosen score"), array(rejected, "rejected score")
+    if len(a) != len(b):
+        raise PrudentError(f"chosen has {len(a)} scores, rejected {len(b)}")
+    return torch.from_numpy((np.sign(a - b) + 1) / 2)

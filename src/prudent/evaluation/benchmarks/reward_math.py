@@ -1,0 +1,289 @@
+"""RewardMATH (arXiv 2410.01729) from plain arrays: one correct solution against many, and process reward models' steps.
+
+Ties are never resolved by where the correct solution happens to stand: each metric names its rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from prudent.arrays import ArrayLike, as_tensor
+from prudent.errors import PrudentError
+from prudent.evaluation.intervals import Estimate, bootstrap, mcnemar, proportion
+from prudent.evaluation.resampling import resampled_means
+from prudent.seeding import Seed
+
+REDUCTIONS = ("min", "max", "prod", "geometric_mean", "mean", "mean_logit", "mean_odds", "last")
+
+
+@dataclass(frozen=True)
+class RewardMathScore:
+    """accuracy: correct strictly first. accuracy_with_ties: nothing above it. accuracy_expected: ties broken at random.
+    mrr: ties count against the correct one. mrr_tie_averaged: mean over orders of the tied. random_*: what a scorer
+    that knows nothing gets. estimates: intervals by name. per problem: greater and tied (others above, others equal),
+    solutions. unscored: problems ranked worst because of a missing score, where that was asked for.
+    """
+
+    accuracy: float | None
+    accuracy_with_ties: float | None
+    accuracy_expected: float | None
+    mrr: float | None
+    mrr_tie_averaged: float | None
+    random_accuracy: float | None
+    random_mrr: float | None
+    n: int
+    tied_problems: int
+    estimates: dict[str, Estimate]
+    greater: torch.Tensor
+    tied: torch.Tensor
+    solutions: torch.Tensor
+    unscored: list[int] = field(default_factory=list)
+
+    @property
+    def correct(self) -> torch.Tensor:
+        """Strict correctness of each problem, (problems,) in {0, 1}."""
+        return ((self.greater == 0) & (self.tied == 0)).double()
+
+
+def padded(scores: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(problems, widest) float64 scores and which of them exist; ragged lists welcome."""
+    if isinstance(scores, (torch.Tensor, np.ndarray)):
+        matrix = as_tensor(scores, torch.float64).numpy()
+        if matrix.ndim != 2:
+            raise PrudentError(f"scores has shape {matrix.shape}, expected (problems, solutions)")
+        return matrix, np.ones(matrix.shape, dtype=bool)
+    rows = [as_tensor(row, torch.float64).reshape(-1).numpy() for row in scores]
+    width = max((len(row) for row in rows), default=0)
+    matrix, present = np.zeros((len(rows), width)), np.zeros((len(rows), width), dtype=bool)
+    for i, row in enumerate(rows):
+        matrix[i, : len(row)], present[i, : len(row)] = row, True
+    return matrix, present
+
+
+def places(correct: int | Sequence[int] | ArrayLike, present: np.ndarray) -> np.ndarray:
+    """Column of the correct solution of each problem, or PrudentError naming the problem that has none."""
+    n = len(present)
+    columns = np.full(n, correct) if isinstance(correct, int) else as_tensor(list(correct)).reshape(-1).numpy()  # type: ignore[arg-type]
+    if len(columns) != n:
+        raise PrudentError(f"correct has {len(columns)} entries for {n} problems")
+    columns = columns.astype(np.int64)
+    counts = present.sum(1)
+    bad = np.flatnonzero((columns < 0) | (columns >= counts))
+    if len(bad):
+        raise PrudentError(
+            f"problem {bad[0]} has no correct solution (place {columns[bad[0]]} of {counts[bad[0]]} solutions); "
+            "leave it out or name the right one"
+        )
+    alone = np.flatnonzero(counts < 2)
+    if len(alone):
+        raise PrudentError(f"problem {alone[0]} has no incorrect solution to rank the correct one against")
+    return columns
+
+
+def rewardmath(
+    scores: Any,
+    correct: int | Sequence[int] | ArrayLike = 0,
+    *,
+    on_nan: str = "error",
+    rounds: int = 1000,
+    seed: Seed = 0,
+) -> RewardMathScore:
+    """Accuracy and MRR of one correct solution against the others. scores: (problems, solutions), or ragged lists.
+
+    correct: column of the correct solution, one for all or one a problem. on_nan: "error" names the first missing
+    score; "worst" ranks a problem whose correct solution has no score last, and lets a wrong solution without a score
+    count as above it. Infinite scores are ordered as they are. Intervals: Wilson (accuracies), bootstrap over problems
+    (MRR). Source: arXiv 2410.01729, section 3, and its released evaluation (ties against the correct one).
+    """
+    if on_nan not in ("error", "worst"):
+        raise PrudentError(f"on_nan is {on_nan!r}, expected 'error' or 'worst'")
+    matrix, present = padded(scores)
+    column = places(correct, present)
+    rows = np.arange(len(matrix))
+    missing = np.isnan(matrix) & present
+    if missing.any() and on_nan == "error":
+        problem, solution = np.argwhere(missing)[0]
+        raise PrudentError(
+            f"score of problem {problem}, solution {solution} is NaN ({int(missing.sum())} of {int(present.sum())}); "
+            'mend it, or rank such problems worst with on_nan="worst"'
+        )
+    gold = matrix[rows, column][:, None]
+    other = present.copy()
+    other[rows, column] = False
+    nameless = missing[rows, column]
+    above = other & ((matrix > gold) | missing | nameless[:, None])
+    greater = above.sum(1)
+    tied = (other & (matrix == gold) & ~above).sum(1)
+    return summarise(greater, tied, present.sum(1), np.flatnonzero(missing.any(1)).tolist(), rounds, seed)
+
+
+def harmonic(n: np.ndarray) -> np.ndarray:
+    table = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, int(n.max(initial=0)) + 1))])
+    return table[n]
+
+
+def summarise(
+    greater: np.ndarray, tied: np.ndarray, counts: np.ndarray, unscored: list[int], rounds: int, seed: Seed
+) -> RewardMathScore:
+    n = len(greater)
+    per_problem = {
+        "accuracy": ((greater == 0) & (tied == 0)).astype(float),
+        "accuracy_with_ties": (greater == 0).astype(float),
+        "accuracy_expected": np.where(greater == 0, 1 / (1 + tied), 0.0),
+        "mrr": 1 / (1 + greater + tied),
+        "mrr_tie_averaged": np.where(
+            tied == 0, 1 / (1 + greater), (harmonic(greater + tied + 1) - harmonic(greater)) / (1 + tied)
+        ),
+    }
+    estimates = {
+        name: proportion(values) if name.startswith("accuracy") else bootstrap(values, rounds=rounds, seed=seed)
+        for name, values in per_problem.items()
+    }
+    return RewardMathScore(
+        **{name: estimate.value for name, estimate in estimates.items()},
+        random_accuracy=float((1 / counts).mean()) if n else None,
+        random_mrr=float((harmonic(counts) / counts).mean()) if n else None,
+        n=n,
+        tied_problems=int((tied > 0).sum()),
+        estimates=estimates,
+        greater=torch.from_numpy(greater),
+        tied=torch.from_numpy(tied),
+        solutions=torch.from_numpy(counts),
+        unscored=unscored,
+    )
+
+
+def rewardmath_pairwise(wins: Any, *, rounds: int = 1000, seed: Seed = 0) -> RewardMathScore:
+    """Pairwise mode. wins: (problems, comparisons), or ragged: 1 the correct solution won, 0.5 a tie, 0 it lost.
+
+    Accuracy: every comparison won. MRR: 1 / (1 + number lost), a tie counting as lost in the pessimistic ones.
+    """
+    matrix, present = padded(wins)
+    bad = np.argwhere(present & ~np.isin(matrix, (0.0, 0.5, 1.0)))
+    if len(bad):
+        raise PrudentError(f"comparison {bad[0][1]} of problem {bad[0][0]} is {matrix[tuple(bad[0])]}, not 0, 0.5 or 1")
+    lost, tied = (present & (matrix == 0)).sum(1), (present & (matrix == 0.5)).sum(1)
+    return summarise(lost, tied, present.sum(1) + 1, [], rounds, seed)
+
+
+def reduce_steps(steps: Sequence[Sequence[float]], how: str, where: str = "solution") -> torch.Tensor:
+    """One score a solution from a process reward model's step scores: list of (steps,) -> (solutions,) float64.
+
+    how: min | max | prod | geometric_mean | mean | mean_logit (back through the sigmoid) | mean_odds | last. The last
+    three of probabilities in [0, 1]. Raises PrudentError naming the solution for no steps, NaN, or a value that the
+    reduction can't take.
+    """
+    if how not in REDUCTIONS:
+        raise PrudentError(f"reduction is {how!r}, expected one of {', '.join(REDUCTIONS)}")
+    lengths = np.array([len(row) for row in steps], dtype=np.int64)
+    empty = np.flatnonzero(lengths == 0)
+    if len(empty):
+        raise PrudentError(f"{where} {empty[0]} has no step scores")
+    if len(lengths) == 0:
+        return torch.empty(0, dtype=torch.float64)
+    flat = np.concatenate([np.asarray(row, dtype=np.float64) for row in steps])
+    owner, starts = np.repeat(np.arange(len(lengths)), lengths), np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    wrong = ~np.isfinite(flat)
+    if how in ("geometric_mean", "mean_logit", "mean_odds"):
+        wrong |= (flat < 0) | (flat > 1)
+    if wrong.any():
+        place = int(np.flatnonzero(wrong)[0])
+        raise PrudentError(
+            f"step {place - starts[owner[place]]} of {where} {owner[place]} is {flat[place]}, which {how} can't take"
+        )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        result = reduced(flat, starts, lengths, how)
+    if np.isnan(result).any():
+        place = int(np.flatnonzero(np.isnan(result))[0])
+        raise PrudentError(f"{where} {place} has steps of probability 0 and of 1, which {how} can't average")
+    return torch.from_numpy(result)
+
+
+def reduced(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray, how: str) -> np.ndarray:
+    if how == "min":
+        return np.minimum.reduceat(flat, starts)
+    if how == "max":
+        return np.maximum.reduceat(flat, starts)
+    if how == "last":
+        return flat[starts + lengths - 1]
+    if how == "prod":
+        return np.multiply.reduceat(flat, starts)
+    if how == "mean":
+        return np.add.reduceat(flat, starts) / lengths
+    if how == "geometric_mean":
+        return np.multiply.reduceat(flat, starts) ** (1 / lengths)
+    if how == "mean_odds":
+        return np.add.reduceat(flat / (1 - flat), starts) / lengths
+    return 1 / (1 + np.exp(-np.add.reduceat(np.log(flat) - np.log1p(-flat), starts) / lengths))
+
+
+@dataclass(frozen=True)
+class ReductionChoice:
+    """Which reduction a process reward model needs. scores: by reduction. best: highest MRR. share: how often each is
+    best when problems are resampled. clear: best against the runner-up, exact McNemar p on strict accuracy."""
+
+    scores: dict[str, RewardMathScore]
+    best: str
+    runner_up: str
+    share: dict[str, float]
+    clear: float
+
+
+def compare_reductions(
+    steps: Sequence[Sequence[Sequence[float]]], correct: int | Sequence[int] = 0, *, rounds: int = 1000, seed: Seed = 0
+) -> ReductionChoice:
+    """All eight reductions of step scores [problem][solution][step], and how sure the best one is."""
+    lengths = [len(problem) for problem in steps]
+    flat = [solution for problem in steps for solution in problem]
+    scores = {}
+    for how in REDUCTIONS:
+        values = reduce_steps(flat, how).split(lengths)
+        scores[how] = rewardmath(values, correct, rounds=rounds, seed=seed)
+    order = sorted(REDUCTIONS, key=lambda how: -(scores[how].mrr or 0))
+    table = torch.stack([1.0 / (1 + scores[how].greater + scores[how].tied) for how in REDUCTIONS], dim=1).numpy()
+    winners = np.bincount(resampled_means(table, rounds, seed).argmax(1), minlength=len(REDUCTIONS)) / rounds
+    best, second = order[0], order[1]
+    return ReductionChoice(
+        scores,
+        best,
+        second,
+        dict(zip(REDUCTIONS, winners.tolist())),
+        mcnemar(scores[best].correct, scores[second].correct).p,
+    )
+
+
+def leave_one_source_out(
+    scores: Any,
+    sources: Sequence[Sequence[str]],
+    correct: int | Sequence[int] = 0,
+    *,
+    rounds: int = 1000,
+    seed: Seed = 0,
+) -> dict[str, RewardMathScore]:
+    """Metrics without the *incorrect* solutions of one source model, for each source: name -> score.
+
+    sources: [problem][solution] names, "" where unknown. Problems left with no incorrect solution are dropped from that
+    score's n.
+    """
+    matrix, present = padded(scores)
+    column = places(correct, present)
+    named = [list(map(str, row)) for row in sources]
+    wrong = [i for i, row in enumerate(named) if len(row) != int(present[i].sum())]
+    if len(named) != len(matrix) or wrong:
+        raise PrudentError(f"sources don't match scores{f' at problem {wrong[0]}' if wrong else ''}")
+    every = sorted({s for i, row in enumerate(named) for j, s in enumerate(row) if s and j != column[i]})
+    result = {}
+    for source in every:
+        rows = []
+        for i, row in enumerate(named):
+            kept = [matrix[i, j] for j, name in enumerate(row) if j != column[i] and name != source]
+            if kept:
+                rows.append([matrix[i, column[i]], *kept])
+        if rows:
+            result[source] = rewardmath(rows, rounds=rounds, seed=seed)
+    return result

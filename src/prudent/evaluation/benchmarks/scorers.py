@@ -1,0 +1,323 @@
+"""Scorers that need models: saved ensembles and classifiers, callables, DPO pairs, process reward models, judges.
+
+A scorer is named by a text: a folder or hub id; ``module:function``; ``dpo:POLICY,REFERENCE``; ``prm:MODEL``;
+``judge:MODEL``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prudent.errors import PrudentError
+from prudent.evaluation.benchmarks.contest import Contestant, of_scores
+from prudent.evaluation.benchmarks.items import Items
+from prudent.evaluation.benchmarks.judges import (
+    RATINGS,
+    outcome,
+    parse_rating,
+    parse_verdict,
+    placement,
+    swapped_outcome,
+)
+
+CALLABLE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+TOKENS = 2048  # tokens a forward pass of a model with a vocabulary head: bounds its logits
+JUDGE_PROMPT = """Below are a conversation and {count} answers to its last turn. Judge which answer serves the user \
+best: right, helpful, safe, to the point. Length and order must not sway you. Say briefly why, then end with {choices}.
+
+# Conversation
+{prompt}
+
+{answers}"""
+RATING_PROMPT = """Below are a conversation and an answer to its last turn. Rate how well the answer serves the user: \
+right, helpful, safe, to the point. Length must not sway you. Say briefly why, then end with a whole number from \
+{low:g} (worst) to {high:g} (best) in double brackets, such as [[5]].
+
+# Conversation
+{prompt}
+
+# Answer
+{answer}"""
+
+
+@dataclass
+class Options:
+    """beta: of DPO's implicit reward. step_tag, good, bad: of process models that are language models. swap: judge both
+    orders. ratings: judges rate each answer alone. max_new_tokens, seed: of judges. dtype, device, language_model:
+    where models load."""
+
+    beta: float = 0.1
+    step_tag: str = "ки"
+    good: str = "+"
+    bad: str = "-"
+    swap: bool = False
+    ratings: bool = False
+    max_new_tokens: int = 256
+    seed: int = 0
+    dtype: str | None = None
+    device: str | None = None
+    language_model: str | None = None
+
+
+def score_items(spec: str, items: Items, options: Options) -> Contestant:
+    """Scores of all items by the scorer that ``spec`` names. Each text is read once, whatever is asked of them."""
+    if not items.has_text:
+        raise PrudentError(f"{spec} needs texts, and {items.source} holds scores alone; give the benchmark with --data")
+    judge = judge_ratings if options.ratings else judge_verdicts
+    for prefix, function in (("dpo:", dpo_scores), ("prm:", process_scores), ("judge:", judge)):
+        if spec.startswith(prefix):
+            return function(spec.removeprefix(prefix), items, options)
+    if CALLABLE.match(spec) and not Path(spec).exists():
+        return callable_scores(spec, items)
+    return model_scores(spec, items, options)
+
+
+def unique_texts(items: Items) -> tuple[list[Any], list[Any], list[int]]:
+    """Distinct (prompt, response) texts and, for every candidate, which one it is."""
+    prompts, responses = items.flat()
+    where: dict[str, int] = {}
+    places = [where.setdefault(repr((p, r)), len(where)) for p, r in zip(prompts, responses)]
+    first: dict[int, int] = {}
+    for row, place in enumerate(places):
+        first.setdefault(place, row)
+    rows = [first[place] for place in range(len(where))]
+    return [prompts[row] for row in rows], [responses[row] for row in rows], places
+
+
+def model_scores(name: str, items: Items, options: Options) -> Contestant:
+    """A folder that ``prudent fit`` wrote, or any sequence-classification reward model."""
+    from prudent.rewards.model import RewardModel
+
+    model = RewardModel.load(name, model=options.language_model, dtype=options.dtype, device=options.device)
+    prompts, responses, places = unique_texts(items)
+    scores = model.score(prompts, responses)[:, places]
+    found = of_scores(name, scores, items)
+    found.notes.append(f"{model.family}, {model.members} member{'s' if model.members != 1 else ''}")
+    return found
+
+
+def callable_scores(spec: str, items: Items) -> Contestant:
+    """``module:function``, called once as function(prompts, responses) -> (N,) or (K, N)."""
+    module, _, function = spec.partition(":")
+    sys.path.insert(0, "")  # a module beside the user, as python -m finds it
+    try:
+        target = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise PrudentError(f"scorer {spec} can't be imported: {error}") from error
+    finally:
+        sys.path.remove("")
+    prompts, responses = items.flat()
+    return of_scores(spec, target(prompts, responses), items)
+
+
+def causal(name: str, options: Options) -> tuple[Any, Any]:
+    from prudent.features.models import load_language_model
+
+    return load_language_model(name, dtype=options.dtype, device=options.device)
+
+
+@torch.inference_mode()
+def response_log_probabilities(
+    model: Any, tokenizer: Any, prompts: Sequence[Any], responses: Sequence[Any]
+) -> torch.Tensor:
+    """Sum of the log-probabilities (nats) of each response's tokens, its end mark included: (N,) float64."""
+    from prudent.features.rendering import Renderer
+    from prudent.rewards.transformers.external import padded, token_batches
+
+    rows = Renderer(tokenizer).conversations(prompts, responses)
+    totals = torch.zeros(len(rows), dtype=torch.float64)
+    for batch in token_batches([len(row.ids) for row in rows], TOKENS):
+        ids, mask = padded([rows[i].ids for i in batch], tokenizer.pad_token_id or 0, model.device)
+        logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
+        chosen = logits.gather(-1, ids[:, 1:, None])[..., 0] - torch.logsumexp(logits, -1)
+        place = torch.arange(1, ids.shape[1], device=ids.device)
+        starts = torch.tensor([len(rows[i].prompt) for i in batch], device=ids.device)
+        inside = (place >= starts[:, None]) & (mask[:, 1:] == 1)
+        totals[batch] = torch.where(inside, chosen, 0.0).sum(1).double().cpu()
+    return totals
+
+
+def dpo_scores(names: str, items: Items, options: Options) -> Contestant:
+    """DPO's implicit reward beta ln(policy / reference) of each response (arXiv 2305.18290, equation 5, but for a
+    constant of the prompt). Models are loaded one after the other."""
+    policy, _, reference = names.partition(",")
+    if not policy or not reference:
+        raise PrudentError(f"dpo:{names} names no pair; write dpo:POLICY,REFERENCE")
+    prompts, responses, places = unique_texts(items)
+    totals = []
+    for name in (policy, reference):
+        model, tokenizer = causal(name, options)
+        totals.append(response_log_probabilities(model, tokenizer, prompts, responses))
+        del model
+    found = of_scores(f"dpo:{names}", (options.beta * (totals[0] - totals[1]))[places], items)
+    found.notes.append(f"DPO implicit reward, beta {options.beta}")
+    return found
+
+
+def solution_steps(items: Items) -> tuple[list[str], list[list[str]]]:
+    """(prompt text, steps) of every candidate; where the file lists no steps, non-empty lines are steps."""
+    prompts, responses = items.flat()
+    texts = [plain(prompt) for prompt in prompts]
+    if items.steps is not None:
+        return texts, [steps for item in items.steps for steps in item]
+    whole = [plain(response) for response in responses]
+    return texts, [[line for line in text.splitlines() if line.strip()] or [text] for text in whole]
+
+
+def process_scores(name: str, items: Items, options: Options) -> Contestant:
+    """Step scores of a process reward model: a token classifier (probability of its last label at each step's end), or
+    a language model (probability of ``good`` against ``bad`` at each step's tag)."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise PrudentError(f"no process reward model found at {name!r}: {str(error).splitlines()[0]}") from error
+    classifier = any("TokenClassification" in kind for kind in config.architectures or ())
+    model, tokenizer = token_classifier(name, options) if classifier else causal(name, options)
+    begin = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+
+    def encode(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    rows, ends = [], []
+    for prompt, steps in zip(*solution_steps(items)):
+        ids, marks = begin + encode(prompt + "\n"), []
+        for step in steps:
+            ids = ids + encode(f"{step}\n" if classifier else f"{step} {options.step_tag}")
+            marks.append(len(ids) - 1)
+            ids = ids if classifier else ids + encode("\n")
+        rows.append(ids)
+        ends.append(marks)
+    labels = None if classifier else [encode(options.good)[-1], encode(options.bad)[-1]]
+    values = step_probabilities(model, tokenizer, rows, ends, labels)
+    found = Contestant(f"prm:{name}", "steps", list(range(len(items))), values)
+    found.notes.append("process reward model, " + ("token classifier" if classifier else f"tag {options.step_tag!r}"))
+    return found
+
+
+def token_classifier(name: str, options: Options) -> tuple[Any, Any]:
+    from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+    model = AutoModelForTokenClassification.from_pretrained(
+        name, dtype=options.dtype or torch.float32, use_safetensors=True
+    )
+    return model.eval().to(options.device or "cpu"), AutoTokenizer.from_pretrained(name)
+
+
+@torch.inference_mode()
+def step_probabilities(
+    model: Any, tokenizer: Any, rows: list[list[int]], ends: list[list[int]], labels: list[int] | None
+) -> list[list[float]]:
+    from prudent.rewards.transformers.external import padded, token_batches
+
+    values: list[list[float]] = [[] for _ in rows]
+    for batch in token_batches([len(row) for row in rows], TOKENS):
+        ids, mask = padded([rows[i] for i in batch], tokenizer.pad_token_id or 0, model.device)
+        logits = model(input_ids=ids, attention_mask=mask).logits.float()
+        for place, row in enumerate(batch):
+            found = logits[place, ends[row]]
+            chosen = found.softmax(-1)[:, -1] if labels is None else found[:, labels].softmax(-1)[:, 0]
+            values[row] = chosen.double().cpu().tolist()
+    return values
+
+
+def conversation(prompt: Any) -> str:
+    return prompt if isinstance(prompt, str) else "\n\n".join(f"{t['role']}: {t['content']}" for t in prompt)
+
+
+def plain(answer: Any) -> str:
+    return answer if isinstance(answer, str) else "\n".join(turn["content"] for turn in answer)
+
+
+def judge_prompt(prompt: Any, answers: Sequence[Any]) -> str:
+    """What a judge reads: the conversation, the answers by slot, and how to end."""
+    slots = "ABCD"[: len(answers)]
+    parts = [f"# Answer {slot}\n{plain(answer)}" for slot, answer in zip(slots, answers)]
+    choices = " or ".join(f"[[{slot}]]" for slot in slots) + (", or [[C]] for a tie" if len(slots) == 2 else "")
+    return JUDGE_PROMPT.format(
+        count=len(answers), choices=choices, prompt=conversation(prompt), answers="\n\n".join(parts)
+    )
+
+
+def judge_verdicts(
+    name: str, items: Items, options: Options, write: Callable[..., list[str]] | None = None
+) -> Contestant:
+    """Verdicts of a generative judge (greedy). Pairs and best of four in one question; an item with one correct answer
+    against many is judged pair by pair. Placement is a function of (seed, item id). write: gives texts for prompts.
+    """
+    questions: list[tuple[int, str, str, str]] = []  # item, chosen slot, slots, prompt
+    judged = [place for place, right in enumerate(items.correct) if right == 1]  # Ties need ratings, not verdicts
+    for place, (key, prompt, candidates) in enumerate(zip(items.ids, items.prompts, items.candidates)):
+        if items.correct[place] != 1:
+            continue
+        rounds = [[candidates[0], other] for other in candidates[1:]]
+        if items.benchmark == "rewardbench2" and len(candidates) == 4:
+            rounds = [candidates]
+        for number, answers in enumerate(rounds):
+            slots = "ABCD"[: len(answers)]
+            slot = placement(options.seed, f"{key}/{number}" if len(rounds) > 1 else key, slots)
+            for chosen in dict.fromkeys([slot, swapped_slot(slot, slots)]) if options.swap else [slot]:
+                ordered = list(answers[1:])
+                ordered.insert(slots.index(chosen), answers[0])
+                questions.append((place, chosen, slots, judge_prompt(prompt, ordered)))
+    texts = (write or generate)(name, [question for *_, question in questions], options)
+    outcomes: list[list[str]] = [[] for _ in items.ids]
+    for (place, chosen, slots, _), text in zip(questions, texts):
+        outcomes[place].append(outcome(parse_verdict(text, slots, "C" if len(slots) == 2 else "T"), chosen))
+    if options.swap:
+        outcomes = [[swapped_outcome(a, b) for a, b in zip(row[0::2], row[1::2])] for row in outcomes]
+    notes = ["generative judge, " + ("both orders" if options.swap else f"one order, seed {options.seed}")]
+    if len(judged) < len(items):
+        notes.append(
+            f"left out for having several correct answers, which a verdict can't rank: {len(items) - len(judged)} "
+            f"of {len(items)} items; --ratings rates each answer alone"
+        )
+    return Contestant(f"judge:{name}", "judge", judged, [outcomes[place] for place in judged], notes)
+
+
+def judge_ratings(
+    name: str, items: Items, options: Options, write: Callable[..., list[str]] | None = None
+) -> Contestant:
+    """Ratings of a generative judge (greedy), each distinct answer alone. One that can't be read counts against its
+    item: as below the scale for a correct answer, above it for others. write: gives texts for prompts."""
+    if options.swap:
+        raise PrudentError("--swap is for verdicts; with --ratings a judge reads each answer alone")
+    prompts, responses, places = unique_texts(items)
+    low, high = RATINGS
+    asked = [
+        RATING_PROMPT.format(low=low, high=high, prompt=conversation(prompt), answer=plain(response))
+        for prompt, response in zip(prompts, responses)
+    ]
+    given = [parse_rating(text) for text in (write or generate)(name, asked, options)]
+    right = [place < count for count, size in zip(items.correct, items.sizes) for place in range(size)]
+    values = [given[place] for place in places]
+    worst = [low - 1 if correct else high + 1 for correct in right]
+    found = of_scores(f"judge:{name}", [w if v is None else v for v, w in zip(values, worst)], items)
+    found.notes.append(f"generative judge, each answer rated alone from {low:g} to {high:g}")
+    unread = sum(value is None for value in values)
+    if unread:
+        found.notes.append(f"{unread} of {len(values)} ratings can't be read and count against their items")
+    return found
+
+
+def swapped_slot(slot: str, slots: str) -> str:
+    return slots[len(slots) - 1 - slots.index(slot)]
+
+
+def generate(name: str, prompts: list[str], options: Options) -> list[str]:
+    from prudent.features.sampling import sample
+
+    model, tokenizer = causal(name, options)
+    drawn = sample(
+        model, tokenizer, prompts, samples=1, max_new_tokens=options.max_new_tokens, temperature=0.0, seed=options.seed
+    )
+    return [texts[0] for texts in drawn]

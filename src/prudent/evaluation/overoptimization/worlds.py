@@ -1,0 +1,165 @@
+"""Prompts, responses and a gold reward from anywhere, as the arrays that overoptimisation and reward learning need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prudent.data.pools import Pool, read_pool
+from prudent.errors import BadRow, DataError, PrudentError
+from prudent.evaluation.overoptimization.goodhart import World, split_world
+from prudent.seeding import Seed
+
+
+@dataclass(frozen=True)
+class TextWorld:
+    """prompts: message lists or texts. responses: texts, lists of any length. gold: numbers of the same shape. unit:
+    what gold measures. name: where it came from. split: seed -> (prompts to learn from, prompts to judge on), where the
+    world has a balanced one of its own."""
+
+    prompts: list[Any]
+    responses: list[list[str]]
+    gold: list[list[float]]
+    name: str
+    unit: str
+    split: Callable[[Seed], tuple[torch.Tensor, torch.Tensor]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def flat(self) -> tuple[list[Any], list[str]]:
+        owners = [prompt for prompt, texts in zip(self.prompts, self.responses) for _ in texts]
+        return owners, [text for texts in self.responses for text in texts]
+
+    def padded_gold(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gold (P, N) float64 and which candidates are there (P, N)."""
+        width = max(map(len, self.gold))
+        gold = torch.zeros(len(self.gold), width, dtype=torch.float64)
+        present = torch.zeros(len(self.gold), width, dtype=torch.bool)
+        for row, values in enumerate(self.gold):
+            gold[row, : len(values)] = torch.tensor(values, dtype=torch.float64)
+            present[row, : len(values)] = True
+        return gold, present
+
+
+def embedded(prompts: int | None = None, side: str = "balanced") -> TextWorld:
+    """The embedded world, or one side of it: gold is computed by a program, exact for any text."""
+    from prudent.demo.world import load_world
+    from prudent.demo.world import split as balanced
+
+    world = load_world(prompts, side)
+    name = "embedded world" if side == "balanced" else f"embedded world, side {side}"
+    return TextWorld(
+        list(world.prompts),
+        [list(texts) for texts in world.responses],
+        world.gold.tolist(),
+        name,
+        "share of the prompt's constraints met, 0 to 1",
+        lambda seed: balanced(world, 0.5, seed),
+    )
+
+
+def holds_solutions(path: str | Path) -> bool:
+    """Whether a file's first row is a problem with ``solutions``."""
+    from prudent.data.files import read_records
+
+    first = next((record.value for record in read_records(path) if record.value is not None), None)
+    return first is not None and isinstance(first.get("solutions"), list)
+
+
+def read_candidates(path: str | Path) -> Pool:
+    """A pool file, or solutions of problems (``question`` and ``solutions`` with ``is_correct``, which is the gold)."""
+    return _candidates(path)[0]
+
+
+def _candidates(path: str | Path) -> tuple[Pool, str]:
+    """The pool of a file, and the unit of its gold."""
+    if holds_solutions(path):
+        return read_solutions(path), "1 for a correct solution, 0 else"
+    return read_pool(path), "gold of the file"
+
+
+def read_world(path: str | Path, gold: str | None = None) -> TextWorld:
+    """The prompts, responses and gold of ``read_candidates``.
+
+    gold: a reward model (folder or hub id) that scores the responses in place of the file's own gold.
+    """
+    pool, unit = _candidates(path)
+    values = pool.gold
+    if gold is not None:
+        from prudent.rewards.model import RewardModel
+
+        owners, texts, _ = pool.flat()
+        scores = RewardModel.load(gold).score(owners, texts).mean(0)
+        values = [part.tolist() for part in scores.split([len(texts) for texts in pool.responses])]
+        unit = f"mean score of {gold}"
+    if values is None:
+        raise PrudentError(f"{path} has no gold; give every row gold rewards, or a reward model as judge with --gold")
+    return TextWorld(list(pool.prompts), list(pool.responses), values, str(path), unit)
+
+
+def read_solutions(path: str | Path) -> Pool:
+    """Problems with several solutions, gold 1 for a correct one and 0 for others."""
+    from prudent.data.files import read_records
+
+    bad: list[BadRow] = []
+    pool = Pool([], [], [], [])
+    assert pool.gold is not None
+    for place, record in enumerate(read_records(path)):
+        bad += record.errors
+        if record.value is None:
+            continue
+        question, solutions = record.value.get("question"), record.value.get("solutions")
+        listed = solutions if isinstance(solutions, list) else []
+        readable = all(isinstance(s, dict) and isinstance(s.get("solution"), str) for s in listed)
+        if not isinstance(question, str) or len(listed) < 2 or not readable:
+            bad.append(
+                BadRow(record.line, "solutions", "not-solutions", "a question and two or more solutions are needed")
+            )
+            continue
+        if not all(isinstance(s.get("is_correct"), bool) for s in listed):
+            bad.append(
+                BadRow(record.line, "solutions", "missing-field", "is_correct (true or false) in every solution")
+            )
+            continue
+        pool.prompts.append([{"role": "user", "content": question}])
+        pool.responses.append([s["solution"] for s in listed])
+        pool.gold.append([float(s["is_correct"]) for s in listed])
+        pool.ids.append(str(record.value.get("problem_id", record.value.get("id", place))))
+    if bad:
+        raise DataError(str(path), bad, "mend these rows")
+    return pool
+
+
+def encode_world(
+    text: TextWorld,
+    model: str,
+    layers: Sequence[int | None],
+    *,
+    seed: Seed,
+    pooling: str = "last",
+    max_length: int = 1024,
+    test_share: float = 0.5,
+) -> dict[int, World]:
+    """Worlds by number of layers of the feature model (None: all), split alike. Each text is read once a layer."""
+    from prudent.features.encoder import Encoder
+
+    gold, present = text.padded_gold()
+    prompts, responses = text.flat()
+    worlds = {}
+    for layer in layers:
+        encoder = Encoder(model, pooling=pooling, max_length=max_length, layer=layer)
+        vectors = encoder.encode(prompts, responses)
+        features = torch.zeros(*present.shape, vectors.shape[1])
+        features[present] = vectors
+        depth = layer if layer is not None else int(encoder.model.config.num_hidden_layers)
+        if text.split is not None:
+            train, test = text.split(seed)
+            worlds[depth] = World(features, gold, present, train, test)
+        else:
+            worlds[depth] = split_world(features, gold, present, seed, test_share)
+    return worlds

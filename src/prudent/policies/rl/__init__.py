@@ -1,0 +1,1 @@
+"""Prudent's own reinforcement learning on a language model."""

@@ -1,0 +1,1 @@
+"""Reward models that are trained transformers: ensembles, their trainer, and models from elsewhere."""

@@ -1,0 +1,366 @@
+"""Trained transformers as ensembles (arXiv 2401.16635): singles, linear and lora, on transformers' Trainer and peft.
+
+singles  K clones of the language model, each trained with a head of its own from another seed:    K (M + L) parameters
+linear   one language model, trained, with K heads on it:                                             M + K L
+lora     phase one as linear on a first part of the pairs, then that base is frozen and K LoRA adapters with K heads
+         are trained on the rest:                                                                     M + K (L + A)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from prudent.errors import PrudentError
+from prudent.rewards.stored import part_under
+from prudent.rewards.training import member_seeds, shared_seed
+from prudent.rewards.transformers.external import padded, token_batches
+from prudent.rewards.transformers.finetuning import Sampler, meta_batches, prepare, train, with_counts
+from prudent.rewards.transformers.network import (
+    EnsembleModel,
+    average_adapters,
+    keep_lower,
+    put_tensors,
+    trained_tensors,
+    untrained_blocks,
+)
+from prudent.seeding import Seed, numpy_generator, spawn
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+KINDS = ("singles", "linear", "lora")
+CENTRED_ON = 32  # training pairs on whose responses each member's mean score is set to 0
+CHUNK = 1024  # texts for which the weights of each member of singles are put in place
+LORA_SHARE = 3  # by default the last third of the blocks is adapted
+
+
+def parameter_counts(kind: str, backbone: int, head: int, adapter: int, members: int) -> int:
+    """Parameters of an ensemble of K members (arXiv 2401.16635): of clones, of heads on one model, of adapters."""
+    if kind == "singles":
+        return members * (backbone + head)
+    return backbone + members * head + (members * adapter if kind == "lora" else 0)
+
+
+class TransformerEnsemble:
+    """K members on one language model. tensors: everything that was trained. offsets (K,): each member's mean score on
+    training responses. config: how the model is put together again (model, kind, members, rank, ...)."""
+
+    def __init__(self, config: dict[str, Any], tensors: dict[str, torch.Tensor], offsets: torch.Tensor) -> None:
+        self.config, self.tensors, self.offsets = config, tensors, offsets
+        self.options: dict[str, Any] = {}  # model, dtype, device: where the base is now
+        self._ready: tuple[EnsembleModel, Any] | None = None
+
+    @property
+    def family(self) -> str:
+        return self.config["kind"]
+
+    @property
+    def members(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        return self.config["info"]
+
+    def parameters(self) -> int:
+        return self.config["info"]["parameters"]["total"]
+
+    def _open(self) -> tuple[EnsembleModel, Any]:
+        """Base model with this ensemble's structure and its tensors (``score`` puts those of singles in one by one)."""
+        if self._ready is None:
+            from prudent.features.models import load_language_model
+
+            name = self.options.get("model") or self.config["model"]
+            dtype = self.options.get("dtype") or self.config["dtype"]
+            language_model, tokenizer = load_language_model(name, dtype=dtype, device=self.options.get("device"))
+            count = 1 if self.family == "singles" else self.members
+            model = EnsembleModel(language_model.base_model, spawn(0, count))
+            if self.family == "lora":
+                keys = ("rank", "alpha", "layers", "targets")
+                model.add_adapters(spawn(0, count), *(self.config[key] for key in keys))
+            if self.family != "singles":
+                put_tensors(model, self.tensors)
+            self._ready = model.to(language_model.device).eval(), tokenizer
+        return self._ready
+
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> torch.Tensor:
+        """Scores (K, N) float32 of N responses, by products of the precision that the members were trained in."""
+        from prudent.features.rendering import Renderer
+
+        model, tokenizer = self._open()
+        rows = [one.ids for one in Renderer(tokenizer, self.config["max_length"]).conversations(prompts, responses)]
+        fast = (self.options.get("dtype") or self.config.get("products")) == "bfloat16"
+        if self.family != "singles":
+            return score_rows(model, rows, fast) - self.offsets[:, None]
+        found = [torch.empty(self.members, 0)]
+        for start in range(0, len(rows), CHUNK):
+            part = rows[start : start + CHUNK]
+            found.append(self._score_singles(model, part, fast))
+        return torch.cat(found, 1) - self.offsets[:, None]
+
+    def _score_singles(self, model: EnsembleModel, rows: Sequence[Sequence[int]], fast: bool) -> torch.Tensor:
+        """Raw scores (K, N): the blocks that no member trained once, those above with each member's weights."""
+        own = [part_under(f"member{member}.", self.tensors) for member in range(self.members)]
+        model.shared = untrained_blocks(model, own[0])
+        if self.members > 1:
+            with torch.inference_mode(), products(model, fast):
+                keep_lower(model, rows)
+        scores = []
+        for tensors in own:
+            put_tensors(model, tensors)
+            scores.append(score_rows(model, rows, fast))
+        model.kept = {}
+        return torch.cat(scores)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        return {**self.config, "offsets": self.offsets.tolist()}, self.tensors
+
+    @classmethod
+    def from_state(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> TransformerEnsemble:
+        rest = {key: value for key, value in config.items() if key != "offsets"}
+        return cls(rest, tensors, torch.tensor(config["offsets"]))
+
+    def averaged(self) -> TransformerEnsemble:
+        """WARM: one member whose weights are the mean of all members' (arXiv 2401.12187). No spread is left."""
+        config = {**self.config, "info": {**self.info, "averaged_members": self.members}}
+        if self.family == "singles":
+            names = part_under("member0.", self.tensors)
+            tensors = {
+                f"member0.{name}": torch.stack([self.tensors[f"member{k}.{name}"] for k in range(self.members)]).mean(0)
+                for name in names
+            }
+        elif self.family == "lora":
+            tensors = average_adapters(self.tensors, self.members)
+            config |= {"rank": self.config["rank"] * self.members, "alpha": self.config["alpha"] * self.members}
+        else:
+            raise PrudentError(f"weights of family {self.family!r} can't be averaged; fit singles or lora")
+        made = TransformerEnsemble(config, tensors, torch.zeros(1))
+        made.options = dict(self.options)
+        return made
+
+
+def products(model: EnsembleModel, fast: bool) -> torch.autocast:
+    """Context in which matrix products are taken in bfloat16, as in training; fast False: in the weights' own type."""
+    return torch.autocast(model.heads.device.type, torch.bfloat16, enabled=fast)
+
+
+@torch.inference_mode()
+def score_rows(model: EnsembleModel, rows: Sequence[Sequence[int]], fast: bool = False) -> torch.Tensor:
+    """Raw scores (K, N) float32 of token sequences, batched by length. fast: see ``products``."""
+    device = model.heads.device
+    scores = torch.empty(len(model.heads), len(rows))
+    with products(model, fast):
+        for batch in token_batches([len(row) for row in rows]):
+            ids, mask = padded([rows[row] for row in batch], 0, device)
+            scores[:, batch] = model.scores(ids, mask).float().cpu()
+    return scores
+
+
+def _numbers(model: EnsembleModel, members: int, kind: str) -> dict[str, int]:
+    """Parameter counts of an ensemble, from the model's own tensors."""
+    adapters = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
+    backbone = sum(p.numel() for name, p in model.backbone.named_parameters() if "lora_" not in name)
+    adapter = adapters // max(1, len(model.adapters))
+    head = model.heads.shape[1]
+    total = parameter_counts(kind, backbone, head, adapter, members)
+    return {"backbone": backbone, "head": head, "adapter": adapter, "total": total}
+
+
+def fit_transformers(
+    preferences: Dataset,
+    model: str,
+    *,
+    kind: str,
+    members: int = 3,
+    seed: Seed | Sequence[Seed] = 0,
+    epochs: float = 1,
+    batch_size: int = 8,
+    learning_rate: float | None = None,
+    head_learning_rate: float = 1e-3,
+    max_length: int = 512,
+    layers: int | None = None,
+    rank: int = 8,
+    alpha: int = 16,
+    targets: Sequence[str] | None = None,
+    phase_one: float = 0.5,
+    diversity: str = "init",
+    contrastive: str | None = None,
+    contrastive_on: str = "feature",
+    contrastive_weight: float = 0.1,
+    sampler: Sampler | None = None,
+    meta_rate: float = 0.0,
+    dtype: str | None = None,
+    training: Mapping[str, Any] | None = None,
+    checkpoints: str | Path | None = None,
+) -> TransformerEnsemble:
+    """Train ``kind`` singles, linear or lora on preference pairs.
+
+    layers: blocks that are trained, counted from the top (None: all; lora: the last third is adapted). rank, alpha,
+    targets: of the LoRA adapters. phase_one: share of the pairs that lora's shared base is trained on first (0 keeps
+    the base as it is). diversity: "init" (heads and adapters drawn from each member's seed) or "bootstrap" (rows
+    weighted by each member's own resample too). sampler(step) -> (prompts, responses): MetaRM at ``meta_rate``.
+    dtype: of a frozen base and of the products; what is trained is kept in float32 (None: bfloat16 where that is fast).
+    training: TrainingArguments of your own (DeepSpeed, bf16, save_steps, ...). checkpoints: folder to keep checkpoints
+    in and to resume from.
+    """
+    from prudent.features.models import as_dtype, best_device, load_language_model
+
+    if kind not in KINDS or diversity not in ("init", "bootstrap"):
+        raise PrudentError(f"kind {kind!r}, diversity {diversity!r}: known are {', '.join(KINDS)}; init, bootstrap")
+    if not 0 <= phase_one < 1:
+        raise PrudentError(
+            f"phase_one is the share of pairs for the shared base, at least 0 and below 1; got {phase_one}"
+        )
+    seeds, common = member_seeds(seed, members), shared_seed(seed)
+    language_model, tokenizer = load_language_model(model, dtype="float32" if kind != "lora" or phase_one else dtype)
+    examples, dropped = prepare(preferences, tokenizer, max_length)
+    info: dict[str, Any] = {
+        "pairs": len(examples),
+        "identical_after_truncation": len(dropped),
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "diversity": diversity,
+        "contrastive": contrastive,
+        "meta_rate": meta_rate,
+    }
+    config: dict[str, Any] = {
+        "kind": kind,
+        "model": str(Path(model).resolve()) if Path(model).is_dir() else model,
+        "max_length": max_length,
+        "dtype": str(next(language_model.parameters()).dtype).removeprefix("torch."),
+        "info": info,
+        "products": str(as_dtype(dtype, best_device())).removeprefix("torch."),
+    }
+    rate = learning_rate if learning_rate is not None else (2e-4 if kind == "lora" else 2e-5)
+    shared: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "head_learning_rate": head_learning_rate,
+        "length": max_length,
+        "training": training or {},
+        "meta_rate": meta_rate,
+        "fast": config["products"] == "bfloat16",
+        "sampler": meta_batches(sampler, tokenizer, max_length) if sampler is not None else None,
+    }
+    folder = Path(checkpoints) if checkpoints is not None else None
+
+    def term(ensemble: EnsembleModel) -> EnsembleModel:
+        if contrastive is not None:
+            ensemble.set_contrastive(contrastive, contrastive_on, contrastive_weight, common)
+        return ensemble
+
+    backbone = language_model.base_model
+    if kind == "singles":
+        return _fit_singles(backbone, examples, seeds, config, term, layers, rate, diversity, folder, shared)
+    if kind == "linear":
+        ensemble = term(EnsembleModel(backbone, seeds))
+        ensemble.train_layers(layers)
+        rows = with_counts(examples, seeds) if diversity == "bootstrap" else examples
+        info["loss"] = train(
+            ensemble, rows, seed=common, learning_rate=rate, schedule="cosine", checkpoints=folder, **shared
+        )
+        return _finish(ensemble, config, trained_tensors(ensemble), examples, members)
+    config |= {"rank": rank, "alpha": alpha, "targets": list(targets) if targets else None}
+    blocks = backbone.config.num_hidden_layers
+    config["layers"] = layers or math.ceil(blocks / LORA_SHARE)
+    return _fit_lora(backbone, examples, seeds, common, config, term, phase_one, rate, diversity, folder, shared)
+
+
+def _fit_singles(
+    backbone: Any,
+    examples: list[dict[str, Any]],
+    seeds: Sequence[np.random.SeedSequence],
+    config: dict[str, Any],
+    term: Any,
+    layers: int | None,
+    rate: float,
+    diversity: str,
+    folder: Path | None,
+    shared: dict[str, Any],
+) -> TransformerEnsemble:
+    """One member after another on one copy of the base, which is put back before each: memory of one model."""
+    start = {name: tensor.detach().clone() for name, tensor in backbone.named_parameters()}
+    tensors: dict[str, torch.Tensor] = {}
+    kept: dict[bytes, torch.Tensor] = {}  # what the untrained blocks give is the same for all members
+    offsets, losses = [], []
+    ensemble = None
+    for member, seed in enumerate(seeds):
+        with torch.no_grad():
+            for name, parameter in backbone.named_parameters():
+                parameter.copy_(start[name])
+        ensemble = term(EnsembleModel(backbone, [seed]))
+        ensemble.train_layers(layers)
+        ensemble.kept = kept
+        rows = with_counts(examples, [seed]) if diversity == "bootstrap" else examples
+        own = folder / f"member-{member}" if folder is not None else None
+        losses.append(
+            train(
+                ensemble, rows, seed=seed, learning_rate=rate, schedule="cosine", checkpoints=own, again=True, **shared
+            )
+        )
+        found = {name: tensor for name, tensor in trained_tensors(ensemble).items() if name != "prototypes"}
+        tensors |= {f"member{member}.{name}": tensor.clone() for name, tensor in found.items()}
+        offsets.append(_mean_scores(ensemble, examples, config))
+    assert ensemble is not None
+    config["info"] |= {"loss": losses, "parameters": _numbers(ensemble, len(seeds), "singles")}
+    return TransformerEnsemble(config, tensors, torch.cat(offsets))
+
+
+def _fit_lora(
+    backbone: Any,
+    examples: list[dict[str, Any]],
+    seeds: Sequence[np.random.SeedSequence],
+    common: np.random.SeedSequence,
+    config: dict[str, Any],
+    term: Any,
+    phase_one: float,
+    rate: float,
+    diversity: str,
+    folder: Path | None,
+    shared: dict[str, Any],
+) -> TransformerEnsemble:
+    order = numpy_generator(spawn(common, 1)[0]).permutation(len(examples))
+    cut = round(phase_one * len(examples))
+    first, rest = ([examples[row] for row in sorted(part)] for part in (order[:cut], order[cut:]))
+    info, changed = config["info"], set()
+    if first:
+        base = term(EnsembleModel(backbone, seeds))
+        base.train_layers(None)
+        place = folder / "phase-one" if folder is not None else None
+        info["phase_one_loss"] = train(
+            base, first, seed=common, learning_rate=rate / 10, schedule="cosine", checkpoints=place, **shared
+        )
+        changed = {id(parameter) for parameter in backbone.parameters()}
+    ensemble = term(EnsembleModel(backbone, seeds))
+    ensemble.add_adapters(seeds, config["rank"], config["alpha"], config["layers"], config["targets"])
+    rows = with_counts(rest, seeds) if diversity == "bootstrap" else rest
+    place = folder / "phase-two" if folder is not None else None
+    info["loss"] = train(
+        ensemble, rows, seed=common, learning_rate=rate, schedule="constant_with_warmup", checkpoints=place, **shared
+    )
+    info |= {"phase_one_pairs": len(first), "phase_two_pairs": len(rest)}
+    tensors = trained_tensors(ensemble)
+    tensors |= {name: p.detach() for name, p in ensemble.named_parameters() if id(p) in changed}
+    return _finish(ensemble, config, tensors, examples, len(seeds))
+
+
+def _finish(
+    ensemble: EnsembleModel, config: dict[str, Any], tensors: dict[str, torch.Tensor], examples: Any, members: int
+) -> TransformerEnsemble:
+    kept = {name: tensor.cpu().clone() for name, tensor in tensors.items() if name != "prototypes"}
+    config["info"]["parameters"] = _numbers(ensemble, members, config["kind"])
+    return TransformerEnsemble(config, kept, _mean_scores(ensemble, examples, config))
+
+
+def _mean_scores(
+    ensemble: EnsembleModel, examples: Sequence[dict[str, Any]], config: Mapping[str, Any]
+) -> torch.Tensor:
+    """Each member's mean score (K,) on the first training responses: its origin."""
+    rows = [example[side] for example in examples[:CENTRED_ON] for side in ("chosen", "rejected")]
+    return score_rows(ensemble.eval(), rows, config["products"] == "bfloat16").mean(1)

@@ -1,0 +1,175 @@
+"""Fine-tuning of an ``EnsembleModel`` on token ids: examples, the trainer's call, and a policy's samples for MetaRM."""
+
+from __future__ import annotations
+
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from prudent.errors import PrudentError
+from prudent.rewards.heads import bootstrap_counts
+from prudent.rewards.transformers.external import padded
+from prudent.rewards.transformers.network import EnsembleModel, keep_lower
+from prudent.seeding import Seed, numpy_generator, spawn
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Sampler = Callable[[int], tuple[Sequence[Any], Sequence[Sequence[str]]]]
+
+
+def prepare(preferences: Dataset, tokenizer: Any, max_length: int) -> tuple[list[dict[str, Any]], list[int]]:
+    """Examples of token ids with their columns, and the rows left out: both sides equal after truncation (they train
+    nothing; the check uses the very ids that training uses)."""
+    from prudent.data.preferences import training_columns
+    from prudent.features.rendering import Renderer
+
+    prompts = list(preferences["prompt"])
+    n = len(prompts)
+    both = [*preferences["chosen"], *preferences["rejected"]]
+    ids = [one.ids for one in Renderer(tokenizer, max_length).conversations(prompts * 2, both)]
+    columns = training_columns(preferences)
+    if "weight" in columns:
+        columns["weight"] = columns["weight"] / columns["weight"].mean()
+    examples, dropped = [], []
+    for row in range(n):
+        if ids[row] == ids[n + row]:
+            dropped.append(row)
+            continue
+        numbers = {name: float(column[row]) for name, column in columns.items()}
+        examples.append({"chosen": ids[row], "rejected": ids[n + row], "row": row, **numbers})
+    if not examples:
+        raise PrudentError(
+            f"all {n} pairs are identical after truncation at {max_length} tokens; give a larger --max-length"
+        )
+    return examples, dropped
+
+
+def with_counts(examples: list[dict[str, Any]], seeds: Sequence[np.random.SeedSequence]) -> list[dict[str, Any]]:
+    counts = bootstrap_counts(len(examples), seeds).T.tolist()
+    return [{**example, "counts": row} for example, row in zip(examples, counts)]
+
+
+def train(
+    model: EnsembleModel,
+    examples: list[dict[str, Any]],
+    *,
+    seed: np.random.SeedSequence,
+    epochs: float,
+    batch_size: int,
+    learning_rate: float,
+    head_learning_rate: float,
+    schedule: str,
+    length: int,
+    checkpoints: Path | None,
+    training: Mapping[str, Any],
+    fast: bool,
+    sampler: Any = None,
+    meta_rate: float = 0.0,
+    again: bool = False,
+) -> list[float]:
+    """Train what requires a gradient; the logged losses (summed over members). Resumes from ``checkpoints`` when there
+    is a whole checkpoint. fast: compute in bfloat16. training: a user's own TrainingArguments, which win. again: the
+    same texts train another member, too, so what the shared blocks give is worth keeping even in one epoch."""
+    from functools import partial
+
+    from transformers import TrainingArguments
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+    from prudent.rewards.transformers.trainer import EnsembleTrainer, collate, explain_memory, last_checkpoint
+
+    steps = math.ceil(len(examples) / batch_size) * epochs
+    number = int(seed.generate_state(1)[0]) >> 1
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(checkpoints or temporary)
+        options: dict[str, Any] = {
+            "per_device_train_batch_size": batch_size,
+            "num_train_epochs": epochs,
+            "learning_rate": learning_rate,
+            "lr_scheduler_type": schedule,
+            "warmup_steps": math.ceil(0.03 * steps),
+            "weight_decay": 0.0,
+            # a norm over all members' gradients would couple them
+            "max_grad_norm": 0.0,
+            "logging_steps": max(1, int(steps // 20)),
+            "report_to": "none",
+            "save_strategy": "steps" if checkpoints else "no",
+            "save_steps": max(1, int(steps // 4)),
+            "save_total_limit": 2,
+            "remove_unused_columns": False,
+            "seed": number,
+            "data_seed": number,
+            "dataloader_pin_memory": False,
+            "disable_tqdm": True,
+            "use_cpu": not torch.cuda.is_available(),
+            "bf16": fast,
+        }
+        arguments = TrainingArguments(output_dir=str(folder), **{**options, **training})
+        trainer = EnsembleTrainer(
+            model=model, args=arguments, train_dataset=examples, data_collator=partial(collate, pad=0)
+        )
+        trainer.head_rate, trainer.sampler, trainer.meta_rate = head_learning_rate, sampler, meta_rate
+        for callback in (PrinterCallback, ProgressCallback):  # they write to stdout
+            trainer.remove_callback(callback)
+        trainer.add_callback(_progress())
+        if again or arguments.num_train_epochs > 1:
+            with trainer.accelerator.autocast():
+                keep_lower(model, [example[side] for example in examples for side in ("chosen", "rejected")])
+        try:
+            trainer.train(resume_from_checkpoint=last_checkpoint(folder) if checkpoints else None)
+        except RuntimeError as error:
+            told = explain_memory(error, batch_size, length, len(model.heads))
+            if told is None:
+                raise
+            raise told from error
+        return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def _progress() -> Any:
+    from transformers import TrainerCallback
+
+    class Progress(TrainerCallback):
+        """Step and loss on stderr."""
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **options: Any) -> None:
+            if logs and "loss" in logs and state.is_world_process_zero:
+                print(
+                    f"step {state.global_step}/{state.max_steps} loss {logs['loss']:.4f}", file=sys.stderr, flush=True
+                )
+
+    return Progress()
+
+
+def meta_batches(
+    sampler: Sampler, tokenizer: Any, max_length: int
+) -> Callable[[int], tuple[torch.Tensor, torch.Tensor]]:
+    """A policy sampler's texts as token batches: step -> ids and mask, each (prompts, k, T)."""
+    from prudent.features.rendering import Renderer
+
+    renderer = Renderer(tokenizer, max_length)
+
+    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        prompts, responses = sampler(step)
+        k = min(len(texts) for texts in responses)
+        flat = [(prompt, text) for prompt, texts in zip(prompts, responses) for text in texts[:k]]
+        rows = [one.ids for one in renderer.conversations([p for p, _ in flat], [text for _, text in flat])]
+        ids, mask = padded(rows, 0)
+        return ids.unflatten(0, (-1, k)), mask.unflatten(0, (-1, k))
+
+    return batch
+
+
+def pool_sampler(pool: Any, prompts: int, seed: Seed) -> Sampler:
+    """Sampler that draws prompts with their responses from a pool (``data.pools.Pool``) sampled from the policy."""
+
+    def sample(step: int) -> tuple[Sequence[Any], Sequence[Sequence[str]]]:
+        rows = numpy_generator(spawn(seed, step + 1)[step]).choice(len(pool), min(prompts, len(pool)), replace=False)
+        return [pool.prompts[row] for row in rows], [pool.responses[row] for row in rows]
+
+    return sample
