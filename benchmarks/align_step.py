@@ -59,7 +59,7 @@ def own(dtype: torch.dtype, steps: int, layers: int | None, shared: bool) -> lis
     prompts = [[{"role": "user", "content": text}] for text in ASKS]
     policy = Policy(model, lora=LoraOptions(16, 32, layers))
     scorer = HeadScorer(ensemble(encoder), encoder, prompts, shared=shared)
-    statistics_ = ReferenceStatistics(torch.zeros(10, len(ASKS), dtype=torch.float64), 1.0, 1e-2, 1.0)
+    statistics_ = ReferenceStatistics(torch.zeros(10, len(ASKS), dtype=torch.float64), 1.0, 1e-2, torch.ones(11))
     options = TrainOptions(
         objective="bregman",
         update=UpdateOptions(beta=BETA, completions=COMPLETIONS),

@@ -174,42 +174,98 @@ class Run:
         write_atomic(self.folder / MANIFEST, dumps(self.manifest) + "\n")
 
 
+def _unlisted(out: Path) -> list[str]:
+    """Files in a finished run's folder that its manifest doesn't name; PrudentError where it isn't Prudent's own."""
+    manifest = read_manifest(out)
+    if not (isinstance(manifest.get("command"), str) and isinstance(manifest.get("files"), list)):
+        raise PrudentError(f"output folder {out} holds a {MANIFEST} that isn't Prudent's; name another --out")
+    listed = {MANIFEST, "state.json", *manifest["files"]}
+    present = (path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(name for name in present if name not in listed)
+
+
 def refuse_used(out: str | Path, overwrite: bool = False) -> Path:
-    """``out`` as a path, or PrudentError when it is there already and not to be overwritten."""
+    """``out``, links followed, or PrudentError when it is in use or can't be written to."""
     out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise PrudentError(f"output {out} is a file, not a folder; name another --out")
-    if out.is_dir() and any(out.iterdir()):
-        if not overwrite:
-            state = "a finished run" if (out / MANIFEST).is_file() else "files that no run finished"
-            raise PrudentError(
-                f"output folder {out} is in use: it holds {state}; name another --out or give --overwrite"
-            )
-        if not (out / MANIFEST).is_file():
-            raise PrudentError(
-                f"output folder {out} holds no finished run, so it is not overwritten; remove it or name another --out"
-            )
+    try:
+        out = out.resolve()
+        if out.exists() and not out.is_dir():
+            raise PrudentError(f"output {out} is a file, not a folder; name another --out")
+        used = out.is_dir() and any(out.iterdir())
+        above = next(parent for parent in out.parents if parent.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            raise PrudentError(f"output {out} can't be made: {above} is not a writable folder; name another --out")
+        if len(os.fsencode(out.name)) > 255:
+            raise PrudentError(f"output name {out.name[:40]}... is longer than 255 bytes; name a shorter --out")
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
+        raise PrudentError(f"output {str(out)[:200]} can't be used: {error}; name another --out") from error
+    if used and not overwrite:
+        state = "a finished run" if (out / MANIFEST).is_file() else "files that no run finished"
+        raise PrudentError(f"output folder {out} is in use: it holds {state}; name another --out or give --overwrite")
+    if used and not (out / MANIFEST).is_file():
+        raise PrudentError(
+            f"output folder {out} holds no finished run, so it is not overwritten; remove it or name another --out"
+        )
+    if used and (others := _unlisted(out)):
+        raise PrudentError(
+            f"output folder {out} holds files that its run didn't write ({', '.join(others[:5])}), so it is not "
+            "overwritten; move them or name another --out"
+        )
     return out
+
+
+def _partial(out: Path) -> Path:
+    """Where a run is written before it is finished; what killed runs left there is removed."""
+    tag = f".prudent-{hash_text(out.name)[:12]}"
+    for left in out.parent.glob(f"{tag}.*.partial"):
+        process = left.name.split(".")[-2]
+        if process.isdigit() and int(process) != os.getpid() and not Path(f"/proc/{process}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return out.parent / f"{tag}.{os.getpid()}.partial"
+
+
+def _put(temporary: Path, out: Path, overwrite: bool) -> None:
+    """Rename a finished run to its place: onto nothing or an empty folder, or in the place of a finished run."""
+    aside = temporary.with_suffix(".replaced")
+    try:
+        if overwrite and (out / MANIFEST).is_file() and not _unlisted(out):
+            os.rename(out, aside)
+        os.rename(temporary, out)
+    except (OSError, PrudentError) as error:
+        if aside.exists():
+            os.rename(aside, out)
+        kept = next(path for n in range(1, 10_000) if not os.path.lexists(path := out.parent / f"{out.name[:200]}-{n}"))
+        os.rename(temporary, kept)
+        raise PrudentError(
+            f"output folder {out} was filled by something else in the meantime; nothing there was touched, the "
+            f"finished run is in {kept}"
+        ) from error
+    shutil.rmtree(aside, ignore_errors=True)
+    fsync_folder_entry(out.parent)
 
 
 @contextlib.contextmanager
 def new_run(
     out: str | Path, command: str, options: Mapping[str, Any], seed: int | None = None, overwrite: bool = False
 ) -> Iterator[Run]:
-    """A run that appears at ``out`` whole or not at all: an error or Ctrl-C inside leaves nothing behind."""
+    """A run that appears at ``out`` whole or not at all: an error or Ctrl-C inside leaves nothing behind.
+
+    Files that others put into ``out`` meanwhile are never deleted: the finished run is then kept beside it, and the
+    PrudentError says where.
+    """
     out = refuse_used(out, overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.parent / f".{out.name}.{os.getpid()}.partial"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _partial(out)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+    except OSError as error:
+        raise PrudentError(f"output {out} can't be written: {error}; name another --out") from error
     try:
         run = Run(temporary, command, options, seed)
         yield run
         run.finish()
-        if out.exists():
-            shutil.rmtree(out)
-        os.rename(temporary, out)
-        fsync_folder_entry(out.parent)
+        _put(temporary, out, overwrite)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

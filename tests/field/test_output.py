@@ -96,3 +96,62 @@ def test_r07_lone_surrogates_in_results(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), np.float32("inf"), torch.tensor(float("-inf"))])
 def test_r26_scalars_of_every_kind(value: object) -> None:
     assert strict(dumps({"x": value}))["x"] is None
+
+
+def test_files_put_into_out_while_a_run_is_written_are_kept(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(PrudentError, match="the finished run is in") as caught, new_run(out, "fit", {}) as run:
+        run.write_text("mine.txt", "result")
+        out.mkdir()
+        (out / "notes.txt").write_text("a person's")
+    assert (out / "notes.txt").read_text() == "a person's"
+    assert (Path(str(caught.value).rsplit(" ", 1)[1]) / "mine.txt").read_text() == "result"
+
+
+def test_overwrite_takes_only_a_run_of_prudents_with_nothing_else_in_it(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for text in ("old", "new"):
+        with new_run(out, "fit", {}, overwrite=True) as run:
+            run.write_text("result.txt", text)
+    assert (out / "result.txt").read_text() == "new" and [path.name for path in tmp_path.iterdir()] == ["run"]
+    (out / "notes.txt").write_text("a person's")
+    with pytest.raises(PrudentError, match=r"didn't write \(notes.txt\)"), new_run(out, "fit", {}, overwrite=True):
+        pass
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "manifest.json").write_text('{"name": "a browser extension"}')
+    with pytest.raises(PrudentError, match="isn't Prudent's"), new_run(other, "fit", {}, overwrite=True):
+        pass
+
+
+def test_an_out_that_cannot_be_written_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for out in (tmp_path / "file" / "run", tmp_path / "loop", tmp_path / ("x" * 300)):
+        with pytest.raises(PrudentError, match="--out"), new_run(out, "fit", {}):
+            raise AssertionError("computed")
+    for out in (tmp_path / ("x" * 250), tmp_path / "link"):
+        with new_run(out, "fit", {}) as run:
+            run.write_text("result.txt", "")
+        assert (out / "result.txt").is_file()
+    assert (tmp_path / "link").is_symlink()
+    left = tmp_path / f".prudent-{'0' * 12}.999999999.partial"
+    left.mkdir()  # of another folder's run: not touched
+    with new_run(tmp_path / "next", "fit", {}):
+        pass
+    assert left.is_dir()
+
+
+def test_align_refuses_by_name_what_trl_would_not_honour(tmp_path: Path) -> None:
+    from prudent.cli import app
+
+    words = (
+        f"align --engine trl --out {tmp_path} --steps 999 --lora-rank 64 --preferences a.jsonl --judge j --runs 7 "
+        "--objective exact --objective nonsense"
+    )
+    result = CliRunner().invoke(app, words.split())
+    assert result.exit_code == 2
+    for named in ("--steps", "--lora-rank", "--preferences", "--judge", "--runs", "one --objective", "nonsense"):
+        assert named in result.output + result.stderr

@@ -77,13 +77,13 @@ def test_rivals_are_the_rules_they_are_named_for(world: tuple[torch.Tensor, torc
         "mean": centred.mean(1),
         "min": centred.min(1).values,
         "lcb": centred.mean(1) - deviation,
-        "uwo": centred.mean(1) - 0.5 * deviation**2,
+        "uwo": centred.mean(1) - deviation**2,
         "entropic": -torch.log(torch.exp(-centred).mean(1)),
     }
     for name, rule in rules.items():
         assert torch.allclose(METHODS[name](seen, reference, 0.4), solve(rule, reference, 0.4), atol=1e-12), name
-    assert torch.allclose(lcb(seen, reference, 0.4, width=0), METHODS["mean"](seen, reference, 0.4))
-    assert torch.allclose(uwo(seen, reference, 0.4, weight=0), METHODS["mean"](seen, reference, 0.4))
+    assert torch.allclose(lcb(seen, reference, 0.4, coefficient=0), METHODS["mean"](seen, reference, 0.4))
+    assert torch.allclose(uwo(seen, reference, 0.4, coefficient=0), METHODS["mean"](seen, reference, 0.4))
 
 
 def test_variance_only_never_looks_at_which_response_is_better(world: tuple[torch.Tensor, torch.Tensor]) -> None:

@@ -5,6 +5,7 @@ import torch
 
 from prudent.errors import PrudentError
 from prudent.policies.finite import solve
+from prudent.policies.methods import METHODS, estimate
 from prudent.rewards.aggregation import aggregate
 from prudent.rewards.objectives import (
     OBJECTIVES,
@@ -44,9 +45,9 @@ def total_variation(a, b):
 
 def shaped_of(objective, scores, beta, seed=0):
     n = scores.shape[1]
-    statistics = ReferenceStatistics(
-        torch.zeros(len(scores), 1, dtype=torch.float64), scale=1.0, floor=1e-3, spread=float(scores.mean(0).std())
-    )
+    sizes = torch.cat([scores, scores.mean(0, keepdim=True)]).square().mean(1).sqrt()
+    centre = torch.zeros(len(scores), 1, dtype=torch.float64)
+    statistics = ReferenceStatistics(centre, scale=1.0, floor=1e-3, sizes=sizes)
     return shape(objective, scores, torch.zeros(n, dtype=torch.long), statistics, beta, seed=seed)
 
 
@@ -63,7 +64,7 @@ def test_fixed_point_is_the_exact_policy(objective, reference):
         "proportional": lambda: solve(reward, reference, beta, variance=variance, form="proportional"),
         "bregman": lambda: solve(reward, reference, beta, variance=variance, form="bregman"),
         "exact": lambda: solve(reward, reference, beta, variance=variance, form="exact"),
-        "variance-only": lambda: solve(reward.std().expand(4), reference, beta, variance=variance),
+        "variance-only": lambda: solve(reward.square().mean().sqrt().expand(4), reference, beta, variance=variance),
         "permuted": lambda: solve(shaped.reward, reference, beta),
     }
     rule = {name: lambda: solve(aggregate(scores, objective), reference, beta) for name in PESSIMISM_RULES}
@@ -104,7 +105,7 @@ def test_statistics_centre_each_member_on_the_reference():
     scores = torch.tensor([[1.0, 3.0, 10.0], [0.0, 4.0, 20.0]])
     statistics = reference_statistics(scores, torch.tensor([0, 0, 1]))
     assert statistics.centre.tolist() == [[2.0, 10.0], [2.0, 20.0]]
-    assert statistics.scale == pytest.approx((0.5 + 0.5 + 0) / 3)
+    assert statistics.scale == pytest.approx((0.5 + 0) / 2)  # the mean over prompts
 
 
 def test_quantiles_of_one_reward_are_centred_together():
@@ -140,3 +141,19 @@ def test_a_score_that_is_not_finite_is_named():
 def test_a_prompt_without_reference_samples_is_named():
     with pytest.raises(PrudentError, match="prompt 1 has no sample"):
         reference_statistics(torch.ones(2, 2), torch.tensor([0, 2]))
+
+
+@pytest.mark.parametrize("member", [None, 1])
+@pytest.mark.parametrize("objective", sorted(set(METHODS) - {"permuted", "mean"}))  # permuted: each draws a shuffle
+def test_the_policy_of_preflight_is_the_fixed_point_of_training(objective, member):
+    generator = torch.Generator().manual_seed(3)
+    scores = torch.randn(5, 4, 6, generator=generator, dtype=torch.float64)
+    reference = torch.full((4, 6), 1 / 6, dtype=torch.float64)
+    prompts = torch.arange(4).repeat_interleave(6)
+    seen = estimate(scores, reference, reward="mean" if member is None else f"member:{member}")
+    flat = scores.flatten(1)
+    shaped = shape(objective, flat, prompts, reference_statistics(flat, prompts), 0.3, member=member)
+    trained = solve(
+        shaped.reward.reshape(4, 6), reference, 0.3, variance=shaped.kl_weight.reshape(4, 6), form="bregman"
+    )
+    torch.testing.assert_close(METHODS[objective](seen, reference, 0.3), trained, rtol=0, atol=1e-9)

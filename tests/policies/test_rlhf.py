@@ -57,7 +57,7 @@ def new_trainer(folder=None, *, steps=6, lora=TOP_TWO, scorer=None, **changes):
         }
     )
     ids = Renderer(tokenizer).prompts(PROMPTS)
-    statistics = ReferenceStatistics(torch.zeros(3, 4, dtype=torch.float64), 1.0, 1e-2, 1.0)
+    statistics = ReferenceStatistics(torch.zeros(3, 4, dtype=torch.float64), 1.0, 1e-2, torch.ones(4))
     return Trainer(policy, tokenizer, ids, scorer or Letters(), statistics, options, describe=PROMPTS, folder=folder)
 
 
@@ -146,7 +146,7 @@ def test_gradients_don_t_depend_on_how_rows_are_packed():
         ids = Renderer(tokenizer).prompts(PROMPTS)
         rollouts = roll_out(policy, tokenizer, ids, [0, 1, 2, 3], completions=3, max_new_tokens=5, seed=1)
         found = pack_and_score(policy, rollouts, Letters(), budget)
-        statistics = ReferenceStatistics(torch.zeros(3, 4, dtype=torch.float64), 1.0, 1e-2, 1.0)
+        statistics = ReferenceStatistics(torch.zeros(3, 4, dtype=torch.float64), 1.0, 1e-2, torch.ones(4))
         shaped = shape("bregman", found.scores, torch.tensor(rollouts.prompts), statistics, 0.1)
         update = UpdateOptions(completions=3)
         rloo_backward(policy, Scored(found.rows, found.references, shaped, 12), update, PROMPTS * 3, Meter())

@@ -14,6 +14,7 @@ import torch
 from prudent.arrays import ArrayLike, as_tensor, require_finite
 from prudent.errors import PrudentError
 from prudent.policies.finite import beta_for_kl, solve
+from prudent.rewards.aggregation import aggregate
 from prudent.seeding import torch_generator
 
 
@@ -112,26 +113,16 @@ def exact(seen: Estimate, reference: torch.Tensor, beta: ArrayLike) -> torch.Ten
     return solve(seen.reward, reference, beta, variance=seen.variance, form="exact")
 
 
-def lcb(seen: Estimate, reference: torch.Tensor, beta: ArrayLike, *, width: float = 1.0) -> torch.Tensor:
-    """Lower confidence bound as the reward: mean - width * standard deviation."""
-    return solve(seen.mean - width * seen.spread, reference, beta)
+def _by_rule(rule: str) -> Callable[..., torch.Tensor]:
+    """The method whose reward is a rule over members: its formula and defaults are those of ``rewards.aggregation``."""
+
+    def method(seen: Estimate, reference: torch.Tensor, beta: ArrayLike, **options: float) -> torch.Tensor:
+        return solve(aggregate(seen.scores.movedim(-3, 0), rule, **options), reference, beta)
+
+    return method
 
 
-def minimum(seen: Estimate, reference: torch.Tensor, beta: ArrayLike) -> torch.Tensor:
-    """Worst case over members (WCO of Coste et al., arXiv 2310.02743): the least score as the reward."""
-    return solve(seen.scores.amin(-3), reference, beta)
-
-
-def uwo(seen: Estimate, reference: torch.Tensor, beta: ArrayLike, *, weight: float = 0.5) -> torch.Tensor:
-    """Uncertainty-weighted optimisation (Coste et al., arXiv 2310.02743): mean - weight * variance, not normalised."""
-    return solve(seen.mean - weight * seen.spread.square(), reference, beta)
-
-
-def entropic(seen: Estimate, reference: torch.Tensor, beta: ArrayLike, *, aversion: float = 1.0) -> torch.Tensor:
-    """Entropic certainty equivalent over members: -ln(mean_k exp(-aversion r_k)) / aversion."""
-    members = torch.tensor(float(seen.scores.shape[-3]), dtype=torch.float64)
-    certain = (torch.log(members) - torch.logsumexp(-aversion * seen.scores, -3)) / aversion
-    return solve(certain, reference, beta)
+lcb, minimum, uwo, entropic = (_by_rule(rule) for rule in ("lcb", "min", "uwo", "entropic"))
 
 
 def variance_only(seen: Estimate, reference: torch.Tensor, beta: ArrayLike) -> torch.Tensor:

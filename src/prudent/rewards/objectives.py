@@ -12,11 +12,12 @@ bregman         r                                   s         pi0 exp((r - lam) 
 exact           r - beta s                          s         the maximiser of J = E[r - beta s log(pi / pi0)]
 lcb ...         aggregate(scores, rule)             1         pi0 exp(rule / beta): pessimism about the reward itself
 steeper ...     utility(quantiles, kind)            1         pi0 exp(utility / beta): for quantiles of one reward
-variance-only   m / s                               1         proportional with a constant in the reward's place
+variance-only   a / s                               1         proportional with a constant in the reward's place
 permuted        proportional, s shuffled per group  1         the reward's own, with the link between s and response cut
 ==============  ==================================  ========  =========================================================
 
-r is the reward (the mean over members, or one member), c its mean over samples of the *reference* for the same prompt,
+r is the reward (the mean over members, or one member), a its root mean square over samples of the *reference*, once
+centred, and c its mean over those of the same prompt,
 s the members' variance in units of its mean over samples of the reference, floored. c and the scale of s stay fixed in
 training: the policy's own samples move, and a leave-one-out baseline is no centring. Source: 2410.23726 (objective and
 closed form); the extra term of ``exact`` is derived in docs/theory.md.
@@ -47,14 +48,14 @@ class ReferenceStatistics:
     """What training keeps fixed, taken from samples of the reference policy.
 
     centre: (K, P) each member's mean score per prompt. scale: mean over responses of the centred members' variance
-    (ddof=1). floor: smallest variance allowed, in units of the scale. spread: standard deviation of the mean reward
-    within a prompt, the size that ``variance-only`` gives to its constant.
+    (ddof=1). floor: smallest variance allowed, in units of the scale. sizes: (K + 1,) root mean square of each member's
+    centred score and, last, of the members' mean: the constant that ``variance-only`` puts in the reward's place.
     """
 
     centre: torch.Tensor
     scale: float
     floor: float
-    spread: float
+    sizes: torch.Tensor
 
 
 class Shaped(NamedTuple):
@@ -88,8 +89,15 @@ def reference_statistics(
     if together:
         centre = centre.mean(0).expand_as(centre)
     centred = scores - centre[:, prompts]
-    scale = float(centred.var(dim=0).mean()) if len(scores) > 1 else float("nan")
-    return ReferenceStatistics(centre, scale, floor, float(centred.mean(dim=0).std()))
+    if len(scores) > 1:
+        variances = torch.zeros(len(count), dtype=scores.dtype).index_add_(0, prompts, centred.var(dim=0))
+        scale = float((variances / count).mean())
+    else:
+        scale = float("nan")
+    rewards = torch.cat([centred, centred.mean(dim=0, keepdim=True)])
+    # The mean over prompts, whatever their number of samples: as policies.methods.estimate weighs them.
+    squares = torch.zeros(len(rewards), len(count), dtype=scores.dtype).index_add_(1, prompts, rewards.square())
+    return ReferenceStatistics(centre, scale, floor, (squares / count).mean(1).sqrt())
 
 
 def shape(
@@ -128,7 +136,7 @@ def shape(
     if objective == "permuted":
         return Shaped(reward / _shuffle_within(variance, prompts, seed), one, reward, variance)
     if objective == "variance-only":
-        return Shaped(reference.spread / variance, one, reward, variance)
+        return Shaped(reference.sizes[-1 if member is None else member] / variance, one, reward, variance)
     if objective == "bregman":
         return Shaped(reward, variance, reward, variance)
     return Shaped(reward - beta * variance, variance, reward, variance)

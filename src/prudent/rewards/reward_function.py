@@ -99,7 +99,9 @@ class RewardFunction:
         scores = self.model.score(list(prompts), list(responses))
         if self.statistics is None:
             self.index = {prompt_key(p): 0 for p in prompts}
-            statistics = ReferenceStatistics(torch.zeros(len(scores), 1), float("nan"), 1.0, float("nan"))
+            statistics = ReferenceStatistics(
+                torch.zeros(len(scores), 1), float("nan"), 1.0, torch.full((len(scores) + 1,), float("nan"))
+            )
         else:
             statistics = self.statistics
         seed = spawn(self.seed, self.calls + 1)[-1]

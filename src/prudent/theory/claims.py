@@ -122,16 +122,20 @@ def ball_claims(seed: Seed) -> Iterator[Claim]:
     matrix = random_covariance(6, generator)
     reward = torch.randn(6, generator=generator, dtype=torch.float64)
     reference = torch.full((6,), 1 / 6, dtype=torch.float64)
-    directions = torch.randn(10_000, 6, generator=generator, dtype=torch.float64)
+    normals = torch.randn(10_000, 6, generator=generator, dtype=torch.float64)
     for name, metric, covariance, equation in (
         ("L2", torch.eye(6, dtype=torch.float64), None, "(8)"),
         ("Sigma", matrix, matrix, "(9)"),
     ):
+        # Uniform in the ball's own metric: L^-T z for metric = L L'. Drawn in another one they'd miss the optimum.
+        root = torch.linalg.cholesky(metric)
+        directions = torch.linalg.solve_triangular(root.T, normals.T, upper=True).T
         step = ball(reward, reference, 0.3, covariance=covariance) - reference
         best = float(step @ reward)
         gains = 0.3 * (directions @ reward) / torch.einsum("ki,ij,kj->k", directions, metric, directions).sqrt()
         claim = f"{name} ball: best of 10,000 feasible directions, as a share of the closed form's gain"
-        yield _below(section, claim, equation, float(gains.max()) / best, 1.0)
+        share = float(gains.max()) / best
+        yield Claim(section, claim, equation, None, share, 0.95, 1.0, 0.95 <= share <= 1.0 + 1e-12)
         off = abs(float(step @ metric @ step) - 0.09)
         yield _identity(section, f"{name} ball: squared norm is the squared radius", equation, off, 1e-10)
 
@@ -302,7 +306,7 @@ def level_claims(seed: Seed) -> Iterator[Claim]:
     yield _mean(section, "mean first-order gain of the Bregman form: E w (R - R_w) R / beta", "(31)", expected, each)
 
 
-def promise_claims(seed: Seed, draws: int = 200) -> Iterator[Claim]:
+def promise_claims(seed: Seed, draws: int = 2000) -> Iterator[Claim]:
     """Corrected promises are unbiased; the plug-in is not."""
     section, generator = "Promises", torch_generator(seed)
     prompts, n, rank = 10, 6, 70
@@ -352,7 +356,7 @@ def promise_claims(seed: Seed, draws: int = 200) -> Iterator[Claim]:
         fails,
         low,
         high,
-        low <= 0.10,
+        high <= 0.10,
     )
 
 

@@ -125,6 +125,7 @@ def align(
     if demo:
         given |= {k: v for k, v in DEMO.items() if _defaulted(context, k)}
     if engine == "trl":
+        _refuse_for_trl(context, objective)
         from prudent.commands.align.trl_run import train_with_trl
 
         outcome = train_with_trl(
@@ -162,3 +163,41 @@ def align(
 def _defaulted(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is None or source.name == "DEFAULT"
+
+
+# What --engine trl takes from Prudent's command line; everything else is TRL's own, by --trl-config.
+TRL_TAKES = {
+    "out",
+    "policy",
+    "objective",
+    "algorithm",
+    "beta",
+    "prompts",
+    "reference_samples",
+    "max_new_tokens",
+    "engine",
+    "trl_config",
+    "reward_model",
+    "seed",
+    "json",
+    "config",
+}
+
+
+def _refuse_for_trl(context: typer.Context, objective: list[str] | None) -> None:
+    """PrudentError naming every option given that TRL's engine wouldn't honour."""
+    from prudent.errors import PrudentError
+    from prudent.rewards.objectives import OBJECTIVES
+
+    given = [name for name in context.params if name not in TRL_TAKES and not _defaulted(context, name)]
+    problems = [
+        f"--engine trl doesn't take --{name.replace('_', '-')}: name TRL's own field in --trl-config, or leave it out"
+        for name in given
+    ]
+    if objective and len(objective) > 1:
+        problems.append(f"--engine trl trains one --objective, got {len(objective)}: {', '.join(objective)}")
+    unknown = [name for name in objective or () if name not in OBJECTIVES]
+    if unknown:
+        problems.append(f"--objective {', '.join(unknown)} is unknown; one of {', '.join(OBJECTIVES)}")
+    if problems:
+        raise PrudentError("; ".join(problems))
