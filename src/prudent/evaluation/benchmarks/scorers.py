@@ -178,7 +178,7 @@ def process_scores(name: str, items: Items, options: Options) -> Contestant:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise PrudentError(f"no process reward model found at {name!r}: {str(error).splitlines()[0]}") from error
     classifier = any("TokenClassification" in kind for kind in config.architectures or ())
@@ -208,9 +208,9 @@ def token_classifier(name: str, options: Options) -> tuple[Any, Any]:
     from transformers import AutoModelForTokenClassification, AutoTokenizer
 
     model = AutoModelForTokenClassification.from_pretrained(
-        name, dtype=options.dtype or torch.float32, use_safetensors=True
+        name, dtype=options.dtype or torch.float32, use_safetensors=True, trust_remote_code=False
     )
-    return model.eval().to(options.device or "cpu"), AutoTokenizer.from_pretrained(name)
+    return model.eval().to(options.device or "cpu"), AutoTokenizer.from_pretrained(name, trust_remote_code=False)
 
 
 @torch.inference_mode()

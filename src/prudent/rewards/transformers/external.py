@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from prudent.errors import PrudentError
-from prudent.rewards.artefact import refuse_pickle
+from prudent.runs import refuse_pickle
 
 TOKEN_BUDGET = 8192
 
@@ -37,7 +37,7 @@ def load_classifier(name: str, dtype: str | None = None, device: str | None = No
     if path.exists():
         refuse_pickle(path)
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise PrudentError(
             f"no reward model found at {name!r} ({str(error).splitlines()[0]}); give a folder written by prudent fit, "
@@ -46,9 +46,9 @@ def load_classifier(name: str, dtype: str | None = None, device: str | None = No
     check_labels(config, name)
     try:
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            name, dtype=dtype or torch.float32, use_safetensors=True, output_loading_info=True
+            name, dtype=dtype or torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise PrudentError(f"{name} can't be loaded as a reward model: {str(error).splitlines()[0]}") from error
     if report["missing_keys"]:
