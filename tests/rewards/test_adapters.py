@@ -135,8 +135,8 @@ def test_untrained_blocks_are_computed_once_for_all_members_and_epochs(tiny_fold
     joint = score(fit(tiny_folder, members=2, seed=seeds, **options))
     lower, trained = calls.count(0), calls.count(2)
     assert calls.count(1) == lower < trained / 4  # of three blocks the last is trained
-    for place in ("finetuning", "adapters"):
-        monkeypatch.setattr(f"prudent.rewards.{place}.keep_lower", lambda *given: None)
+    for place in ("finetuning", "ensembles"):
+        monkeypatch.setattr(f"prudent.rewards.transformers.{place}.keep_lower", lambda *given: None)
     alone = score(fit(tiny_folder, members=1, seed=seeds[1:], **options))
     assert calls.count(0) - lower == calls.count(2) - trained
     assert torch.allclose(alone[0], joint[1], atol=1e-6)
