@@ -13,6 +13,7 @@ __getattr__, __all__ = attach(
         "RewardModel": "prudent.rewards.model",
         "moments": "prudent.rewards.uncertainty",
         "aggregate": "prudent.rewards.aggregation",
+        "estimate_risk": "prudent.evaluation.risk_estimate",
         "PrudentError": "prudent.errors",
         "DataError": "prudent.errors",
     },

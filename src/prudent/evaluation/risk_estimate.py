@@ -1,0 +1,128 @@
+"""How likely is the policy trained on these pairs no better than its reference? Arrays in, rows out.
+
+``docs/calibration.md`` holds what was promised and what came, world by world.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from prudent.arrays import ArrayLike, as_tensor, require_finite
+from prudent.errors import PrudentError
+from prudent.evaluation.intervals import wilson
+from prudent.evaluation.posterior_risk import Risks, risk_with_gold, risk_without_gold
+from prudent.evaluation.risk import at_or_below
+from prudent.policies.methods import METHODS, Estimate, estimate
+from prudent.rewards.heads import bootstrap_counts, choose_ridge, fit_heads, standardisation
+from prudent.seeding import spawn
+
+LEAST_PAIRS, LEAST_PROMPTS = 30, 8
+
+
+def estimate_risk(
+    chosen: ArrayLike,
+    rejected: ArrayLike,
+    groups: Sequence[Any],
+    candidates: ArrayLike,
+    reference: ArrayLike,
+    *,
+    betas: Sequence[float] = (0.1,),
+    methods: Sequence[str] = ("vanilla", "lcb", "proportional"),
+    draws: int = 200,
+    members: int = 10,
+    gold: ArrayLike | None = None,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """The probability that the policy trained on THESE pairs is no better than the reference: a row a method and beta.
+
+    chosen, rejected: features (n, d) of the pairs; groups: the n pairs' prompts. candidates (P, C, d) and reference
+    (P, C): features and probabilities of sampled responses, 0 masks one. methods: names of ``policies.METHODS``. The reward is
+    the head fitted on all pairs; ``members`` bootstrap heads serve the mean and the variance.
+
+    risk, low, high, gain: without ``gold`` by the posterior of the reward given the pairs (``posterior_risk``; gain in
+    logits of the preference model; low and high are that posterior's 95 %, not an interval of a realised share). With
+    ``gold`` (P, C), the true reward, by Student's t over prompts; then also procedure_risk with its Wilson interval:
+    the share of ``draws`` resamples of the pairs (each fitted once, variance of the given data) whose policy is no
+    better. It is None without gold. Fewer than LEAST_PAIRS pairs or LEAST_PROMPTS prompts give risk None, low 0, high 1
+    and a reason. Raises PrudentError for shapes, values that aren't finite, and unknown methods.
+    """
+    better, worse, features, weight = (as_tensor(x, torch.float64) for x in (chosen, rejected, candidates, reference))
+    _check(better, worse, groups, features, weight, betas, methods)
+    rows = [{"method": name, "beta": float(beta)} for name in methods for beta in betas]
+    if len(better) < LEAST_PAIRS or len(set(groups)) < LEAST_PROMPTS:
+        reason = f"{len(better)} pairs of {len(set(groups))} prompts; needs {LEAST_PAIRS} of {LEAST_PROMPTS}"
+        return [{**row, "risk": None, "low": 0.0, "high": 1.0, "gain": None, "reason": reason} for row in rows]
+    mean, scale = standardisation(better.float(), worse.float())
+    difference = ((better - worse) / scale).float()
+    flat = ((features - mean) / scale).flatten(0, 1)
+    ridge, _ = choose_ridge(difference, groups=groups, seed=seed)
+    # One resample each: a draw stands beside the fit on all pairs, and is not resampled again.
+    resamples = bootstrap_counts(len(better), spawn(seed, members + (draws if gold is not None else 0)), groups)
+    counts = torch.cat([torch.ones(1, len(better)), resamples])
+    weights = fit_heads(difference, counts, ridge=ridge, tolerance=1e-5).weights.double()
+    scores = (weights @ flat.T).reshape(-1, *weight.shape)
+    known = estimate(scores[1 : members + 1], weight)
+    moved = torch.cat([_moves(known, scores[:1], weight, row["method"], row["beta"]) for row in rows])
+    if gold is None:
+        inside = (flat.reshape(features.shape) * weight[..., None]).sum(1, keepdim=True)
+        centred = torch.where(weight[..., None] > 0, flat.reshape(features.shape) - inside, 0.0)
+        found = risk_without_gold(difference.double().numpy(), centred.numpy(), moved.numpy())
+        return [{**row, **_numbers(found, k), "procedure_risk": None} for k, row in enumerate(rows)]
+    truth = torch.where(weight > 0, as_tensor(gold, torch.float64), 0.0)
+    require_finite(truth, "gold", ("prompt", "candidate"))
+    found = risk_with_gold((moved * truth).sum(-1).numpy())
+    out = []
+    for k, row in enumerate(rows):
+        fresh = _moves(known, scores[members + 1 :], weight, row["method"], row["beta"])
+        below = int(at_or_below((fresh * truth).sum(-1).mean(-1), float(truth.abs().max())).sum())
+        low, high = wilson(below, draws) if draws else (0.0, 1.0)
+        shares = {"procedure_risk": below / draws if draws else None, "procedure_low": low, "procedure_high": high}
+        out.append({**row, **_numbers(found, k), **shares})
+    return out
+
+
+def _moves(known: Estimate, rewards: torch.Tensor, weight: torch.Tensor, method: str, beta: float) -> torch.Tensor:
+    """Policy minus reference (draws, P, C) for each of ``rewards`` (draws, P, C), by a method's own definition."""
+    centred = torch.where(weight > 0, rewards - (weight * rewards).sum(-1, keepdim=True), 0.0)
+    # A draw's own error moves what a rule over members sees as it moves the reward itself.
+    shift = centred - centred[:1] if len(centred) > 1 else torch.zeros_like(centred)
+    parts = [
+        METHODS[method](known._replace(reward=reward, mean=known.mean + off, scores=known.scores + off), weight, beta)
+        for reward, off in zip(centred, shift)
+    ]
+    return torch.stack(parts) - weight if parts else torch.zeros(0, *weight.shape, dtype=torch.float64)
+
+
+def _numbers(found: Risks, row: int) -> dict[str, float]:
+    return {name: float(getattr(found, name)[row]) for name in ("risk", "low", "high", "gain")}
+
+
+def _check(
+    better: torch.Tensor,
+    worse: torch.Tensor,
+    groups: Sequence[Any],
+    features: torch.Tensor,
+    weight: torch.Tensor,
+    betas: Sequence[float],
+    methods: Sequence[str],
+) -> None:
+    if better.ndim != 2 or better.shape != worse.shape or len(groups) != len(better):
+        shapes = f"{tuple(better.shape)}, {tuple(worse.shape)} and {len(groups)} prompts"
+        raise PrudentError(f"chosen and rejected must be (n, d) with n prompt names, got {shapes}")
+    if features.ndim != 3 or features.shape[:2] != weight.shape or features.shape[-1] != better.shape[-1]:
+        shapes = f"{tuple(features.shape)} and {tuple(weight.shape)} for features of width {better.shape[-1]}"
+        raise PrudentError(f"candidates must be (P, C, d) and reference (P, C), got {shapes}")
+    require_finite(torch.stack([better, worse]), "pair features", ("side", "pair", "feature"))
+    require_finite(torch.where(weight[..., None] > 0, features, 0.0), "candidates", ("prompt", "candidate", "feature"))
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not methods:
+        raise PrudentError(f"methods {', '.join(unknown) or 'none'}: must be of {', '.join(METHODS)}")
+    if not betas or any(not (beta > 0 and math.isfinite(beta)) for beta in betas):
+        raise PrudentError(f"betas must be positive numbers, got {list(betas)}")
+    if not np.any(weight.numpy() > 0):
+        raise PrudentError("reference gives no candidate a probability")

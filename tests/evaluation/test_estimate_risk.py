@@ -1,0 +1,64 @@
+"""The risk of the policy trained on given pairs, held to planted worlds whose truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import prudent
+from prudent.errors import PrudentError
+
+
+def world(seed: int, signal: float, pairs: int = 150, width: int = 8, prompts: int = 12, candidates: int = 6):
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    truth = signal * normal(width) / width**0.5
+    left, right = normal(pairs, width), normal(pairs, width)
+    wins = torch.rand(pairs, generator=generator, dtype=torch.float64) < torch.sigmoid((left - right) @ truth)
+    chosen, rejected = torch.where(wins[:, None], left, right), torch.where(wins[:, None], right, left)
+    features = normal(prompts, candidates, width)
+    reference = torch.full((prompts, candidates), 1 / candidates, dtype=torch.float64)
+    return chosen, rejected, [number // 3 for number in range(pairs)], features, reference, features @ truth
+
+
+def test_a_clear_signal_is_a_small_risk_and_none_is_a_large_one() -> None:
+    def promised(seed: int, signal: float) -> float:
+        return prudent.estimate_risk(*world(seed, signal)[:5], methods=("vanilla",))[0]["risk"]
+
+    assert np.mean([promised(seed, 2.0) for seed in range(4)]) < 0.05
+    assert np.mean([promised(seed, 0.0) for seed in range(6)]) > 0.15
+
+
+def test_with_gold_the_risk_is_of_this_data_set_and_the_procedures_stands_beside_it() -> None:
+    *arrays, gold = world(1, 2.0)
+    rows = prudent.estimate_risk(*arrays, betas=(0.1, 1.0), draws=20, gold=gold)
+    assert [row["method"] for row in rows] == ["vanilla"] * 2 + ["lcb"] * 2 + ["proportional"] * 2
+    for row in rows:
+        assert row["risk"] < 0.05 and row["gain"] > 0
+        assert row["procedure_low"] <= row["procedure_risk"] <= row["procedure_high"]
+    assert all(row["risk"] > 0.95 for row in prudent.estimate_risk(*arrays, draws=20, gold=-gold))
+    assert rows == prudent.estimate_risk(*arrays, betas=(0.1, 1.0), draws=20, gold=gold)
+
+
+def test_too_few_pairs_give_the_widest_interval_and_a_reason() -> None:
+    rows = prudent.estimate_risk(*world(1, 1.0, pairs=12)[:5])
+    assert all(
+        row["risk"] is None and (row["low"], row["high"]) == (0, 1) and "12 pairs" in row["reason"] for row in rows
+    )
+
+
+def test_bad_input_is_named() -> None:
+    arrays = list(world(1, 1.0)[:5])
+    with pytest.raises(PrudentError, match="must be of"):
+        prudent.estimate_risk(*arrays, methods=("nonsense",))
+    with pytest.raises(PrudentError, match="betas"):
+        prudent.estimate_risk(*arrays, betas=(0.0,))
+    with pytest.raises(PrudentError, match="prompt names"):
+        prudent.estimate_risk(arrays[0][:-1], *arrays[1:])
+    arrays[0][3, 2] = float("nan")
+    with pytest.raises(PrudentError, match="pair 3"):
+        prudent.estimate_risk(*arrays)
