@@ -41,8 +41,8 @@ def estimate_risk(
     """The probability that the policy trained on THESE pairs is no better than the reference: a row a method and beta.
 
     chosen, rejected: features (n, d) of the pairs; groups: the n pairs' prompts. candidates (P, C, d) and reference
-    (P, C): features and probabilities of sampled responses, 0 masks one. methods: names of ``policies.METHODS``. The reward is
-    the head fitted on all pairs; ``members`` bootstrap heads serve the mean and the variance.
+    (P, C): features and probabilities of sampled responses, 0 masks one. methods: names of ``policies.METHODS``. The
+    reward is the head fitted on all pairs; ``members`` bootstrap heads serve the mean and the variance.
 
     risk, low, high, gain: without ``gold`` by the posterior of the reward given the pairs (``posterior_risk``; gain in
     logits of the preference model; low and high are that posterior's 95 %, not an interval of a realised share). With
@@ -53,7 +53,7 @@ def estimate_risk(
     """
     better, worse, features, weight = (as_tensor(x, torch.float64) for x in (chosen, rejected, candidates, reference))
     _check(better, worse, groups, features, weight, betas, methods)
-    rows = [{"method": name, "beta": float(beta)} for name in methods for beta in betas]
+    rows: list[dict[str, Any]] = [{"method": name, "beta": float(beta)} for name in methods for beta in betas]
     if len(better) < LEAST_PAIRS or len(set(groups)) < LEAST_PROMPTS:
         reason = f"{len(better)} pairs of {len(set(groups))} prompts; needs {LEAST_PAIRS} of {LEAST_PROMPTS}"
         return [{**row, "risk": None, "low": 0.0, "high": 1.0, "gain": None, "reason": reason} for row in rows]
