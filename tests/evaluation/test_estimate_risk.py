@@ -57,6 +57,13 @@ def test_bad_input_is_named() -> None:
         prudent.estimate_risk(*arrays, methods=("nonsense",))
     with pytest.raises(PrudentError, match="betas"):
         prudent.estimate_risk(*arrays, betas=(0.0,))
+    with pytest.raises(PrudentError, match="draws"):
+        prudent.estimate_risk(*arrays, draws=-3)
+    for gold in (torch.zeros(12, 1), torch.zeros(11, 6)):
+        with pytest.raises(PrudentError, match="gold must be"):
+            prudent.estimate_risk(*arrays, gold=gold)
+    with pytest.raises(PrudentError, match="known on 1 prompts"):
+        prudent.estimate_risk(*arrays[:3], arrays[3][:1], arrays[4][:1], gold=torch.ones(1, 6))
     with pytest.raises(PrudentError, match="prompt names"):
         prudent.estimate_risk(arrays[0][:-1], *arrays[1:])
     arrays[0][3, 2] = float("nan")

@@ -53,6 +53,7 @@ def estimate_risk(
     """
     better, worse, features, weight = (as_tensor(x, torch.float64) for x in (chosen, rejected, candidates, reference))
     _check(better, worse, groups, features, weight, betas, methods)
+    truth = _truth(gold, weight, draws)
     rows: list[dict[str, Any]] = [{"method": name, "beta": float(beta)} for name in methods for beta in betas]
     if len(better) < LEAST_PAIRS or len(set(groups)) < LEAST_PROMPTS:
         reason = f"{len(better)} pairs of {len(set(groups))} prompts; needs {LEAST_PAIRS} of {LEAST_PROMPTS}"
@@ -62,19 +63,17 @@ def estimate_risk(
     flat = ((features - mean) / scale).flatten(0, 1)
     ridge, _ = choose_ridge(difference, groups=groups, seed=seed)
     # One resample each: a draw stands beside the fit on all pairs, and is not resampled again.
-    resamples = bootstrap_counts(len(better), spawn(seed, members + (draws if gold is not None else 0)), groups)
+    resamples = bootstrap_counts(len(better), spawn(seed, members + (draws if truth is not None else 0)), groups)
     counts = torch.cat([torch.ones(1, len(better)), resamples])
     weights = fit_heads(difference, counts, ridge=ridge, tolerance=1e-5).weights.double()
     scores = (weights @ flat.T).reshape(-1, *weight.shape)
     known = estimate(scores[1 : members + 1], weight)
     moved = torch.cat([_moves(known, scores[:1], weight, row["method"], row["beta"]) for row in rows])
-    if gold is None:
+    if truth is None:
         inside = (flat.reshape(features.shape) * weight[..., None]).sum(1, keepdim=True)
         centred = torch.where(weight[..., None] > 0, flat.reshape(features.shape) - inside, 0.0)
         found = risk_without_gold(difference.double().numpy(), centred.numpy(), moved.numpy())
         return [{**row, **_numbers(found, k), "procedure_risk": None} for k, row in enumerate(rows)]
-    truth = torch.where(weight > 0, as_tensor(gold, torch.float64), 0.0)
-    require_finite(truth, "gold", ("prompt", "candidate"))
     found = risk_with_gold((moved * truth).sum(-1).numpy())
     out = []
     for k, row in enumerate(rows):
@@ -96,6 +95,22 @@ def _moves(known: Estimate, rewards: torch.Tensor, weight: torch.Tensor, method:
         for reward, off in zip(centred, shift)
     ]
     return torch.stack(parts) - weight if parts else torch.zeros(0, *weight.shape, dtype=torch.float64)
+
+
+def _truth(gold: ArrayLike | None, weight: torch.Tensor, draws: int) -> torch.Tensor | None:
+    """Gold (P, C), 0 where masked; None without gold. PrudentError for what can't be used."""
+    if draws < 0:
+        raise PrudentError(f"draws is {draws}, must be at least 0")
+    if gold is None:
+        return None
+    values = as_tensor(gold, torch.float64)
+    if values.shape != weight.shape:
+        raise PrudentError(f"gold must be (P, C) = {tuple(weight.shape)} as the reference, got {tuple(values.shape)}")
+    if len(weight) < LEAST_PROMPTS:
+        raise PrudentError(f"gold is known on {len(weight)} prompts; Student's t over prompts needs {LEAST_PROMPTS}")
+    truth = torch.where(weight > 0, values, 0.0)
+    require_finite(truth, "gold", ("prompt", "candidate"))
+    return truth
 
 
 def _numbers(found: Risks, row: int) -> dict[str, float]:
