@@ -60,18 +60,18 @@ def estimate_risk(
         return [{**row, "risk": None, "low": 0.0, "high": 1.0, "gain": None, "reason": reason} for row in rows]
     mean, scale = standardisation(better.float(), worse.float())
     difference = ((better - worse) / scale).float()
-    flat = ((features - mean) / scale).flatten(0, 1)
+    standard = (features - mean) / scale
     ridge, _ = choose_ridge(difference, groups=groups, seed=seed)
     # One resample each: a draw stands beside the fit on all pairs, and is not resampled again.
     resamples = bootstrap_counts(len(better), spawn(seed, members + (draws if truth is not None else 0)), groups)
     counts = torch.cat([torch.ones(1, len(better)), resamples])
     weights = fit_heads(difference, counts, ridge=ridge, tolerance=1e-5).weights.double()
-    scores = (weights @ flat.T).reshape(-1, *weight.shape)
+    scores = (weights @ standard.flatten(0, 1).T).reshape(-1, *weight.shape)
     known = estimate(scores[1 : members + 1], weight)
     moved = torch.cat([_moves(known, scores[:1], weight, row["method"], row["beta"]) for row in rows])
     if truth is None:
-        inside = (flat.reshape(features.shape) * weight[..., None]).sum(1, keepdim=True)
-        centred = torch.where(weight[..., None] > 0, flat.reshape(features.shape) - inside, 0.0)
+        share = weight[..., None]
+        centred = torch.where(share > 0, standard - (standard * share).sum(1, keepdim=True), 0.0)
         found = risk_without_gold(difference.double().numpy(), centred.numpy(), moved.numpy())
         return [{**row, **_numbers(found, k), "procedure_risk": None} for k, row in enumerate(rows)]
     found = risk_with_gold((moved * truth).sum(-1).numpy())
@@ -89,12 +89,9 @@ def _moves(known: Estimate, rewards: torch.Tensor, weight: torch.Tensor, method:
     """Policy minus reference (draws, P, C) for each of ``rewards`` (draws, P, C), by a method's own definition."""
     centred = torch.where(weight > 0, rewards - (weight * rewards).sum(-1, keepdim=True), 0.0)
     # A draw's own error moves what a rule over members sees as it moves the reward itself.
-    shift = centred - centred[:1] if len(centred) > 1 else torch.zeros_like(centred)
-    parts = [
-        METHODS[method](known._replace(reward=reward, mean=known.mean + off, scores=known.scores + off), weight, beta)
-        for reward, off in zip(centred, shift)
-    ]
-    return torch.stack(parts) - weight if parts else torch.zeros(0, *weight.shape, dtype=torch.float64)
+    shift = centred - centred[:1]
+    drawn = known._replace(reward=centred, mean=known.mean + shift, scores=known.scores + shift[:, None])
+    return METHODS[method](drawn, weight, beta).expand(centred.shape) - weight
 
 
 def _truth(gold: ArrayLike | None, weight: torch.Tensor, draws: int) -> torch.Tensor | None:

@@ -47,7 +47,7 @@ OBJECTIVES = ("vanilla", *VARIANCE_OBJECTIVES, *PESSIMISM_RULES, *UTILITY_RULES)
 class ReferenceStatistics:
     """What training keeps fixed, taken from samples of the reference policy.
 
-    centre: (K, P) each member's mean score per prompt. scale: mean over responses of the centred members' variance
+    centre: (K, P) each member's mean score per prompt. scale: mean over prompts of the centred members' mean variance
     (ddof=1). floor: smallest variance allowed, in units of the scale. sizes: (K + 1,) root mean square of each member's
     centred score and, last, of the members' mean: the constant that ``variance-only`` puts in the reward's place.
     """
@@ -84,20 +84,21 @@ def reference_statistics(
         raise PrudentError(
             f"prompt {int((count == 0).nonzero()[0])} has no sample of the reference policy to centre on"
         )
-    sums = torch.zeros(len(scores), len(count), dtype=scores.dtype).index_add_(1, prompts, scores)
-    centre = sums / count
+    centre = _prompt_means(scores, prompts, count)
     if together:
         centre = centre.mean(0).expand_as(centre)
     centred = scores - centre[:, prompts]
-    if len(scores) > 1:
-        variances = torch.zeros(len(count), dtype=scores.dtype).index_add_(0, prompts, centred.var(dim=0))
-        scale = float((variances / count).mean())
-    else:
-        scale = float("nan")
+    scale = float(_prompt_means(centred.var(dim=0), prompts, count).mean()) if len(scores) > 1 else float("nan")
     rewards = torch.cat([centred, centred.mean(dim=0, keepdim=True)])
     # The mean over prompts, whatever their number of samples: as policies.methods.estimate weighs them.
-    squares = torch.zeros(len(rewards), len(count), dtype=scores.dtype).index_add_(1, prompts, rewards.square())
-    return ReferenceStatistics(centre, scale, floor, (squares / count).mean(1).sqrt())
+    sizes = _prompt_means(rewards.square(), prompts, count).mean(1).sqrt()
+    return ReferenceStatistics(centre, scale, floor, sizes)
+
+
+def _prompt_means(values: torch.Tensor, prompts: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    """(..., N) averaged over each prompt's samples: (..., P). prompts (N,) index, count (P,) samples of each."""
+    sums = torch.zeros(*values.shape[:-1], len(count), dtype=values.dtype)
+    return sums.index_add_(-1, prompts, values) / count
 
 
 def shape(
