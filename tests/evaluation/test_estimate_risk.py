@@ -8,6 +8,8 @@ import torch
 
 import prudent
 from prudent.errors import PrudentError
+from prudent.evaluation.risk_estimate import _moves
+from prudent.policies.methods import METHODS, estimate
 
 
 def world(seed: int, signal: float, pairs: int = 150, width: int = 8, prompts: int = 12, candidates: int = 6):
@@ -69,3 +71,15 @@ def test_bad_input_is_named() -> None:
     arrays[0][3, 2] = float("nan")
     with pytest.raises(PrudentError, match="pair 3"):
         prudent.estimate_risk(*arrays)
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"permuted"}))  # permuted: a shuffle for each of a batch
+def test_a_draw_is_taken_about_the_fit_on_all_pairs_whatever_the_others_are(method: str) -> None:
+    generator = torch.Generator().manual_seed(5)
+    ensemble, full, fresh = (torch.randn(k, 4, 6, generator=generator, dtype=torch.float64) for k in (5, 1, 3))
+    reference = torch.full((4, 6), 1 / 6, dtype=torch.float64)
+    found = _moves(ensemble, full, fresh, reference, method, 0.3)
+    alone = torch.cat([_moves(ensemble, full, draw[None], reference, method, 0.3) for draw in fresh])
+    torch.testing.assert_close(found, alone)
+    own = METHODS[method](estimate(ensemble, reference, reward=full[0]), reference, 0.3) - reference
+    torch.testing.assert_close(_moves(ensemble, full, full, reference, method, 0.3)[0], own)

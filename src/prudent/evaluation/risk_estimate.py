@@ -17,7 +17,7 @@ from prudent.errors import PrudentError
 from prudent.evaluation.intervals import wilson
 from prudent.evaluation.posterior_risk import Risks, risk_with_gold, risk_without_gold
 from prudent.evaluation.risk import at_or_below
-from prudent.policies.methods import METHODS, Estimate, estimate
+from prudent.policies.methods import METHODS, estimate
 from prudent.rewards.heads import bootstrap_counts, choose_ridge, fit_heads, standardisation
 from prudent.seeding import spawn
 
@@ -67,8 +67,8 @@ def estimate_risk(
     counts = torch.cat([torch.ones(1, len(better)), resamples])
     weights = fit_heads(difference, counts, ridge=ridge, tolerance=1e-5).weights.double()
     scores = (weights @ standard.flatten(0, 1).T).reshape(-1, *weight.shape)
-    known = estimate(scores[1 : members + 1], weight)
-    moved = torch.cat([_moves(known, scores[:1], weight, row["method"], row["beta"]) for row in rows])
+    full, ensemble, fresh = scores[:1], scores[1 : members + 1], scores[members + 1 :]
+    moved = torch.cat([_moves(ensemble, full, full, weight, row["method"], row["beta"]) for row in rows])
     if truth is None:
         share = weight[..., None]
         centred = torch.where(share > 0, standard - (standard * share).sum(1, keepdim=True), 0.0)
@@ -77,21 +77,28 @@ def estimate_risk(
     found = risk_with_gold((moved * truth).sum(-1).numpy())
     out = []
     for k, row in enumerate(rows):
-        fresh = _moves(known, scores[members + 1 :], weight, row["method"], row["beta"])
-        below = int(at_or_below((fresh * truth).sum(-1).mean(-1), float(truth.abs().max())).sum())
-        low, high = wilson(below, draws) if draws else (0.0, 1.0)
-        shares = {"procedure_risk": below / draws if draws else None, "procedure_low": low, "procedure_high": high}
+        shares: dict[str, Any] = {"procedure_risk": None, "procedure_low": 0.0, "procedure_high": 1.0}
+        if draws:
+            gains = (_moves(ensemble, full, fresh, weight, row["method"], row["beta"]) * truth).sum(-1).mean(-1)
+            below = int(at_or_below(gains, float(truth.abs().max())).sum())
+            low, high = wilson(below, draws)
+            shares = {"procedure_risk": below / draws, "procedure_low": low, "procedure_high": high}
         out.append({**row, **_numbers(found, k), **shares})
     return out
 
 
-def _moves(known: Estimate, rewards: torch.Tensor, weight: torch.Tensor, method: str, beta: float) -> torch.Tensor:
-    """Policy minus reference (draws, P, C) for each of ``rewards`` (draws, P, C), by a method's own definition."""
-    centred = torch.where(weight > 0, rewards - (weight * rewards).sum(-1, keepdim=True), 0.0)
-    # A draw's own error moves what a rule over members sees as it moves the reward itself.
-    shift = centred - centred[:1]
-    drawn = known._replace(reward=centred, mean=known.mean + shift, scores=known.scores + shift[:, None])
-    return METHODS[method](drawn, weight, beta).expand(centred.shape) - weight
+def _moves(
+    ensemble: torch.Tensor, full: torch.Tensor, rewards: torch.Tensor, weight: torch.Tensor, method: str, beta: float
+) -> torch.Tensor:
+    """Policy minus reference (draws, P, C) for each of ``rewards`` (draws, P, C), by a method's own definition.
+
+    ensemble (K, P, C): the members. full (1, P, C): the fit on all pairs, which ``rewards`` are draws about.
+    """
+    known = estimate(ensemble, weight, reward=rewards)
+    # A draw's own error moves what a rule over members reads as it moves the reward itself.
+    shift = known.reward - estimate(ensemble, weight, reward=full).reward
+    drawn = known._replace(mean=known.mean + shift, scores=known.scores + shift[:, None])
+    return METHODS[method](drawn, weight, beta).expand(shift.shape) - weight
 
 
 def _truth(gold: ArrayLike | None, weight: torch.Tensor, draws: int) -> torch.Tensor | None:

@@ -41,14 +41,15 @@ def estimate(
     scores: ArrayLike,
     reference: ArrayLike,
     *,
-    reward: str = "member:0",
+    reward: str | torch.Tensor = "member:0",
     centre: bool = True,
     normalise: bool = True,
     floor: float = 1e-2,
 ) -> Estimate:
     """Moments of scores (..., members, prompts, candidates) beside reference probabilities (..., prompts, candidates).
 
-    reward: "mean" or "member:k", the reward that the policy is optimised against. centre: subtract from each member its
+    reward: "mean" or "member:k", the reward that the policy is optimised against, or rewards of its own (..., prompts,
+    candidates), such as those of a fit on all data. centre: subtract from each member (and such a reward) its
     mean under the reference, prompt by prompt, before anything else (the proportional form isn't invariant to a
     constant, and a member's arbitrary offset would count as variance). normalise: divide the variance by its mean over
     prompts (within a prompt, over the reference), one number a draw, so that beta means the same for every method.
@@ -66,8 +67,7 @@ def estimate(
     members = torch.where(weights > 0, members, torch.zeros_like(members))
     require_finite(members, "scores")
     if centre:
-        members = members - (weights * members).sum(-1, keepdim=True)
-        members = torch.where(weights > 0, members, torch.zeros_like(members))
+        members = _centred(members, weights)
     mean = members.mean(-3)
     raw = members.var(-3)
     average = (reference * raw).sum(-1, keepdim=True).mean(-2, keepdim=True)
@@ -75,10 +75,19 @@ def estimate(
         raise PrudentError("members are identical: their scores have no variance; give them other seeds or resamples")
     variance = raw / average if normalise else raw
     variance = torch.maximum(variance, torch.as_tensor(floor) * (1.0 if normalise else average))
-    chosen = mean if reward == "mean" else _member(members, reward)
+    if isinstance(reward, str):
+        chosen = mean if reward == "mean" else _member(members, reward)
+    else:
+        chosen = as_tensor(reward, torch.float64)
+        chosen = _centred(chosen, reference) if centre else chosen
     inner = chosen - (reference * chosen).sum(-1, keepdim=True)
     scale = (reference * inner.square()).sum(-1, keepdim=True).mean(-2, keepdim=True).sqrt()
     return Estimate(members, chosen, mean, variance, raw.sqrt(), scale)
+
+
+def _centred(values: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """``values`` minus their mean under the reference, prompt by prompt; 0 where a candidate is masked."""
+    return torch.where(reference > 0, values - (reference * values).sum(-1, keepdim=True), torch.zeros_like(values))
 
 
 def _member(members: torch.Tensor, reward: str) -> torch.Tensor:
@@ -132,7 +141,7 @@ def variance_only(seen: Estimate, reference: torch.Tensor, beta: ArrayLike) -> t
     over the pool, one number a draw, so that at equal beta the tilt is as strong as that of the methods it controls; at
     equal KL c drops out. Any gain it makes comes from low variance going with truth, not from precision weighting.
     """
-    return solve(seen.scale.expand(seen.variance.shape), reference, beta, variance=seen.variance, form="proportional")
+    return solve(seen.scale.expand(seen.reward.shape), reference, beta, variance=seen.variance, form="proportional")
 
 
 def permuted(
