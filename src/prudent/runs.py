@@ -250,8 +250,8 @@ def _put(temporary: Path, out: Path, overwrite: bool) -> None:
         kept = next(path for n in range(1, 10_000) if not os.path.lexists(path := out.parent / f"{out.name[:200]}-{n}"))
         os.rename(temporary, kept)
         raise PrudentError(
-            f"output folder {out} can't take the finished run ({error}); nothing there was touched, the finished run is "
-            f"in {kept}"
+            f"output folder {out} can't take the finished run ({error}); nothing there was touched, the finished run "
+            f"is in {kept}"
         ) from error
     shutil.rmtree(aside, ignore_errors=True)
     fsync_folder_entry(out.parent)
