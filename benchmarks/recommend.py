@@ -140,7 +140,7 @@ def write_piece(folder: Path, data: Data, name: str, seed: int) -> None:
     for key, scorer in scorers.items():
         ranking: Ranking = evaluate(scorer, data.test, seen, tail)
         columns |= {f"{key}|{metric}": values for metric, values in ranking.values.items()}
-        about["spread"][key] = spread_of(ranking.top, data.popularity)
+        about["spread"][key] = spread_of(ranking.exposure, data.popularity)
     pq.write_table(pa.table(columns), folder / f"{name}-{seed}.parquet")
     about["data"] = {
         "users": len(data.users),

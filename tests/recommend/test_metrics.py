@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy import sparse
 
-from prudent.errors import PrudentError
+from prudent.errors import DataError, PrudentError
 from prudent.recommend.lists import judge_lists, read_lists
-from prudent.recommend.metrics import evaluate, gini, list_metrics, spread_of, tail_items
+from prudent.recommend.metrics import Exposure, best_items, evaluate, gini, list_metrics, spread_of, tail_items
 from prudent.recommend.splits import Truth
 
 
@@ -87,8 +87,13 @@ def test_tail_spread_and_gini():
     assert gini(np.array([1, 1, 1, 1])) == pytest.approx(0)
     assert gini(np.array([0, 0, 0, 4])) == pytest.approx(0.75)
     assert math.isnan(gini(np.zeros(3)))
-    spread = spread_of(np.array([[0, 1], [0, -1]]), np.array([10, 4, 1, 1]), k=2)
-    assert spread == {"coverage@2": 0.5, "gini@2": pytest.approx(7 / 12), "popularity@2": 8.0}
+    exposure = Exposure(np.zeros(4), np.ones(4), 2)
+    exposure.add_places(np.array([[0, 1], [0, -1]]))
+    assert spread_of(exposure, np.array([10, 4, 1, 1])) == {
+        "coverage@2": 0.5,
+        "gini@2": pytest.approx(7 / 12),
+        "popularity@2": 8.0,
+    }
 
 
 def test_lists_from_elsewhere_count_repeats_and_seen_items_once(tmp_path):
@@ -117,3 +122,62 @@ def test_list_metrics_refuses_nonsense():
         list_metrics([["a"]], [{"a"}], 0)
     with pytest.raises(PrudentError, match="2 lists but 1"):
         list_metrics([["a"], ["b"]], [{"a"}], 5)
+
+
+def tied_world(users=25, items=30, seed=3):
+    """Scores of few distinct values, so that lists end among equal scores."""
+    scores, held, seen, tail = world(users, items, seed)
+    return torch.round(scores), held, seen, tail
+
+
+def test_equal_scores_give_the_mean_over_orders():
+    """The closed form against 4,000 random orders of the tied."""
+    scores, held, seen, tail = tied_world()
+    found = evaluate(lambda users: scores[users], held, seen, tail, ks=(5,))
+    generator = np.random.default_rng(0)
+    sums = {name: np.zeros(25) for name in found.values}
+    rounds = 4000
+    for _ in range(rounds):
+        noise = torch.from_numpy(generator.random(scores.shape).astype(np.float32)) * 0.5
+        one = evaluate(lambda users, noise=noise: (scores + noise)[users], held, seen, tail, ks=(5,))
+        for name, values in one.values.items():
+            sums[name] += values
+    for name, values in found.values.items():
+        np.testing.assert_allclose(values, sums[name] / rounds, atol=0.02)
+
+
+def test_a_constant_scorer_gets_the_share_of_items_shown_whatever_their_order():
+    """All scores equal: Recall@5 of 30 unseen items is 5 / 30 for every user, and a renaming changes nothing."""
+    _, held, _, tail = world(8, 30)
+    held = Truth(held.positives, np.zeros(8, dtype=int), held.cold, held.cold_unreachable)
+    seen = sparse.csr_matrix((8, 30), dtype=np.float32)
+    order = np.random.default_rng(5).permutation(30)
+    shuffled = Truth(held.positives[:, order], held.unreachable, held.cold, held.cold_unreachable)
+    plain = evaluate(lambda users: torch.zeros(len(users), 30), held, seen, tail, ks=(5,))
+    moved = evaluate(lambda users: torch.zeros(len(users), 30), shuffled, seen, tail[order], ks=(5,))
+    known = ~np.isnan(plain.values["recall@5 overall"])
+    np.testing.assert_allclose(plain.values["recall@5 overall"][known], 5 / 30, rtol=1e-12)
+    for name, values in plain.values.items():
+        np.testing.assert_allclose(values, moved.values[name], rtol=1e-12)
+    users = int(known.sum())
+    assert spread_of(plain.exposure, np.arange(30)) == {
+        "coverage@20": pytest.approx(1 - (1 / 3) ** users),
+        "gini@20": pytest.approx(0),
+        "popularity@20": pytest.approx(14.5),
+    }
+    assert plain.notes["users whose first 5 end among equal scores, averaged over orders"] == users
+
+
+def test_ties_at_the_end_of_a_list_are_drawn_by_the_users_number():
+    scores = torch.zeros(2, 40)
+    scores[:, 7] = 1
+    first, again = (best_items(scores, 5, np.array([3, 9])).places for _ in range(2))
+    assert (first == again).all() and (first[:, 0] == 7).all()
+    assert set(first[0]) != set(first[1]) and all(len(set(row)) == 5 for row in first.tolist())
+
+
+def test_lists_with_two_items_at_one_rank_are_refused(tmp_path):
+    path = tmp_path / "lists.csv"
+    path.write_text("user,item,rank\nu0,b,1\nu0,a,1\n")
+    with pytest.raises(DataError, match=r"line 3.*equal-rank.*line 2"):
+        read_lists(path)

@@ -54,7 +54,7 @@ def array(values: ArrayLike, name: str) -> np.ndarray:
     if len(bad):
         raise PrudentError(
             f"{name} is {result[bad[0]]} at item {bad[0]} ({len(bad)} of {len(result)} are not finite); "
-            "remove or mend them first"
+            "remove or fix them first"
         )
     return result
 

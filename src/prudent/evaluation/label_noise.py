@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 
 from prudent.arrays import ArrayLike, as_tensor
 from prudent.errors import PrudentError
 from prudent.evaluation.calibration import auroc
 from prudent.evaluation.intervals import Estimate, bootstrap, paired_bootstrap
+from prudent.evaluation.ties import mean_over_orders
 from prudent.rewards.columns import pair_columns
 from prudent.rewards.convex import fit_heads
 from prudent.rewards.heads import bootstrap_counts, choose_ridge
@@ -117,24 +119,26 @@ def find_flips(strength: ArrayLike, planted: ArrayLike, shares: Sequence[float])
     """How well low strength finds labels that are known to be wrong.
 
     strength (n,): mean margin of each pair as labelled. planted (n,) bool: wrong labels. For each share: the lowest so
-    many pairs are called wrong; precision, recall, and the share of wrong labels left after flipping exactly those.
-    base_rate is the precision of guessing.
+    many pairs are called wrong (where that ends among equal strengths: in every order of them alike); precision,
+    recall, and the share of wrong labels left after flipping exactly those. base_rate is the precision of guessing.
     """
     mean, wrong = as_tensor(strength, torch.float64), as_tensor(planted).bool()
     n, total = len(mean), int(wrong.sum())
-    order = torch.argsort(mean, stable=True)
+    below, equal = (stats.rankdata(mean.numpy(), method) for method in ("min", "max"))
+    below, equal = below.astype(np.int64) - 1, (equal - below + 1).astype(np.int64)
     table = []
     for share in shares:
-        picked = order[: int(share * n + 1e-9)]
-        hits = int(wrong[picked].sum())
+        picked = int(share * n + 1e-9)
+        chance = mean_over_orders(np.ones(picked), below, equal)  # of being among the picked
+        hits = float(chance[wrong.numpy()].sum())
         table.append(
             {
                 "share": share,
-                "picked": len(picked),
-                "precision": hits / len(picked) if len(picked) else None,
+                "picked": picked,
+                "precision": hits / picked if picked else None,
                 "recall": hits / total if total else None,
-                "wrong_after_flipping": (total - hits + len(picked) - hits) / n,
-                "wrong_after_dropping": (total - hits) / (n - len(picked)) if n > len(picked) else None,
+                "wrong_after_flipping": (total - hits + picked - hits) / n,
+                "wrong_after_dropping": (total - hits) / (n - picked) if n > picked else None,
             }
         )
     area = auroc(-mean, wrong.double())

@@ -18,6 +18,8 @@ class Pick:
     """What is picked for one prompt. index: of the candidate. reward: by the rule, centred on the prompt. mean: of its
     raw scores over members. deviation: sample deviation (ddof=1) over members of its centred score, None for one
     member. by_rule: what other rules pick. margin: reward minus the runner-up's, 0 for a tie (the first one is taken).
+    best, best_by_rule: (N,) bool, every candidate that ties for the highest reward, by the rule and by the others; what
+    a pick is worth is the mean over these, since which of them comes first is luck.
     """
 
     index: int
@@ -26,6 +28,8 @@ class Pick:
     deviation: float | None
     by_rule: dict[str, int]
     margin: float
+    best: torch.Tensor
+    best_by_rule: dict[str, torch.Tensor]
 
 
 def usable_rules(members: int) -> list[str]:
@@ -53,17 +57,17 @@ def pick(
     rewards = aggregate(inner, rule, **dict(options or {}))
     order = torch.sort(rewards, descending=True, stable=True)
     index = int(order.indices[0])
-    others = {
-        name: int(torch.sort(aggregate(inner, name), descending=True, stable=True).indices[0])
-        for name in (usable_rules(len(raw)) if compare is None else compare)
-    }
+    by_rule = {name: aggregate(inner, name) for name in (usable_rules(len(raw)) if compare is None else compare)}
+    best_by_rule = {name: values == values.max() for name, values in by_rule.items()}
     return Pick(
         index=index,
         reward=float(rewards[index]),
         mean=float(raw[:, index].double().mean()),
         deviation=float(inner[:, index].std(correction=1)) if len(raw) > 1 else None,
-        by_rule=others,
+        by_rule={name: int(torch.nonzero(best)[0]) for name, best in best_by_rule.items()},
         margin=float(order.values[0] - order.values[1]) if len(rewards) > 1 else 0.0,
+        best=rewards == rewards.max(),
+        best_by_rule=best_by_rule,
     )
 
 

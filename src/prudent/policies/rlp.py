@@ -259,9 +259,9 @@ def judge(problem: PoolProblem, features: torch.Tensor, model: Model, options: O
     reward = scores.mean(0)
     policy = policy_at(reward, reference, options.target_kl)
     base = value(reference, gold)
-    best = torch.zeros_like(policy).scatter(
-        1, reward.masked_fill(reference == 0, -torch.inf).argmax(1, keepdim=True), 1.0
-    )
+    allowed = reward.masked_fill(reference == 0, -torch.inf)
+    highest = (allowed == allowed.amax(1, keepdim=True)).double()
+    best = highest / highest.sum(1, keepdim=True)  # ties share, whatever their order
     better = ((gold[:, :, None] - gold[:, None, :]) > 0) & (reference > 0)[:, :, None] & (reference > 0)[:, None, :]
     agreed = (torch.sign(reward[:, :, None] - reward[:, None, :]) + 1) / 2
     both = policy[:, :, None] * policy[:, None, :] * better

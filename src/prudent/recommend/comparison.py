@@ -111,7 +111,7 @@ def row_of(name: str, ranking: Ranking, popularity: np.ndarray, rounds: int, see
         row[metric] = {"mean": found.value, "low": found.low, "high": found.high, "users": found.n}
         if found.value is None:
             row[metric]["reason"] = found.reason
-    return {**row, **spread_of(ranking.top, popularity), "notes": ranking.notes}
+    return {**row, **spread_of(ranking.exposure, popularity), "notes": ranking.notes}
 
 
 def paired_p(gap: np.ndarray) -> float | None:

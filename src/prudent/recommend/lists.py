@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from scipy import sparse
 
 from prudent.errors import BadRow, DataError, PrudentError
+from prudent.recommend.batches import chunks, history, scoring_batch
 from prudent.recommend.interactions import parse_rating, text_id
-from prudent.recommend.metrics import Ranking, Sheet
+from prudent.recommend.metrics import Positions, Ranking, Sheet
 from prudent.recommend.rows import Fields, rows_of
 from prudent.recommend.splits import Truth
 
@@ -29,6 +31,7 @@ def read_lists(path: str | Path) -> dict[str, list[str]]:
         fields = Fields(fields.user, fields.item)
     found: dict[str, list[tuple[float, str]]] = defaultdict(list)
     bad: list[BadRow] = []
+    ranks: dict[tuple[str, float], int] = {}
     for number, row in enumerate(rows):
         if isinstance(row, BadRow):
             bad.append(row)
@@ -45,9 +48,13 @@ def read_lists(path: str | Path) -> dict[str, list[str]]:
         except ValueError as error:
             bad.append(BadRow(line, "rank", "unparsable-rank", str(error)))
             continue
+        if fields.rating is not None and (earlier := ranks.setdefault((who, place), line)) != line:
+            detail = f"rank {place:g} of user {who!r} stands on line {earlier} too: which item comes first is not said"
+            bad.append(BadRow(line, "rank", "equal-rank", detail))
+            continue
         found[who].append((place, what))
     if bad:
-        raise DataError(str(path), bad, "mend these rows of the lists")
+        raise DataError(str(path), bad, "fix these rows of the lists")
     return {who: [item for _, item in sorted(entries, key=lambda entry: entry[0])] for who, entries in found.items()}
 
 
@@ -82,8 +89,14 @@ def judge_lists(
             counts["recommendations unknown to training"] += place == UNKNOWN
             places[row, rank] = UNKNOWN if repeated or before else place
             given.add(item)
-    active = sheet.active
-    counts["users without a list"] = sum(users[place] not in lists for place in active)
-    sheet.enter(active, places[active], None)
+    counts["users without a list"] = sum(users[place] not in lists for place in sheet.active)
+    sheet.top[:] = places
+    sheet.exposure.add_places(places[sheet.active, : sheet.exposure.k])
+    for part in chunks(sheet.active, scoring_batch(len(items))):
+        above = np.full((len(part), len(items) + 1), sheet.k)  # beyond the list; the last column is UNKNOWN's
+        np.put_along_axis(above, places[part].astype(np.int64), np.arange(sheet.k)[None, :], axis=1)
+        entries = history(truth.positives, part)
+        owner, column = entries.row.numpy(), entries.column.numpy()
+        sheet.enter(part, column, {"": Positions(owner, above[owner, column], np.ones_like(owner))})
     ranking = sheet.ranking()
-    return Ranking(ranking.values, ranking.top, {**ranking.notes, **counts})
+    return replace(ranking, notes={**ranking.notes, **counts})

@@ -13,7 +13,7 @@ import torch
 
 from prudent.errors import PrudentError
 from prudent.recommend.baselines import fit_als, fit_ipw, fit_knn, fit_popularity
-from prudent.recommend.metrics import Scorer, tail_items
+from prudent.recommend.metrics import Scorer, best_items, tail_items
 from prudent.recommend.models import Backbone, BackboneOptions, fit_lightgcn, fit_mf, fit_vae
 from prudent.recommend.outside import from_callable, from_table, load_callable
 from prudent.recommend.ranking import RANKS, Blend, blend, choose_blend, recommend
@@ -168,7 +168,8 @@ def top(model: Model, users: Sequence[str] | None = None, *, k: int = 20, rank: 
     seen = data.seen_with_valid()
     found, values = recommend(model.scorer(rank), seen, place[known], k)
     counts = torch.from_numpy(data.popularity.astype(np.float32))
-    order = torch.sort(counts, descending=True, stable=True).indices[:k].tolist()
+    popular = best_items(counts[None], k, np.zeros(1, dtype=np.int64)).places[0]
+    order = popular[popular >= 0].tolist()
     items: list[list[str]] = [[data.items[i] for i in order] for _ in names]
     scores: list[list[float]] = [[float(counts[i]) for i in order] for _ in names]
     for row, who in enumerate(known.tolist()):

@@ -11,11 +11,12 @@ from scipy import sparse
 
 from prudent.errors import PrudentError
 from prudent.recommend.batches import chunks, scoring_batch
-from prudent.recommend.metrics import Scorer, evaluate, mask_seen, top_places
+from prudent.recommend.metrics import Scorer, best_items, evaluate, mask_seen
 from prudent.recommend.splits import Data, Truth
 
 RANKS = ("score", "uncertainty", "blend")
 BLEND_BY = ("overall", "tail")
+ROUNDING = 1e-12  # means over users that differ by less are equal
 WEIGHTS = tuple(step / 10 for step in range(11))
 
 
@@ -99,9 +100,15 @@ def choose_blend(
             "there is no validation positive to choose a blend by; hold out more, or rank by score or uncertainty"
         )
     if by == "overall":
-        return Blend(rows[int(overall.argmax())]["weight"], by, rows)
+        return Blend(rows[first_highest(overall)]["weight"], by, rows)
     in_tail = np.nan_to_num(np.array([row["recall@20 tail absolute"] for row in rows]), nan=-1.0)
-    return Blend(rows[int(np.where(overall >= overall[0], in_tail, -2).argmax())]["weight"], by, rows)
+    allowed = overall >= overall[0] - ROUNDING
+    return Blend(rows[first_highest(np.where(allowed, in_tail, -2))]["weight"], by, rows)
+
+
+def first_highest(values: np.ndarray) -> int:
+    """Place of the first of the highest values; a difference of rounding alone is none."""
+    return int((values >= values.max() - ROUNDING).argmax())
 
 
 def recommend(scorer: Scorer, seen: sparse.csr_matrix, users: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +121,7 @@ def recommend(scorer: Scorer, seen: sparse.csr_matrix, users: np.ndarray, k: int
     for part in chunks(users, scoring_batch(seen.shape[1])):
         scores = scorer(part)
         stop = start + len(part)
-        places[start:stop] = top_places(mask_seen(scores, seen, part), k)
+        places[start:stop] = best_items(mask_seen(scores, seen, part), k, part).places
         picked = torch.gather(scores, 1, torch.from_numpy(places[start:stop].astype(np.int64)).clamp(min=0)).numpy()
         values[start:stop] = np.where(places[start:stop] >= 0, picked, np.nan)
         start = stop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -121,9 +122,10 @@ def rows_of(pool: Pool, found: list[Pick], rule: str) -> list[dict[str, Any]]:
 
 
 def summarise(pool: Pool, found: list[Pick], scores: torch.Tensor, rule: str, seed: int) -> dict[str, Any]:
-    """Counts, how often rules agree with the pick, KL, and gold by rule where it is known."""
+    """Counts, how often rules agree with the pick, KL, and gold by rule where it is known (mean over tied picks)."""
     from prudent.evaluation.intervals import bootstrap
     from prudent.evaluation.overoptimization.fits import kl_best_of_n
+    from prudent.evaluation.ties import same_choice
     from prudent.rewards.aggregation import describe
 
     rules = list(found[0].by_rule)
@@ -134,15 +136,24 @@ def summarise(pool: Pool, found: list[Pick], scores: torch.Tensor, rule: str, se
         "rule": describe(rule),
         "candidates": {"least": min(sizes), "most": max(sizes)},
         "kl_nats": sum(map(kl_best_of_n, sizes)) / len(sizes),
-        "agreement": {name: sum(p.by_rule[name] == p.index for p in found) / len(found) for name in rules},
+        "agreement": {
+            name: sum(same_choice(p.best.numpy(), p.best_by_rule[name].numpy()) for p in found) / len(found)
+            for name in rules
+        },
         "ties": sum(p.margin == 0 and size > 1 for p, size in zip(found, sizes)),
         "gold": None,
     }
     if pool.gold is not None:
         reference = [sum(values) / len(values) for values in pool.gold]
-        ways = {rule: [p.index for p in found]} | {name: [p.by_rule[name] for p in found] for name in rules}
+        ways = {rule: [p.best for p in found]} | {name: [p.best_by_rule[name] for p in found] for name in rules}
         summary["gold"] = {"reference": sum(reference) / len(reference)} | {
-            name: bootstrap([values[i] - base for values, i, base in zip(pool.gold, chosen, reference)], seed=seed)
+            name: bootstrap(
+                [
+                    sum(itertools.compress(values, best.tolist())) / int(best.sum()) - base
+                    for values, best, base in zip(pool.gold, chosen, reference)
+                ],
+                seed=seed,
+            )
             for name, chosen in ways.items()
         }
     return summary
@@ -176,7 +187,8 @@ def page(pool: Pool, found: list[Pick], summary: dict[str, Any], rule: str) -> A
     report.heading("Picks")
     wins = Counter(p.index for p in found)
     report.text(
-        f"Picked places among the candidates: {len(wins)} different ones; {summary['ties']} ties (first taken)."
+        f"Picked places among the candidates: {len(wins)} different ones; {summary['ties']} ties (the first "
+        "is written; gold and agreement are means over the tied)."
     )
     doubtful = sorted(range(len(found)), key=lambda i: -(found[i].deviation or 0.0))[:10]
     report.table(

@@ -42,6 +42,7 @@ from prudent.evaluation.benchmarks.reward_math import (
 )
 from prudent.evaluation.benchmarks.score_files import ScoreTable, match
 from prudent.evaluation.intervals import Estimate, proportion
+from prudent.evaluation.ties import same_choice
 from prudent.seeding import Seed
 
 RULES = ("mean", "median", "min", "lcb", "uwo", "cvar", "entropic")  # of those that need no number from the user
@@ -259,19 +260,23 @@ def member_uncertainty(members: np.ndarray, sizes: Sequence[int]) -> dict[str, n
 
     deviation: sample standard deviation (ddof=1) over members of the margin between the mean's best and second-best
     candidate (free of members' offsets). deviation / |margin|: that, relative to the mean margin. votes: share of
-    members whose best candidate is another. small margin: minus the mean margin, which needs no ensemble.
+    members whose best candidate is another. small margin: minus the mean margin, which needs no ensemble. Where
+    candidates tie for a place, each is the mean over them.
     """
     result: dict[str, list[float]] = {"deviation": [], "deviation / |margin|": [], "votes": [], "small margin": []}
     start = 0
     for size in sizes:
         part = members[:, start : start + size]
         start += size
-        order = np.argsort(-part.mean(0), kind="stable")
-        margins = part[:, order[0]] - part[:, order[1]]
-        deviation, margin = float(margins.std(ddof=1)), float(margins.mean())
+        mean = part.mean(0)
+        best = mean == mean.max()
+        second = best if best.sum() > 1 else mean == mean[~best].max()
+        margins = [part[:, a] - part[:, b] for a in np.flatnonzero(best) for b in np.flatnonzero(second) if a != b]
+        deviation = float(np.mean([values.std(ddof=1) for values in margins]))
+        margin = 0.0 if second is best else float(margins[0].mean())
         result["deviation"].append(deviation)
         result["deviation / |margin|"].append(deviation / margin if margin > 0 else np.finfo(np.float64).max)
-        result["votes"].append(float((part.argmax(1) != order[0]).mean()))
+        result["votes"].append(1 - float(np.mean([same_choice(row == row.max(), best) for row in part])))
         result["small margin"].append(-margin)
     return {name: np.array(values) for name, values in result.items()}
 

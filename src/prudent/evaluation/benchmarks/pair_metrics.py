@@ -92,7 +92,8 @@ def pair_score(chosen: ArrayLike, rejected: ArrayLike, *, rounds: int = 1000, se
 @dataclass(frozen=True)
 class Disagreement:
     """Does the scorer err where its members disagree? auroc of the uncertainty for errors (0.5: it says nothing);
-    risk: error rate against coverage; accuracy in ``bins`` equal groups by uncertainty, the least uncertain first."""
+    risk: error rate against coverage; accuracy in ``bins`` equal groups by uncertainty, the least uncertain first.
+    Items of equal uncertainty count by their mean credit, since their order is luck."""
 
     measure: str
     auroc: Estimate
@@ -111,13 +112,14 @@ def disagreement(
     u, c = as_tensor(uncertainty, torch.float64), as_tensor(credit, torch.float64)
     decided = c != 0.5
     labels = None if clusters is None else np.asarray(clusters)[decided.numpy()]
-    order = torch.argsort(u, stable=True)
-    parts = [part for part in torch.tensor_split(order, groups) if len(part)]
+    _, code, sizes = torch.unique(u, return_inverse=True, return_counts=True)
+    level = torch.zeros(len(sizes), dtype=torch.float64).index_add_(0, code, c) / sizes
+    parts = [part for part in torch.tensor_split(level.repeat_interleave(sizes), groups) if len(part)]
     return Disagreement(
         measure,
         auroc(u[decided], (c[decided] < 0.5).double(), clusters=labels),
         risk_coverage(u, 1 - c),
-        [proportion(c[part].clamp(0, 1)) for part in parts],
+        [proportion(part.clamp(0, 1)) for part in parts],
         int((c < 0.5).sum()),
     )
 

@@ -16,6 +16,7 @@ from prudent.arrays import ArrayLike, as_tensor
 from prudent.errors import PrudentError
 from prudent.evaluation.intervals import Estimate, bootstrap, mcnemar, proportion
 from prudent.evaluation.resampling import resampled_means
+from prudent.evaluation.ties import mean_over_orders
 from prudent.seeding import Seed
 
 REDUCTIONS = ("min", "max", "prod", "geometric_mean", "mean", "mean_logit", "mean_odds", "last")
@@ -110,7 +111,7 @@ def rewardmath(
         problem, solution = np.argwhere(missing)[0]
         raise PrudentError(
             f"score of problem {problem}, solution {solution} is NaN ({int(missing.sum())} of {int(present.sum())}); "
-            'mend it, or rank such problems worst with on_nan="worst"'
+            'fix it, or rank such problems worst with on_nan="worst"'
         )
     gold = matrix[rows, column][:, None]
     other = present.copy()
@@ -122,23 +123,19 @@ def rewardmath(
     return summarise(greater, tied, present.sum(1), np.flatnonzero(missing.any(1)).tolist(), rounds, seed)
 
 
-def harmonic(n: np.ndarray) -> np.ndarray:
-    table = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, int(n.max(initial=0)) + 1))])
-    return table[n]
-
-
 def summarise(
     greater: np.ndarray, tied: np.ndarray, counts: np.ndarray, unscored: list[int], rounds: int, seed: Seed
 ) -> RewardMathScore:
+    """Metrics of problems from how many others score above (``greater``) and level with (``tied``) the correct
+    solution among ``counts`` solutions, (problems,) each."""
     n = len(greater)
+    reciprocal = 1 / np.arange(1, int(counts.max(initial=0)) + 1)
     per_problem = {
         "accuracy": ((greater == 0) & (tied == 0)).astype(float),
         "accuracy_with_ties": (greater == 0).astype(float),
-        "accuracy_expected": np.where(greater == 0, 1 / (1 + tied), 0.0),
+        "accuracy_expected": mean_over_orders(np.ones(1), greater, tied + 1),
         "mrr": 1 / (1 + greater + tied),
-        "mrr_tie_averaged": np.where(
-            tied == 0, 1 / (1 + greater), (harmonic(greater + tied + 1) - harmonic(greater)) / (1 + tied)
-        ),
+        "mrr_tie_averaged": mean_over_orders(reciprocal, greater, tied + 1),
     }
     estimates = {
         name: proportion(values) if name.startswith("accuracy") else bootstrap(values, rounds=rounds, seed=seed)
@@ -147,7 +144,7 @@ def summarise(
     return RewardMathScore(
         **{name: estimate.value for name, estimate in estimates.items()},
         random_accuracy=float((1 / counts).mean()) if n else None,
-        random_mrr=float((harmonic(counts) / counts).mean()) if n else None,
+        random_mrr=float(mean_over_orders(reciprocal, np.zeros_like(counts), counts).mean()) if n else None,
         n=n,
         tied_problems=int((tied > 0).sum()),
         estimates=estimates,
