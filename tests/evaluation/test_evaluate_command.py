@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from prudent.cli import app
 from prudent.evaluation import rewardbench
-from prudent.evaluation.benchmarks.reward_bench import published
+from prudent.evaluation.benchmarks.ties_domain import published
 
 
 def strict(text: str) -> dict:
@@ -87,6 +87,9 @@ def test_terminal_table_and_wrong_options(bench: tuple[Path, Path], tmp_path: Pa
         "rewardbench", "--data", data, "--scores", file, "--subset", "hep-go", "--on-error", "skip", "--rounds", 20
     )
     assert part.exit_code == 0 and "no items, so null: alpacaeval-easy, " in part.stdout, part.stderr
+    assert "overall score" not in part.stdout and "(all, 1 of 23 subsets)" in part.stdout
+    words = "".join(part.stdout.split())
+    assert all(word in words for word in ("Reasoning,", "subsets")), part.stdout
     for arguments, message in (
         (["rewardbench", "--data", data], "nothing to evaluate"),
         (["rewardbench", "--scores", file], "names no subset"),

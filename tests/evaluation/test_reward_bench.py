@@ -9,7 +9,8 @@ import pytest
 
 from prudent.errors import PrudentError
 from prudent.evaluation import rewardbench, rewardbench2
-from prudent.evaluation.benchmarks.reward_bench import best_of_k, credit_of, published, tie_statistics, ties_score
+from prudent.evaluation.benchmarks.reward_bench import best_of_k, credit_of
+from prudent.evaluation.benchmarks.ties_domain import published, tie_statistics, ties_score
 
 SECTIONS = published()["rewardbench"]["sections"]
 ITEMS = {name: entry["items"] for members in SECTIONS.values() for name, entry in members.items()}
@@ -53,14 +54,27 @@ def test_leaderboard_weights_swap_the_two_xstest_counts() -> None:
 def test_missing_subsets_are_null_never_zero() -> None:
     score = rewardbench([1, 0], ["math-prm", "math-prm"])
     assert score.subsets["hep-cpp"] is None and score.sections["Chat"] is None and score.overall is None
-    assert score.sections["Reasoning"] == 0.5 and len(score.missing) == 22
-    assert "no items in Chat" in score.estimates["overall"].reason
+    assert score.sections["Reasoning"] is None and len(score.missing) == 22
+    assert score.estimates["Reasoning, 1 of 7 subsets"].value == 0.5
+    assert "hep-cpp" in score.estimates["Reasoning"].reason and "Chat" in score.estimates["overall"].reason
     assert any("math-prm 2 of 447" in note for note in score.notes)
 
 
+def test_a_section_without_one_subset_is_null_and_so_is_overall() -> None:
+    """Safety printed .752 and overall .850 as if refusals-offensive had been there."""
+    names = [name for name in FULL if name != "refusals-offensive"]
+    score = rewardbench(np.ones(len(names)), names)
+    assert score.sections["Safety"] is None and score.overall is None
+    assert score.sections["Chat"] == 1 and score.estimates["Safety, 4 of 5 subsets"].value == 1
+    for name in ("Safety", "overall"):
+        assert score.estimates[name].value is None and "refusals-offensive" in score.estimates[name].reason
+    assert any("refusals-offensive" in note for note in score.notes)
+    assert rewardbench(np.ones(len(FULL)), FULL).overall == 1
+
+
 def test_prior_sets_at_half_weight() -> None:
-    names = [*FULL, "anthropic_hhh", "shp"]
-    correct = [1.0] * len(FULL) + [0.0, 1.0]
+    names = [*FULL, *published()["rewardbench"]["prior_sets"]["subsets"]]
+    correct = [1.0] * len(FULL) + [0.0, 1.0] * 2
     score = rewardbench(correct, names, prior=True)
     assert score.overall == pytest.approx((4 + 0.5 * 0.5) / 4.5)
     assert rewardbench(correct, names).overall == 1.0 and rewardbench(correct, names).sections["Prior Sets"] == 0.5

@@ -56,7 +56,7 @@ def test_scores_match_by_id_whatever_the_order(pairs: Path, tmp_path: Path) -> N
     rows = [{"id": f"p{i}", "scores": [float(i), 1.5]} for i in (3, 1, 0, 2)]
     (table,) = read_scores(lines(tmp_path / "s.jsonl", rows))
     result = judge(of_table(table, items), items, OPTIONS)
-    assert result.view.credit.tolist() == [0, 0, 1, 1] and result.view.metrics["Reasoning"].value == 0.5
+    assert result.view.credit.tolist() == [0, 0, 1, 1] and result.view.metrics["Reasoning, 1 of 7 subsets"].value == 0.5
 
 
 def test_every_bad_score_row_is_named(pairs: Path, tmp_path: Path) -> None:

@@ -78,6 +78,17 @@ def report(
     return page
 
 
+def columns(benchmark: str, results: list[Result]) -> list[str]:
+    """Metrics of the table; a section is followed by what is known of a part of it ("Safety, 4 of 5 subsets")."""
+    found = list(dict.fromkeys(name for result in results for name in result.view.metrics))
+    named = [
+        name
+        for metric in COLUMNS[benchmark]
+        for name in [metric, *(n for n in found if n.startswith(f"{metric}, ") and n.endswith(" subsets"))]
+    ]
+    return [name for name in named if any(brief(metric_of(r, name)) is not None for r in results)]
+
+
 def metric_of(result: Result, name: str) -> Estimate | None:
     return result.view.metrics.get(name)
 
@@ -115,8 +126,7 @@ def overview(
     page: Report, benchmark: str, results: list[Result], baselines: list[Result], payload: dict[str, Any]
 ) -> None:
     page.heading("Results")
-    metrics = [m for m in COLUMNS[benchmark] if any(metric_of(r, m) is not None for r in results)]
-    metrics = [m for m in metrics if any(brief(metric_of(r, m)) is not None for r in [*results, *baselines])]
+    metrics = columns(benchmark, results)
     ordered = sorted(results, key=lambda r: -(r.headline[1].value or 0))
     lead = ordered[0].headline[0]
     intervals = {lead, "mrr"}
@@ -345,12 +355,22 @@ def comparisons(page: Report, payload: dict[str, Any]) -> None:
         return
     page.heading("Paired comparisons")
     rows = [
-        [f"{c['a']} against {c['b']}", row.n, row.a, row.b, row.a_only, row.b_only, shown(row.difference), row.p]
+        [
+            f"{c['a']} against {c['b']}",
+            row.group,
+            row.n,
+            row.a,
+            row.b,
+            row.a_only,
+            row.b_only,
+            shown(row.difference),
+            row.p,
+        ]
         for c in payload["comparisons"]
         for row in c["rows"][:1]
     ]
     page.table(
-        ["pair", "items", "first", "second", "first only", "second only", "difference", "p (McNemar)"],
+        ["pair", "over", "items", "first", "second", "first only", "second only", "difference", "p (McNemar)"],
         rows,
         "On the items that both scored; ties count as wrong. Difference: paired bootstrap.",
     )
@@ -398,7 +418,7 @@ def print_table(benchmark: str, results: list[Result], baselines: list[Result], 
     """Results, baselines and comparisons in the terminal."""
     from rich.table import Table
 
-    metrics = [m for m in COLUMNS[benchmark] if any(brief(metric_of(r, m)) is not None for r in results)]
+    metrics = columns(benchmark, results)
     console = result_console(40 + 24 * len(metrics))  # one line a scorer
     roomy = console.width >= 30 + 24 * len(metrics)
     table = Table(title=f"{TITLES[benchmark]}: {payload['items']} items")
@@ -415,13 +435,16 @@ def print_table(benchmark: str, results: list[Result], baselines: list[Result], 
     random = payload["baselines"]["random"]
     table.add_row("knows nothing", *(f"{random[m]:.3f}" if m in random else "–" for m in metrics), "")
     console.print(table)
-    missing = next((r.view.detail.missing for r in results if isinstance(r.view.detail, BenchmarkScore)), [])
-    if missing:
-        console.print(f"no items, so null: {', '.join(missing)}", markup=False)
+    missing = {r.name: r.view.detail.missing for r in results if isinstance(r.view.detail, BenchmarkScore)}
+    for names in dict.fromkeys(tuple(found) for found in missing.values() if found):
+        who = [name for name, found in missing.items() if tuple(found) == names]
+        whose = "" if len(who) == len(missing) else f" of {', '.join(who)}"
+        console.print(f"no items{whose}, so null: {', '.join(names)}", markup=False)
     for comparison in payload["comparisons"]:
         row = comparison["rows"][0]
         p = "–" if row.p is None else f"{row.p:.3g}"
         console.print(
-            f"{comparison['a']} - {comparison['b']}: {shown(row.difference)} on {row.n} items, McNemar p {p}",
+            f"{comparison['a']} - {comparison['b']}: {shown(row.difference)} on {row.n} items ({row.group}), "
+            f"McNemar p {p}",
             markup=False,
         )

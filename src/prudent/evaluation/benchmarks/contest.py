@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -29,7 +29,6 @@ from prudent.evaluation.benchmarks.reward_bench import (
     rewardbench,
     rewardbench2,
     subset_draws,
-    tie_statistics,
 )
 from prudent.evaluation.benchmarks.reward_math import (
     REDUCTIONS,
@@ -41,6 +40,7 @@ from prudent.evaluation.benchmarks.reward_math import (
     rewardmath_pairwise,
 )
 from prudent.evaluation.benchmarks.score_files import ScoreTable, match
+from prudent.evaluation.benchmarks.ties_domain import published, tie_statistics
 from prudent.evaluation.intervals import Estimate, proportion
 from prudent.evaluation.ties import same_choice
 from prudent.seeding import Seed
@@ -388,7 +388,7 @@ def compare_results(first: Result, second: Result, by_subset: bool, rounds: int,
     left, right = map(list, zip(*shared))
     subsets = [first.items.subsets[place] for place in left]
     clusters = clusters_of(first.items)
-    return compare(
+    rows = compare(
         first.view.credit[left],
         second.view.credit[right],
         subsets if by_subset and len(set(subsets)) > 1 else None,
@@ -396,6 +396,17 @@ def compare_results(first: Result, second: Result, by_subset: bool, rounds: int,
         rounds=rounds,
         seed=seed,
     )
+    return [replace(rows[0], group=whole_group(first.items.benchmark, set(subsets))), *rows[1:]]
+
+
+def whole_group(benchmark: str, there: set[str]) -> str:
+    """Name of the row over all items, which says so where a published benchmark's subsets are missing."""
+    table = published().get(benchmark)
+    if table is None:
+        return "all"
+    known = {name for members in table["sections"].values() for name in members} if "sections" in table else set()
+    known = known or set(table["subsets"])
+    return "all" if known <= there else f"all, {len(known & there)} of {len(known)} subsets"
 
 
 def length_baselines(items: Items) -> list[Contestant]:

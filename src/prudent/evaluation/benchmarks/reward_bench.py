@@ -5,9 +5,6 @@ Counts and weights are data, in ``data/reward_bench.json``. Every table keeps wh
 
 from __future__ import annotations
 
-import functools
-import importlib.resources
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,20 +14,12 @@ import torch
 
 from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
+from prudent.evaluation.benchmarks.ties_domain import TiesScore, published, split_ties, ties_draws, ties_score
 from prudent.evaluation.intervals import Estimate, array, proportion, quantiles
 from prudent.evaluation.resampling import resampled_means
 from prudent.seeding import Seed, spawn
 
 ROUNDS = 1000
-
-
-@functools.cache
-def published() -> dict[str, Any]:
-    """The benchmarks' sections, subsets, counts and weights."""
-    text = (
-        importlib.resources.files("prudent.evaluation.benchmarks").joinpath("data/reward_bench.json").read_text("utf-8")
-    )
-    return json.loads(text)
 
 
 @dataclass(frozen=True)
@@ -48,10 +37,12 @@ class SubsetRow:
 
 @dataclass(frozen=True)
 class BenchmarkScore:
-    """subsets, sections: name -> score, None where nothing was scored. overall: None while a section is missing.
+    """subsets, sections: name -> score; None for a subset without items and a section without all its subsets. overall:
+    None without all sections.
 
     rows: a line a subset, enough to recompute every total. estimates: intervals of sections, overall, micro (mean over
-    items) and macro (mean over subsets). missing: published subsets without items. notes: what a reader must know.
+    items) and macro (mean over subsets); what is known of an incomplete section stands under a name that says so, such
+    as "Safety, 4 of 5 subsets". missing: published subsets without items. notes: what a reader must know.
     """
 
     benchmark: str
@@ -110,6 +101,7 @@ def weighted(parts: dict[str, Any], weights: dict[str, float]) -> Any:
 
 
 def estimate(value: float | None, draws: Any, n: int, method: str, reason: str | None = None) -> Estimate:
+    """A number with the 95 % interval of its bootstrap ``draws`` (none where they are None)."""
     if value is None:
         return Estimate(None, None, None, n, 0.95, method, reason)
     low, high = quantiles(np.asarray(draws), 0.95) if draws is not None else (None, None)
@@ -149,11 +141,11 @@ def rewardbench(
 ) -> BenchmarkScore:
     """RewardBench 1. correct: (items,) credits, 1 right, 0 wrong, 0.5 a tie; subsets: (items,) their names.
 
-    A section is the mean of its subsets weighted by the published counts (math-prm as 984), over the subsets that are
-    there; overall is the mean of the four sections, None while one has no item. weights: "counts" (the data set card's)
-    or "leaderboard" (the released code's, which holds the two XSTest counts the other way round). prior: add the prior
-    sets (their plain mean) at half weight. clusters: labels of items that share a prompt. Raises PrudentError naming
-    the item for an unknown subset or a credit outside [0, 1].
+    A section is the mean of its subsets weighted by the published counts (math-prm as 984), None while one of them has
+    no items; overall is the mean of the four sections, None while one is incomplete. weights: "counts" (the data set
+    card's) or "leaderboard" (the released code's, which holds the two XSTest counts the other way round). prior: add
+    the prior sets (their plain mean) at half weight. clusters: labels of items that share a prompt. Raises PrudentError
+    naming the item for an unknown subset or a credit outside [0, 1].
     """
     if weights not in ("counts", "leaderboard"):
         raise PrudentError(f"weights is {weights!r}, expected 'counts' or 'leaderboard'")
@@ -185,39 +177,45 @@ def assemble(
     rounds: int,
     seed: Seed,
 ) -> BenchmarkScore:
+    """Table and totals of RewardBench 1 from credits (items,); what is incomplete has no value under the plain name."""
     rows = table_rows(values, names, sections, items)
     draws = subset_draws(values, names, clusters, rounds, seed)
     scores = {row.name: row.accuracy.value for row in rows}
-    means = {section: weighted(scores, weights) for section, weights in sections.items()}
-    section_draws = {section: weighted(draws, weights) for section, weights in sections.items()}
-    counts = {section: sum(row.n for row in rows if row.section == section) for section in sections}
-    absent = [section for section in section_weights if means[section] is None]
-    overall = None if absent else weighted(means, section_weights)
-    missing = [row.name for row in rows if row.n == 0]
     method = "bootstrap within subsets" + ("" if clusters is None else ", whole prompts drawn")
-    estimates = {
-        section: estimate(means[section], section_draws[section], counts[section], method, "no items")
-        for section in sections
-    }
-    reason = f"no items in {', '.join(absent)}" if absent else None
+    means: dict[str, float | None] = {}
+    section_draws, estimates = {}, {}
+    for section, weights in sections.items():
+        mine = [row for row in rows if row.section == section]
+        there, n = [row for row in mine if row.n], sum(row.n for row in mine)
+        part, section_draws[section] = weighted(scores, weights), weighted(draws, weights)
+        whole = len(there) == len(mine)
+        absent = ", ".join(row.name for row in mine if not row.n)
+        means[section] = part if whole else None
+        estimates[section] = estimate(means[section], section_draws[section], n, method, f"no items in {absent}")
+        if there and not whole:
+            name = f"{section}, {len(there)} of {len(mine)} subsets"
+            estimates[name] = estimate(part, section_draws[section], n, method)
+    incomplete = [section for section in section_weights if means[section] is None]
+    overall = None if incomplete else weighted(means, section_weights)
+    missing = [row.name for row in rows if row.n == 0]
+    reason = f"no complete {', '.join(incomplete)}: no items in {', '.join(missing)}" if incomplete else None
     estimates["overall"] = estimate(
-        overall, None if absent else weighted(section_draws, section_weights), len(values), method, reason
+        overall, None if incomplete else weighted(section_draws, section_weights), len(values), method, reason
     )
-    there = {row.name: row.n for row in rows if row.n}
-    for name, shares in (("micro", {k: float(n) for k, n in there.items()}), ("macro", dict.fromkeys(there, 1.0))):
+    present = {row.name: float(row.n) for row in rows if row.n}
+    for name, shares in (("micro", present), ("macro", dict.fromkeys(present, 1.0))):
         estimates[name] = estimate(weighted(scores, shares), weighted(draws, shares), len(values), method, "no items")
-    return BenchmarkScore(
-        benchmark, scores, means, overall, rows, estimates, missing, notes_on(rows, sections, missing)
-    )
+    return BenchmarkScore(benchmark, scores, means, overall, rows, estimates, missing, notes_on(rows, missing))
 
 
-def notes_on(rows: list[SubsetRow], sections: dict[str, dict[str, float]], missing: list[str]) -> list[str]:
+def notes_on(rows: list[SubsetRow], missing: list[str]) -> list[str]:
+    """What a reader of the table must know: missing subsets, other numbers of items, weights of their own."""
     notes = []
     if missing:
-        partial = {row.section for row in rows if row.n} & {row.section for row in rows if not row.n}
-        notes.append(f"{len(missing)} of {len(rows)} subsets have no items: {', '.join(missing)}")
-        if partial:
-            notes.append(f"from a part of their subsets: {', '.join(s for s in sections if s in partial)}")
+        notes.append(
+            f"{len(missing)} of {len(rows)} subsets have no items, so their sections and overall are null: "
+            + ", ".join(missing)
+        )
     short = [row for row in rows if row.n and row.published is not None and row.n != row.published]
     if short:
         notes.append(
@@ -245,83 +243,6 @@ def best_of_k(scores: Sequence[ArrayLike], correct: Sequence[int]) -> np.ndarray
         top = x == x.max()
         credit[item] = top[:right].sum() / top.sum()
     return credit
-
-
-@dataclass(frozen=True)
-class TiesScore:
-    """Score of the Ties domain and its five parts. pairs: prompts that have both a ``ref`` and a ``tied`` item."""
-
-    score: float | None
-    tied_accuracy: float | None
-    reference_accuracy: float | None
-    preferred: float | None
-    preferred_hard: float | None
-    margin: float | None
-    pairs: int
-    reason: str | None = None
-
-
-def tie_statistics(scores: np.ndarray, correct: int) -> tuple[float, float, float]:
-    """(accurate, spread of the correct scores, worst correct - best wrong) of one Ties item."""
-    right, wrong = scores[:correct], scores[correct:]
-    gap = float(right.min() - wrong.max())
-    return float(gap > 0), float(right.max() - right.min()), gap
-
-
-def ties_score(
-    reference: dict[str, tuple[float, float, float]], tied: dict[str, tuple[float, float, float]]
-) -> TiesScore:
-    """RewardBench 2's Ties: 0.3 tied accuracy + 0.3 reference accuracy + 0.2 mean[gap_tied > spread] + 0.2
-    mean[min gap > spread] + 0.01 mean tanh(min gap / spread - 1), NaN (0 / 0) counted as 0."""
-    if not reference or not tied:
-        return TiesScore(None, None, None, None, None, None, 0, "it needs both 'ref:' and 'tied:' items")
-    pairs = [key for key in tied if key in reference]
-    accuracy = [float(np.mean([entry[0] for entry in group.values()])) for group in (tied, reference)]
-    if not pairs:
-        reason = "no prompt has both a 'ref:' and a 'tied:' item"
-        return TiesScore(None, accuracy[0], accuracy[1], None, None, None, 0, reason)
-    spread = np.array([tied[key][1] for key in pairs])
-    gap = np.array([tied[key][2] for key in pairs])
-    least = np.minimum(gap, np.array([reference[key][2] for key in pairs]))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        margin = np.nan_to_num(np.tanh(least / spread - 1), nan=0.0)
-    preferred, hard, soft = float((gap > spread).mean()), float((least > spread).mean()), float(margin.mean())
-    parts = (accuracy[0], accuracy[1], preferred, hard, soft)
-    weights = published()["rewardbench2"]["ties_weights"]
-    total = sum(weights[name] * part for name, part in zip(weights, parts))
-    return TiesScore(total, accuracy[0], accuracy[1], preferred, hard, soft, len(pairs))
-
-
-def split_ties(
-    scores: Sequence[ArrayLike], correct: Sequence[int], ids: Sequence[str]
-) -> tuple[dict[str, tuple[float, float, float]], dict[str, tuple[float, float, float]]]:
-    """Statistics of the Ties items by prompt: (ref items, tied items). Ids are ``ref:KEY`` and ``tied:KEY``."""
-    groups: dict[str, dict[str, tuple[float, float, float]]] = {"ref": {}, "tied": {}}
-    for item, (values, right, name) in enumerate(zip(scores, correct, ids)):
-        kind, _, key = str(name).partition(":")
-        if kind not in groups or not key:
-            raise PrudentError(f"Ties item {item} has id {name!r}; expected 'ref:KEY' or 'tied:KEY'")
-        if key in groups[kind]:
-            raise PrudentError(f"Ties id {name!r} occurs twice (again at Ties item {item})")
-        x = array(values, f"scores of Ties item {name}")
-        if not 0 < right < len(x):
-            raise PrudentError(f"Ties item {name} has {right} correct of {len(x)} candidates; it needs both kinds")
-        groups[kind][key] = tie_statistics(x, right)
-    return groups["ref"], groups["tied"]
-
-
-def ties_draws(
-    reference: dict[str, tuple[float, float, float]],
-    tied: dict[str, tuple[float, float, float]],
-    rounds: int,
-    seed: Seed,
-) -> np.ndarray | None:
-    """Bootstrap of the Ties score over prompts. Every part is a mean over prompts, so means of columns suffice."""
-    pairs = [key for key in tied if key in reference]
-    if len(pairs) < 2 or len(pairs) != len(tied) or len(pairs) != len(reference):
-        return None  # prompts with one item only have no common draw
-    alone = [ties_score({key: reference[key]}, {key: tied[key]}).score for key in pairs]
-    return resampled_means(np.array(alone, dtype=np.float64)[:, None], rounds, seed)[:, 0]
 
 
 def rewardbench2(
@@ -371,6 +292,7 @@ def assemble_second(
     rounds: int,
     seed: Seed,
 ) -> BenchmarkScore:
+    """Table and totals of RewardBench 2 from the credits (items,) of five domains and the score of Ties."""
     plain = names != "Ties"
     rows = table_rows(credit[plain], names[plain], {"": {name: 1.0 for name in items if name != "Ties"}}, items)
     draws: dict[str, Any] = dict(subset_draws(credit[plain], names[plain], None, rounds, seed))
@@ -392,8 +314,8 @@ def assemble_second(
     estimates["micro"] = estimate(
         weighted(scores, shares), weighted(draws, shares), int(plain.sum()), f"{method}, without Ties", "no items"
     )
-    notes = notes_on(rows, {"": {}}, [row.name for row in rows if row.n == 0])
-    notes = [note for note in notes if not note.startswith(("weights", "from a part"))]
+    notes = notes_on(rows, [row.name for row in rows if row.n == 0])
+    notes = [note for note in notes if not note.startswith("weights")]
     return BenchmarkScore(
         "RewardBench 2", scores, dict(scores), overall, rows, estimates, missing, notes, ties if there else None
     )
