@@ -146,3 +146,13 @@ def test_bad_input_names_the_item() -> None:
         rewardbench2([[1, 0], [1, 0]], ["Ties"] * 2, ids=["ref:7", "ref:7"])
     with pytest.raises(PrudentError, match="0 correct of 4"):
         rewardbench2([[1, 0, 0, 0]], ["Math"], correct=0)
+
+
+def test_everything_right_is_not_certain() -> None:
+    score = rewardbench(np.ones(len(FULL)), FULL, rounds=20)
+    for name in ("Chat", "Safety", "overall", "micro", "macro"):
+        estimate = score.estimates[name]
+        assert estimate.value == 1 and estimate.low < 1, name
+    assert score.estimates["overall"].low > 0.98
+    shared = rewardbench(np.ones(3), ["math-prm"] * 3, clusters=["a", "a", "b"], rounds=20)
+    assert shared.estimates["micro"].low == shared.rows[-7].accuracy.low < 0.5

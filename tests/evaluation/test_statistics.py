@@ -230,3 +230,30 @@ def test_bad_input_names_value_and_place() -> None:
         s.mcnemar([1, 2], [1, 2, 3])
     with pytest.raises(PrudentError, match=r"clusters has shape \(1,\)"):
         s.bootstrap([1.0, 2.0], clusters=["a"])
+
+
+def test_a_clustered_proportion_of_all_right_is_not_certain() -> None:
+    """Three items of one or two prompts, all right, gave [1.000, 1.000]."""
+    for labels, units in ((["a", "a", "b"], 2), (["a"] * 3, 1), (["a", "b", "c"], 3)):
+        for credit in ([1.0] * 3, [0.0] * 3):
+            found = s.proportion(credit, clusters=labels)
+            assert (found.low, found.high) == s.wilson(credit[0] * units, units)
+            assert found.high - found.low > 0.5
+            assert s.bounded_mean(credit, clusters=labels, rounds=50).low == found.low
+    assert s.bounded_mean([1.0] * 5, rounds=50).low == s.wilson(5, 5)[0] < 0.6
+    assert s.bounded_mean([0.5] * 5, rounds=50).high > 0.8
+
+
+def test_clustered_proportions_cover_the_truth() -> None:
+    """40 prompts of 5 items that agree: the plain interval covers about 60 %, the clustered one 95 %."""
+    rng = np.random.default_rng(0)
+    plain = clustered = 0
+    labels = np.repeat(np.arange(40), 5)
+    for _ in range(1000):
+        credit = np.repeat(rng.random(40) < 0.9, 5).astype(float)
+        for name, found in (("plain", s.proportion(credit)), ("clustered", s.proportion(credit, clusters=labels))):
+            inside = found.low <= 0.9 <= found.high
+            plain, clustered = plain + (inside and name == "plain"), clustered + (inside and name == "clustered")
+    assert plain < 700 and clustered > 930
+    alone = rng.random(200) < 0.9
+    assert s.proportion(alone, clusters=np.arange(200)).low == pytest.approx(s.proportion(alone).low, abs=1e-3)

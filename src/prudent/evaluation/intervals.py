@@ -93,13 +93,53 @@ def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, floa
     return (0.0 if p == 0 else max(0.0, float(centre - half))), (1.0 if p == 1 else min(1.0, float(centre + half)))
 
 
-def proportion(credit: ArrayLike, level: float = 0.95) -> Estimate:
-    """Mean of credits in [0, 1] with a Wilson interval; of no item: None with the reason."""
+def effective_size(values: np.ndarray, codes: np.ndarray) -> float:
+    """How many independent items tell as much about the mean of ``values`` (n,) as these, which share clusters.
+
+    p (1 - p) over the clustered variance of the mean, between 1 and n (Korn and Graubard 1998). Where all values are 0
+    or all are 1 (or there is one cluster) the data can't say how alike a cluster's items are, and the number of
+    clusters is taken: as if each held one item.
+    """
+    n, count, p = len(values), int(codes.max()) + 1, float(values.mean())
+    if count < 2 or p in (0, 1):
+        return float(count)
+    sums = np.bincount(codes, weights=values - p)
+    variance = float((sums**2).sum()) * count / (count - 1) / n**2
+    return float(np.clip(p * (1 - p) / variance if variance > 0 else n, 1, n))
+
+
+def proportion(credit: ArrayLike, level: float = 0.95, clusters: Any = None) -> Estimate:
+    """Mean of credits in [0, 1] with a Wilson interval, which never has width 0; of no item: None with the reason.
+
+    clusters: labels of items that share a prompt; the interval is then of as many items as they are worth
+    (``effective_size``).
+    """
     values = array(credit, "credit")
+    codes = cluster_codes(clusters, len(values))
     if len(values) == 0:
         return Estimate(None, None, None, 0, level, "wilson", "no items")
-    low, high = wilson(float(values.sum()), len(values), level)
-    return Estimate(float(values.mean()), low, high, len(values), level, "wilson")
+    value = float(values.mean())
+    size = float(len(values)) if codes is None else effective_size(values, codes)
+    low, high = wilson(float(values.sum()) if codes is None else value * size, size, level)
+    method = "wilson" if codes is None else f"wilson on an effective {size:.1f} items"
+    return Estimate(value, low, high, len(values), level, method)
+
+
+def bounded_mean(
+    values: ArrayLike, *, rounds: int = 1000, level: float = 0.95, seed: Seed = 0, clusters: Any = None
+) -> Estimate:
+    """``bootstrap`` of the mean of values in [0, 1] (accuracy, reciprocal rank, recall) that can't collapse.
+
+    Where all values are equal no resample differs from another, which proves nothing: the interval is then Wilson's for
+    as many items as there are units to draw.
+    """
+    found = bootstrap(values, rounds=rounds, level=level, seed=seed, clusters=clusters)
+    if found.value is None or (found.low is not None and found.low != found.high):
+        return found
+    codes = cluster_codes(clusters, found.n)
+    units = found.n if codes is None else int(codes.max()) + 1
+    low, high = wilson(found.value * units, units, level)
+    return Estimate(found.value, low, high, found.n, level, f"wilson on {units} equal units")
 
 
 def quantiles(draws: np.ndarray, level: float) -> tuple[float, float]:

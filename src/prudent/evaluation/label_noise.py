@@ -17,7 +17,7 @@ from scipy import stats
 from prudent.arrays import ArrayLike, as_tensor
 from prudent.errors import PrudentError
 from prudent.evaluation.calibration import auroc
-from prudent.evaluation.intervals import Estimate, bootstrap, paired_bootstrap
+from prudent.evaluation.intervals import Estimate, bounded_mean, paired_bootstrap
 from prudent.evaluation.ties import mean_over_orders
 from prudent.rewards.columns import pair_columns
 from prudent.rewards.convex import fit_heads
@@ -103,7 +103,7 @@ def compare_labels(
         )
         right = credit(fit.weights @ test.T)  # (seeds, T)
         mean = right.mean(0).numpy()
-        accuracy = bootstrap(mean, rounds=rounds, seed=interval_seed, clusters=list(test_groups))
+        accuracy = bounded_mean(mean, rounds=rounds, seed=interval_seed, clusters=list(test_groups))
         gain, p, better = None, None, None
         by_seed = right.mean(1).numpy()
         if first is not None:

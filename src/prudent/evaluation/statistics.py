@@ -1,7 +1,7 @@
 """Statistics on arrays, in one place; nothing here knows models or files.
 
-``wilson``, ``proportion``, ``bootstrap`` (plain or by clusters), ``paired_bootstrap``, ``mcnemar``, ``holm``,
-``correlation``; ``calibration``, ``auroc``, ``risk_coverage``. See ``resampling`` for how a million values and a
+``wilson``, ``proportion``, ``bootstrap``, ``bounded_mean`` (plain or by clusters), ``paired_bootstrap``, ``mcnemar``,
+``holm``, ``correlation``; ``calibration``, ``auroc``, ``risk_coverage``. See ``resampling`` for how a million values and a
 thousand rounds stay exact, fast and small.
 """
 
@@ -11,6 +11,7 @@ from prudent.evaluation.intervals import (
     McNemar,
     Paired,
     bootstrap,
+    bounded_mean,
     correlation,
     holm,
     mcnemar,
@@ -28,6 +29,7 @@ __all__ = [
     "RiskCoverage",
     "auroc",
     "bootstrap",
+    "bounded_mean",
     "calibration",
     "correlation",
     "holm",

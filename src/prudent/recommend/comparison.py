@@ -12,7 +12,7 @@ import torch
 from scipy import sparse, stats
 
 from prudent.errors import PrudentError
-from prudent.evaluation.statistics import bootstrap, correlation, holm, paired_bootstrap
+from prudent.evaluation.statistics import bounded_mean, correlation, holm, paired_bootstrap
 from prudent.recommend.batches import chunks, history, scoring_batch
 from prudent.recommend.lists import judge_lists
 from prudent.recommend.metrics import VIEWS, Ranking, Scorer, evaluate, spread_of
@@ -107,7 +107,7 @@ def row_of(name: str, ranking: Ranking, popularity: np.ndarray, rounds: int, see
     """One ranking's means with intervals over users (null with a reason where there is none), and its spread."""
     row: dict[str, Any] = {"ranking": name}
     for metric, values in ranking.values.items():
-        found = bootstrap(values[~np.isnan(values)], rounds=rounds, seed=seed)
+        found = bounded_mean(values[~np.isnan(values)], rounds=rounds, seed=seed)
         row[metric] = {"mean": found.value, "low": found.low, "high": found.high, "users": found.n}
         if found.value is None:
             row[metric]["reason"] = found.reason

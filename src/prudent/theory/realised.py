@@ -9,7 +9,7 @@ import torch
 
 from prudent.arrays import ArrayLike, as_tensor
 from prudent.evaluation.risk import at_or_below
-from prudent.evaluation.statistics import bootstrap
+from prudent.evaluation.statistics import bounded_mean
 from prudent.seeding import Seed
 
 
@@ -43,7 +43,7 @@ def risk_curve(
     rows = []
     for number in np.unique(code).tolist():
         inside = code == number
-        found = bootstrap(failed[inside], clusters=prompts[inside], rounds=rounds, seed=seed)
+        found = bounded_mean(failed[inside], clusters=prompts[inside], rounds=rounds, seed=seed)
         rows.append(
             {
                 "promised": float(chance[inside].mean()),

@@ -22,14 +22,7 @@ from prudent.evaluation.benchmarks.pair_metrics import (
     grid_warnings,
     pair_score,
 )
-from prudent.evaluation.benchmarks.reward_bench import (
-    BenchmarkScore,
-    credit_of,
-    estimate,
-    rewardbench,
-    rewardbench2,
-    subset_draws,
-)
+from prudent.evaluation.benchmarks.reward_bench import BenchmarkScore, credit_of, rewardbench, rewardbench2
 from prudent.evaluation.benchmarks.reward_math import (
     REDUCTIONS,
     ReductionChoice,
@@ -190,11 +183,8 @@ def judge_view(name: str, items: Items, outcomes: list[list[str]], rounds: int, 
         bench = rewardbench(credits, items.subsets, clusters=clusters_of(items), rounds=rounds, seed=seed)
         metrics = bench_metrics(bench) | metrics
     else:
-        names = np.asarray(items.subsets)
-        parts = dict.fromkeys(items.subsets) if len(set(items.subsets)) > 1 else {}
         whole = "micro" if items.benchmark == "rewardbench2" else "accuracy"
-        metrics = {whole: proportion(credits)} | metrics
-        metrics |= {subset: proportion(credits[torch.from_numpy(names == subset)]) for subset in parts}
+        metrics = {whole: proportion(credits, clusters=clusters_of(items))} | metrics | by_subset(credits, items)
     return View(name, metrics, credits, counts)
 
 
@@ -236,23 +226,24 @@ def score_view(name: str, items: Items, flat: np.ndarray, options: dict[str, Any
             seed=seed,
         )
         metrics["overall, ties half"] = ties.estimates["overall"]
-        metrics["micro, ties half"] = proportion(half)
+        metrics["micro, ties half"] = proportion(half, clusters=clusters)
         return View(name, metrics, strict, bench)
-    metrics = {"accuracy": clustered(strict, clusters, rounds, seed), "accuracy, ties half": proportion(half)}
-    names = np.asarray(items.subsets)
-    if len(set(items.subsets)) > 1:
-        metrics |= {
-            subset: proportion(strict[torch.from_numpy(names == subset)]) for subset in dict.fromkeys(items.subsets)
-        }
+    metrics = {
+        name: proportion(x, clusters=clusters) for name, x in (("accuracy", strict), ("accuracy, ties half", half))
+    }
+    metrics |= by_subset(strict, items)
     return View(name, metrics, strict, pair_score(*pairs_of(flat, items), rounds=min(rounds, 50), seed=seed))
 
 
-def clustered(values: torch.Tensor, clusters: list[str] | None, rounds: int, seed: Seed) -> Estimate:
-    """Wilson interval of independent items; a bootstrap of whole prompts where items share prompts."""
-    if clusters is None:
-        return proportion(values)
-    draws = subset_draws(values.numpy(), np.full(len(values), "all"), clusters, rounds, seed)["all"]
-    return estimate(float(values.mean()), draws, len(values), "bootstrap, whole prompts drawn")
+def by_subset(credits: torch.Tensor, items: Items) -> dict[str, Estimate]:
+    """Accuracy of each subset where there are several."""
+    names, clusters = np.asarray(items.subsets), clusters_of(items)
+    found = {}
+    for subset in dict.fromkeys(items.subsets) if len(set(items.subsets)) > 1 else ():
+        mine = names == subset
+        labels = None if clusters is None else np.asarray(clusters)[mine]
+        found[subset] = proportion(credits[torch.from_numpy(mine)], clusters=labels)
+    return found
 
 
 def member_uncertainty(members: np.ndarray, sizes: Sequence[int]) -> dict[str, np.ndarray]:

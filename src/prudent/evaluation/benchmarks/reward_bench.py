@@ -15,7 +15,7 @@ import torch
 from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
 from prudent.evaluation.benchmarks.ties_domain import TiesScore, published, split_ties, ties_draws, ties_score
-from prudent.evaluation.intervals import Estimate, array, proportion, quantiles
+from prudent.evaluation.intervals import Estimate, array, proportion, quantiles, wilson
 from prudent.evaluation.resampling import resampled_means
 from prudent.seeding import Seed, spawn
 
@@ -100,17 +100,37 @@ def weighted(parts: dict[str, Any], weights: dict[str, float]) -> Any:
     return sum(parts[name] * weights[name] for name in there) / total if there else None
 
 
-def estimate(value: float | None, draws: Any, n: int, method: str, reason: str | None = None) -> Estimate:
-    """A number with the 95 % interval of its bootstrap ``draws`` (none where they are None)."""
+def estimate(
+    value: float | None, draws: Any, n: int, method: str, reason: str | None = None, units: float = 0
+) -> Estimate:
+    """A number with the 95 % interval of its bootstrap ``draws`` (none where they are None).
+
+    units: of how many independent items the value is worth; where every draw is the same (all right, say), the interval
+    is Wilson's for so many.
+    """
     if value is None:
         return Estimate(None, None, None, n, 0.95, method, reason)
-    low, high = quantiles(np.asarray(draws), 0.95) if draws is not None else (None, None)
-    return Estimate(float(value), low, high, n, 0.95, method, reason)
+    if units and draws is not None and np.ptp(draws) == 0:
+        low, high = wilson(min(1.0, float(value)) * units, units)
+        return Estimate(float(value), low, high, n, 0.95, f"wilson on an effective {units:.1f} items", reason)
+    ends = quantiles(np.asarray(draws), 0.95) if draws is not None else (None, None)
+    return Estimate(float(value), *ends, n, 0.95, method, reason)
+
+
+def units_of(weights: dict[str, float], units: dict[str, int]) -> float:
+    """Effective number of items of a weighted mean over subsets: (sum w)^2 / sum w^2 / n (Kish), n items or prompts."""
+    there = [name for name in weights if units.get(name)]
+    return sum(weights[name] for name in there) ** 2 / sum(weights[name] ** 2 / units[name] for name in there)
 
 
 def table_rows(
-    values: np.ndarray, names: np.ndarray, sections: dict[str, dict[str, float]], items: dict[str, int]
+    values: np.ndarray,
+    names: np.ndarray,
+    sections: dict[str, dict[str, float]],
+    items: dict[str, int],
+    clusters: np.ndarray | None = None,
 ) -> list[SubsetRow]:
+    """A line a subset from credits (items,) and their subsets' names; clusters: labels of items that share a prompt."""
     rows = []
     for section, weights in sections.items():
         for name, weight in weights.items():
@@ -119,7 +139,7 @@ def table_rows(
                 SubsetRow(
                     name,
                     section,
-                    proportion(mine),
+                    proportion(mine, clusters=None if clusters is None else clusters[names == name]),
                     len(mine),
                     items.get(name),
                     int(((mine > 0) & (mine < 1)).sum()),
@@ -178,11 +198,14 @@ def assemble(
     seed: Seed,
 ) -> BenchmarkScore:
     """Table and totals of RewardBench 1 from credits (items,); what is incomplete has no value under the plain name."""
-    rows = table_rows(values, names, sections, items)
+    labels = None if clusters is None else np.asarray(clusters)
+    rows = table_rows(values, names, sections, items, labels)
+    units = {row.name: row.n if labels is None else len(np.unique(labels[names == row.name])) for row in rows if row.n}
     draws = subset_draws(values, names, clusters, rounds, seed)
     scores = {row.name: row.accuracy.value for row in rows}
     method = "bootstrap within subsets" + ("" if clusters is None else ", whole prompts drawn")
     means: dict[str, float | None] = {}
+    shares: dict[str, float] = {}
     section_draws, estimates = {}, {}
     for section, weights in sections.items():
         mine = [row for row in rows if row.section == section]
@@ -191,20 +214,28 @@ def assemble(
         whole = len(there) == len(mine)
         absent = ", ".join(row.name for row in mine if not row.n)
         means[section] = part if whole else None
-        estimates[section] = estimate(means[section], section_draws[section], n, method, f"no items in {absent}")
+        shares |= {name: section_weights.get(section, 0.0) * weights[name] / sum(weights.values()) for name in weights}
+        size = units_of(weights, units) if there else 0
+        reason = None if whole else f"no items in {absent}"
+        estimates[section] = estimate(means[section], section_draws[section], n, method, reason, size)
         if there and not whole:
             name = f"{section}, {len(there)} of {len(mine)} subsets"
-            estimates[name] = estimate(part, section_draws[section], n, method)
+            estimates[name] = estimate(part, section_draws[section], n, method, units=size)
     incomplete = [section for section in section_weights if means[section] is None]
     overall = None if incomplete else weighted(means, section_weights)
     missing = [row.name for row in rows if row.n == 0]
     reason = f"no complete {', '.join(incomplete)}: no items in {', '.join(missing)}" if incomplete else None
-    estimates["overall"] = estimate(
-        overall, None if incomplete else weighted(section_draws, section_weights), len(values), method, reason
-    )
+    whole_draws, size = None, 0.0
+    if not incomplete:
+        whole_draws, size = (
+            weighted(section_draws, section_weights),
+            units_of({k: w for k, w in shares.items() if w}, units),
+        )
+    estimates["overall"] = estimate(overall, whole_draws, len(values), method, reason, size)
     present = {row.name: float(row.n) for row in rows if row.n}
-    for name, shares in (("micro", present), ("macro", dict.fromkeys(present, 1.0))):
-        estimates[name] = estimate(weighted(scores, shares), weighted(draws, shares), len(values), method, "no items")
+    for name, share in (("micro", present), ("macro", dict.fromkeys(present, 1.0))):
+        reason, size = (None, units_of(share, units)) if present else ("no items", 0.0)
+        estimates[name] = estimate(weighted(scores, share), weighted(draws, share), len(values), method, reason, size)
     return BenchmarkScore(benchmark, scores, means, overall, rows, estimates, missing, notes_on(rows, missing))
 
 
@@ -311,8 +342,9 @@ def assemble_second(
         )
     }
     shares = {row.name: float(row.n) for row in rows if row.n and row.name != "Ties"}
+    reason, size = (None, units_of(shares, {row.name: row.n for row in rows})) if shares else ("no items", 0.0)
     estimates["micro"] = estimate(
-        weighted(scores, shares), weighted(draws, shares), int(plain.sum()), f"{method}, without Ties", "no items"
+        weighted(scores, shares), weighted(draws, shares), int(plain.sum()), f"{method}, without Ties", reason, size
     )
     notes = notes_on(rows, [row.name for row in rows if row.n == 0])
     notes = [note for note in notes if not note.startswith("weights")]

@@ -14,7 +14,7 @@ import torch
 
 from prudent.arrays import ArrayLike, as_tensor
 from prudent.errors import PrudentError
-from prudent.evaluation.intervals import Estimate, bootstrap, mcnemar, proportion
+from prudent.evaluation.intervals import Estimate, bounded_mean, mcnemar, proportion
 from prudent.evaluation.resampling import resampled_means
 from prudent.evaluation.ties import mean_over_orders
 from prudent.seeding import Seed
@@ -138,7 +138,7 @@ def summarise(
         "mrr_tie_averaged": mean_over_orders(reciprocal, greater, tied + 1),
     }
     estimates = {
-        name: proportion(values) if name.startswith("accuracy") else bootstrap(values, rounds=rounds, seed=seed)
+        name: proportion(values) if name.startswith("accuracy") else bounded_mean(values, rounds=rounds, seed=seed)
         for name, values in per_problem.items()
     }
     return RewardMathScore(
