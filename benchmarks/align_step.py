@@ -25,11 +25,11 @@ import torch
 from prudent.features.encoder import Encoder
 from prudent.features.models import load_language_model
 from prudent.features.rendering import Renderer
+from prudent.policies.estimates import ReferenceStatistics
 from prudent.policies.rl.engine import Trainer, TrainOptions, UpdateOptions
 from prudent.policies.rl.policy import LoraOptions, Policy
 from prudent.policies.rl.scorers import HeadScorer
 from prudent.rewards.heads import HeadEnsemble
-from prudent.rewards.objectives import ReferenceStatistics
 
 ASKS = (
     "Describe a lighthouse at night.",
@@ -94,8 +94,8 @@ def theirs(dtype: torch.dtype, steps: int, *, adapter: bool = False, checkpointi
     from datasets import Dataset
     from peft import LoraConfig
 
+    from prudent.policies.reward_function import RewardFunction
     from prudent.policies.trl import VarianceAwareRLOOTrainer
-    from prudent.rewards.reward_function import RewardFunction
 
     model, tokenizer = load_language_model("smollm2", dtype=dtype)
     scores = Scores(dtype)

@@ -9,7 +9,7 @@ import torch
 import prudent
 from prudent.errors import PrudentError
 from prudent.evaluation.risk_estimate import _moves
-from prudent.policies.methods import METHODS, estimate
+from prudent.policies import METHODS, estimate
 
 
 def world(seed: int, signal: float, pairs: int = 150, width: int = 8, prompts: int = 12, candidates: int = 6):

@@ -4,18 +4,10 @@ import pytest
 import torch
 
 from prudent.errors import PrudentError
+from prudent.policies.estimates import ReferenceStatistics, estimate, reference_statistics
 from prudent.policies.finite import solve
-from prudent.policies.methods import METHODS, estimate
-from prudent.rewards.aggregation import aggregate
-from prudent.rewards.objectives import (
-    OBJECTIVES,
-    PESSIMISM_RULES,
-    UTILITY_RULES,
-    VARIANCE_OBJECTIVES,
-    ReferenceStatistics,
-    reference_statistics,
-    shape,
-)
+from prudent.policies.objectives import OBJECTIVES, VARIANCE_OBJECTIVES, shape
+from prudent.rewards.aggregation import RULES, aggregate
 from prudent.rewards.quantiles import utility
 
 CHECK_6 = {"reward": [1, 0.8, 0.2, 0], "variance": [2, 0.5, 0.5, 1.0]}
@@ -29,12 +21,12 @@ def members(reward, variance, count=5):
     return reward + noise[:, None] * variance.sqrt()
 
 
-def fixed_point(shaped, reference, beta, steps=6000, rate=0.5):
+def fixed_point(reward, weight, reference, beta, steps=6000, rate=0.5):
     """Exact score-function gradient ascent on the logits, reward and KL weight detached as a trainer sees them."""
     logits = reference.log().clone()
     for _ in range(steps):
         policy = logits.softmax(0)
-        signal = shaped.reward - beta * shaped.kl_weight * (policy.log() - reference.log())
+        signal = reward - beta * weight * (policy.log() - reference.log())
         logits = logits + rate * policy * (signal - (policy * signal).sum())
     return logits.softmax(0)
 
@@ -57,24 +49,26 @@ def test_fixed_point_is_the_exact_policy(objective, reference):
     reference, beta = torch.tensor(reference, dtype=torch.float64), 1.0
     scores = members(**CHECK_6)
     shaped = shaped_of(objective, scores, beta)
-    found = fixed_point(shaped, reference, beta)
+    found = fixed_point(shaped.reward, shaped.kl_weight, reference, beta)
     reward, variance = torch.tensor(CHECK_6["reward"], dtype=torch.float64), torch.tensor(CHECK_6["variance"])
-    expected = {
-        "vanilla": lambda: solve(reward, reference, beta),
-        "proportional": lambda: solve(reward, reference, beta, variance=variance, form="proportional"),
-        "bregman": lambda: solve(reward, reference, beta, variance=variance, form="bregman"),
-        "exact": lambda: solve(reward, reference, beta, variance=variance, form="exact"),
-        "variance-only": lambda: solve(reward.square().mean().sqrt().expand(4), reference, beta, variance=variance),
-        "permuted": lambda: solve(shaped.reward, reference, beta),
-    }
-    rule = {name: lambda: solve(aggregate(scores, objective), reference, beta) for name in PESSIMISM_RULES}
-    rule |= {name: lambda: solve(utility(scores, objective), reference, beta) for name in UTILITY_RULES}
-    policy = {**expected, **rule}[objective]()
+    if objective == "permuted":
+        variance = reward / shaped.reward  # whatever the shuffle; where the reward is 0 the variance is of no account
+    if objective == "variance-only":
+        reward = reward.square().mean().sqrt().expand(4)
+    if OBJECTIVES[objective].variance is not None:
+        policy = solve(reward, reference, beta, variance=variance.nan_to_num(1.0), form=OBJECTIVES[objective].form)
+    elif OBJECTIVES[objective].kind == "utility":
+        policy = solve(utility(scores, objective), reference, beta)
+    elif objective in RULES:
+        policy = solve(aggregate(scores, objective), reference, beta)
+    else:
+        policy = solve(reward, reference, beta)
     assert total_variation(found, policy) < 1e-3
 
 
 def test_exact_maximises_j_as_in_check_6():
-    found = fixed_point(shaped_of("exact", members(**CHECK_6), 1.0), torch.full((4,), 0.25, dtype=torch.float64), 1.0)
+    shaped = shaped_of("exact", members(**CHECK_6), 1.0)
+    found = fixed_point(shaped.reward, shaped.kl_weight, torch.full((4,), 0.25, dtype=torch.float64), 1.0)
     assert found.tolist() == pytest.approx([0.160136, 0.566626, 0.170665, 0.102574], abs=1e-4)
 
 
@@ -144,16 +138,51 @@ def test_a_prompt_without_reference_samples_is_named():
 
 
 @pytest.mark.parametrize("member", [None, 1])
-@pytest.mark.parametrize("objective", sorted(set(METHODS) - {"permuted", "mean"}))  # permuted: each draws a shuffle
-def test_the_policy_of_preflight_is_the_fixed_point_of_training(objective, member):
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_exact_policy_is_the_fixed_point_of_training(objective, member):
+    """A pool scored whole, and the same responses as a trainer gets them: one row, one policy, for every name."""
     generator = torch.Generator().manual_seed(3)
     scores = torch.randn(5, 4, 6, generator=generator, dtype=torch.float64)
     reference = torch.full((4, 6), 1 / 6, dtype=torch.float64)
     prompts = torch.arange(4).repeat_interleave(6)
-    seen = estimate(scores, reference, reward="mean" if member is None else f"member:{member}")
+    known = estimate(scores, reference, reward="mean" if member is None else f"member:{member}")
     flat = scores.flatten(1)
-    shaped = shape(objective, flat, prompts, reference_statistics(flat, prompts), 0.3, member=member)
-    trained = solve(
-        shaped.reward.reshape(4, 6), reference, 0.3, variance=shaped.kl_weight.reshape(4, 6), form="bregman"
+    shaped = shape(objective, flat, prompts, reference_statistics(flat, prompts), 0.3, member=member, seed=9)
+    reward, weight = shaped.reward.reshape(4, 6), shaped.kl_weight.reshape(4, 6)
+    exact = OBJECTIVES[objective](known, reference, 0.3, seed=9)
+    # bregman's solution is the fixed point of any reward and KL weight: pi0 exp((r - lam) / (beta w))
+    trained = solve(reward, reference, 0.3, variance=weight, form="bregman")
+    torch.testing.assert_close(exact, trained, rtol=0, atol=1e-9)
+    torch.testing.assert_close(exact[0], fixed_point(reward[0], weight[0], reference[0], 0.3), rtol=0, atol=1e-3)
+
+
+def test_an_option_that_an_objective_hasn_t_got_is_refused():
+    for objective, option in (("vanilla", "coefficient"), ("lcb", "aversion"), ("steeper", "level")):
+        with pytest.raises(PrudentError, match=f"{objective}' has no option {option}"):
+            shape(*_two_responses(objective), 0.1, rule_options={option: 1.0})
+    half = shape(*_two_responses("lcb"), 0.1, rule_options={"coefficient": 0.5})
+    torch.testing.assert_close(
+        half.reward, torch.stack([s.reward for s in map(_shaped_twice, ("lcb", "mean"))]).mean(0)
     )
-    torch.testing.assert_close(METHODS[objective](seen, reference, 0.3), trained, rtol=0, atol=1e-9)
+
+
+def _two_responses(objective):
+    scores, prompts = torch.tensor([[1.0, 2.0], [0.0, 4.0], [0.5, 3.0]]), torch.zeros(2, dtype=torch.long)
+    return objective, scores, prompts, reference_statistics(scores, prompts)
+
+
+def _shaped_twice(objective):
+    return shape(*_two_responses(objective), 0.1)
+
+
+def test_the_controls_look_at_nothing_but_what_they_control():
+    """Variance-only rewards low variance whatever the scores' signs; permuted at equal variances is proportional."""
+    scores = members(**CHECK_6)
+    torch.testing.assert_close(
+        shaped_of("variance-only", scores, 0.3).reward, shaped_of("variance-only", -scores, 0.3).reward
+    )
+    even = members(CHECK_6["reward"], [0.7] * 4)
+    for seed in range(3):
+        torch.testing.assert_close(
+            shaped_of("permuted", even, 0.3, seed).reward, shaped_of("proportional", even, 0.3).reward
+        )

@@ -12,13 +12,14 @@ from tests.tiny import tiny_causal_lm
 
 from prudent.errors import PrudentError
 from prudent.features.rendering import Renderer
+from prudent.policies.estimates import ReferenceStatistics
+from prudent.policies.objectives import shape
 from prudent.policies.rl.checkpoints import latest_checkpoint
 from prudent.policies.rl.engine import Trainer, TrainOptions, UpdateOptions
 from prudent.policies.rl.packing import Group, fill, pack
 from prudent.policies.rl.policy import LoraOptions, Policy, round_stochastically, rounding_noise
 from prudent.policies.rl.rollouts import Rollouts, groups_of, pack_and_score, roll_out
 from prudent.policies.rl.updates import Meter, Scored, padded, rloo_backward, segment_sums
-from prudent.rewards.objectives import ReferenceStatistics, shape
 
 TOP_TWO = LoraOptions(rank=4, layers=2)
 PROMPTS = ["Hi there", "Name a hat", "Yes?", "Say it again, please"]

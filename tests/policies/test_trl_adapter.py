@@ -11,9 +11,9 @@ from datasets import Dataset
 from tests.tiny import tiny_causal_lm
 
 from prudent.errors import PrudentError
+from prudent.policies.objectives import Shaped
+from prudent.policies.reward_function import RewardFunction
 from prudent.policies.trl import VarianceAwareGRPOTrainer, VarianceAwareRLOOTrainer, WeightedBeta
-from prudent.rewards.objectives import Shaped
-from prudent.rewards.reward_function import RewardFunction
 
 PROMPTS = ["Name a river.", "Name a hat.", "Say hi.", "Why?"]
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from prudent.cli import app
 from prudent.commands.theory.certify import padded
 from prudent.commands.theory.page import reproduce_page
-from prudent.policies.methods import METHODS
+from prudent.policies import METHODS
 from prudent.rewards.heads import HeadEnsemble
 from prudent.rewards.laplace import LaplacePosterior
 from prudent.rewards.model import RewardModel

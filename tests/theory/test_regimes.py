@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from prudent.errors import PrudentError
+from prudent.policies import METHODS, estimate, method_beta_for_kl
 from prudent.policies.finite import kl, multiplier, solve, value
-from prudent.policies.methods import estimate, method_beta_for_kl, proportional
 from prudent.theory.levels import split_at_kl, tilt_gain, tilt_kl, tilts
 from prudent.theory.maps import draw_maps, lost
 from prudent.theory.regimes import (
@@ -101,7 +101,7 @@ def test_the_gap_at_equal_kl_is_the_link_s_worth_minus_what_it_costs() -> None:
     for target in (0.01, 0.4):
         found = split_at_kl(seen.reward, reference, seen.variance, gold, target)
         beta = method_beta_for_kl("proportional", seen, reference, target)
-        policy = proportional(seen, reference, beta)
+        policy = METHODS["proportional"](seen, reference, beta)
         assert found.proportional == pytest.approx((value(policy, gold) - value(reference, gold)).mean().item())
         within = solve(seen.reward, reference, beta, variance=seen.variance, form="bregman")
         assert found.kl_within == pytest.approx(kl(within, reference).mean().item()) and found.kl_within < target

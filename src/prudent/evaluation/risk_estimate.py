@@ -17,8 +17,10 @@ from prudent.errors import PrudentError
 from prudent.evaluation.intervals import wilson
 from prudent.evaluation.posterior_risk import Risks, risk_with_gold, risk_without_gold
 from prudent.evaluation.risk import at_or_below
-from prudent.policies.methods import METHODS, estimate
+from prudent.policies.estimates import estimate
+from prudent.policies.objectives import METHODS
 from prudent.rewards.heads import bootstrap_counts, choose_ridge, fit_heads, standardisation
+from prudent.rewards.uncertainty import centre
 from prudent.seeding import spawn
 
 LEAST_PAIRS, LEAST_PROMPTS = 30, 8
@@ -70,8 +72,7 @@ def estimate_risk(
     full, ensemble, fresh = scores[:1], scores[1 : members + 1], scores[members + 1 :]
     moved = torch.cat([_moves(ensemble, full, full, weight, row["method"], row["beta"]) for row in rows])
     if truth is None:
-        share = weight[..., None]
-        centred = torch.where(share > 0, standard - (standard * share).sum(1, keepdim=True), 0.0)
+        centred = centre(standard.movedim(-1, 0), weights=weight).movedim(0, -1)
         found = risk_without_gold(difference.double().numpy(), centred.numpy(), moved.numpy())
         return [{**row, **_numbers(found, k), "procedure_risk": None} for k, row in enumerate(rows)]
     found = risk_with_gold((moved * truth).sum(-1).numpy())

@@ -17,7 +17,8 @@ from accelerate.utils import gather
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from prudent.errors import PrudentError
-from prudent.rewards.reward_function import RewardFunction
+from prudent.policies.objectives import KL_RULES
+from prudent.policies.reward_function import RewardFunction
 
 TESTED = "1.16"
 
@@ -138,7 +139,7 @@ class VarianceAwareGRPOTrainer(_VarianceAware, GRPOTrainer):
 
     def __init__(self, **arguments: Any) -> None:
         self._prepare(arguments)
-        if self.prudent_reward.objective in ("bregman", "exact"):
+        if self.prudent_reward.objective in KL_RULES:
             warnings.warn(
                 "GRPO's KL sits in the loss: a KL weight per completion is a heuristic there; RLOO has the objective",
                 stacklevel=2,

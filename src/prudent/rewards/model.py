@@ -15,7 +15,7 @@ from prudent.rewards.uncertainty import warn_if_identical
 from prudent.runs import Run, new_run, refuse_pickle
 
 if TYPE_CHECKING:
-    from prudent.rewards.reward_function import RewardFunction
+    from prudent.policies.reward_function import RewardFunction
 
 Prompt = str | Sequence[dict[str, str]]
 TEXT_TOLERANCE = 1e-3
@@ -162,7 +162,8 @@ class RewardModel:
         ``RewardFunction``. weighted_kl: the trainer reads the KL weights too (``prudent.policies.trl``);
         without it, objectives that need them (bregman, exact) are refused rather than half applied.
         """
-        from prudent.rewards.reward_function import RewardFunction, for_plain_trainer
+        # a convenience: the one import that runs upward, taken when asked for
+        from prudent.policies.reward_function import RewardFunction, for_plain_trainer
 
         function = RewardFunction(self, objective, **options)
         return function if weighted_kl else for_plain_trainer(function)

@@ -75,13 +75,27 @@ def moments(scores: ArrayLike) -> tuple[torch.Tensor, torch.Tensor]:
     return tensor.mean(0), tensor.var(0, correction=DDOF)
 
 
-def _group_index(groups: ArrayLike | Sequence[str], n: int) -> tuple[torch.Tensor, int]:
+def _group_index(groups: ArrayLike | Sequence[str], n: int) -> torch.Tensor:
+    """(n,) numbers of the groups, from 0 in the order in which they come."""
     if len(groups) != n:  # type: ignore[arg-type]
         raise PrudentError(f"{len(groups)} groups for {n} responses; give one a response")  # type: ignore[arg-type]
     names: dict = {}
     values = groups.tolist() if hasattr(groups, "tolist") else groups
-    index = torch.tensor([names.setdefault(value, len(names)) for value in values], dtype=torch.long)  # type: ignore[union-attr]
-    return index, len(names)
+    return torch.tensor([names.setdefault(value, len(names)) for value in values], dtype=torch.long)  # type: ignore[union-attr]
+
+
+def group_means(values: torch.Tensor, index: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+    """(..., N) averaged over the responses of each group: (..., P). index: (N,) numbers 0..P-1. weight: (N,) or equal.
+
+    Raises PrudentError where a group's weights sum to 0.
+    """
+    weight = torch.ones(len(index), dtype=values.dtype) if weight is None else weight
+    count = int(index.max()) + 1 if len(index) else 0
+    total = torch.zeros(count, dtype=values.dtype).index_add_(0, index, weight)
+    if bool((total <= 0).any()):
+        raise PrudentError(f"centring weights of group {int(torch.nonzero(total <= 0)[0])} sum to 0")
+    sums = torch.zeros(*values.shape[:-1], count, dtype=values.dtype).index_add_(-1, index, values * weight)
+    return sums / total
 
 
 def centre(
@@ -91,8 +105,9 @@ def centre(
 
     groups: (N,) prompt of each response, integers or texts; None takes the last axis as one prompt's responses, so
     (..., prompts, candidates) is centred as it stands. weights: reference probabilities of the responses ((N,), or
-    broadcast against ``scores`` where groups is None); None weighs them equally.
-    Bradley-Terry leaves an offset per prompt free in every member; the spread of raw scores would measure that offset.
+    broadcast against ``scores`` where groups is None); None weighs them equally. Without groups a weight of 0 masks a
+    candidate (padding of a ragged pool): whatever it holds, it comes back 0.
+    Bradley-Terry leaves an offset per prompt free in every member; the variance of raw scores would measure it.
     """
     tensor = as_tensor(scores)
     tensor = tensor if tensor.is_floating_point() else tensor.to(torch.float64)
@@ -103,15 +118,22 @@ def centre(
         total = weight.expand(torch.broadcast_shapes(weight.shape, tensor.shape)).sum(-1, keepdim=True)
         if bool((total <= 0).any()):
             raise PrudentError("centring weights of a prompt sum to 0")
-        return tensor - (tensor * weight).sum(-1, keepdim=True) / total
-    index, count = _group_index(groups, tensor.shape[-1])
+        inside, nothing = weight > 0, torch.zeros((), dtype=tensor.dtype)
+        mean = (torch.where(inside, tensor, nothing) * weight).sum(-1, keepdim=True) / total
+        return torch.where(inside, tensor - mean, nothing)
+    index = _group_index(groups, tensor.shape[-1])
     if weight.shape != index.shape:
         raise PrudentError(f"centring weights have shape {tuple(weight.shape)}, expected {tuple(index.shape)}")
-    total = torch.zeros(count, dtype=tensor.dtype).index_add_(0, index, weight)
-    if bool((total <= 0).any()):
-        raise PrudentError(f"centring weights of group {int(torch.nonzero(total <= 0)[0])} sum to 0")
-    sums = torch.zeros(*tensor.shape[:-1], count, dtype=tensor.dtype).index_add_(-1, index, tensor * weight)
-    return tensor - (sums / total)[..., index]
+    return tensor - group_means(tensor, index, weight)[..., index]
+
+
+def deviation_within(scores: ArrayLike, weights: ArrayLike) -> torch.Tensor:
+    """Standard deviation of scores (..., P, C) within prompts, root mean square over prompts: (...).
+
+    weights: (..., P, C) reference probabilities, 0 masks a candidate. Raises as `centre` does.
+    """
+    weight = as_tensor(weights)
+    return (weight * centre(scores, weights=weight).square()).sum(-1).mean(-1).sqrt()
 
 
 def normalise_variance(

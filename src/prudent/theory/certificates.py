@@ -20,6 +20,7 @@ from scipy import stats
 from prudent.arrays import ArrayLike, as_tensor
 from prudent.errors import PrudentError
 from prudent.policies.finite import FORMS, kl, multiplier, solve
+from prudent.rewards.uncertainty import centre
 from prudent.theory.bounds import width
 
 VANILLA = "vanilla"
@@ -68,10 +69,8 @@ def _belief(
     reward: torch.Tensor, factor: torch.Tensor, reference: torch.Tensor, freedom: float, floor: float
 ) -> Belief:
     inside = reference > 0
-    centred = reward - (reference * reward).sum(-1, keepdim=True)
-    factor = factor - (reference[..., None] * factor).sum(-2, keepdim=True)
-    reward = torch.where(inside, centred, 0.0)
-    factor = torch.where(inside[..., None], factor, 0.0)
+    reward = centre(reward, weights=reference)
+    factor = centre(factor.movedim(-1, 0), weights=reference).movedim(0, -1)
     raw = factor.square().sum(-1)
     average = (reference * raw).sum(-1).mean()
     if not bool(average > 0):

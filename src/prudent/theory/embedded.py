@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +10,8 @@ import torch
 
 from prudent.evaluation.risk import paired_risk, policy_risk
 from prudent.evaluation.statistics import bootstrap
-from prudent.policies import methods as rivals
+from prudent.policies.estimates import estimate
+from prudent.policies.objectives import CONTROLS, OBJECTIVES, method_beta_for_kl
 from prudent.rewards.heads import HeadEnsemble
 from prudent.rewards.laplace import LaplacePosterior
 from prudent.seeding import Seed, spawn
@@ -28,7 +28,7 @@ from prudent.theory.realised import can_fail, realised_gain, risk_curve
 
 Choose = Callable[[Seed], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 METHODS = ("vanilla", "proportional", "bregman")
-COMPARED = ("vanilla", "proportional", "bregman", "exact", *rivals.CONTROLS)
+COMPARED = ("vanilla", "proportional", "bregman", "exact", *CONTROLS)
 
 
 def beliefs(
@@ -102,19 +102,18 @@ def at_equal_kl(
     scores: torch.Tensor, reference: torch.Tensor, gold: torch.Tensor, kls: Sequence[float], number: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """One draw's gains of every method and its decompositions, at each KL. A method that can't reach it gives none."""
-    seen = rivals.estimate(scores, reference, reward="mean")
-    ways = {name: rivals.METHODS[name] for name in COMPARED}
-    ways["permuted"] = functools.partial(rivals.permuted, seed=number)
+    known = estimate(scores, reference, reward="mean")
     gains, forms = [], []
     for target in kls:
-        for name, method in ways.items():
-            beta = rivals.method_beta_for_kl(method, seen, reference, target, strict=False)
+        for name in COMPARED:
+            beta = method_beta_for_kl(name, known, reference, target, strict=False, seed=number)
             if bool(torch.isfinite(beta)):
-                gain = float(realised_gain(method(seen, reference, beta), reference, gold).mean())
+                policy = OBJECTIVES[name](known, reference, beta, seed=number)
+                gain = float(realised_gain(policy, reference, gold).mean())
                 gains.append({"method": name, "kl": target, "draw": number, "gain": gain})
-        parts = split_at_kl(seen.reward, reference, seen.variance, gold, target)
+        parts = split_at_kl(known.reward, reference, known.variance, gold, target)
         if parts is not None:
-            forms.append({"draw": number, "kl": target, "correlation": _link(seen.variance, gold), **parts._asdict()})
+            forms.append({"draw": number, "kl": target, "correlation": _link(known.variance, gold), **parts._asdict()})
     return gains, forms
 
 
@@ -202,9 +201,9 @@ def methods_table(gains: Sequence[dict[str, Any]], draws: int) -> list[dict[str,
             own = found.get((kl, method), {})
             row: dict[str, Any] = {"kl": kl, "method": method, "reached": len(own) / draws}
             if own:
-                seen = policy_risk(list(own.values()))
-                row |= {"gain": seen.gain, "low": seen.gain_low, "high": seen.gain_high}
-                row |= {"risk": seen.risk, "risk_low": seen.low, "risk_high": seen.high}
+                known = policy_risk(list(own.values()))
+                row |= {"gain": known.gain, "low": known.gain_low, "high": known.gain_high}
+                row |= {"risk": known.risk, "risk_low": known.low, "risk_high": known.high}
             shared = sorted(base.keys() & own.keys())
             if method != "vanilla" and shared:
                 over = paired_risk([own[n] for n in shared], [base[n] for n in shared])

@@ -187,7 +187,7 @@ TRL_TAKES = {
 def _refuse_for_trl(context: typer.Context, objective: list[str] | None) -> None:
     """PrudentError naming every option given that TRL's engine wouldn't honour."""
     from prudent.errors import PrudentError
-    from prudent.rewards.objectives import OBJECTIVES
+    from prudent.policies.objectives import OBJECTIVES
 
     given = [name for name in context.params if name not in TRL_TAKES and not _defaulted(context, name)]
     problems = [

@@ -10,7 +10,7 @@ from prudent.commands.preflight.options import bad_ridge, too_small
 from prudent.demo.world import SIDES
 from prudent.errors import PrudentError
 from prudent.features.models import DEFAULT_MODEL
-from prudent.rewards.objectives import OBJECTIVES
+from prudent.policies.objectives import OBJECTIVES
 
 DEFAULT_OBJECTIVES = ("vanilla", "proportional")
 ENGINES = ("own", "trl")

@@ -20,7 +20,9 @@ from prudent.commands.align.options import Settings
 from prudent.commands.align.problem import Judged, Problem, Side, side_values
 from prudent.errors import PrudentError
 from prudent.features.processes import Processes
-from prudent.policies.finite import kl, solve, value
+from prudent.policies.estimates import ReferenceStatistics, reference_statistics
+from prudent.policies.finite import kl, value
+from prudent.policies.objectives import OBJECTIVES
 from prudent.policies.rl.engine import Step, Trainer, TrainOptions, UpdateOptions
 from prudent.policies.rl.packing import fill, pack
 from prudent.policies.rl.policy import LoraOptions, Policy
@@ -28,7 +30,6 @@ from prudent.policies.rl.rollouts import Rollouts, groups_of, roll_out
 from prudent.policies.rl.scorers import HeadScorer
 from prudent.policies.rl.updates import segment_sums
 from prudent.rewards.heads import HeadEnsemble
-from prudent.rewards.objectives import KL_RULES, ReferenceStatistics, reference_statistics, shape
 from prudent.runs import dumps, write_atomic
 from prudent.seeding import Seed, spawn
 
@@ -74,21 +75,13 @@ def train_options(settings: Settings, objective: str, run: int, seed: Seed) -> T
 def promise(heads: HeadEnsemble, judged: Judged, side: Side, objective: str, settings: Settings, seed: Seed) -> dict:
     """What preflight says of this objective and draw: the exact policy over the reference's samples of ``side``."""
     owner, texts = side.flat()
-    index = torch.tensor(owner)
     flat = side.features.flatten(0, 1)
     member = 0 if settings.reward == "member" else None
-    statistics = statistics_of(heads, side, settings.floor)
-    shaped = shape(objective, heads.scores(flat), index, statistics, settings.beta, member=member, seed=seed)
-    size = (len(side), -1)
-    reward, weight = shaped.reward.reshape(size), shaped.kl_weight.reshape(size)
-    reference = torch.full_like(reward, 1.0 / reward.shape[1])
-    if objective in KL_RULES:
-        form = {"bregman": "bregman", "exact": "exact"}[objective]
-        plain = shaped.mean.reshape(size)
-        policy = solve(plain, reference, settings.beta, variance=weight, form=form)
-    else:
-        policy = solve(reward, reference, settings.beta)
-    truth = judged.test(owner, texts, flat).reshape(size)
+    found = statistics_of(heads, side, settings.floor).estimate(heads.scores(flat), torch.tensor(owner), member)
+    terms = OBJECTIVES[objective].terms(found, seed=seed).reshape(len(side), -1)
+    reference = torch.full_like(terms.reward, 1.0 / terms.reward.shape[1])
+    policy = terms.policy(reference, settings.beta)
+    truth = judged.test(owner, texts, flat).reshape(reference.shape)
     gain = value(policy, truth) - value(reference, truth)
     return {"gain": float(gain.mean()), "kl": float(kl(policy, reference).mean())}
 

@@ -15,15 +15,7 @@ import torch
 from prudent.commands.common import print_json, result_console, say
 from prudent.errors import PrudentError
 from prudent.evaluation.overoptimization.curves import Curve, MethodCurve, curve, drawn_curve
-from prudent.evaluation.overoptimization.goodhart import (
-    Setting,
-    World,
-    centred,
-    held_out_pairs,
-    pair_accuracy,
-    reward_of,
-    spread,
-)
+from prudent.evaluation.overoptimization.goodhart import Setting, World, held_out_pairs, pair_accuracy, reward_of
 from prudent.evaluation.overoptimization.rl_curves import RLCurve, read_rl_curves
 from prudent.evaluation.overoptimization.sweeps import (
     SWEEPS,
@@ -34,6 +26,7 @@ from prudent.evaluation.overoptimization.sweeps import (
     variance_sweep,
 )
 from prudent.evaluation.overoptimization.worlds import TextWorld, embedded, encode_world, read_world
+from prudent.rewards.uncertainty import centre, deviation_within
 from prudent.runs import hash_file, new_run, refuse_used
 from prudent.seeding import spawn
 
@@ -145,7 +138,7 @@ def pushed(text: TextWorld, given: dict[str, Any]) -> dict[str, list[Curve]]:
     reference = present.double() / present.double().sum(1, keepdim=True)
     setting = Setting(members=len(scores), rule=given["rule"])
     held, n = held_out_pairs(gold, present), values_of_n(given, int(present.sum(1).min()))
-    truth = centred(gold, reference)
+    truth = centre(gold, weights=reference)
 
     def one(label: str, rewards: list[torch.Tensor]) -> Curve:
         slopes = [float((reference * r * truth).sum(-1).mean()) for r in rewards]
@@ -157,7 +150,10 @@ def pushed(text: TextWorld, given: dict[str, Any]) -> dict[str, list[Curve]]:
             n,
             accuracy=[pair_accuracy(r, held) for r in rewards],
             seed=given["seed"],
-            facts={"gold_per_proxy": sum(slopes) / len(slopes), "gold_spread": float(spread(gold, reference))},
+            facts={
+                "gold_per_proxy": sum(slopes) / len(slopes),
+                "gold_spread": float(deviation_within(gold, reference)),
+            },
         )
 
     whole = one(f"{given['model']}, {given['rule']}", [reward_of(members, reference, setting)])

@@ -28,7 +28,7 @@ from prudent.commands.preflight.regimes import inequality, link, ordering
 from prudent.commands.preflight.truth import Truth, cross_fit
 from prudent.commands.preflight.verdict import Verdict, conclude
 from prudent.evaluation.intervals import wilson
-from prudent.policies.methods import METHODS
+from prudent.policies.objectives import METHODS
 from prudent.seeding import Seed, spawn
 
 OUTLOOK_METHODS = (BASELINE, "mean", "proportional")

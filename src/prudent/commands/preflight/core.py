@@ -15,8 +15,9 @@ import torch
 from prudent.arrays import ArrayLike, as_tensor
 from prudent.errors import PrudentError
 from prudent.evaluation.risk import paired_risk, policy_gain, policy_risk
+from prudent.policies.estimates import Estimate, estimate
 from prudent.policies.finite import beta_for_kl, kl
-from prudent.policies.methods import CONTROLS, METHODS, VARIANCE_AWARE, Estimate, estimate
+from prudent.policies.objectives import METHODS
 from prudent.rewards.columns import NO_COLUMNS, PairColumns
 from prudent.rewards.heads import choose_ridge, draw_counts, fit_heads, standardisation
 from prudent.seeding import Seed, spawn
@@ -228,9 +229,9 @@ def at_equal_kl(
         if method == BASELINE:
             return anchor.beta[anchor.methods.index(BASELINE), b]
         # The search starts at vanilla's beta: no method needs a very different one.
-        start = float(anchor.settings[b])
+        start, terms = float(anchor.settings[b]), METHODS[method].terms(seen)
         found = beta_for_kl(
-            lambda factor: METHODS[method](seen, pi0, start * factor),
+            lambda factor: terms.policy(pi0, start * factor),
             pi0,
             target[b].clamp_min(1e-12),
             shape=(draws,),
@@ -302,6 +303,4 @@ def _judge_range(by_judge: torch.Tensor, level: float) -> dict[str, float]:
 
 def kind_of(method: str) -> str:
     """What a method is in the comparison: baseline, variance-aware, rival or control."""
-    if method == BASELINE:
-        return "baseline"
-    return "variance-aware" if method in VARIANCE_AWARE else "control" if method in CONTROLS else "rival"
+    return METHODS[method].kind

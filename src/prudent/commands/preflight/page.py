@@ -11,7 +11,7 @@ from prudent.commands.preflight.answer import Answer
 from prudent.commands.preflight.core import BASELINE
 from prudent.commands.preflight.truth import WORDS
 from prudent.commands.preflight.verdict import percent, signed, truth_sentence, with_interval
-from prudent.policies.methods import CONTROLS
+from prudent.policies.objectives import CONTROLS
 from prudent.reporting import charts
 from prudent.reporting.report import Report
 

@@ -17,6 +17,7 @@ from prudent.commands.preflight.core import PairFeatures
 from prudent.errors import PrudentError
 from prudent.evaluation.intervals import wilson
 from prudent.rewards.heads import HeadEnsemble
+from prudent.rewards.uncertainty import centre, deviation_within
 from prudent.seeding import Seed, numpy_generator, spawn
 
 JUDGE_MEMBERS = 20
@@ -45,9 +46,7 @@ class Truth:
 
 def spread_within(values: ArrayLike, reference: ArrayLike) -> float:
     """Root mean square of values (P, C) around their prompt's mean under the reference probabilities."""
-    gold, weight = as_tensor(values, torch.float64), as_tensor(reference, torch.float64)
-    centred = gold - (weight * gold).sum(-1, keepdim=True)
-    return float((weight * centred.square()).sum(-1).mean().sqrt())
+    return float(deviation_within(as_tensor(values, torch.float64), as_tensor(reference, torch.float64)))
 
 
 def standardised(scores: ArrayLike, reference: ArrayLike) -> torch.Tensor:
@@ -57,12 +56,10 @@ def standardised(scores: ArrayLike, reference: ArrayLike) -> torch.Tensor:
     one standard deviation among the reference policy's own responses.
     """
     found, weight = as_tensor(scores, torch.float64), as_tensor(reference, torch.float64)
-    found = torch.where(weight > 0, found, 0.0)
-    centred = torch.where(weight > 0, found - (weight * found).sum(-1, keepdim=True), 0.0)
-    spread = (weight * centred.square()).sum(-1).mean(-1).sqrt()
-    if not bool((spread > 0).all()):
+    centred, deviation = centre(found, weights=weight), deviation_within(found, weight)
+    if not bool((deviation > 0).all()):
         raise PrudentError("the judge gives every candidate of a prompt the same score; it can't tell policies apart")
-    return centred / spread[..., None, None]
+    return centred / deviation[..., None, None]
 
 
 def gold_truth(gold: ArrayLike, reference: ArrayLike, name: str = "gold") -> Truth:

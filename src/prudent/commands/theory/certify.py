@@ -12,6 +12,7 @@ from prudent.commands.common import say
 from prudent.errors import PrudentError
 from prudent.reporting import charts
 from prudent.reporting.report import Report
+from prudent.rewards.uncertainty import centre
 from prudent.runs import hash_file, new_run
 from prudent.theory.certificates import (
     RULES,
@@ -70,7 +71,7 @@ def read_belief(model: Path, candidates: Pool) -> tuple[Belief, torch.Tensor | N
         raise PrudentError(f"{model} has one member, so no covariance; fit an ensemble, or --family laplace")
     scores = padded(reward.score(prompts, responses), counts)
     moved = scores - scores.mean(0)
-    return belief_from_members(scores, reference), moved - (reference * moved).sum(-1, keepdim=True)
+    return belief_from_members(scores, reference), centre(moved.double(), weights=reference)
 
 
 def certify_model(

@@ -24,13 +24,12 @@ from prudent.evaluation.overoptimization.fits import (
 from prudent.evaluation.overoptimization.goodhart import (
     Setting,
     World,
-    centred,
     held_out_pairs,
     member_scores,
     pair_accuracy,
     reward_of,
-    spread,
 )
+from prudent.rewards.uncertainty import centre, deviation_within
 from prudent.seeding import Seed, numpy_generator
 
 ROUNDS = 500
@@ -303,7 +302,7 @@ def drawn_curve(
     """Curve of reward models drawn by ``setting``: a fresh set of preferences each draw."""
     gold, present, reference = world.gold[world.test], world.present[world.test], world.reference
     rewards, accuracy, slopes = [], [], []
-    held, truth = held_out_pairs(gold, present), centred(gold, reference)
+    held, truth = held_out_pairs(gold, present), centre(gold, weights=reference)
     for members in member_scores(world, setting, draws, seed):
         reward = reward_of(members, reference, setting)
         rewards.append(reward)
@@ -325,7 +324,7 @@ def drawn_curve(
             "members": setting.members,
             "rule": setting.rule,
             "gold_per_proxy": float(np.mean(slopes)),
-            "gold_spread": float(spread(gold, reference)),
+            "gold_spread": float(deviation_within(gold, reference)),
         }
         | (facts or {}),
     )
@@ -360,8 +359,9 @@ def methods_at_kl(
     risk: share of draws that end no better than the reference (Wilson). A KL that a method can't reach in a draw is
     left out of its mean and counted in ``reached``; comparisons use draws in which both reach it.
     """
+    from prudent.policies.estimates import estimate
     from prudent.policies.finite import value
-    from prudent.policies.methods import METHODS, estimate, method_beta_for_kl
+    from prudent.policies.objectives import METHODS, method_beta_for_kl
 
     gold, reference = world.gold[world.test], world.reference
     base = (reference * gold).sum(-1)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from prudent.errors import PrudentError
+from prudent.rewards.uncertainty import centre, deviation_within
 from prudent.seeding import Seed, numpy_generator, spawn
 
 
@@ -117,26 +118,14 @@ def member_scores(world: World, setting: Setting, draws: int, seed: Seed) -> Ite
         yield torch.einsum("pnd,kd->kpn", test, weights).double()
 
 
-def centred(scores: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Scores minus their mean under the reference, prompt by prompt; 0 where no candidate is."""
-    middle = (scores * reference).sum(-1, keepdim=True)
-    return torch.where(reference > 0, scores - middle, 0.0)
-
-
-def spread(scores: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Standard deviation within prompts, root mean square over prompts, of scores (..., P, N): (...)."""
-    inner = centred(scores, reference)
-    return (reference * inner.square()).sum(-1).mean(-1).sqrt()
-
-
 def reward_of(members: torch.Tensor, reference: torch.Tensor, setting: Setting) -> torch.Tensor:
     """Members (K, P, N) through the setting's rule, centred per prompt before and after, in units of its own spread."""
     from prudent.rewards.aggregation import aggregate
 
-    inner = centred(members, reference)
+    inner = centre(members, weights=reference)
     reward = inner[0] if len(inner) == 1 else aggregate(inner, setting.rule, **setting.options)
-    reward = centred(reward, reference)
-    size = float(spread(reward, reference))
+    reward = centre(reward, weights=reference)
+    size = float(deviation_within(reward, reference))
     if not size > 0:
         raise PrudentError("the proxy is constant within every prompt: it can't be optimised")
     return reward / size

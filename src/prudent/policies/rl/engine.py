@@ -18,6 +18,8 @@ import torch
 from torch import nn
 
 from prudent.errors import PrudentError
+from prudent.policies.estimates import ReferenceStatistics
+from prudent.policies.objectives import Shaped, shape
 from prudent.policies.rl.advantages import leave_one_out
 from prudent.policies.rl.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from prudent.policies.rl.policy import Policy
@@ -31,7 +33,6 @@ from prudent.policies.rl.updates import (
     rloo_again,
     rloo_backward,
 )
-from prudent.rewards.objectives import ReferenceStatistics, Shaped, shape
 from prudent.seeding import Seed, numpy_generator, spawn
 
 __all__ = ["Step", "TrainOptions", "Trainer", "UpdateOptions"]
@@ -39,7 +40,7 @@ __all__ = ["Step", "TrainOptions", "Trainer", "UpdateOptions"]
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How a policy is trained. objective: a name of ``rewards.objectives``. prompts: per step, over all processes."""
+    """How a policy is trained. objective: a name of ``policies.objectives``. prompts: per step, over all processes."""
 
     objective: str = "proportional"
     update: UpdateOptions = field(default_factory=UpdateOptions)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from prudent.errors import PrudentError
+from prudent.policies.objectives import Shaped
 from prudent.policies.rl.advantages import (
     clipped_policy_loss,
     clipped_value_loss,
@@ -24,7 +25,6 @@ from prudent.policies.rl.advantages import (
 )
 from prudent.policies.rl.packing import Pack
 from prudent.policies.rl.policy import Pass, Policy
-from prudent.rewards.objectives import Shaped
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,8 @@ from typing import Any, Protocol
 import torch
 
 from prudent.errors import PrudentError
-from prudent.rewards.objectives import (
-    KL_RULES,
-    VARIANCE_OBJECTIVES,
-    ReferenceStatistics,
-    Shaped,
-    reference_statistics,
-    shape,
-)
+from prudent.policies.estimates import ReferenceStatistics, reference_statistics
+from prudent.policies.objectives import KL_RULES, VARIANCE_OBJECTIVES, Shaped, shape
 from prudent.runs import dumps, hash_text
 from prudent.seeding import Seed, spawn
 
