@@ -1,8 +1,8 @@
 """Statistics on arrays, in one place; nothing here knows models or files.
 
 ``wilson``, ``proportion``, ``bootstrap``, ``bounded_mean`` (plain or by clusters), ``paired_bootstrap``, ``mcnemar``,
-``holm``, ``correlation``; ``calibration``, ``auroc``, ``risk_coverage``. See ``resampling`` for how a million values and a
-thousand rounds stay exact, fast and small.
+``holm``, ``correlation``; ``calibration``, ``auroc``, ``risk_coverage``. See ``resampling`` for how a million values
+and a thousand rounds stay exact, fast and small.
 """
 
 from prudent.evaluation.calibration import Calibration, RiskCoverage, auroc, calibration, risk_coverage

@@ -166,8 +166,8 @@ def describe(
 
 WORDS = {
     "headline": "a tie never counts as right; 'ties half' counts it as half right",
-    "interval": "95 %: Wilson for proportions (on effective items where items share a prompt), else bootstrap (within subsets, "
-    "whole prompts drawn where items share one)",
+    "interval": "95 %: Wilson for proportions (on effective items where items share a prompt), else bootstrap (within "
+    "subsets, whole prompts drawn where items share one)",
     "p": "exact McNemar on strict correctness; p_holm corrected over subsets",
     "members": "members are centred per item before rules that compare them; spread is the sample deviation (ddof=1)",
 }

@@ -111,10 +111,16 @@ def estimate(
     if value is None:
         return Estimate(None, None, None, n, 0.95, method, reason)
     if units and draws is not None and np.ptp(draws) == 0:
-        low, high = wilson(min(1.0, float(value)) * units, units)
-        return Estimate(float(value), low, high, n, 0.95, f"wilson on an effective {units:.1f} items", reason)
-    ends = quantiles(np.asarray(draws), 0.95) if draws is not None else (None, None)
-    return Estimate(float(value), *ends, n, 0.95, method, reason)
+        return Estimate(
+            float(value),
+            *wilson(min(1.0, float(value)) * units, units),
+            n,
+            0.95,
+            f"wilson on an effective {units:.1f} items",
+            reason,
+        )
+    low, high = (None, None) if draws is None else quantiles(np.asarray(draws), 0.95)
+    return Estimate(float(value), low, high, n, 0.95, method, reason)
 
 
 def units_of(weights: dict[str, float], units: dict[str, int]) -> float:
