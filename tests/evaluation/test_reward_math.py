@@ -103,7 +103,43 @@ def test_reductions_refuse_by_name() -> None:
         reduce_steps([[0.0, 1.0]], "mean_logit")
     with pytest.raises(PrudentError, match="expected one of"):
         reduce_steps([[0.5]], "sum")
-    assert reduce_steps([[1.0, 0.5]], "mean_odds").item() == math.inf
+    with pytest.raises(PrudentError, match="probability 1, which mean_odds"):
+        reduce_steps([[1.0, 0.5]], "mean_odds")
+    for steps, message in (
+        ([0.5, 0.6], r"steps of solution 0 are 0\.5"),
+        ([[0.5], "0.9 0.1"], r"steps of solution 1 are '0\.9"),
+        ([["0.9"]], "a step of solution 0 is no number"),
+        ([[True]], "a step of solution 0 is no number"),
+        ([[[0.5]]], "nested"),
+        ([[math.nan]], "step 0 of solution 0 is nan"),
+    ):
+        with pytest.raises(PrudentError, match=message):
+            reduce_steps(steps, "min")
+
+
+def test_a_thousand_steps_do_not_underflow() -> None:
+    long, longer = [0.5] * 1100, [0.5] * 1200
+    assert reduce_steps([long, longer], "geometric_mean").tolist() == pytest.approx([0.5, 0.5])
+    logs = reduce_steps([long, longer], "prod", log=True)
+    assert logs.tolist() == pytest.approx([1100 * math.log(0.5), 1200 * math.log(0.5)])
+    choice = compare_reductions([[long, longer]] * 2, rounds=20)
+    assert choice.scores["prod"].accuracy == 1  # both products are 0 in float64
+
+
+def test_a_reduction_without_a_value_is_null_for_that_item_and_reduction_alone() -> None:
+    steps = [[0.0, 1.0], [1.0, 0.5], [0.0, 0.5], [0.5, 1.5], [0.9, 0.8]]
+    missing = {how: torch.isnan(reduce_steps(steps, how, undefined="nan")).tolist() for how in REDUCTIONS}
+    no, last = [False] * 5, [False, False, False, True, False]
+    assert missing["min"] == missing["max"] == missing["mean"] == missing["last"] == missing["prod"] == no
+    assert missing["geometric_mean"] == last
+    assert missing["mean_logit"] == [True, False, False, True, False]
+    assert missing["mean_odds"] == [True, True, False, True, False]
+    problems = [[[0.9, 0.8], [0.5, 0.4]]] * 3 + [[[1.0, 0.9], [0.2, 0.3]]]
+    choice = compare_reductions(problems, rounds=50)
+    assert choice.undefined == dict.fromkeys(REDUCTIONS, 0) | {"mean_odds": 1}
+    assert choice.scores["mean_odds"].n == 3 and choice.scores["mean"].n == 4
+    assert choice.best != "mean_odds" and choice.share["mean_odds"] == 0
+    assert sum(choice.share.values()) == pytest.approx(1)  # seven reductions tie and share
 
 
 def test_pairwise_mode() -> None:

@@ -234,3 +234,37 @@ def test_unknown_rule_is_named() -> None:
     contestant = Contestant("x", "members", [0, 1], np.zeros((2, 4)))
     with pytest.raises(PrudentError, match="rule 'median'"):
         judge(contestant, fake_items(2), OPTIONS | {"rule": "median"})
+
+
+def test_steps_of_0_and_1_cost_one_item_in_one_reduction(pairs: Path, tmp_path: Path) -> None:
+    items = read_items("preferences", pairs)
+    rows = [{"id": f"p{i}", "steps": [[0.9, 0.8], [0.5, 0.4]]} for i in range(4)]
+    rows[1]["steps"] = [[1.0, 0.9], [0.0, 1.0]]
+    (table,) = read_scores(lines(tmp_path / "s.jsonl", rows))
+    result = judge(of_table(table, items), items, OPTIONS)
+    found = {name: view.metrics["accuracy"].n for name, view in result.views.items()}
+    assert found == dict.fromkeys(found, 4) | {"mean_logit": 3, "mean_odds": 3}
+    assert any("mean_odds has no value, so null, for 1 of 4 items" in note for note in result.notes)
+    odds = judge(of_table(table, items), items, OPTIONS | {"reduction": "mean_odds"})
+    assert odds.items.ids == ["p0", "p2", "p3"] and odds.places == [0, 2, 3] and len(odds.scores) == 6
+    with pytest.raises(PrudentError, match="reduction is 'sum'"):
+        judge(of_table(table, items), items, OPTIONS | {"reduction": "sum"})
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ({"steps": 0.5}, "steps are 0.5"),
+        ({"steps": "0.5 0.6"}, "steps are '0.5 0.6'"),
+        ({"steps": [0.5, 0.6]}, "steps of candidate 1 are 0.5"),
+        ({"steps": [[0.5], "0.6"]}, "steps of candidate 2 are '0.6'"),
+        ({"steps": [["0.5"], ["0.6"]]}, "text or true/false"),
+        ({"members": [0.5, 0.6]}, "members of candidate 1 are 0.5"),
+        ({"scores": ["0.5", "0.6"]}, "text or true/false"),
+        ({"scores": [True, False]}, "text or true/false"),
+    ],
+)
+def test_scores_that_are_no_lists_of_numbers_are_named(scores: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="line 1") as caught:
+        read_scores(lines(tmp_path / "s.jsonl", [{"id": "a", **scores}]))
+    assert message in str(caught.value)

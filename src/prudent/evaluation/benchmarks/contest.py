@@ -134,7 +134,7 @@ def clusters_of(items: Items) -> list[str] | None:
 def flat_views(contestant: Contestant, sizes: Sequence[int], rules: Sequence[str]) -> dict[str, np.ndarray]:
     """Flat scores of every view. Members are centred per item before rules that compare members."""
     if contestant.kind == "steps":
-        return {how: reduce_steps(contestant.values, how, "candidate").numpy() for how in REDUCTIONS}
+        return {how: step_scores(contestant.values, sizes, how) for how in REDUCTIONS}
     if contestant.kind == "scores":
         return {"score": contestant.values[0]}
     from prudent.rewards.aggregation import RULES as KNOWN
@@ -145,6 +145,13 @@ def flat_views(contestant: Contestant, sizes: Sequence[int], rules: Sequence[str
     centred = centre(raw, torch.arange(len(sizes)).repeat_interleave(torch.tensor(list(sizes))))
     views = {rule: aggregate(centred, rule).numpy() for rule in rules if KNOWN[rule].members <= len(raw)}
     return views | {f"member {k}": row.numpy() for k, row in enumerate(raw)}
+
+
+def step_scores(steps: list[Any], sizes: Sequence[int], how: str) -> np.ndarray:
+    """Flat scores by one reduction (prod as its logarithm), NaN for all candidates of an item that has one without."""
+    values = reduce_steps(steps, how, "candidate", undefined="nan", log=True).numpy()
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    return np.where(np.isin(owner, owner[np.isnan(values)]), np.nan, values)
 
 
 def split(values: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
@@ -296,8 +303,21 @@ def judge(contestant: Contestant, items: Items, options: dict[str, Any]) -> Resu
             warnings=[],
         )
     flat = flat_views(contestant, mine.sizes, options["rules"])
-    views = {name: score_view(name, mine, values, options) for name, values in flat.items()}
+    views = {}
+    for name, values in flat.items():
+        there = np.flatnonzero(~np.isnan([part[0] for part in split(values, mine.sizes)]))
+        some = mine if len(there) == len(mine) else mine.chosen(there)
+        views[name] = score_view(name, some, values[~np.isnan(values)], options)
+        if len(there) < len(mine):
+            common["notes"].append(f"{name} has no value, so null, for {len(mine) - len(there)} of {len(mine)} items")
     chosen, reductions = choose(contestant, mine, views, options, common["notes"])
+    there = np.flatnonzero(~np.isnan([part[0] for part in split(flat[chosen], mine.sizes)]))
+    if not len(there):
+        raise PrudentError(f"{chosen} has no value for any item of {contestant.name}; choose another --reduction")
+    if len(there) < len(mine):  # of what the headline view has no value for, nothing is reported
+        mine = mine.chosen(there)
+        flat[chosen] = flat[chosen][~np.isnan(flat[chosen])]
+        common |= {"items": mine, "places": [contestant.places[place] for place in there]}
     uncertainty: dict[str, np.ndarray] = {}
     found: list[Disagreement] = []
     if contestant.kind == "members":
@@ -367,6 +387,10 @@ def choose(
             else "the default"
         )
         notes.append(f"step reduction {wanted} ({how}); fix one with --reduction")
+    if wanted not in views:
+        raise PrudentError(f"reduction is {wanted!r}, expected one of {', '.join(REDUCTIONS)}")
+    if wanted == "prod":
+        notes.append("scores of prod are logarithms of the product")
     return wanted, found
 
 

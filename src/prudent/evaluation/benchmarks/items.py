@@ -157,7 +157,7 @@ class Rows:
 
     def settle(self, on_error: str) -> dict[str, int]:
         if self.bad and on_error == "raise":
-            raise DataError(str(self.source), self.bad, "mend the rows, or leave them out with --on-error skip")
+            raise DataError(str(self.source), self.bad, "fix the rows, or leave them out with --on-error skip")
         return dict(Counter(row.reason for row in self.bad))
 
 

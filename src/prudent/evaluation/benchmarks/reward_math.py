@@ -20,6 +20,7 @@ from prudent.evaluation.ties import mean_over_orders
 from prudent.seeding import Seed
 
 REDUCTIONS = ("min", "max", "prod", "geometric_mean", "mean", "mean_logit", "mean_odds", "last")
+RANGES = {"prod": (0, np.inf), "geometric_mean": (0, 1), "mean_logit": (0, 1), "mean_odds": (0, 1)}  # of its steps
 
 
 @dataclass(frozen=True)
@@ -168,89 +169,124 @@ def rewardmath_pairwise(wins: Any, *, rounds: int = 1000, seed: Seed = 0) -> Rew
     return summarise(lost, tied, present.sum(1) + 1, [], rounds, seed)
 
 
-def reduce_steps(steps: Sequence[Sequence[float]], how: str, where: str = "solution") -> torch.Tensor:
+def reduce_steps(
+    steps: Sequence[Sequence[float]], how: str, where: str = "solution", *, undefined: str = "error", log: bool = False
+) -> torch.Tensor:
     """One score a solution from a process reward model's step scores: list of (steps,) -> (solutions,) float64.
 
-    how: min | max | prod | geometric_mean | mean | mean_logit (back through the sigmoid) | mean_odds | last. The last
-    three of probabilities in [0, 1]. Raises PrudentError naming the solution for no steps, NaN, or a value that the
-    reduction can't take.
+    how: min | max | prod | geometric_mean | mean | mean_logit (back through the sigmoid) | mean_odds | last. Products
+    are of numbers that are not negative, geometric_mean, mean_logit and mean_odds of probabilities. A reduction without
+    a value (a step outside its range, infinite odds, logits of both 0 and 1) raises PrudentError naming the solution,
+    or with undefined "nan" is NaN for that solution alone. log: ``prod`` as its logarithm, in which a thousand steps
+    don't underflow and keep their order; that of 0 is the lowest float64. Raises PrudentError naming the solution for
+    no steps, and for steps that are not lists of finite numbers.
     """
     if how not in REDUCTIONS:
         raise PrudentError(f"reduction is {how!r}, expected one of {', '.join(REDUCTIONS)}")
-    lengths = np.array([len(row) for row in steps], dtype=np.int64)
-    empty = np.flatnonzero(lengths == 0)
-    if len(empty):
-        raise PrudentError(f"{where} {empty[0]} has no step scores")
-    if len(lengths) == 0:
+    rows = [step_values(row, f"{where} {place}") for place, row in enumerate(steps)]
+    if not rows:
         return torch.empty(0, dtype=torch.float64)
-    flat = np.concatenate([np.asarray(row, dtype=np.float64) for row in steps])
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    flat = np.concatenate(rows)
     owner, starts = np.repeat(np.arange(len(lengths)), lengths), np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    wrong = ~np.isfinite(flat)
-    if how in ("geometric_mean", "mean_logit", "mean_odds"):
-        wrong |= (flat < 0) | (flat > 1)
-    if wrong.any():
+    low, high = RANGES.get(how, (-np.inf, np.inf))
+    wrong = (flat < low) | (flat > high)
+    if wrong.any() and undefined == "error":
         place = int(np.flatnonzero(wrong)[0])
         raise PrudentError(
             f"step {place - starts[owner[place]]} of {where} {owner[place]} is {flat[place]}, which {how} can't take"
         )
     with np.errstate(divide="ignore", invalid="ignore"):
-        result = reduced(flat, starts, lengths, how)
-    if np.isnan(result).any():
+        result = reduced(flat, starts, lengths, how, log)
+    result[np.unique(owner[wrong])] = np.nan
+    if np.isnan(result).any() and undefined == "error":
         place = int(np.flatnonzero(np.isnan(result))[0])
-        raise PrudentError(f"{where} {place} has steps of probability 0 and of 1, which {how} can't average")
+        found = "of probability 0 and of 1" if how == "mean_logit" else "of probability 1"
+        raise PrudentError(f"{where} {place} has steps {found}, which {how} can't average")
     return torch.from_numpy(result)
 
 
-def reduced(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray, how: str) -> np.ndarray:
+def step_values(row: Any, where: str) -> np.ndarray:
+    """Step scores (steps,) of one solution, or PrudentError naming it and what stands there instead."""
+    if isinstance(row, (str, bytes)) or not hasattr(row, "__len__"):
+        raise PrudentError(f"steps of {where} are {row!r:.80}, expected a list with one score a step")
+    if len(row) == 0:
+        raise PrudentError(f"{where} has no step scores")
+    try:
+        if any(isinstance(step, (str, bytes, bool)) for step in row):
+            raise TypeError
+        values = np.asarray(row, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise PrudentError(f"a step of {where} is no number: {list(row)!r:.80}") from error
+    if values.ndim != 1:
+        raise PrudentError(f"steps of {where} are nested ({values.shape}), expected one number a step")
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise PrudentError(f"step {bad[0]} of {where} is {values[bad[0]]}; step scores must be finite")
+    return values
+
+
+def reduced(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray, how: str, log: bool) -> np.ndarray:
+    """The reduction of consecutive groups of ``flat``; NaN where it has no value."""
     if how == "min":
         return np.minimum.reduceat(flat, starts)
     if how == "max":
         return np.maximum.reduceat(flat, starts)
     if how == "last":
         return flat[starts + lengths - 1]
-    if how == "prod":
-        return np.multiply.reduceat(flat, starts)
     if how == "mean":
         return np.add.reduceat(flat, starts) / lengths
-    if how == "geometric_mean":
-        return np.multiply.reduceat(flat, starts) ** (1 / lengths)
     if how == "mean_odds":
-        return np.add.reduceat(flat / (1 - flat), starts) / lengths
+        odds = np.add.reduceat(flat / (1 - flat), starts) / lengths
+        return np.where(np.isinf(odds), np.nan, odds)
+    logs = np.add.reduceat(np.log(flat), starts)  # these don't underflow; a product does
+    if how == "prod":
+        return np.maximum(logs, np.finfo(np.float64).min) if log else np.exp(logs)
+    if how == "geometric_mean":
+        return np.exp(logs / lengths)
     return 1 / (1 + np.exp(-np.add.reduceat(np.log(flat) - np.log1p(-flat), starts) / lengths))
 
 
 @dataclass(frozen=True)
 class ReductionChoice:
     """Which reduction a process reward model needs. scores: by reduction. best: highest MRR. share: how often each is
-    best when problems are resampled. clear: best against the runner-up, exact McNemar p on strict accuracy."""
+    best when problems are resampled. clear: best against the runner-up, exact McNemar p on strict accuracy. undefined:
+    problems for which a reduction has no value."""
 
     scores: dict[str, RewardMathScore]
     best: str
     runner_up: str
     share: dict[str, float]
     clear: float
+    undefined: dict[str, int]
 
 
 def compare_reductions(
     steps: Sequence[Sequence[Sequence[float]]], correct: int | Sequence[int] = 0, *, rounds: int = 1000, seed: Seed = 0
 ) -> ReductionChoice:
-    """All eight reductions of step scores [problem][solution][step], and how sure the best one is."""
+    """All eight reductions of step scores [problem][solution][step], and how sure the best one is.
+
+    A problem for which a reduction has no value is left out of that reduction's score; ``undefined`` counts them, and
+    such a reduction is not the best one, since it was held to other problems. Reductions that tie share the best.
+    """
     lengths = [len(problem) for problem in steps]
     flat = [solution for problem in steps for solution in problem]
-    scores = {}
+    columns = places(correct, padded([np.zeros(n) for n in lengths])[1])
+    scores, undefined = {}, {}
     for how in REDUCTIONS:
-        values = reduce_steps(flat, how).split(lengths)
-        scores[how] = rewardmath(values, correct, rounds=rounds, seed=seed)
-    order = sorted(REDUCTIONS, key=lambda how: -(scores[how].mrr or 0))
-    table = torch.stack([1.0 / (1 + scores[how].greater + scores[how].tied) for how in REDUCTIONS], dim=1).numpy()
-    winners = np.bincount(resampled_means(table, rounds, seed).argmax(1), minlength=len(REDUCTIONS)) / rounds
-    best, second = order[0], order[1]
+        values = reduce_steps(flat, how, undefined="nan", log=True).split(lengths)
+        kept = [place for place, row in enumerate(values) if not bool(torch.isnan(row).any())]
+        undefined[how] = len(values) - len(kept)
+        scores[how] = rewardmath([values[i] for i in kept], columns[kept], rounds=rounds, seed=seed)
+    able = [how for how in REDUCTIONS if not undefined[how]]
+    best, second = sorted(able, key=lambda how: -(scores[how].mrr or 0))[:2]
+    table = torch.stack([1.0 / (1 + scores[how].greater + scores[how].tied) for how in able], dim=1).numpy()
+    means = resampled_means(table, rounds, seed)
+    winners = means >= means.max(1, keepdims=True) - 1e-12
+    share = (winners / winners.sum(1, keepdims=True)).mean(0)
+    clear = mcnemar(scores[best].correct, scores[second].correct).p
     return ReductionChoice(
-        scores,
-        best,
-        second,
-        dict(zip(REDUCTIONS, winners.tolist())),
-        mcnemar(scores[best].correct, scores[second].correct).p,
+        scores, best, second, dict.fromkeys(REDUCTIONS, 0.0) | dict(zip(able, share.tolist())), clear, undefined
     )
 
 

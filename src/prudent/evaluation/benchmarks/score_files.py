@@ -79,15 +79,20 @@ def checked(kind: str, values: Any) -> tuple[str, list[Any]] | str:
     if kind == "judge":
         return kind, values
     if not isinstance(values, list) or not values:
-        return f"scores are {type(values).__name__}, expected a list with one entry a candidate"
+        return f"{kind} are {values!r:.60}, expected a list with one entry a candidate"
     nested = [isinstance(entry, list) for entry in values]
+    if kind in ("members", "steps") and not all(nested):
+        place = nested.index(False)
+        return f"{kind} of candidate {place + 1} are {values[place]!r:.60}, expected a list of numbers"
+    if any(isinstance(x, (str, bool)) for entry in values for x in (entry if isinstance(entry, list) else [entry])):
+        return f"a score is text or true/false, not a number: {values!r:.80}"
     if any(nested) and not all(nested):
         return "some candidates have a list of scores and others one number"
     try:
         if not nested[0]:
             return "scores", [float("nan") if entry is None else float(entry) for entry in values]
         numbers = [[float("nan") if x is None else float(x) for x in entry] for entry in values]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return f"a score is no number: {values!r:.80}"
     if kind == "members" and len({len(entry) for entry in numbers}) > 1:
         return "candidates have different numbers of members"
@@ -214,7 +219,7 @@ def match(table: ScoreTable, items: Items, on_error: str = "raise") -> tuple[lis
             bad.append(BadRow(table.lines.get(name, 0), key, *fault))
     bad += [BadRow(table.lines[key], key, "unknown-id", "no item has this id") for key in table.rows if key not in used]
     if bad and on_error == "raise":
-        raise DataError(f"scores of {table.name}", bad, "mend them, or leave these items out with --on-error skip")
+        raise DataError(f"scores of {table.name}", bad, "fix them, or leave these items out with --on-error skip")
     if not places:
         raise PrudentError(f"no score of {table.name} belongs to an item of {items.source}")
     return places, values  # type: ignore[return-value]
@@ -227,6 +232,8 @@ def fault_of(values: list[Any] | None, size: int, kind: str) -> tuple[str, str] 
         return (
             None if len(values) in (1, size - 1) else ("wrong-length", f"{len(values)} verdicts for {size} candidates")
         )
+    if kind == "steps" and any(len(np.atleast_1d(entry)) == 0 for entry in values):
+        return "no-steps", "a candidate has an empty list of steps"
     if len(values) != size:
         return "wrong-length", f"{len(values)} scores for {size} candidates"
     if not np.all(np.isfinite(np.concatenate([np.atleast_1d(np.asarray(v, dtype=np.float64)) for v in values]))):
