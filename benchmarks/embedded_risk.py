@@ -15,16 +15,28 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from prudent.commands.preflight.core import DrawnScores, Outcomes, at_equal_beta, at_equal_kl, join, see, table
-from prudent.commands.preflight.regimes import fresh_scores, inequality, link
+from prudent.commands.preflight.core import (
+    DRAW_TOLERANCE,
+    DrawnScores,
+    Outcomes,
+    at_equal_beta,
+    at_equal_kl,
+    join,
+    see,
+    table,
+)
+from prudent.commands.preflight.truth import inequality, link, ordering
 from prudent.demo.world import SIDES, World, draw_preferences, load_world, side_places, split
+from prudent.rewards.heads import bootstrap_counts, choose_ridge, fit_heads
 from prudent.runs import dumps
-from prudent.seeding import spawn
+from prudent.seeding import Seed, spawn
 
+Choice = Callable[[int, float, Seed], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 METHODS = ("vanilla", "mean", "lcb", "proportional", "bregman", "exact", "variance-only", "permuted")
 
 
@@ -42,12 +54,37 @@ def encoded(world: World, pooling: str) -> torch.Tensor:
     return flat.reshape(len(world), -1, flat.shape[-1]).float()
 
 
-def order_accuracy(scores: torch.Tensor, gold: torch.Tensor) -> float:
-    """Share of pairs of responses with different gold that a member (draws, members, P, C) orders as gold does."""
-    difference = gold[:, :, None] - gold[:, None, :]
-    decided = difference > 1e-9
-    right = (scores[:, 0, :, :, None] > scores[:, 0, :, None, :]) & decided
-    return float(right.sum() / (decided.sum() * len(scores)))
+def fresh_scores(
+    features: torch.Tensor,
+    choose: Choice,
+    test: torch.Tensor,
+    *,
+    pairs: int,
+    slope: float,
+    draws: int,
+    members: int,
+    seed: Seed,
+) -> DrawnScores:
+    """Scores (draws, members, P_test, C) of heads that learn from fresh pairs, each draw's its own.
+
+    features (P, C, d). choose(pairs, slope, seed): a draw of preferences as (prompt, chosen, rejected) indices. Members
+    bootstrap the draw, whole prompts at a time. The ridge is cross-validated on the first draw and kept.
+    """
+    flat = features.reshape(-1, features.shape[-1]).float()
+    mean, scale = flat.mean(0), flat.std(0).clamp_min(1e-6)
+    standard = ((features.float() - mean) / scale).to(torch.float32)
+    target = standard[test].reshape(-1, features.shape[-1])
+    scores, ridge, found = [], 0.0, None
+    for number, child in enumerate(spawn(seed, draws)):
+        pick, cross, *boot = spawn(child, 2 + members)
+        prompt, better, worse = choose(pairs, slope, pick)
+        difference = standard[prompt, better] - standard[prompt, worse]
+        if number == 0:
+            ridge, found = choose_ridge(difference, groups=prompt, seed=cross)
+        counts = bootstrap_counts(pairs, boot, groups=prompt)
+        fit = fit_heads(difference, counts, ridge=ridge, tolerance=DRAW_TOLERANCE)
+        scores.append((fit.weights.float() @ target.T).reshape(members, len(test), -1))
+    return DrawnScores(torch.stack(scores).double(), ridge, found)
 
 
 def regime(
@@ -78,7 +115,8 @@ def regime(
             found.setdefault((reward, "equal beta"), []).append(equal_beta)
             found.setdefault((reward, "equal KL"), []).append(equal_kl)
         spread = inequality(seen.variance, reference)
-        facts.append((order_accuracy(drawn.scores, truth), spread, link(seen.variance, truth, reference), drawn.ridge))
+        order = ordering(drawn.scores[:, 0], truth, reference, most=given.draws)
+        facts.append((order, spread, link(seen.variance, truth, reference), drawn.ridge))
     named = dict(zip(("accuracy", "inequality", "link", "ridge"), torch.tensor(facts).mean(0).tolist(), strict=True))
     return [
         {"pairs": pairs, "slope": slope, "reward": reward, "comparison": comparison, **named, **row}

@@ -12,14 +12,56 @@ same KL. Intervals are percentile bootstraps over prompts.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 import torch
 
-from prudent.commands.preflight.blind_rules import KL, blind_features, tilt_gain
-from prudent.demo.constraints import CHECKS, words
+from prudent.demo.constraints import CHECKS, first_person_share, items, sentences, soundness, words
 from prudent.demo.world import World, gold_reward, load_world, split
 from prudent.evaluation.intervals import Estimate, bootstrap
+from prudent.policies.finite import beta_for_kl, solve, value
 from prudent.runs import dumps
+
+KL = 0.5
+TEXT_RULES: dict[str, tuple[str, str, Callable[[str], float]]] = {
+    "words": ("shorter", "longer", lambda text: float(len(words(text)))),
+    "commas": ("fewer commas", "more commas", lambda text: float(text.count(","))),
+    "sentences": ("fewer sentences", "more sentences", lambda text: float(sentences(text))),
+    "list items": ("no list", "a list", lambda text: float(items(text))),
+    "first person": ("no first person", "first person", first_person_share),
+    "question marks": ("no question", "questions", lambda text: float(text.count("?"))),
+    "exclamation marks": ("no exclamation", "exclamations", lambda text: float(text.count("!"))),
+    "digits": ("no digits", "digits", lambda text: float(any(c.isdigit() for c in text))),
+    "letters a word": ("short words", "long words", lambda text: sum(map(len, words(text))) / max(1, len(words(text)))),
+    "soundness": ("less sound", "sounder", soundness),
+}
+
+
+def blind_features(world: World) -> dict[str, tuple[str, str, torch.Tensor]]:
+    """Name -> (name of the rule that prefers little, much, values (prompts, responses))."""
+    found = {
+        name: (less, more, torch.tensor([[rule(text) for text in texts] for texts in world.responses]).double())
+        for name, (less, more, rule) in TEXT_RULES.items()
+    }
+    found["ended"] = ("cut off", "ended by itself", world.ended.double())
+    found["log-probability"] = ("unlikelier as a whole", "likelier as a whole", world.logprobs)
+    found["mean log-probability"] = ("unlikelier a token", "likelier a token", world.logprobs / world.tokens)
+    return found
+
+
+def tilt_gain(number: torch.Tensor, gold: torch.Tensor, target: float = KL) -> torch.Tensor:
+    """Gain in gold over uniform of each prompt, (prompts,), under pi ~ exp(number / beta) at a mean KL of
+    ``target``."""
+    reference = torch.full_like(gold, 1 / gold.shape[1])
+    number = number.double() / number.double().std()
+
+    def policy(beta: torch.Tensor) -> torch.Tensor:
+        return solve(number, reference, beta)
+
+    beta = beta_for_kl(policy, reference, target, strict=False)
+    if not bool(torch.isfinite(beta)):
+        beta = torch.tensor(1e-3, dtype=torch.float64)  # ties keep this rule from that much KL: its limit
+    return value(policy(beta), gold) - gold.mean(1)
 
 
 def within_correlation(number: torch.Tensor, gold: torch.Tensor) -> Estimate:

@@ -7,12 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from prudent.commands.preflight import outlook, regimes
+from prudent.commands.preflight import outlook, truth
 from prudent.commands.preflight.core import kind_of
-from prudent.commands.preflight.page_regimes import regime_section
-from prudent.commands.preflight.verdict import choose, conclude, percent, signed
+from prudent.commands.preflight.verdict import choose, conclude, percent
 from prudent.evaluation.statistics import wilson
-from prudent.reporting.report import Report
 
 
 def row(method: str, setting: float, gain: float, below: int, draws: int = 200, **more: Any) -> dict[str, Any]:
@@ -199,10 +197,10 @@ def test_extrapolation_continues_the_trend_and_no_more() -> None:
 def test_link_and_inequality_of_variances() -> None:
     reference = torch.full((2, 4), 0.25, dtype=torch.float64)
     gold = torch.tensor([[0.0, 1, 2, 3], [3, 2, 1, 0]], dtype=torch.float64)
-    assert regimes.link(torch.exp(-gold)[None], gold, reference) == pytest.approx(-1.0)
-    assert regimes.link(torch.exp(gold)[None], gold, reference) == pytest.approx(1.0)
-    assert regimes.inequality(torch.ones(3, 2, 4, dtype=torch.float64), reference) == 0.0
-    assert regimes.inequality(torch.tensor([[[0.0, 2.0]]]), torch.tensor([[0.5, 0.5]])) == pytest.approx(1.0)
+    assert truth.link(torch.exp(-gold)[None], gold, reference) == pytest.approx(-1.0)
+    assert truth.link(torch.exp(gold)[None], gold, reference) == pytest.approx(1.0)
+    assert truth.inequality(torch.ones(3, 2, 4, dtype=torch.float64), reference) == 0.0
+    assert truth.inequality(torch.tensor([[[0.0, 2.0]]]), torch.tensor([[0.5, 0.5]])) == pytest.approx(1.0)
 
 
 def test_ordering_counts_pairs_of_one_prompt() -> None:
@@ -210,48 +208,4 @@ def test_ordering_counts_pairs_of_one_prompt() -> None:
     gold = torch.tensor([[0.0, 1.0, 9.0], [1.0, 1.0, 2.0]])  # one pair, then two of three (one of them is a tie)
     reward = torch.tensor([[[0.0, 1.0, 0.0], [3.0, 2.0, 2.0]], [[1.0, 0.0, 5.0], [0.0, 1.0, 2.0]]])
     # draw 1: right; wrong, tied.  draw 2: wrong; right, right
-    assert regimes.ordering(reward, gold, reference) == pytest.approx((1 + 0 + 0.5 + 0 + 1 + 1) / 6)
-
-
-def test_in_the_theorys_world_unequal_variances_pay_and_the_blind_control_gains_nothing() -> None:
-    generator = torch.Generator().manual_seed(0)
-    gold = torch.rand(8, 8, generator=generator, dtype=torch.float64)
-    rows = regimes.assumed_map(gold, inequalities=(0.0, 2.0), noises=(10.0,), betas=(2.0,), draws=60, members=6)
-    at = {(r["unequal"], r["method"]): r for r in regimes.pick(rows, comparison="equal kl")}
-    assert at[2.0, "proportional"]["vs_gain_low"] > 0.05 > at[0.0, "proportional"]["vs_gain"]
-    assert abs(at[2.0, "variance-only"]["gain"]) < 0.1
-    report = Report("map")
-    regime_section(report, [], rows)
-    advantage = at[2.0, "proportional"]["vs_gain"]
-    assert f"{signed(advantage)} with the most unequal ones" in report.html()
-    assert at[2.0, "vanilla"]["inequality"] > at[0.0, "vanilla"]["inequality"] + 0.5
-
-
-def test_learned_map_has_every_regime_with_both_controls(world) -> None:
-    _, candidates, gold = world(prompts=16, width=6, size=6, strength=2.0)
-
-    def choose_pairs(pairs: int, slope: float, seed) -> tuple[torch.Tensor, ...]:
-        generator = torch.Generator().manual_seed(int(seed.generate_state(1)[0]))
-        prompt = torch.randint(0, 10, (pairs,), generator=generator)
-        a = torch.randint(0, 6, (pairs,), generator=generator)
-        b = (a + torch.randint(1, 6, (pairs,), generator=generator)) % 6
-        wins = torch.rand(pairs, generator=generator) < torch.sigmoid(slope * (gold[prompt, a] - gold[prompt, b]))
-        return prompt, torch.where(wins, a, b), torch.where(wins, b, a)
-
-    rows = regimes.learned_map(
-        candidates.features,
-        gold,
-        choose_pairs,
-        torch.arange(10, 16),
-        pairs=(20, 200),
-        slopes=(2.0,),
-        betas=(0.3,),
-        draws=8,
-        members=4,
-    )
-    for pairs in (20, 200):
-        found = regimes.pick(rows, pairs=pairs, comparison="equal kl")
-        assert {row["method"] for row in found} == set(regimes.METHODS)
-    gains = {row["pairs"]: row["gain"] for row in regimes.pick(rows, method="vanilla", comparison="equal beta")}
-    assert gains[200] > gains[20]  # more pairs, better reward models
-    assert -1 <= rows[0]["link"] <= 1
+    assert truth.ordering(reward, gold, reference) == pytest.approx((1 + 0 + 0.5 + 0 + 1 + 1) / 6)

@@ -26,7 +26,6 @@ def every_chart() -> dict:
     ]
     random = np.random.default_rng(0)
     draws = {"vanilla": random.normal(0, 1, 200), "proportional": random.normal(0.3, 0.5, 200)}
-    grid = [{"pairs": str(n), "noise": str(s), "gain": n * s - 3.0} for n in (1, 2, 3) for s in (1, 2)]
     curve = [{"predicted": p, "observed": p * p, "low": p * p - 0.05, "high": p * p + 0.05} for p in (0.1, 0.5, 0.9)]
     interval = {"low": "low", "high": "high"}
     return {
@@ -52,8 +51,6 @@ def every_chart() -> dict:
         "scatter": charts.scatter(rows, "beta", "risk", group="method", label="method", diagonal=True),
         "bars": charts.bars(rows, "method", "risk", group="beta", **interval),
         "bars-plain": charts.bars(rows[:2], "method", "risk"),
-        "heatmap": charts.heatmap(grid, "pairs", "noise", "gain"),
-        "heatmap-diverging": charts.heatmap(grid, "pairs", "noise", "gain", diverging_at=0.0),
         "calibration": charts.calibration(curve, **interval),
     }
 
@@ -220,7 +217,6 @@ def test_empty_data_still_make_a_chart() -> None:
         charts.histogram([]),
         charts.ridges({"a": []}),
         charts.bars([], "a", "b"),
-        charts.heatmap([], "x", "y", "v"),
         charts.lines([], "x", "y"),
     ):
         assert chart.to_dict()["height"] > 0

@@ -12,7 +12,7 @@ from typing import Any
 
 import altair as alt
 
-from prudent.reporting.distributions import calibration, heatmap, histogram, ridges
+from prudent.reporting.distributions import calibration, histogram, ridges
 from prudent.reporting.style import (
     INK,
     MUTED,
@@ -32,18 +32,7 @@ from prudent.reporting.style import (
     with_text,
 )
 
-__all__ = [
-    "bars",
-    "calibration",
-    "colour_map",
-    "dot_intervals",
-    "heatmap",
-    "histogram",
-    "lines",
-    "points",
-    "ridges",
-    "scatter",
-]
+__all__ = ["bars", "calibration", "colour_map", "dot_intervals", "histogram", "lines", "points", "ridges", "scatter"]
 
 
 def lines(

@@ -1,15 +1,14 @@
-"""Charts of distributions, grids and calibration; ``prudent.reporting.charts`` offers them beside the others."""
+"""Charts of distributions and calibration; ``prudent.reporting.charts`` offers them beside the others."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import altair as alt
 import numpy as np
 
 from prudent.reporting.style import (
-    INK,
     MUTED,
     PALETTE,
     Rows,
@@ -151,55 +150,6 @@ def ridges(
     if reference is not None:
         layers += reference_rule(reference, False, reference_label)
     return finish(alt.layer(*layers), title, row_height * max(1, len(names)) + 10)
-
-
-def heatmap(
-    data: Rows,
-    x: str,
-    y: str,
-    value: str,
-    *,
-    x_title: str | None = None,
-    y_title: str | None = None,
-    value_title: str | None = None,
-    title: str | None = None,
-    text_format: str | None = ".2~f",
-    diverging_at: float | None = None,
-    reverse: bool = False,
-    tooltip: Sequence[str] = (),
-) -> Any:
-    """Cells coloured and labelled by ``value``. diverging_at: the value shown as white (orange below, blue
-    above; ``reverse`` turns that round, for values of which less is better)."""
-    rows = [row for row in rows_of(data) if row.get(value) is not None]
-    rows = with_text(rows, x, y)
-    across, down = names_in(rows, x), names_in(rows, y)
-    found = [float(row[value]) for row in rows] or [0.0]
-    if diverging_at is None:
-        low, high = min(found), max(found)
-        scale = alt.Scale(range=["#f0f6fb", "#0072B2"], domain=[low, high if high > low else low + 1])
-        dark = low + 0.6 * (high - low)
-        light_text = alt.datum[value] > dark
-    else:
-        reach = max(max(abs(v - diverging_at) for v in found), 1e-12)
-        domain = [diverging_at - reach, diverging_at, diverging_at + reach]
-        ends = ["#0072B2", "#ffffff", "#D55E00"] if reverse else ["#D55E00", "#ffffff", "#0072B2"]
-        scale = alt.Scale(range=ends, domain=domain, interpolate="rgb")
-        light_text = (alt.datum[value] > diverging_at + 0.6 * reach) | (alt.datum[value] < diverging_at - 0.6 * reach)
-    base = alt.Chart(values(rows)).encode(
-        x=alt.X(f"{x}:N", sort=across, title=x if x_title is None else x_title, axis=alt.Axis(labelAngle=0)),
-        y=alt.Y(f"{y}:N", sort=down, title=y if y_title is None else y_title),
-    )
-    legend = alt.Legend(title=value_title or value, orient="bottom", gradientLength=220)
-    shown = tips(rows, x, y, value, *tooltip)
-    layers = [
-        base.mark_rect(stroke="white", strokeWidth=2).encode(
-            color=alt.Color(f"{value}:Q", scale=scale, legend=legend), tooltip=shown
-        )
-    ]
-    if text_format:
-        ink = alt.when(light_text).then(alt.value("white")).otherwise(alt.value(INK))
-        layers.append(base.mark_text(fontSize=13).encode(text=alt.Text(f"{value}:Q", format=text_format), color=ink))
-    return finish(alt.layer(*layers), title, 44 * max(1, len(down)) + 10)
 
 
 def calibration(

@@ -1,4 +1,4 @@
-"""The theorems as running code: exact risks, confidence bounds, promises from data, and where the method helps."""
+"""The theorems as running code: exact risks, confidence bounds and promises from data."""
 
 from prudent.lazy import attach
 
@@ -11,17 +11,5 @@ __getattr__, __all__ = attach(
         "LowRank": "prudent.theory.covariances",
         "certify": "prudent.theory.certificates",
     },
-    rooms=(
-        "risks",
-        "bounds",
-        "covariances",
-        "simulation",
-        "regimes",
-        "levels",
-        "maps",
-        "certificates",
-        "embedded",
-        "claims",
-        "experiments",
-    ),
+    rooms=("risks", "bounds", "covariances", "simulation", "levels", "certificates", "claims", "experiments"),
 )

@@ -24,8 +24,7 @@ from prudent.commands.preflight.core import (
     table,
 )
 from prudent.commands.preflight.outlook import compare, with_half_the_pairs
-from prudent.commands.preflight.regimes import inequality, link, ordering
-from prudent.commands.preflight.truth import Truth, cross_fit
+from prudent.commands.preflight.truth import Truth, cross_fit, inequality, link, ordering
 from prudent.commands.preflight.verdict import Verdict, conclude
 from prudent.evaluation.intervals import wilson
 from prudent.policies.objectives import METHODS

@@ -47,11 +47,7 @@ def study_dict(file: StudiedFile) -> dict[str, Any]:
 
 
 def results(
-    answer: Answer,
-    files: Sequence[StudiedFile],
-    diversities: Sequence[Mapping[str, Any]],
-    regimes: Mapping[str, Any] | None,
-    about: Mapping[str, Any],
+    answer: Answer, files: Sequence[StudiedFile], diversities: Sequence[Mapping[str, Any]], about: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything in numbers, as results.json holds it."""
     return {
@@ -65,13 +61,12 @@ def results(
         "check": answer.check,
         "study": [study_dict(file) for file in files],
         "diversity": list(diversities),
-        "regimes": regimes,
         **about,
     }
 
 
-def write_tables(run: Run, answer: Answer, files: Sequence[StudiedFile], regimes: Mapping[str, Any] | None) -> None:
-    """Parquet files: risk tables, every draw, the held-out pairs under all members, the regime maps."""
+def write_tables(run: Run, answer: Answer, files: Sequence[StudiedFile]) -> None:
+    """Parquet files: risk tables, every draw, the held-out pairs under all members."""
     run.write_table("tables/equal_beta.parquet", columns_of(answer.equal_beta))
     run.write_table("tables/equal_kl.parquet", columns_of(answer.equal_kl))
     run.write_table("tables/outlook.parquet", columns_of(answer.outlook))
@@ -89,5 +84,3 @@ def write_tables(run: Run, answer: Answer, files: Sequence[StudiedFile], regimes
         for pair in range(len(file.study.mean))
     ]
     run.write_table("tables/held_out_pairs.parquet", columns_of(rows))
-    for name, found in (regimes or {}).items():
-        run.write_table(f"tables/regimes_{name}.parquet", columns_of(found))

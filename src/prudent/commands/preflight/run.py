@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prudent.commands.preflight import inputs as reading
-from prudent.commands.preflight import page, page_regimes, page_study
+from prudent.commands.preflight import page, page_study
 from prudent.commands.preflight.answer import Answer, Plan, answer
 from prudent.commands.preflight.core import Candidates, PairFeatures
 from prudent.commands.preflight.inputs import Inputs
@@ -30,7 +30,6 @@ from prudent.seeding import Seed, spawn
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from prudent.commands.preflight.demonstration import Demo
     from prudent.features.encoder import Encoder
     from prudent.rewards.model import RewardModel
 
@@ -69,16 +68,15 @@ def preflight(settings: Settings, out: str | Path, *, overwrite: bool = False, s
     check(settings)
     with new_run(out, "preflight", settings.options(), settings.seed, overwrite) as run:
         stage = timer(run, say)
-        pick_seed, fit_seed, study_seed, map_seed = spawn(settings.seed, 4)
+        pick_seed, fit_seed, study_seed = spawn(settings.seed, 3)
         with stage("reading"):
-            found, pool, demo = _gather(settings)
+            found, pool = _gather(settings)
             judge = _load_judge(settings.judge)
         pool = pool or _sample(settings, found, run, stage, pick_seed)
         with stage("encoding"):
             encoder = _encoder(settings)
             found, trains, tests = reading.encode_sources(encoder, found)
             candidates = reading.encode_pool(encoder, pool)
-            world = None if demo is None else reading.encode_pool(encoder, _whole(demo)).features
         with stage("judging"):
             truth = _truth(settings, found, pool, candidates, judge)
         with stage("draws and policies"):
@@ -93,18 +91,12 @@ def preflight(settings: Settings, out: str | Path, *, overwrite: bool = False, s
             )
         with stage("variability study"):
             files, diversities = _study(settings, found, trains, tests, study_seed)
-        regimes = None
-        if demo is not None and world is not None:
-            from prudent.commands.preflight.demonstration import demo_regimes
-
-            with stage("regime map"):
-                regimes = demo_regimes(demo, world, map_seed, say)
         hashes = {"preferences": found.hash(), "encoder": encoder.fingerprint, "pool": _pool_hash(pool)}
         run.manifest["hashes"] |= hashes
         with stage("report"):
             write_pool(run.path("pool.jsonl"), pool)
-            write_tables(run, answered, files, regimes)
-            report = _report(settings, found, pool, answered, files, diversities, regimes, run)
+            write_tables(run, answered, files)
+            report = _report(settings, found, pool, answered, files, diversities, run)
             report.write(run, images=settings.images)
         about = {
             "notes": found.notes,
@@ -116,18 +108,18 @@ def preflight(settings: Settings, out: str | Path, *, overwrite: bool = False, s
             "peak_memory_mib": round(peak_memory_mib(), 1),
         }
         run.manifest["peak_memory_mib"] = about["peak_memory_mib"]
-        value = results(answered, files, diversities, regimes, about)
+        value = results(answered, files, diversities, about)
         run.write_json("results.json", value)
     return {**value, "out": str(out)}
 
 
-def _gather(settings: Settings) -> tuple[Inputs, Pool | None, Demo | None]:
+def _gather(settings: Settings) -> tuple[Inputs, Pool | None]:
     if settings.demo:
         from prudent.commands.preflight.demonstration import demo_inputs
 
         return demo_inputs(settings.seed)
     pool = reading.read_candidates(settings.pool, settings.gold) if settings.pool else None
-    return reading.read_inputs(settings), pool, None
+    return reading.read_inputs(settings), pool
 
 
 def _load_judge(name: str | None) -> RewardModel | None:
@@ -150,12 +142,6 @@ def _encoder(settings: Settings) -> Encoder:
     from prudent.features.encoder import Encoder
 
     return Encoder(settings.encoder, pooling=settings.pooling, max_length=settings.max_length, dtype=settings.dtype)
-
-
-def _whole(demo: Demo) -> Pool:
-    from prudent.demo.world import pool
-
-    return pool(demo.world)
 
 
 def _pool_hash(pool: Pool) -> str:
@@ -240,7 +226,6 @@ def _report(
     answered: Answer,
     files: Sequence[StudiedFile],
     diversities: Sequence[dict[str, Any]],
-    regimes: dict[str, Any] | None,
     run: Run,
 ) -> Any:
     names = ", ".join(source.name for source in found.sources)
@@ -256,9 +241,6 @@ def _report(
     page.trust_section(report, answered)
     page.outlook_section(report, answered)
     page_study.study_section(report, files, diversities)
-    if regimes:
-        page_regimes.regime_section(report, regimes["learned"], regimes["assumed"])
-        page_regimes.blind_section(report, regimes["blind"])
     page.close_report(
         report,
         _choices(settings, found, answered),

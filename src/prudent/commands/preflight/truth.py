@@ -151,3 +151,37 @@ def cross_fit(
         truth = judge_truth(scores, reference, quality)
         directions.append(Direction(learns, Truth(truth.values, "cross-fit", truth.unit, truth.resampled, quality)))
     return directions
+
+
+def link(variance: torch.Tensor, gold: torch.Tensor, reference: torch.Tensor) -> float:
+    """Correlation of log variance (draws, P, C) and gold (P, C) within prompts: does low variance go with truth?"""
+    logs = torch.log(variance)
+    logs = logs - (reference * logs).sum(-1, keepdim=True)
+    truth = gold - (reference * gold).sum(-1, keepdim=True)
+    together = (reference * logs * truth).sum(-1).mean()
+    size = (reference * logs.square()).sum(-1).mean() * (reference * truth.square()).sum(-1).mean()
+    return float(together / size.sqrt()) if float(size) > 0 else float("nan")
+
+
+def ordering(reward: torch.Tensor, gold: torch.Tensor, reference: torch.Tensor, most: int = 50) -> float:
+    """Share of candidate pairs of one prompt that a reward model orders as gold does, ties of the reward at half.
+
+    reward (draws, P, C), of which the first ``most`` draws are looked at; gold and reference (P, C). Pairs of equal
+    gold and places of reference 0 are left out.
+    """
+    known = (reference > 0)[:, :, None] & (reference > 0)[:, None, :]
+    true = gold[:, :, None] - gold[:, None, :]
+    counted = known & (true > 0)
+    right = [
+        ((r[:, :, None] > r[:, None, :])[counted].double() + 0.5 * (r[:, :, None] == r[:, None, :])[counted].double())
+        for r in reward[:most]
+    ]
+    return float(torch.stack(right).mean()) if int(counted.sum()) else float("nan")
+
+
+def inequality(variance: torch.Tensor, reference: torch.Tensor) -> float:
+    """Coefficient of variation of variances (draws, P, C) over the pool, mean over draws; 0 where all are the same."""
+    weight = reference / reference.sum()
+    mean = (weight * variance).sum((-2, -1), keepdim=True)
+    spread = (weight * (variance - mean).square()).sum((-2, -1)).sqrt()
+    return float((spread / mean[..., 0, 0]).mean())

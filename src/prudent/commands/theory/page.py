@@ -1,4 +1,4 @@
-"""Reports of ``prudent theory reproduce`` and ``prudent theory map``."""
+"""The report of ``prudent theory reproduce``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any
 from prudent.reporting import charts
 from prudent.reporting.report import Report
 from prudent.theory.claims import LEVEL, Claim
-
-METHODS = ("vanilla", "proportional", "bregman", "exact", "variance-only", "permuted")
 
 
 def _number(value: float) -> str:
@@ -151,119 +149,3 @@ def _penalty(report: Report, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def data_rows(data: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[list[Any]]:
     return [[row[key] for key in keys] for row in data]
-
-
-def map_page(maps: Mapping[str, Any]) -> Report:
-    """The maps as heatmaps and tables, the losing corner named."""
-    report = Report("When does variance-aware alignment help?", f"Known worlds, every method at {maps['kl']:g} nats")
-    report.verdict(maps["verdict"], "neutral")
-    report.text(
-        "A world is a prompt with 16 responses: true rewards, noise whose variance differs among responses, and reward "
-        "estimates that are one plus the other. **Inequality** is the standard deviation of the log variances; "
-        "**link** is "
-        "their correlation with the true reward (negative: low variance goes with truth)."
-    )
-    report.heading("Inequality and link, variances known")
-    report.text(
-        "To first order the exact small-ball risk falls with inequality whatever the link. At a finite KL the forms "
-        "part: "
-        "the proportional form counts rewards from their plain mean, the Bregman form from their precision-weighted "
-        "mean. "
-        "The difference is a pull towards low variance that never looks at which response is better, so it gains where "
-        "low variance goes with truth and loses where it doesn't. The control variance-only shows that pull alone."
-    )
-    for method in ("proportional", "bregman", "exact", "variance-only", "permuted"):
-        _heat(report, maps["link"], method, "correlation", "link of variance and truth", "link")
-    _table(report, maps["link"], "correlation")
-    report.heading("Wrong variances")
-    report.text(
-        "The believed variance is the true one times a log-normal error, fixed for each response. Nothing bounds the "
-        "risk "
-        "of a method that believes the wrong variances by vanilla's (equation 19)."
-    )
-    for method in ("proportional", "bregman"):
-        _heat(report, maps["error"], method, "error", "standard deviation of the log error", "error")
-    _table(report, maps["error"], "error")
-    _members(report, maps)
-    return report
-
-
-def _heat(report: Report, cells: Sequence[Mapping[str, Any]], method: str, x: str, title: str, stem: str) -> None:
-    data = []
-    for cell in cells:
-        own, vanilla = cell["methods"][method], cell["methods"]["vanilla"]
-        if own["risk"] is not None:
-            difference, gain = 100 * (own["risk"] - vanilla["risk"]), own["gain"] - vanilla["gain"]
-            labels = {x: f"{cell[x]:g}", "inequality": f"{cell['inequality']:g}"}
-            data.append({**labels, "difference": difference, "gain": gain})
-    if not data:
-        return
-    chart = charts.heatmap(
-        data,
-        x,
-        "inequality",
-        "difference",
-        x_title=title,
-        y_title="inequality",
-        diverging_at=0.0,
-        reverse=True,
-        text_format="+.1f",
-        value_title="points of risk",
-        title=f"{method} minus vanilla",
-        tooltip=("gain",),
-    )
-    caption = "Blue: safer than vanilla at the same KL; orange: riskier."
-    if len(data) < len(cells):
-        caption += " Blank: fewer than half of the estimates can spend so little KL."
-    report.chart(chart, f"{stem}-{method}", caption)
-
-
-def _table(report: Report, cells: Sequence[Mapping[str, Any]], x: str) -> None:
-    columns = ["inequality", x, *METHODS, "exact ratio"]
-    rows = []
-    for cell in cells:
-        shown = [
-            "n/a" if (own := cell["methods"][m])["risk"] is None else f"{100 * own['risk']:.1f} % / {own['gain']:+.2f}"
-            for m in METHODS
-        ]
-        rows.append([f"{cell['inequality']:g}", f"{cell[x]:g}", *shown, f"{cell['small_ball']['ratio']:.2f}"])
-    with report.details("All cells in numbers"):
-        caption = "Risk / gain in units of the signal. n/a: fewer than half of the estimates can spend the KL. "
-        report.table(columns, rows, caption + "Exact ratio: aware over vanilla risk of small balls.")
-
-
-def _members(report: Report, maps: Mapping[str, Any]) -> None:
-    report.heading("How many members?")
-    report.text(
-        "Share of the known variance's advantage over vanilla that variances estimated from K members keep (Bregman "
-        "form). "
-        "Where the reward is itself one of the K, a draw far from the others raises its own variance, which protects: "
-        "the share can then exceed 1."
-    )
-    for inside in ("apart", "one of the K"):
-        data = [
-            {
-                "members": row["members"],
-                "inequality": f"inequality {row['inequality']:g}",
-                "share": max(row["share_gain"], -1.0),
-            }
-            for row in maps["members"]
-            if row["reward"] == inside and row["share_gain"] is not None
-        ]
-        chart = charts.lines(
-            data,
-            "members",
-            "share",
-            group="inequality",
-            x_scale="log",
-            reference=0.9,
-            reference_label="90 %",
-            y_title="share of the gain kept",
-            title=f"The reward is {inside}",
-        )
-        report.chart(chart, f"members-{'in' if inside != 'apart' else 'apart'}", "Cut off at -1 below.")
-    rows = [
-        [f"{r['inequality']:g}", r["reward"], r["gain"] or "more than tried", r["risk"] or "more than tried"]
-        for r in maps["needed"]
-    ]
-    report.table(["inequality", "the reward is", "K for 90 % of the gain", "K for 90 % of the risk reduction"], rows)

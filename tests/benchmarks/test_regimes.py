@@ -1,25 +1,23 @@
-"""Worlds with known variance, the level between the forms, and the map: identities, directions and errors."""
+"""Worlds with known variance and the map: directions, the losing corner and errors."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-
-from prudent.errors import PrudentError
-from prudent.policies import METHODS, estimate, method_beta_for_kl
-from prudent.policies.finite import kl, multiplier, solve, value
-from prudent.theory.levels import split_at_kl, tilt_gain, tilt_kl, tilts
-from prudent.theory.maps import draw_maps, lost
-from prudent.theory.regimes import (
+from benchmarks.regimes import (
     Regime,
     compare,
+    draw_maps,
     exact_ratio,
+    lost,
     members_needed,
     observe,
     share_kept,
     small_ball_risks,
     worlds,
 )
+
+from prudent.errors import PrudentError
 from prudent.theory.risks import misspecified_risk, risk
 
 
@@ -62,54 +60,6 @@ def test_estimated_variances() -> None:
         torch.corrcoef(torch.stack([far.flatten(), x.log().flatten()]))[0, 1] for x in (inside, apart)
     )
     assert together > 0.2 and abs(separate) < 0.05  # a member far from the others raises its own variance
-
-
-def test_first_order_split() -> None:
-    """Equations (30) to (33)."""
-    generator = torch.Generator().manual_seed(0)
-    reference = torch.rand(3, 6, generator=generator, dtype=torch.float64) + 0.1
-    reference /= reference.sum(-1, keepdim=True)
-    truth = torch.randn(3, 6, generator=generator, dtype=torch.float64)
-    truth -= (reference * truth).sum(-1, keepdim=True)
-    variance = torch.exp(torch.randn(3, 6, generator=generator, dtype=torch.float64))
-    beta = 1e5
-    parts = tilts(truth, reference, beta, variance)
-    level = multiplier(truth, reference, beta, variance)[..., None].expand(variance.shape)
-    policies = {
-        "bregman": solve(truth, reference, beta, variance=variance, form="bregman"),
-        "proportional": solve(truth, reference, beta, variance=variance),
-        "link": solve(level, reference, beta, variance=variance),  # the level alone: blind to which response is better
-    }
-    for name, policy in policies.items():
-        gain = value(policy, truth) - value(reference, truth)
-        assert torch.allclose(gain, tilt_gain(getattr(parts, name), reference, truth), rtol=1e-3), name
-        assert torch.allclose(kl(policy, reference), tilt_kl(getattr(parts, name), reference), rtol=1e-2), name
-    precision = 1 / variance
-    together = tilt_gain(precision, reference, truth)
-    expected = together.square() / (beta * (reference * precision).sum(-1))
-    assert torch.allclose(tilt_gain(parts.link, reference, truth), expected)
-
-
-def test_the_gap_at_equal_kl_is_the_link_s_worth_minus_what_it_costs() -> None:
-    """Equation (40): the parts are gains of policies that spend what they say, and to first order what is predicted."""
-    generator = torch.Generator().manual_seed(1)
-    reference = torch.full((40, 8), 1 / 8, dtype=torch.float64)
-    gold = torch.randn(40, 8, generator=generator, dtype=torch.float64)
-    spread = torch.exp(-0.8 * gold + 0.5 * torch.randn(40, 8, generator=generator, dtype=torch.float64))
-    scores = gold + spread.sqrt() * torch.randn(6, 40, 8, generator=generator, dtype=torch.float64)
-    seen = estimate(scores, reference, reward="mean")
-    for target in (0.01, 0.4):
-        found = split_at_kl(seen.reward, reference, seen.variance, gold, target)
-        beta = method_beta_for_kl("proportional", seen, reference, target)
-        policy = METHODS["proportional"](seen, reference, beta)
-        assert found.proportional == pytest.approx((value(policy, gold) - value(reference, gold)).mean().item())
-        within = solve(seen.reward, reference, beta, variance=seen.variance, form="bregman")
-        assert found.kl_within == pytest.approx(kl(within, reference).mean().item()) and found.kl_within < target
-        assert found.bregman + found.given_up + found.link == pytest.approx(found.proportional)
-        assert found.given_up < 0 < found.link  # low variance goes with truth in this world
-    small = split_at_kl(seen.reward, reference, seen.variance, gold, 1e-6)
-    assert small.proportional - small.bregman == pytest.approx(small.first_order, rel=0.02)
-    assert split_at_kl(seen.reward, reference, seen.variance, gold, 50.0) is None
 
 
 def test_the_forms_part_by_the_link() -> None:

@@ -1,19 +1,36 @@
-"""Promises held against the truth: reward models trained on fresh preferences of a world whose gold reward is known."""
+"""Are the promises kept? Policies promised and valued in the embedded world, whose gold reward is known.
+
+    python benchmarks/promises.py [--side restraint] [--draws 12] [--prompts 320] [--out rows.json]
+
+Each draw trains reward models on fresh noisy preferences, promises each policy's improvement on other prompts, and
+is held against gold (times the slope of the preferences, so that both are log-odds). Beliefs: ten heads on bootstraps
+(ensemble), the noise of one head from its residuals (sandwich), and Laplace, which counts the prior too (posterior).
+Then the methods at equal KL, and by equation (40) of docs/theory.md why the two forms differ there.
+"""
 
 from __future__ import annotations
 
+import argparse
 import math
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
+from prudent.arrays import ArrayLike, as_tensor
+from prudent.commands.preflight.truth import link
+from prudent.demo.world import SIDES, draw_preferences, load_world, split
 from prudent.evaluation.risk import paired_risk, policy_risk
 from prudent.evaluation.statistics import bootstrap
 from prudent.policies.estimates import estimate
+from prudent.policies.finite import beta_for_kl, kl, solve, value
 from prudent.policies.objectives import CONTROLS, OBJECTIVES, method_beta_for_kl
 from prudent.rewards.heads import HeadEnsemble
 from prudent.rewards.laplace import LaplacePosterior
+from prudent.runs import dumps
 from prudent.seeding import Seed, spawn
 from prudent.theory.certificates import (
     Belief,
@@ -23,12 +40,70 @@ from prudent.theory.certificates import (
     cross_fit,
     policy_of,
 )
-from prudent.theory.levels import split_at_kl
+from prudent.theory.levels import tilt_gain, tilt_kl, tilts
 from prudent.theory.realised import can_fail, realised_gain, risk_curve
 
 Choose = Callable[[Seed], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 METHODS = ("vanilla", "proportional", "bregman")
 COMPARED = ("vanilla", "proportional", "bregman", "exact", *CONTROLS)
+
+
+class AtKL(NamedTuple):
+    """Why the forms differ at equal KL, means over prompts, equation (40): proportional = bregman + given_up + link.
+
+    bregman, proportional: gains at the KL. given_up: what the Bregman form loses when it moves only as far as it does
+    inside the proportional form (<= 0 as a rule). link: what is gained on top by counting rewards from their plain
+    mean. kl_within: nats that the Bregman part keeps. first_order: the gap's prediction from (31) and (32), which it
+    approaches as the KL goes to 0.
+    """
+
+    bregman: float
+    given_up: float
+    link: float
+    proportional: float
+    kl_within: float
+    first_order: float
+
+
+def split_at_kl(
+    reward: ArrayLike, reference: ArrayLike, variance: ArrayLike, gold: ArrayLike, target: float
+) -> AtKL | None:
+    """Equation (40) for one draw at ``target`` nats; None where a form can't reach that KL. Rewards are centred here.
+
+    reward, variance, reference, gold: (prompts, candidates).
+    """
+    r, pi0, spread, truth = (as_tensor(x, torch.float64) for x in (reward, reference, variance, gold))
+    r = r - (pi0 * r).sum(-1, keepdim=True)
+
+    def policy(form: str, beta: torch.Tensor) -> torch.Tensor:
+        return solve(r, pi0, beta, variance=spread, form=form)
+
+    forms = ("bregman", "proportional")
+    betas = {form: beta_for_kl(partial(policy, form), pi0, target, strict=False) for form in forms}
+    if not all(bool(torch.isfinite(beta)) for beta in betas.values()):
+        return None
+    start = value(pi0, truth)
+
+    def gain(chosen: torch.Tensor) -> float:
+        return float((value(chosen, truth) - start).mean())
+
+    within = policy("bregman", betas["proportional"])
+    whole, both = (gain(policy(form, betas[form])) for form in forms)
+    left = gain(within)
+    parts = tilts(r, pi0, 1.0, spread)
+
+    def predicted(tilt: torch.Tensor) -> float:
+        size = float(tilt_kl(tilt, pi0).mean())
+        return math.sqrt(target / size) * float(tilt_gain(tilt, pi0, truth).mean()) if size > 0 else math.nan
+
+    return AtKL(
+        bregman=whole,
+        given_up=left - whole,
+        link=both - left,
+        proportional=both,
+        kl_within=float(kl(within, pi0).mean()),
+        first_order=predicted(parts.proportional) - predicted(parts.bregman),
+    )
 
 
 def beliefs(
@@ -113,7 +188,14 @@ def at_equal_kl(
                 gains.append({"method": name, "kl": target, "draw": number, "gain": gain})
         parts = split_at_kl(known.reward, reference, known.variance, gold, target)
         if parts is not None:
-            forms.append({"draw": number, "kl": target, "correlation": _link(known.variance, gold), **parts._asdict()})
+            forms.append(
+                {
+                    "draw": number,
+                    "kl": target,
+                    "correlation": link(known.variance[None], gold, reference),
+                    **parts._asdict(),
+                }
+            )
     return gains, forms
 
 
@@ -141,12 +223,6 @@ def _promise(
         alone = policy_of(belief, belief.reward + deviations, beta, method)
         row["realised_member"] = float(realised_gain(alone, belief.reference, truth).mean())
     return row
-
-
-def _link(variance: torch.Tensor, gold: torch.Tensor) -> float:
-    """Correlation of log variance and gold within prompts."""
-    logs, truth = (x - x.mean(-1, keepdim=True) for x in (torch.log(variance), gold.double()))
-    return float((logs * truth).sum() / (logs.square().sum() * truth.square().sum()).sqrt())
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -195,11 +271,11 @@ def methods_table(gains: Sequence[dict[str, Any]], draws: int) -> list[dict[str,
     for one in gains:
         found.setdefault((one["kl"], one["method"]), {})[one["draw"]] = one["gain"]
     table = []
-    for kl in dict.fromkeys(one["kl"] for one in gains):
-        base = found.get((kl, "vanilla"), {})
+    for nats in dict.fromkeys(one["kl"] for one in gains):
+        base = found.get((nats, "vanilla"), {})
         for method in COMPARED:
-            own = found.get((kl, method), {})
-            row: dict[str, Any] = {"kl": kl, "method": method, "reached": len(own) / draws}
+            own = found.get((nats, method), {})
+            row: dict[str, Any] = {"kl": nats, "method": method, "reached": len(own) / draws}
             if own:
                 known = policy_risk(list(own.values()))
                 row |= {"gain": known.gain, "low": known.gain_low, "high": known.gain_high}
@@ -215,13 +291,13 @@ def methods_table(gains: Sequence[dict[str, Any]], draws: int) -> list[dict[str,
 def forms_table(forms: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Means over draws of the decomposition at each KL; the gap with its bootstrap interval over draws."""
     table = []
-    for kl in dict.fromkeys(row["kl"] for row in forms):
-        own = [row for row in forms if row["kl"] == kl]
+    for nats in dict.fromkeys(row["kl"] for row in forms):
+        own = [row for row in forms if row["kl"] == nats]
         names = [name for name in own[0] if name not in ("draw", "kl")]
         gap = bootstrap([row["proportional"] - row["bregman"] for row in own])
         table.append(
             {
-                "kl": kl,
+                "kl": nats,
                 "draws": len(own),
                 **{name: sum(row[name] for row in own) / len(own) for name in names},
                 "gap": gap.value,
@@ -230,3 +306,103 @@ def forms_table(forms: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return table
+
+
+SURE = 0.1  # a promised risk below this reads as: it will improve
+MEANS = ("plug_in", "corrected", "realised", "risk", "realised_risk", "covered")
+
+
+def means(table: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Means over methods and betas by belief."""
+    found: dict[str, dict[str, float]] = {}
+    for belief in dict.fromkeys(row["belief"] for row in table):
+        own = [row for row in table if row["belief"] == belief]
+        found[belief] = {name: sum(row[name] for row in own) / len(own) for name in MEANS}
+    return found
+
+
+def verdict(table: Sequence[dict[str, Any]], curves: Sequence[dict[str, Any]], delta: float) -> str:
+    held = ", ".join(f"{100 * row['covered']:.0f} % ({belief})" for belief, row in means(table).items())
+    text = f"The {100 * (1 - delta):g} % bound on a whole pool held in {held} of cases. "
+    sure = [row for row in curves if row["belief"] == "ensemble" and row["promised"] < SURE]
+    count = sum(row["n"] for row in sure)
+    if not count:
+        return text.strip()
+    failed = sum(row["n"] * row["realised"] for row in sure) / count
+    return text + (
+        f"Single prompts are another matter: of those that the ensemble gives a chance below {100 * SURE:.0f} % of "
+        f"ending no better than the reference, {100 * failed:.0f} % did."
+    )
+
+
+def markdown(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as a Markdown table; a value that a row lacks is left empty."""
+
+    def cell(value: Any) -> str:
+        return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    lines += ["| " + " | ".join(cell(row.get(name)) for name in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def run(given: argparse.Namespace) -> dict[str, Any]:
+    """Everything for one side of the embedded world."""
+    from prudent.features.encoder import Encoder
+
+    world = load_world(given.prompts, given.side)
+    prompts, responses = world.flat()
+    features = Encoder("smollm2", pooling="last+mean", max_length=1024).encode(prompts, responses)
+    train, test = split(world, seed=given.seed)
+    rows = calibrate(
+        features.reshape(*world.gold.shape, -1),
+        world.gold,
+        lambda child: draw_preferences(world, train, given.pairs, given.slope, child),
+        test,
+        slope=given.slope,
+        betas=given.betas,
+        kls=given.kls,
+        draws=given.draws,
+        delta=given.delta,
+        seed=given.seed,
+        tick=lambda number: print(f"draw {number + 1} of {given.draws}", file=sys.stderr, flush=True),
+    )
+    gold = world.gold[test].double()
+    table = summarise(rows["promises"])
+    curves = risk_curves(rows["promises"], torch.full_like(gold, 1.0 / gold.shape[1]), gold)
+    return {
+        "summary": table,
+        "risk_curves": curves,
+        "methods": methods_table(rows["gains"], given.draws),
+        "forms": forms_table(rows["forms"]),
+        "verdict": verdict(table, curves, given.delta),
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    """The verdict and every table as text."""
+    print(found["verdict"] + "\n\nMeans over methods and betas; improvements in log-odds, risk of the whole pool\n")
+    print(markdown(("belief", *MEANS), [{"belief": name, **row} for name, row in means(found["summary"]).items()]))
+    for name in ("methods", "forms"):
+        print(
+            f"\n{name} at equal KL\n\n" + markdown(list(dict.fromkeys(k for r in found[name] for k in r)), found[name])
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--prompts", type=int, default=None, help="a part of the world (default: all)")
+    parser.add_argument("--side", default="balanced", choices=SIDES)
+    parser.add_argument("--draws", type=int, default=40, help="fresh sets of preferences")
+    parser.add_argument("--pairs", type=int, default=400, help="preferences a draw")
+    parser.add_argument("--slope", type=float, default=4.0)
+    parser.add_argument("--betas", type=float, nargs="+", default=[0.03, 0.1, 0.3, 1.0])
+    parser.add_argument("--kls", type=float, nargs="+", default=[0.1, 0.3, 1.0])
+    parser.add_argument("--delta", type=float, default=0.05, help="chance of being wrong that the bounds allow")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=None, help="file for everything as JSON")
+    options = parser.parse_args()
+    result = run(options)
+    show(result)
+    if options.out:
+        options.out.write_text(dumps(result) + "\n", encoding="utf-8")

@@ -1,14 +1,21 @@
-"""When does it help? Worlds whose truth, noise and variance are known, and what each method is worth in them.
+"""When does it help? Every method's risk and gain at equal KL in worlds whose truth and noise are known.
+
+    python benchmarks/regimes.py [--count 150] [--draws 10] [--kl 0.5] [--out maps.json]
 
 A world is a prompt with n responses: true rewards R with a set spread, and noise variances whose logarithms have a set
 spread ("inequality") and a set correlation with R. Reward estimates are R plus independent Gaussian noise. A method
-sees the true variances, those estimated from K members, or wrong ones. docs/theory.md, section "When does it help?".
+sees the true variances, those estimated from K members, or wrong ones. Maps: inequality by correlation with variances
+known, inequality by wrong variances, and the members that it takes. docs/theory.md, section "When does it help?".
 """
 
 from __future__ import annotations
 
+import argparse
 import math
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +25,15 @@ from prudent.evaluation.statistics import wilson
 from prudent.policies.estimates import Estimate
 from prudent.policies.finite import kl
 from prudent.policies.objectives import METHODS, method_beta_for_kl
+from prudent.runs import dumps
 from prudent.seeding import Seed, spawn, torch_generator
 
 COMPARED = ("vanilla", "proportional", "bregman", "exact", "variance-only", "permuted")
+INEQUALITIES = (0.25, 0.5, 1.0, 1.5, 2.0)
+CORRELATIONS = (-0.8, -0.4, 0.0, 0.4, 0.8)
+ERRORS = (0.0, 0.5, 1.0, 1.5, 2.0)
+MEMBERS = (2, 3, 5, 10, 20, 50)
+AWARE = ("proportional", "bregman", "exact")
 
 
 @dataclass(frozen=True)
@@ -186,8 +199,6 @@ def members_curve(
     seed: Seed = 0,
 ) -> list[dict[str, Any]]:
     """Risk and gain of ``method`` with variances from K members, beside vanilla and the oracle that knows them."""
-    from dataclasses import replace
-
     options: dict[str, Any] = {"count": count, "draws": draws, "seed": seed, "methods": ("vanilla", method)}
     vanilla, oracle = compare(replace(regime, members=None), **options)
     rows = []
@@ -209,3 +220,156 @@ def members_curve(
             }
         )
     return rows
+
+
+def cell(regime: Regime, labels: dict[str, Any], count: int, draws: int, seed: Seed) -> dict[str, Any]:
+    """One cell: every method's risk and gain at equal KL, and the exact small-ball risks."""
+    rows = {row["method"]: row for row in compare(regime, count=count, draws=draws, seed=seed, methods=COMPARED)}
+    return {**labels, "methods": rows, "small_ball": exact_ratio(regime, count=10 * count, draws=3, seed=seed)}
+
+
+def draw_maps(
+    *,
+    count: int = 150,
+    draws: int = 10,
+    nats: float = 0.5,
+    seed: Seed = 0,
+    inequalities: Sequence[float] = INEQUALITIES,
+    correlations: Sequence[float] = CORRELATIONS,
+    errors: Sequence[float] = ERRORS,
+    members: Sequence[int] = MEMBERS,
+    tick: Callable[[str], None] = lambda name: None,
+) -> dict[str, Any]:
+    """All maps: ``link`` (inequality x correlation, variances known), ``error`` (inequality x wrong factor),
+    ``members`` (share of the oracle's advantage kept by K members), ``losing`` cells and a ``verdict`` in words."""
+    tick("inequality and link")
+    link = [
+        cell(Regime(inequality=i, correlation=c, kl=nats), {"inequality": i, "correlation": c}, count, draws, seed)
+        for i in inequalities
+        for c in correlations
+    ]
+    tick("wrong variances")
+    error = [
+        cell(Regime(inequality=i, error=e, kl=nats), {"inequality": i, "error": e}, count, draws, seed)
+        for i in inequalities
+        for e in errors
+    ]
+    tick("members")
+    curves = [
+        {"inequality": i, "reward": "one of the K" if inside else "apart", **row}
+        for i in (0.5, 1.0, 2.0)
+        for inside in (False, True)
+        for row in members_curve(
+            Regime(inequality=i, kl=nats, in_sample=inside), tuple(members), count=count, draws=draws, seed=seed
+        )
+    ]
+    needed = [
+        {
+            "inequality": i,
+            "reward": reward,
+            "risk": members_needed(found, key="share_risk"),
+            "gain": members_needed(found, key="share_gain"),
+        }
+        for i in (0.5, 1.0, 2.0)
+        for reward in ("apart", "one of the K")
+        if (found := [row for row in curves if row["inequality"] == i and row["reward"] == reward])
+    ]
+    losing = [row for name, cells in (("link", link), ("error", error)) for row in lost(cells, name)]
+    return {
+        "kl": nats,
+        "link": link,
+        "error": error,
+        "members": curves,
+        "needed": needed,
+        "losing": losing,
+        "verdict": verdict(losing, len(link) + len(error)),
+    }
+
+
+def lost(cells: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """Cells in which a variance-aware form's risk interval lies wholly above vanilla's."""
+    found = []
+    for row in cells:
+        vanilla = row["methods"]["vanilla"]
+        for method in AWARE:
+            other = row["methods"][method]
+            if other["risk"] is not None and vanilla["risk"] is not None and other["low"] > vanilla["high"]:
+                where = {key: value for key, value in row.items() if key not in ("methods", "small_ball")}
+                found.append(
+                    {"map": name, "method": method, **where, "risk": other["risk"], "vanilla": vanilla["risk"]}
+                )
+    return found
+
+
+def verdict(losing: Sequence[dict[str, Any]], cells: int) -> str:
+    """The losing corners in words, from the cells themselves."""
+    parts = []
+    for method in AWARE:
+        own = [row for row in losing if row["method"] == method]
+        against = sum(row["map"] == "link" and row["correlation"] > 0 for row in own)
+        wrong = sum(row["map"] == "error" and row["error"] > 0 for row in own)
+        rest = len(own) - against - wrong
+        why = [f"{against} where high variance goes with reward"] if against else []
+        why += [f"{wrong} where the variances are wrong"] if wrong else []
+        why += [f"{rest} elsewhere"] if rest else []
+        text = f"{method} is riskier than vanilla in {len(own)} of {cells} cells"
+        if own:
+            text += (
+                f" ({', '.join(why)}), its losing corner at {corner(max(own, key=lambda r: r['risk'] - r['vanilla']))}"
+            )
+        parts.append(text)
+    return "At equal KL, " + "; ".join(parts) + "."
+
+
+def corner(row: dict[str, Any]) -> str:
+    """A losing cell in words."""
+    where = f"link {row['correlation']:+g}" if row["map"] == "link" else f"error {row['error']:g} of the log variance"
+    return f"inequality {row['inequality']:g}, {where}: {row['risk']:.0%} against {row['vanilla']:.0%}"
+
+
+def table(cells: Sequence[dict[str, Any]], x: str) -> str:
+    """Risk and gain of every method in every cell, as Markdown."""
+    lines = [f"| inequality | {x} | {' | '.join(COMPARED)} | exact ratio |", "| --- " * (len(COMPARED) + 3) + "|"]
+    for row in cells:
+        shown = [
+            "n/a" if (own := row["methods"][m])["risk"] is None else f"{own['risk']:.1%}, {own['gain']:+.2f}"
+            for m in COMPARED
+        ]
+        numbers = f"| {row['inequality']:g} | {row[x]:g} | {' | '.join(shown)} |"
+        lines.append(f"{numbers} {row['small_ball']['ratio']:.2f} |")
+    return "\n".join(lines)
+
+
+def show(maps: dict[str, Any]) -> None:
+    """All maps as text."""
+    print(
+        maps["verdict"]
+        + "\n\nRisk, gain in units of the signal; n/a: fewer than half of the estimates can spend the KL."
+    )
+    print("Exact ratio: risk of small balls, aware over vanilla.\n\nVariances known, by correlation\n")
+    print(table(maps["link"], "correlation") + "\n\nWrong variances, by the standard deviation of the log error\n")
+    print(table(maps["error"], "error") + "\n\nMembers until the Bregman form keeps 90 % of the known variance's\n")
+    print("| inequality | the reward is | gain | risk reduction |\n| --- | --- | --- | --- |")
+    for row in maps["needed"]:
+        gain, risk = (row[key] or "more than tried" for key in ("gain", "risk"))
+        print(f"| {row['inequality']:g} | {row['reward']} | {gain} | {risk} |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--count", type=int, default=150, help="worlds (prompts) a cell averages over")
+    parser.add_argument("--draws", type=int, default=10, help="reward estimates a world")
+    parser.add_argument("--kl", type=float, default=0.5, help="nats that every method spends")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=None, help="file for everything as JSON")
+    given = parser.parse_args()
+    found = draw_maps(
+        count=given.count,
+        draws=given.draws,
+        nats=given.kl,
+        seed=given.seed,
+        tick=lambda name: print(f"{name} ...", file=sys.stderr, flush=True),
+    )
+    show(found)
+    if given.out:
+        given.out.write_text(dumps(found) + "\n", encoding="utf-8")
