@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from prudent.commands.common import print_json, say
+from prudent.commands.common import say
+from prudent.commands.evaluate.options import EvaluateOptions
 from prudent.data.files import file_kind
 from prudent.errors import PrudentError
 from prudent.evaluation.benchmarks.contest import (
@@ -24,83 +25,77 @@ from prudent.evaluation.benchmarks.items import Items, read_items
 from prudent.evaluation.benchmarks.reward_bench import BenchmarkScore
 from prudent.evaluation.benchmarks.reward_math import RewardMathScore, leave_one_source_out
 from prudent.evaluation.benchmarks.score_files import ScoreTable, items_of_scores, read_scores
-from prudent.runs import hash_file, new_run, refuse_used
+from prudent.runs import hash_file, new_run
 
 HUGE = 1e300  # stands for an infinite ratio of deviation to margin
 
 
-def evaluate(benchmark: str, given: dict[str, Any]) -> None:
-    """One evaluate command from its options: prints a table or one JSON object, and writes the run folder if asked."""
-    out, overwrite = given["out"], given["overwrite"]
-    if out is not None:
-        refuse_used(out, overwrite)
+def evaluate(given: EvaluateOptions) -> dict[str, Any]:
+    """One evaluate command from its options: what it found, and the run folder if asked."""
+    benchmark = given.command.words.split()[-1]
     started = time.perf_counter()
     tables, specs = sort_out(given)
     items = items_for(benchmark, given, tables)
-    contestants = [of_table(table, items, given["on_error"]) for table in tables]
+    contestants = [of_table(table, items, given.on_error) for table in tables]
     contestants = [*score_models(specs, items, given), *contestants]
     if not contestants:
         raise PrudentError("nothing to evaluate: give --model or --scores")
-    first = given["model"][0] if given["model"] else None
-    contestants = unique_names(contestants, first)
+    contestants = unique_names(contestants, given.model[0] if given.model else None)
     options = view_options(given)
     results = [judge(contestant, items, options) for contestant in contestants]
     baselines = [judge(baseline, items, options) for baseline in length_baselines(items)]
     payload = describe(benchmark, items, results, baselines, given)
     payload["seconds"] = time.perf_counter() - started
-    if out is not None:
-        write(out, benchmark, items, results, baselines, payload, given)
-        say(f"wrote {out}")
-    if given["as_json"]:
-        print_json(payload)
-    else:
+    if given.out is not None:
+        write(given.out, benchmark, items, results, baselines, payload, given)
+        say(f"wrote {given.out}")
+    if not given.as_json:
         from prudent.commands.evaluate.page import print_table
 
         print_table(benchmark, results, baselines, payload)
+    return payload
 
 
-def sort_out(given: dict[str, Any]) -> tuple[list[ScoreTable], list[str]]:
+def sort_out(given: EvaluateOptions) -> tuple[list[ScoreTable], list[str]]:
     """(score tables, model specs); ``--against`` may be either."""
-    specs, files = list(given["model"] or []), list(given["scores"] or [])
-    for spec in given["against"] or []:
+    specs, files = list(given.model), list(given.scores)
+    for spec in given.against:
         if Path(spec).is_file() and file_kind(Path(spec)) is not None:
             files.append(Path(spec))
         else:
             specs.append(spec)
-    tables = [table for file in files for table in read_scores(file, given["only"])]
+    tables = [table for file in files for table in read_scores(file, given.only)]
     return tables, specs
 
 
-def items_for(benchmark: str, given: dict[str, Any], tables: list[ScoreTable]) -> Items:
-    if given["data"] is not None:
-        items = read_items(
-            benchmark, given["data"], split=given["split"], subset=given["subset"], on_error=given["on_error"]
-        )
+def items_for(benchmark: str, given: EvaluateOptions, tables: list[ScoreTable]) -> Items:
+    if given.data is not None:
+        items = read_items(benchmark, given.data, split=given.split, subset=given.subset, on_error=given.on_error)
         if items.left_out:
             say("left out: " + ", ".join(f"{n} {reason}" for reason, n in items.left_out.items()))
         return items
     if not tables:
         raise PrudentError("give the benchmark's file with --data (or --scores that hold a row an item)")
     longest = max(tables, key=lambda table: len(table.rows))
-    source = (given["scores"] or given["against"])[0]
-    return items_of_scores(longest, benchmark, source, given["subset"])
+    source = (given.scores or given.against)[0]
+    return items_of_scores(longest, benchmark, source, given.subset)
 
 
-def score_models(specs: list[str], items: Items, given: dict[str, Any]) -> list[Contestant]:
+def score_models(specs: list[str], items: Items, given: EvaluateOptions) -> list[Contestant]:
     if not specs:
         return []
     from prudent.evaluation.benchmarks.scorers import Options, score_items
 
     options = Options(
-        beta=given["dpo_beta"],
-        step_tag=given["step_tag"],
-        good=given["good"],
-        bad=given["bad"],
-        swap=given["swap"],
-        ratings=given["ratings"],
-        seed=given["seed"],
-        dtype=given["dtype"],
-        language_model=given["language_model"],
+        beta=given.dpo_beta,
+        step_tag=given.step_tag,
+        good=given.good,
+        bad=given.bad,
+        swap=given.swap,
+        ratings=given.ratings,
+        seed=given.seed,
+        dtype=given.dtype,
+        language_model=given.language_model,
     )
     found = []
     for spec in specs:
@@ -119,8 +114,8 @@ def unique_names(contestants: list[Contestant], first: str | None) -> list[Conte
     return sorted(contestants, key=lambda c: c.name != first)
 
 
-def view_options(given: dict[str, Any]) -> dict[str, Any]:
-    rule = given["rule"]
+def view_options(given: EvaluateOptions) -> dict[str, Any]:
+    rule = given.rule
     from prudent.rewards.aggregation import RULES as KNOWN
 
     if rule not in KNOWN or rule in ("member",):
@@ -128,24 +123,24 @@ def view_options(given: dict[str, Any]) -> dict[str, Any]:
     return {
         "rule": rule,
         "rules": list(dict.fromkeys([*RULES, rule])),
-        "reduction": given["reduction"],
-        "weights": given.get("weights", "counts"),
-        "prior": given.get("prior", False),
-        "rounds": given["rounds"],
-        "seed": given["seed"],
+        "reduction": given.reduction,
+        "weights": getattr(given, "weights", "counts"),
+        "prior": getattr(given, "prior", False),
+        "rounds": given.rounds,
+        "seed": given.seed,
     }
 
 
 def describe(
-    benchmark: str, items: Items, results: list[Result], baselines: list[Result], given: dict[str, Any]
+    benchmark: str, items: Items, results: list[Result], baselines: list[Result], given: EvaluateOptions
 ) -> dict[str, Any]:
     """The JSON object: every number with its interval, counts of what was left out, and the rules in words."""
     payload: dict[str, Any] = {
         "benchmark": benchmark,
-        "data": given["data"] or items.source,
+        "data": given.data or items.source,
         "items": len(items),
         "left_out": items.left_out,
-        "seed": given["seed"],
+        "seed": given.seed,
         "models": [of_result(result) for result in results],
         "baselines": {"random": random_baseline(benchmark, items)}
         | {base.name: base.view.metrics for base in baselines},
@@ -153,13 +148,13 @@ def describe(
             {
                 "a": results[0].name,
                 "b": other.name,
-                "rows": compare_results(results[0], other, benchmark != "rewardmath", given["rounds"], given["seed"]),
+                "rows": compare_results(results[0], other, benchmark != "rewardmath", given.rounds, given.seed),
             }
             for other in results[1:]
         ],
         "rules": WORDS,
     }
-    if given.get("leave_out"):
+    if getattr(given, "leave_out", False):
         payload["leave_one_source_out"] = left_out_sources(results)
     return payload
 
@@ -290,13 +285,12 @@ def write(
     results: list[Result],
     baselines: list[Result],
     payload: dict[str, Any],
-    given: dict[str, Any],
+    given: EvaluateOptions,
 ) -> None:
     from prudent.commands.evaluate.page import report
 
-    options = {name: value for name, value in given.items() if name not in ("out", "as_json", "overwrite", "seed")}
-    with new_run(out, f"evaluate {benchmark}", options, given["seed"], given["overwrite"]) as run:
-        files = [given["data"], *(given["scores"] or []), *(given["against"] or [])]
+    with new_run(out, f"evaluate {benchmark}", given.chosen(), given.seed, given.overwrite) as run:
+        files = [given.data, *given.scores, *given.against]
         run.manifest["hashes"] |= {str(file): hash_file(file) for file in files if file and Path(file).is_file()}
         run.write_json("evaluation.json", payload)
         run.write_jsonl("items.jsonl", per_item(items, results))

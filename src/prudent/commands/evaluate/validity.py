@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from prudent.commands.common import say
+from prudent.commands.evaluate.options import ValidityOptions
 from prudent.errors import PrudentError
-from prudent.runs import hash_file, new_run, refuse_used
+from prudent.runs import hash_file, new_run
 
 
 def read_table(path: Path, outcome: str, name: str) -> tuple[list[str], dict[str, list[float]]]:
@@ -34,38 +36,35 @@ def as_number(value: Any) -> float | None:
         return None
 
 
-def study(
-    path: Path, outcome: str, name: str, rounds: int, seed: int, out: Path | None, overwrite: bool
-) -> dict[str, Any]:
-    """Correlations of every numeric column with the outcome; prints a table, writes a run folder where asked."""
+def study(given: ValidityOptions) -> dict[str, Any]:
+    """Correlations of every numeric column with the outcome; says them, writes a run folder where asked."""
     from prudent.evaluation.intervals import correlation
 
-    if out is not None:
-        refuse_used(out, overwrite)
-    models, columns = read_table(path, outcome, name)
+    path, outcome = given.data, given.outcome
+    models, columns = read_table(path, outcome, given.name)
     others = [column for column in columns if column != outcome]
     if not others:
         raise PrudentError(f"{path} has no numeric column beside {outcome!r} to correlate with it")
     found = {
         column: {
-            kind: correlation(columns[column], columns[outcome], kind, rounds=rounds, seed=seed)
+            kind: correlation(columns[column], columns[outcome], kind, rounds=given.rounds, seed=given.seed)
             for kind in ("pearson", "spearman")
         }
         for column in others
     }
     result = {"data": str(path), "outcome": outcome, "models": len(models), "correlations": found}
     print_correlations(found, outcome, len(models))
-    if out is not None:
-        with new_run(out, "evaluate validity", {"data": str(path), "outcome": outcome}, seed, overwrite) as run:
+    if given.out is not None:
+        options = {"data": str(path), "outcome": outcome}
+        with new_run(given.out, "evaluate validity", options, given.seed, given.overwrite) as run:
             run.manifest["hashes"][str(path)] = hash_file(path)
             run.write_json("validity.json", result)
             page(models, columns, found, outcome, path).write(run)
+        say(f"wrote {given.out}")
     return result
 
 
 def print_correlations(found: dict[str, Any], outcome: str, models: int) -> None:
-    from prudent.commands.common import say
-
     say(f"{models} models; correlation with {outcome}")
     for column, kinds in found.items():
         say(f"  {column}: " + ", ".join(f"{kind} {value.text}" for kind, value in kinds.items()))

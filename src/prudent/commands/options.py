@@ -1,0 +1,240 @@
+"""Options declared once: a frozen dataclass a command, from which its command line, its YAML and its Python call come.
+
+A field is ``name: Annotated[type, typer.Option(help=...)] = default``; a tuple is an option that may be given several
+times, and ``tuple[float, ...]`` takes commas too. The class's docstring is the command's help. ``command`` ties it to
+the function that runs it (``run(options) -> dict``) and the one that prints the result for a person
+(``show(result, options)``); both are named as ``module:function``, so that a wrong option is refused before any model
+library is imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Self,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import typer
+
+from prudent.errors import PrudentError
+
+DEFAULT_MODEL = "smollm2"  # that of features.models, which imports torch
+HOW = ("out", "overwrite", "as_json", "config", "seed")  # how a run is written; the manifest keeps the seed beside
+SOURCE = "a file or a hub id"  # marks options whose values are files where they look like one
+FILES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".arrow", ".gz", ".zst", ".feather", ".txt")
+
+
+class Field(NamedTuple):
+    """One option: hint without marks, what typer shows of it, default (MISSING where it is required), marks."""
+
+    name: str
+    hint: Any
+    info: Any
+    default: Any
+    source: bool
+
+    @property
+    def flag(self) -> str:
+        # In Annotated the first declaration stands where typer's default does.
+        given = (getattr(self.info, "default", None), *(getattr(self.info, "param_decls", None) or ()))
+        declared = [text for text in given if isinstance(text, str) and text.startswith("--")]
+        return declared[0].split("/")[0] if declared else f"--{self.name.replace('_', '-')}"
+
+    @property
+    def key(self) -> str:
+        """Name in YAML and in Python: that of the flag."""
+        return self.flag[2:].replace("-", "_")
+
+    @property
+    def one(self) -> Any:
+        """Type of one value: without None and without the tuple."""
+        hint = self.hint
+        if get_origin(hint) in (Union, types.UnionType):
+            hint = next(part for part in get_args(hint) if part is not type(None))
+        return get_args(hint)[0] if get_origin(hint) is tuple else hint
+
+    @property
+    def many(self) -> bool:
+        return get_origin(self.hint) is tuple
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonOptions:
+    """What every command takes."""
+
+    command: ClassVar[Command]
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every random choice below this command.")] = 0
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one strict JSON object on stdout and nothing else there.")
+    ] = False
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of option names and values.")] = None
+
+    def chosen(self) -> dict[str, Any]:
+        """What was chosen, by name, as a manifest keeps it: without where and how it is written, and without seed."""
+        return {name: value for name, value in asdict(self).items() if name not in HOW}
+
+    def problems(self) -> list[str]:
+        """What is wrong with these options together; a command adds its own."""
+        return []
+
+    def checked(self) -> Self:
+        """The options, or PrudentError naming everything that can't be used. Imports nothing heavy."""
+        problems = [text for field in fields_of(type(self)) for text in faults(field, getattr(self, field.name))]
+        problems += self.problems()
+        if problems:
+            raise PrudentError("; ".join(problems))
+        out = getattr(self, "out", None)
+        if out is not None and hasattr(self, "overwrite"):
+            from prudent.runs import refuse_used
+
+            refuse_used(out, self.overwrite)
+        return self
+
+
+OUT_HELP = "Folder to write; it appears whole or not at all."
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a finished run that is in --out.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(CommonOptions):
+    """Options of a command that writes a run folder."""
+
+    out: Annotated[Path, typer.Option("--out", help=OUT_HELP)]
+    overwrite: Overwrite = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumableOptions(CommonOptions):
+    """Options of a command that goes on where it stopped when it is given again."""
+
+    out: Annotated[Path, typer.Option("--out", help=OUT_HELP)]
+
+
+class Command(NamedTuple):
+    """A command: its words (``evaluate rewardbench``), what runs and shows it, an example, what to do after Ctrl-C."""
+
+    words: str
+    run: str
+    show: str
+    example: str
+    interrupted: str
+
+
+COMMANDS: list[type[CommonOptions]] = []
+O = TypeVar("O", bound=CommonOptions)  # noqa: E741
+
+
+def command(
+    words: str, run: str, example: str, show: str = "", interrupted: str = "nothing half-written is left"
+) -> Callable[[type[O]], type[O]]:
+    """Class decorator: these are the options of the command ``words``."""
+
+    def declare(options: type[O]) -> type[O]:
+        options.command = Command(words, run, show, example, interrupted)
+        COMMANDS.append(options)
+        return options
+
+    return declare
+
+
+def fields_of(options: type[CommonOptions]) -> list[Field]:
+    """Every option, the command's own first, those that all commands share last."""
+    hints = get_type_hints(options, include_extras=True)
+    found = []
+    for field in fields(options):
+        hint, *marks = get_args(hints[field.name])
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        info = next(mark for mark in marks if hasattr(mark, "param_decls"))
+        found.append(Field(field.name, hint, info, default, SOURCE in marks))
+    owners = {name: place for place, owner in enumerate(options.__mro__) for name in inspect.get_annotations(owner)}
+    return sorted(found, key=lambda field: owners[field.name])
+
+
+def faults(field: Field, value: Any) -> list[str]:
+    """What is wrong with one option's value: out of bounds, not a choice, not there."""
+    found = []
+    for one in value if field.many else () if value is None else (value,):
+        least, most = getattr(field.info, "min", None), getattr(field.info, "max", None)
+        if least is not None and not one >= least:
+            found.append(f"{field.flag} is {one}, it must be at least {least}")
+        if most is not None and not one <= most:
+            found.append(f"{field.flag} is {one}, the limit is {most}")
+        if get_origin(field.one) is Literal and one not in get_args(field.one):
+            found.append(f"{field.flag} is {one!r}, must be one of {', '.join(get_args(field.one))}")
+        if field.one is float and math.isnan(one):
+            found.append(f"{field.flag} is not a number")
+        missing = field.info.exists if isinstance(one, Path) else field.source and str(one).endswith(FILES)
+        if missing and not Path(one).exists():
+            found.append(f"{field.flag} {one} is not there")
+    return found
+
+
+def typed(field: Field, value: Any) -> Any:
+    """A value from YAML or Python as the option's type; PrudentError where it is of another."""
+    if value is None and type(None) in get_args(field.hint):
+        return None
+    if field.many:
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if field.one is float:
+            values = [
+                part for one in values for part in (one.replace(",", " ").split() if isinstance(one, str) else [one])
+            ]
+        return tuple(_one(field, part) for part in values)
+    return _one(field, value)
+
+
+def _one(field: Field, value: Any) -> Any:
+    wanted, plain = field.one, isinstance(value, (str, int, float)) and not isinstance(value, bool)
+    if isinstance(wanted, type) and wanted is not float and isinstance(value, wanted) and (plain or wanted is bool):
+        return value
+    if wanted is float and plain:  # 1e-4 is a text in YAML
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    elif wanted is Path and isinstance(value, (str, Path)):
+        return Path(value)
+    elif (wanted is str or get_origin(wanted) is Literal) and (plain or isinstance(value, Path)):
+        return str(value)
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
+    kind = words.get(wanted) or f"one of {', '.join(map(str, get_args(wanted)))}"
+    raise PrudentError(f"{field.flag} is {str(value)[:60]!r}, must be {kind}")
+
+
+def build(options: type[O], given: Mapping[str, Any]) -> O:
+    """Checked options from values by name; PrudentError lists near names for one that is unknown."""
+    return options(**named(options, given)).checked()
+
+
+def named(options: type[CommonOptions], given: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Typed values by field name, from names as the command line or the class has them."""
+    known = {name: field for field in fields_of(options) for name in (field.name, field.key)}
+    values = {}
+    for name, value in given.items():
+        key = str(name).replace("-", "_")
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=3, cutoff=0.5) or sorted(known)
+            raise PrudentError(
+                f"{where}{options.command.words} has no option {str(name)[:60]!r}; near: {', '.join(near)}"
+            )
+        values[known[key].name] = typed(known[key], value)
+    missing = [field.flag for field in fields_of(options) if field.default is MISSING and field.name not in values]
+    if missing and not where:
+        raise PrudentError(f"{options.command.words} needs {', '.join(missing)}")
+    return values
