@@ -6,6 +6,7 @@ python benchmarks/products.py [--repeats 9]
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 import results
@@ -29,6 +30,7 @@ def main() -> None:
             times = results.interleaved(
                 {"torch": lambda a=left, b=right: torch.mm(a, b.t()), "oneDNN": lambda a=left, b=right: product(a, b)},
                 given.repeats + 1,
+                time.process_time,
             )
             figures.append(
                 results.ratio(f"torch over oneDNN, float32, {what}", times["torch"][1:], times["oneDNN"][1:])
