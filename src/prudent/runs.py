@@ -7,6 +7,7 @@ images and safetensors are written; no pickle is ever read or written.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -24,6 +25,11 @@ from prudent.errors import PrudentError
 
 MANIFEST = "manifest.json"
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib")
+ROOM = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would pass the file-size limit",
+}
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 PACKAGES = ("prudent", "torch", "transformers", "datasets", "accelerate", "peft", "trl", "numpy", "scipy")
 
@@ -113,6 +119,40 @@ def write_atomic(path: str | Path, data: str | bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def damage_named(what: str, remedy: str) -> Iterator[None]:
+    """Inside, whatever goes wrong in reading what someone gave is one PrudentError: ``what`` is damaged, and why."""
+    try:
+        yield
+    except PrudentError:
+        raise
+    except Exception as error:  # a tampered file can fail in any way that its reader can
+        reason = next(iter(str(error).splitlines()), "")[:200]
+        raise PrudentError(f"{what} is damaged ({type(error).__name__}: {reason}); {remedy}") from error
+
+
+@contextlib.contextmanager
+def room_named(what: str = "a file") -> Iterator[None]:
+    """Inside, a full disk, a used-up quota and a file-size limit are a PrudentError, whichever library met them."""
+    try:
+        yield
+    except PrudentError:
+        raise
+    except Exception as error:  # safetensors and pyarrow raise their own kinds, with the system's words in them
+        number, text = getattr(error, "errno", None), str(error)
+        found = [
+            reason
+            for code, reason in ROOM.items()
+            if number == code or (number is None and (f"(os error {code})" in text or os.strerror(code) in text))
+        ]
+        if not found:
+            raise
+        where = getattr(error, "filename", None) or what
+        raise PrudentError(
+            f"{where} can't be written: {found[0]} ({text[:200]}); free some room there or name another place"
+        ) from error
 
 
 def refuse_pickle(path: Path) -> None:
@@ -276,8 +316,9 @@ def new_run(
         raise PrudentError(f"output {out} can't be written: {error}; name another --out") from error
     try:
         run = Run(temporary, command, options, seed)
-        yield run
-        run.finish()
+        with room_named(f"output {out}"):
+            yield run
+            run.finish()
         _put(temporary, out, overwrite)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -307,23 +348,27 @@ def resumable_run(
     wanted = {"command": command, "options": plain(options), "seed": seed}
     resumes = state.is_file()
     if resumes:
-        found = json.loads(state.read_text(encoding="utf-8"))
-        keys = sorted(set(found["options"]) | set(wanted["options"]))
-        differing = [key for key in keys if found["options"].get(key) != wanted["options"].get(key)]
-        if found["command"] != command or found["seed"] != seed or differing:
+        with damage_named(str(state), "remove its folder to start anew, or name another --out"):
+            found = json.loads(state.read_text(encoding="utf-8"))
+            keys = sorted(set(found["options"]) | set(wanted["options"]))
+            differing = [key for key in keys if found["options"].get(key) != wanted["options"].get(key)]
+            changed = found["command"] != command or found["seed"] != seed
+        if changed or differing:
             other = ", ".join(differing) or "command or seed"
             raise PrudentError(f"{out} was started with other options ({other}); name another --out")
     else:
         refuse_used(out)
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomic(state, dumps(wanted) + "\n")
+        with room_named(f"output {out}"):
+            out.mkdir(parents=True, exist_ok=True)
+            write_atomic(state, dumps(wanted) + "\n")
     run = Run(out, command, options, seed)
-    try:
-        yield run, resumes
-    finally:
-        if [path.name for path in out.iterdir()] == [state.name]:  # it failed before anything was made
-            shutil.rmtree(out)
-    run.finish()
+    with room_named(f"output {out}"):
+        try:
+            yield run, resumes
+        finally:
+            if [path.name for path in out.iterdir()] == [state.name]:  # it failed before anything was made
+                shutil.rmtree(out)
+        run.finish()
 
 
 def read_manifest(folder: str | Path, command: str | None = None) -> dict[str, Any]:
@@ -331,10 +376,10 @@ def read_manifest(folder: str | Path, command: str | None = None) -> dict[str, A
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise PrudentError(f"{folder} holds no {MANIFEST}: not a finished run; run the command again")
-    try:
+    with damage_named(str(path), "run the command again"):
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PrudentError(f"{path} is damaged ({error}); run the command again") from error
+        if not isinstance(manifest, dict):
+            raise TypeError(f"it holds {type(manifest).__name__}, expected an object")
     if command is not None and manifest.get("command") != command:
         raise PrudentError(f"{folder} was written by {manifest.get('command')!r}, expected {command!r}")
     return manifest

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner
 
+from prudent.commands.common import guarded
 from prudent.errors import PrudentError
-from prudent.runs import dumps, new_run
+from prudent.runs import dumps, new_run, resumable_run, room_named
 
 
 def strict(text: str) -> Any:
@@ -155,3 +159,59 @@ def test_align_refuses_by_name_what_trl_would_not_honour(tmp_path: Path) -> None
     assert result.exit_code == 2
     for named in ("--steps", "--lora-rank", "--preferences", "--judge", "--runs", "one --objective", "nonsense"):
         assert named in result.output + result.stderr
+
+
+LIMITED = """
+import resource, sys, torch
+from pathlib import Path
+from prudent.errors import PrudentError
+from prudent.runs import new_run, resumable_run
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+out = Path(sys.argv[1])
+ways = {
+    "text": lambda run: run.write_text("a.txt", "x" * 200_000),
+    "tensors": lambda run: run.write_tensors("a.safetensors", {"a": torch.zeros(100_000)}),
+    "table": lambda run: run.write_table("a.parquet", {"a": torch.randn(100_000)}),
+}
+for name, write in ways.items():
+    for start in (new_run, resumable_run):
+        try:
+            with start(out / name, "test", {}) as run:
+                write(run[0] if isinstance(run, tuple) else run)
+        except PrudentError as error:
+            assert "file-size limit" in str(error) and str(out / name) in str(error), error
+            print("named")
+"""
+
+
+def test_a_file_size_limit_is_named_whichever_library_meets_it(tmp_path):
+    found = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True)
+    assert found.stdout.split() == ["named"] * 6, found.stderr
+
+
+def test_a_full_disk_is_named_in_every_command():
+    @guarded
+    def command():
+        with open("/dev/full", "w") as file:
+            file.write("x" * 100_000)
+
+    with pytest.raises(typer.Exit) as caught:
+        command()
+    assert caught.value.exit_code == 2 and "the disk is full" in str(caught.value.__cause__)
+    with pytest.raises(PrudentError, match="the disk is full"), room_named("output o"):
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
+    with pytest.raises(FileNotFoundError), room_named("output o"):
+        Path("/nowhere/at/all").read_text()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"options": 3}', '{"options": {}, "seed": 0}', "\x00"])
+def test_a_damaged_state_is_named(tmp_path, text):
+    with pytest.raises(KeyboardInterrupt), resumable_run(tmp_path / "run", "align", {"a": 1}, 0) as (run, _):
+        run.write_text("step", "1")
+        raise KeyboardInterrupt
+    (tmp_path / "run" / "state.json").write_text(text)
+    with (
+        pytest.raises(PrudentError, match=r"state\.json is damaged.*remove its folder"),
+        resumable_run(tmp_path / "run", "align", {"a": 1}, 0),
+    ):
+        pass

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from prudent.errors import PrudentError
+from prudent.runs import room_named
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -110,7 +111,8 @@ def guarded(function: F) -> F:
             os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # for other runtimes than GNU's, which obeys its own variable
             os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         try:
-            return function(*arguments, **options)
+            with room_named():
+                return function(*arguments, **options)
         except PrudentError as error:
             say(f"error: {error}")
             raise typer.Exit(2) from error

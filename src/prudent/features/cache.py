@@ -128,7 +128,7 @@ class FeatureCache:
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             os.rename(temporary, self.folder / f"{name}.safetensors")
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)
             raise PrudentError(
                 f"the feature cache {self.folder} can't be written ({error}); free some room there, or turn the "

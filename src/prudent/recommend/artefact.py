@@ -20,7 +20,7 @@ from prudent.recommend.ranking import Blend
 from prudent.recommend.splits import Data, Truth
 from prudent.recommend.training import Curve
 from prudent.recommend.uncertainty import log_variances
-from prudent.runs import Run, read_manifest
+from prudent.runs import Run, damage_named, read_manifest
 
 COMMAND = "recommend fit"
 
@@ -118,6 +118,11 @@ def load(folder: str | Path, outside: Any = None) -> Model:
     """
     folder = Path(folder)
     manifest = read_manifest(folder, COMMAND)
+    with damage_named(f"recommender {folder}", "fit it again"):
+        return _load(folder, manifest, outside)
+
+
+def _load(folder: Path, manifest: dict[str, Any], outside: Any) -> Model:
     described, ids = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("model.json", "ids.json"))
     tensors = read_tensors(folder / "interactions.safetensors")
     verify(folder, "interactions", tensors, manifest)

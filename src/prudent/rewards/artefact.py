@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ import torch
 
 from prudent.errors import PrudentError
 from prudent.rewards.uncertainty import warn_if_identical
-from prudent.runs import Run, hash_file, new_run, read_manifest, refuse_pickle
+from prudent.runs import Run, damage_named, hash_file, new_run, read_manifest, refuse_pickle
 
 FORMAT = 1
 CARD, WEIGHTS, GOLDEN = "reward_model.json", "weights.safetensors", "golden.safetensors"
+REMEDY = "copy the folder again or fit the reward model again"
 TOLERANCE = 1e-5  # of golden scores, relative to their largest size
 
 FAMILIES = {
@@ -122,33 +124,101 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     if not is_artefact(folder):
         raise PrudentError(f"{folder} holds no reward model ({CARD} is missing); write one with prudent fit")
     read_manifest(folder)
-    try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PrudentError(f"{folder / CARD} is damaged ({error}); fit the reward model again") from error
-    if card.get("format") != FORMAT:
-        raise PrudentError(f"{folder / CARD} has format {card.get('format')!r}, this version reads {FORMAT}")
+    path = folder / CARD
+    with damage_named(str(path), REMEDY):
+        card = json.loads(path.read_text(encoding="utf-8"))
+    check_card(card, path)
     return card
+
+
+def _whole(value: Any, least: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _matrix(value: Any) -> bool:
+    """Whether a value is a list of equally long lists of finite numbers, neither empty."""
+    rows = isinstance(value, list) and value and all(isinstance(row, list) and row for row in value)
+    if not rows or len({len(row) for row in value}) > 1:
+        return False
+    return all(isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < 1e38 for row in value for x in row)
+
+
+ENCODER_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "model": ("the name of a language model", lambda v: isinstance(v, str) and bool(v)),
+    "pooling": ("a pooling", lambda v: isinstance(v, str) and bool(v)),
+    "max_length": ("a whole number of tokens", lambda v: _whole(v, 1)),
+    "dtype": ("a precision", lambda v: isinstance(v, str) and bool(v)),
+    "fingerprint": ("the hash of what makes the features", lambda v: isinstance(v, str) and bool(v)),
+    "layer": ("a layer or null", lambda v: v is None or _whole(v, -10_000)),
+}
+CARD_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "family": ("a family", lambda v: isinstance(v, str)),
+    "members": ("a whole number of at least 1", lambda v: _whole(v, 1)),
+    "config": ("an object", lambda v: isinstance(v, dict)),
+    "tensors": (
+        "names and shapes",
+        lambda v: isinstance(v, dict) and all(isinstance(s, list) and all(map(_whole, s)) for s in v.values()),
+    ),
+    "encoder": ("an object or null", lambda v: v is None or isinstance(v, dict)),
+    "hashes": (
+        f"an object with the hash of {WEIGHTS}",
+        lambda v: isinstance(v, dict) and isinstance(v.get(WEIGHTS), str),
+    ),
+}
+
+
+def check_fields(given: dict[str, Any], fields: dict[str, tuple[str, Callable[[Any], bool]]], path: Path) -> None:
+    """PrudentError naming the first field that is missing or isn't what it should be."""
+    for name, (wanted, right) in fields.items():
+        if name not in given:
+            raise PrudentError(f"{path} lacks {name!r} ({wanted}); {REMEDY}")
+        if not right(given[name]):
+            raise PrudentError(f"{name!r} in {path} is {given[name]!r:.60}, expected {wanted}; {REMEDY}")
+
+
+def check_card(card: Any, path: Path) -> None:
+    """PrudentError unless a card has every field of its family, of the right kind, the proofs of its scores included.
+
+    Golden scores of features are due where the family has probes, those of texts where it can score texts: by itself or
+    by the encoder that the card names.
+    """
+    if not isinstance(card, dict):
+        raise PrudentError(f"{path} holds {type(card).__name__}, expected an object; {REMEDY}")
+    if not _whole(card.get("format")) or card["format"] != FORMAT:
+        raise PrudentError(f"{path} has format {card.get('format')!r:.60}, this version reads {FORMAT}")
+    check_fields(card, {"family": CARD_FIELDS["family"]}, path)
+    kind = family_class(card["family"])
+    check_fields(card, CARD_FIELDS, path)
+    if card["encoder"] is not None:
+        check_fields(card["encoder"], ENCODER_FIELDS, path)
+    due = ["golden"] if hasattr(kind, "probes") else []
+    due += ["golden_texts"] if card["encoder"] is not None or hasattr(kind, "score") else []
+    for name in {*due, *({"golden", "golden_texts"} & set(card))}:
+        check_fields(card, {name: ("the scores that prove the model, a list a member", _matrix)}, path)
+        if len(card[name]) != card["members"]:
+            raise PrudentError(
+                f"{name!r} in {path} holds scores of {len(card[name])} members, expected {card['members']}; {REMEDY}"
+            )
 
 
 def read_tensors(folder: Path, card: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Tensors of the members, each one named in the card present with its shape and finite."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = folder / WEIGHTS
     if not path.is_file():
         raise PrudentError(f"{path} is missing: it holds {', '.join(card['tensors']) or 'no weights'}; copy it back")
-    try:
+    with damage_named(str(path), REMEDY):
         tensors = load_file(path)
-    except SafetensorError as error:
-        raise PrudentError(f"{path} is damaged ({error}); copy it again or fit the reward model again") from error
     missing = [name for name in card["tensors"] if name not in tensors]
     if missing:
         raise PrudentError(
             f"weights {', '.join(missing)} are missing from {path}: without them the scores would be random; "
             "copy the file again or fit the reward model again"
         )
+    extra = [name for name in tensors if name not in card["tensors"]]
+    if extra:
+        raise PrudentError(f"weights {', '.join(extra)} in {path} are not in {CARD}; {REMEDY}")
     for name, shape in card["tensors"].items():
         if list(tensors[name].shape) != shape:
             raise PrudentError(f"weight {name} in {path} has shape {list(tensors[name].shape)}, expected {shape}")
@@ -169,9 +239,13 @@ def load(folder: str | Path, expected: type | None = None) -> Any:
             f"{folder} holds a reward model of family {card['family']!r}, not {expected.__name__}; "
             "read it with prudent.RewardModel.load"
         )
-    scorer = kind.from_state(card["config"], read_tensors(folder, card))
-    if hasattr(scorer, "probes"):
-        _check_golden(folder, scorer, card)
+    tensors = read_tensors(folder, card)
+    with damage_named(f"'config' in {folder / CARD}", REMEDY):
+        scorer = kind.from_state(card["config"], tensors)
+        if scorer.members != card["members"] or scorer.family != card["family"]:
+            raise ValueError(f"it is of {scorer.members} members of family {scorer.family!r}")
+        if hasattr(scorer, "probes"):
+            _check_golden(folder, scorer, card)
     return scorer
 
 
@@ -181,7 +255,9 @@ def _check_golden(folder: Path, scorer: Any, card: dict[str, Any]) -> None:
     path = folder / GOLDEN
     if not path.is_file():
         raise PrudentError(f"{path} is missing; copy it back: it proves that the scores are what they were")
-    found = scorer.scores(**load_file(path))
+    with damage_named(str(path), REMEDY):
+        probes = load_file(path)
+    found = scorer.scores(**probes)
     compare_golden(found, torch.tensor(card["golden"]), TOLERANCE, f"{folder}: probe")
     if len(found) > 1:
         warn_if_identical(found)

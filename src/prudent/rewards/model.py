@@ -102,7 +102,8 @@ class RewardModel:
             from prudent.features.encoder import Encoder
 
             options = {key: kept[key] for key in ("pooling", "max_length", "dtype", "device", "layer") if kept.get(key)}
-            found = Encoder(kept["model"], **options)
+            with artefact.damage_named(f"encoder of {self.name}", artefact.REMEDY):
+                found = Encoder(kept["model"], **options)
             if found.fingerprint != kept["fingerprint"]:
                 raise PrudentError(
                     f"language model {kept['model']!r} (pooling {found.pooling}, dtype {found.dtype}) is not the one "
@@ -144,7 +145,8 @@ class RewardModel:
         return scores
 
     def _check_texts(self) -> None:
-        found = self._score(artefact.PROBE_PROMPTS, artefact.PROBE_RESPONSES)
+        with artefact.damage_named(f"reward model {self.name}", artefact.REMEDY):
+            found = self._score(artefact.PROBE_PROMPTS, artefact.PROBE_RESPONSES)
         own = (self._card.get("encoder") or {}, getattr(self.scorer, "config", {}), getattr(self.scorer, "options", {}))
         exact = all(held.get(key) in (None, "float32") for held in own for key in ("dtype", "products"))
         tolerance = TEXT_TOLERANCE if exact else HALF_TOLERANCE
