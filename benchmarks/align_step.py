@@ -26,7 +26,7 @@ from prudent.features.encoder import Encoder
 from prudent.features.models import load_language_model
 from prudent.features.rendering import Renderer
 from prudent.policies.estimates import ReferenceStatistics
-from prudent.policies.rl.engine import Trainer, TrainOptions, UpdateOptions
+from prudent.policies.rl.engine import Trainer, TrainingPrompts, TrainOptions, UpdateOptions
 from prudent.policies.rl.policy import LoraOptions, Policy
 from prudent.policies.rl.scorers import HeadScorer
 from prudent.rewards.heads import HeadEnsemble
@@ -68,7 +68,7 @@ def own(dtype: torch.dtype, steps: int, layers: int | None, shared: bool) -> lis
         max_new_tokens=TOKENS,
     )
     trainer = Trainer(
-        policy, tokenizer, Renderer(tokenizer).prompts(prompts), scorer, statistics_, options, describe=ASKS
+        policy, tokenizer, TrainingPrompts(Renderer(tokenizer).prompts(prompts), ASKS), scorer, statistics_, options
     )
     return [{**h["seconds"], "tokens": h["length_tokens"]} for h in trainer.train()]
 

@@ -70,7 +70,7 @@ def test_scores_off_the_reference_s_pass_equal_scoring_apart(pooling):
         if "lora_B" in name:  # a policy that has moved: the reward must still be read off the reference
             torch.nn.init.normal_(parameter, std=0.3)
     ids = Renderer(tokenizer).prompts(PROMPTS)
-    rollouts = roll_out(policy, tokenizer, ids, [0, 1, 2], completions=3, max_new_tokens=9, seed=3)
+    rollouts = roll_out(policy.sampler(), tokenizer, ids, [0, 1, 2], completions=3, max_new_tokens=9, seed=3)
     shared = pack_and_score(policy, rollouts, HeadScorer(heads, encoder, PROMPTS, shared=True), 64)
     apart = pack_and_score(policy, rollouts, HeadScorer(heads, encoder, PROMPTS, shared=False), 64)
     torch.testing.assert_close(shared.scores, apart.scores, atol=1e-5, rtol=1e-5)
@@ -94,7 +94,7 @@ def test_a_series_is_judged_written_and_reported(series):
     assert {"manifest.json", "results.json", "runs.parquet", "report.html", "runs", "policies"} <= names
     assert "checkpoints" not in names
     run = json.loads((folder / "out/runs/run-001-vanilla.json").read_text())
-    assert {"reward", "truth", "truth_gain", "kl", "variance", "length_tokens", "surprise"} <= set(run["history"][0])
+    assert {"reward", "truth", "truth_gain", "kl", "variance", "length_tokens", "entropy"} <= set(run["history"][0])
     with pytest.raises(PrudentError, match="2 steps; a curve needs at least three"):  # it reads what align wrote
         read_rl_curves(folder / "out")
     assert len(run["final"]["value_by_prompt"]) == 4 and len(run["samples"]) == 4
@@ -137,12 +137,29 @@ def test_other_options_don_t_resume_a_series(series):
         align(replace(settings, beta=0.7), folder / "out")
 
 
-def test_every_objective_and_ppo_run(series):
+def test_ppo_s_first_step_takes_each_objective_s_reward_and_kl_weight(series):
+    """At step 1 all objectives have the same samples, since all start at the reference: only what is made of them
+    differs, and by their definitions it does so in known ways."""
     settings, folder = series
-    objectives = ("vanilla", "bregman", "exact", "lcb", "variance-only", "permuted")
-    changed = replace(settings, runs=1, objectives=objectives, algorithm="ppo", steps=1)
+    objectives = ("vanilla", "mean", "proportional", "bregman", "exact", "lcb", "variance-only", "permuted")
+    changed = replace(settings, runs=1, objectives=objectives, algorithm="ppo", steps=1, reward="mean")
     summary = align(changed, folder / "out")
     assert [row["objective"] for row in summary["objectives"]] == list(objectives)
+    runs = {name: json.loads((folder / f"out/runs/run-000-{name}.json").read_text()) for name in objectives}
+    first = {name: run["history"][0] for name, run in runs.items()}
+    for row in first.values():
+        assert all(row[key] == first["vanilla"][key] for key in ("reward", "variance", "length_tokens", "truth"))
+    reward, variance = first["vanilla"]["reward"], first["vanilla"]["variance"]
+    shaped = {name: row["shaped_reward"] for name, row in first.items()}
+    assert shaped["vanilla"] == shaped["mean"] == shaped["bregman"] == reward
+    assert shaped["exact"] == pytest.approx(reward - settings.beta * variance)
+    assert shaped["lcb"] < reward and shaped["variance-only"] > 0
+    assert len({shaped[name] for name in ("vanilla", "proportional", "variance-only", "permuted")}) == 4
+    for name, row in first.items():
+        assert row["kl_weight"] == (variance if name in ("bregman", "exact") else 1.0)
+    promised = {name: run["promised"] for name, run in runs.items()}
+    assert promised["vanilla"] == promised["mean"] and all(row["kl"] > 0 for row in promised.values())
+    assert len({row["kl"] for row in promised.values()}) == len(objectives) - 1
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from prudent.policies.rl.advantages import (
     leave_one_out,
     masked_mean,
     masked_variance,
-    surprise,
+    token_entropy,
     token_rewards,
     whiten,
 )
@@ -66,7 +66,7 @@ def test_r19_padding_changes_nothing():
     mask = torch.tensor([[1, 1, 1, 0, 0]])
     for filler in (1.0, -7.0, float("nan")):
         logs = torch.tensor([[-0.5, -1.0, -0.25, filler, filler]])
-        assert float(surprise(logs, mask)) == pytest.approx(1.75 / 3)
+        assert float(token_entropy(logs, mask)) == pytest.approx(1.75 / 3)
         values = torch.tensor([[2.0, -1.0, 0.5, filler, filler]])
         assert float(masked_mean(values, mask)) == pytest.approx(0.5)
         assert float(masked_variance(values, mask)) == pytest.approx(2.25)
@@ -81,7 +81,7 @@ def test_r19_padding_changes_nothing():
 
 def test_r19_a_positive_log_probability_is_a_bug():
     with pytest.raises(PrudentError, match="padding or a marker"):
-        surprise(torch.tensor([[-0.5, 1.0]]), torch.tensor([[1, 1]]))
+        token_entropy(torch.tensor([[-0.5, 1.0]]), torch.tensor([[1, 1]]))
 
 
 def test_check_11_token_rewards_with_unit_variance_are_vanilla_bit_for_bit():
@@ -99,10 +99,10 @@ def test_check_11_token_rewards_with_unit_variance_are_vanilla_bit_for_bit():
 
 def test_generalised_advantages_against_the_definition():
     rewards, values = torch.tensor([[1.0, 0.0, 2.0]]), torch.tensor([[0.5, 1.0, -1.0]])
-    discount, trace = 0.9, 0.8
+    gamma, gae_lambda = 0.9, 0.8
     deltas = [1 + 0.9 * 1.0 - 0.5, 0 + 0.9 * -1.0 - 1.0, 2 + 1.0]
-    expected = [sum((discount * trace) ** k * deltas[t + k] for k in range(3 - t)) for t in range(3)]
-    advantages, returns = generalised_advantages(rewards, values, torch.ones(1, 3), discount, trace)
+    expected = [sum((gamma * gae_lambda) ** k * deltas[t + k] for k in range(3 - t)) for t in range(3)]
+    advantages, returns = generalised_advantages(rewards, values, torch.ones(1, 3), gamma, gae_lambda)
     assert advantages[0].tolist() == pytest.approx(expected)
     torch.testing.assert_close(returns, advantages + values)
 

@@ -15,7 +15,7 @@ from prudent.features.rendering import Renderer
 from prudent.policies.estimates import ReferenceStatistics
 from prudent.policies.objectives import shape
 from prudent.policies.rl.checkpoints import latest_checkpoint
-from prudent.policies.rl.engine import Trainer, TrainOptions, UpdateOptions
+from prudent.policies.rl.engine import Trainer, TrainingPrompts, TrainOptions, UpdateOptions
 from prudent.policies.rl.packing import Group, fill, pack
 from prudent.policies.rl.policy import LoraOptions, Policy, round_stochastically, rounding_noise
 from prudent.policies.rl.rollouts import Rollouts, groups_of, pack_and_score, roll_out
@@ -59,7 +59,8 @@ def new_trainer(folder=None, *, steps=6, lora=TOP_TWO, scorer=None, **changes):
     )
     ids = Renderer(tokenizer).prompts(PROMPTS)
     statistics = ReferenceStatistics(torch.zeros(3, 4, dtype=torch.float64), 1.0, 1e-2, torch.ones(4))
-    return Trainer(policy, tokenizer, ids, scorer or Letters(), statistics, options, describe=PROMPTS, folder=folder)
+    prompts = TrainingPrompts(ids, PROMPTS)
+    return Trainer(policy, tokenizer, prompts, scorer or Letters(), statistics, options, folder=folder)
 
 
 def state(trainer):
@@ -145,12 +146,12 @@ def test_gradients_don_t_depend_on_how_rows_are_packed():
     for budget in (8, 64, 512):
         policy, tokenizer = new_policy()
         ids = Renderer(tokenizer).prompts(PROMPTS)
-        rollouts = roll_out(policy, tokenizer, ids, [0, 1, 2, 3], completions=3, max_new_tokens=5, seed=1)
+        rollouts = roll_out(policy.sampler(), tokenizer, ids, [0, 1, 2, 3], completions=3, max_new_tokens=5, seed=1)
         found = pack_and_score(policy, rollouts, Letters(), budget)
         statistics = ReferenceStatistics(torch.zeros(3, 4, dtype=torch.float64), 1.0, 1e-2, torch.ones(4))
         shaped = shape("bregman", found.scores, torch.tensor(rollouts.prompts), statistics, 0.1)
         update = UpdateOptions(completions=3)
-        rloo_backward(policy, Scored(found.rows, found.references, shaped, 12), update, PROMPTS * 3, Meter())
+        rloo_backward(policy, Scored(found.rows, found.references, shaped, 12, PROMPTS * 3), update, Meter())
         gradients.append(torch.cat([p.grad.flatten() for p in policy.trainable().values() if p.grad is not None]))
     for other in gradients[1:]:
         torch.testing.assert_close(other, gradients[0], atol=1e-6, rtol=1e-4)
@@ -177,7 +178,7 @@ def test_training_raises_the_reward(update):
     history = trainer.train()
     first, last = (sum(h["reward"] for h in part) / 8 for part in (history[:8], history[-8:]))
     assert last > first + 0.3
-    assert all(h["kl_k3"] >= 0 and h["surprise"] >= 0 for h in history)
+    assert all(h["kl_k3"] >= 0 and h["entropy"] >= 0 for h in history)
 
 
 @pytest.mark.parametrize("algorithm", ["rloo", "ppo"])
@@ -223,7 +224,13 @@ def test_a_reward_that_is_not_finite_stops_before_the_step_and_names_the_prompt(
 def test_a_broken_policy_stops_before_the_step():
     trainer = new_trainer(lora=None, objective="vanilla")
     rollouts = roll_out(
-        trainer.policy, trainer.tokenizer, trainer.prompts[:1], [0], completions=4, max_new_tokens=4, seed=0
+        trainer.policy.sampler(),
+        trainer.tokenizer,
+        trainer.prompts.ids[:1],
+        [0],
+        completions=4,
+        max_new_tokens=4,
+        seed=0,
     )
     found = pack_and_score(trainer.policy, rollouts, Letters(), 64)
     with torch.no_grad():
@@ -231,7 +238,7 @@ def test_a_broken_policy_stops_before_the_step():
     shaped = shape("vanilla", found.scores, torch.zeros(4, dtype=torch.long), trainer.statistics, 0.1)
     with pytest.raises(PrudentError, match="log-probability of the policy is not finite"):
         rloo_backward(
-            trainer.policy, Scored(found.rows, found.references, shaped, 4), UpdateOptions(), PROMPTS * 4, Meter()
+            trainer.policy, Scored(found.rows, found.references, shaped, 4, PROMPTS * 4), UpdateOptions(), Meter()
         )
 
 
@@ -256,7 +263,7 @@ def test_all_equal_rewards_and_long_prompts_are_counted_and_don_t_crash():
     trainer = new_trainer(steps=2, objective="vanilla", scorer=Constant())
     history = trainer.train()
     assert all(h["equal_reward_groups"] == 1.0 for h in history)
-    assert all(0 <= h["no_end_mark"] <= 1 and 0 <= h["empty"] <= 1 for h in history)
+    assert all(0 <= h["truncated_share"] <= 1 and 0 <= h["empty"] <= 1 for h in history)
 
 
 KILLED = """

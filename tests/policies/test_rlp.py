@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,14 +117,14 @@ def test_information_rises_with_correlation_and_is_lowest_at_independence() -> N
 def test_weight_zero_is_ordinary_training_to_the_bit() -> None:
     generator = torch.Generator().manual_seed(0)
     chosen, rejected, one, other = torch.randn(4, 40, 6, generator=generator).unbind(0)
-    options = {"steps": 30, "hidden": 8, "latent": 4, "seed": 3}
-    plain = views.fit_views(chosen, rejected, **options)
-    zero = views.fit_views(chosen, rejected, (one, other), weight=0.0, **options)
-    moved = views.fit_views(chosen, rejected, (one, other), weight=0.5, **options)
+    options = views.ViewOptions(steps=30, hidden=8, latent=4)
+    plain = views.fit_views(chosen, rejected, options=options, seed=3)
+    zero = views.fit_views(chosen, rejected, (one, other), replace(options, weight=0.0), seed=3)
+    moved = views.fit_views(chosen, rejected, (one, other), options, seed=3)
     probe = torch.randn(9, 6, generator=generator)
     assert torch.equal(plain(probe), zero(probe)) and not torch.equal(plain(probe), moved(probe))
     assert torch.equal(views.view_model_of(moved.state_dict())(probe), moved(probe))
-    better = views.fit_views(chosen + 1, rejected, steps=200, hidden=8, latent=4)
+    better = views.fit_views(chosen + 1, rejected, options=replace(options, steps=200))
     assert float((better(chosen + 1) > better(rejected)).double().mean()) > 0.9
     with pytest.raises(PrudentError, match="at least two prompts"):
         moved.bottleneck(one[:1], other[:1], generator)

@@ -86,8 +86,8 @@ def entailment_test(name: str, device: str | None = None) -> Callable[[Sequence[
     except (OSError, ValueError) as error:
         raise PrudentError(f"NLI model {name!r} can't be loaded: {str(error).splitlines()[0]}") from error
     labels = {str(label).casefold(): int(number) for number, label in model.config.id2label.items()}
-    place = next((number for label, number in labels.items() if label.startswith("entail")), None)
-    if place is None:
+    entailment = next((number for label, number in labels.items() if label.startswith("entail")), None)
+    if entailment is None:
         raise PrudentError(f"{name} has labels {', '.join(labels)} and none is entailment; give an NLI model")
 
     @torch.inference_mode()
@@ -98,7 +98,7 @@ def entailment_test(name: str, device: str | None = None) -> Callable[[Sequence[
             ids = tokenizer(
                 [a for a, _ in batch], [b for _, b in batch], padding=True, truncation=True, return_tensors="pt"
             ).to(model.device)
-            decided += (model(**ids).logits.argmax(-1) == place).tolist()
+            decided += (model(**ids).logits.argmax(-1) == entailment).tolist()
         return decided
 
     return test
@@ -113,8 +113,8 @@ def groups_by_entailment(texts: Sequence[str], test: Callable[[Sequence[tuple[st
 
 @dataclass(frozen=True)
 class Synthetic:
-    """One prompt's synthetic preference. chosen, rejected: places among its samples, None where there is none, with the
-    reason. confidence: share of the samples in the largest group. size: of that group."""
+    """One prompt's synthetic preference. chosen, rejected: indices among its samples, None where there is none, with
+    the reason. confidence: share of the samples in the largest group. size: of that group."""
 
     chosen: int | None
     rejected: int | None

@@ -18,8 +18,8 @@ class Pick:
     """What is picked for one prompt. index: of the candidate. reward: by the rule, centred on the prompt. mean: of its
     raw scores over members. deviation: sample deviation (ddof=1) over members of its centred score, None for one
     member. by_rule: what other rules pick. margin: reward minus the runner-up's, 0 for a tie (the first one is taken).
-    best, best_by_rule: (N,) bool, every candidate that ties for the highest reward, by the rule and by the others; what
-    a pick is worth is the mean over these, since which of them comes first is luck.
+    best, best_by_rule: (N,) bool, every candidate that ties for the highest reward, by the rule and by the others; a
+    pick's value is the mean over these, since which of them comes first is luck.
     """
 
     index: int

@@ -22,16 +22,16 @@ def log_probabilities(reference: torch.Tensor) -> torch.Tensor:
     total = reference.sum(-1, keepdim=True)
     wrong = ~((reference >= 0).all(-1, keepdim=True) & ((total - 1).abs() <= 1e-6))
     if bool(wrong.any()):
-        place = torch.nonzero(wrong[..., 0])[0].tolist()
+        row = torch.nonzero(wrong[..., 0])[0].tolist()
         raise PrudentError(
-            f"reference holds no probabilities at row {place or 0} (it sums to {total[wrong][0].item():.6g}); "
+            f"reference holds no probabilities at row {row or 0} (it sums to {total[wrong][0].item():.6g}); "
             "every row must be >= 0 and sum to 1 within 1e-6"
         )
     return torch.log(reference) - torch.log(total)
 
 
 def require_usable(values: torch.Tensor, name: str, support: torch.Tensor, low: float = MINUS_INFINITY) -> torch.Tensor:
-    """``values`` with masked places set to 0, or PrudentError naming the first one that can't be used."""
+    """``values`` with masked entries set to 0, or PrudentError naming the first one that can't be used."""
     try:
         if values.shape[-support.ndim :] != support.shape or not bool(support.all()):
             values = masked(values, support, 0.0)
@@ -44,16 +44,17 @@ def require_usable(values: torch.Tensor, name: str, support: torch.Tensor, low: 
     least, most = torch.aminmax(values)  # two numbers tell; a search over beta asks thousands of times
     if not bool(torch.isfinite(least) & torch.isfinite(most) & (least >= low)):
         bad = ~(torch.isfinite(values) & (values >= low))
-        place = torch.nonzero(bad)[0].tolist()
+        index = torch.nonzero(bad)[0].tolist()
         wanted = "finite" if low == MINUS_INFINITY else f"finite and at least {low:g}"
         raise PrudentError(
-            f"{name} is {values[tuple(place)].item()} at (..., prompt, candidate) {place}, must be {wanted}; "
-            "mend it, or give the candidate reference probability 0 to leave it out"
+            f"{name} is {values[tuple(index)].item()} at (..., prompt, candidate) {index}, must be {wanted}; "
+            "fix it, or give the candidate reference probability 0 to leave it out"
         )
     return values
 
 
 def require_beta(beta: ArrayLike) -> torch.Tensor:
+    """beta in float64, or PrudentError: positive, finite, and one for all of a prompt's candidates."""
     values = as_tensor(beta, torch.float64)
     if values.ndim and values.shape[-1] != 1:
         raise PrudentError(

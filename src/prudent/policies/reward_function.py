@@ -79,7 +79,7 @@ class RewardFunction:
         owner = torch.tensor([i for _, i, _ in flat])
         self.statistics = reference_statistics(scores, owner, floor=floor, together=together)
 
-    def _places(self, prompts: Sequence[Any]) -> torch.Tensor:
+    def _indices(self, prompts: Sequence[Any]) -> torch.Tensor:
         missing = [prompt for prompt in prompts if prompt_key(prompt) not in self.index]
         if missing:
             raise PrudentError(
@@ -102,7 +102,7 @@ class RewardFunction:
         return scores, shape(
             self.objective,
             scores,
-            self._places(prompts),
+            self._indices(prompts),
             statistics,
             self.beta,
             member=self.member,

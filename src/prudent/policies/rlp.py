@@ -16,7 +16,7 @@ import torch
 from prudent.errors import PrudentError
 from prudent.policies.answer_groups import NO_ANSWER, synthetic_pair
 from prudent.policies.finite import beta_for_kl, kl, solve, value
-from prudent.policies.views import ViewModel, fit_views
+from prudent.policies.views import ViewModel, ViewOptions, fit_views
 from prudent.rewards.heads import bootstrap_counts, choose_ridge, fit_heads
 from prudent.rewards.uncertainty import centre
 from prudent.seeding import Seed, numpy_generator, spawn, torch_generator
@@ -89,7 +89,7 @@ class Model:
 
 @dataclass
 class Pairs:
-    """Preferences by place: prompt, chosen and rejected candidate, (n,) each."""
+    """Preferences by index: prompt, chosen and rejected candidate, (n,) each."""
 
     prompt: torch.Tensor
     chosen: torch.Tensor
@@ -100,6 +100,7 @@ class Pairs:
         return len(self.prompt)
 
     def joined(self, other: Pairs) -> Pairs:
+        """These pairs and the other's, with the other's facts."""
         return Pairs(
             torch.cat([self.prompt, other.prompt]),
             torch.cat([self.chosen, other.chosen]),
@@ -109,7 +110,7 @@ class Pairs:
 
 
 def standardised(problem: PoolProblem) -> torch.Tensor:
-    """Features in units of the labelled prompts' spread: everything that heads and networks see."""
+    """Features standardised on the labelled prompts' candidates: everything that heads and networks see."""
     flat = problem.features[problem.labelled][problem.present[problem.labelled]].float()
     return (problem.features.float() - flat.mean(0)) / flat.std(0).clamp_min(1e-6)
 
@@ -122,9 +123,9 @@ def labelled_pairs(problem: PoolProblem, options: Options, seed: Seed) -> Pairs:
     usable = [p for p in pool.tolist() if len(problem.gold[p][problem.present[p]].unique()) > 1]
     if not usable:
         raise PrudentError("gold is constant within every labelled prompt, so there is nothing to prefer")
-    places = torch.tensor(usable)
+    known = torch.tensor(usable)
     while need > 0:
-        p = places[torch.randint(len(places), (2 * need,), generator=generator)]
+        p = known[torch.randint(len(known), (2 * need,), generator=generator)]
         counts = problem.present[p].sum(1)
         a = (torch.rand(len(p), generator=generator, dtype=torch.float64) * counts).long()
         b = (a + 1 + (torch.rand(len(p), generator=generator, dtype=torch.float64) * (counts - 1)).long()) % counts
@@ -196,14 +197,14 @@ def spg_pairs(
     made: list[tuple[int, int, int]] = []
     reasons: dict[str, int] = {}
     confidence = 0.0
-    for row, (place, child) in enumerate(zip(prompts.tolist(), spawn(seed, len(prompts)))):
+    for row, (prompt, child) in enumerate(zip(prompts.tolist(), spawn(seed, len(prompts)))):
         drawn = samples[row] if repeats else samples[row].unique()
-        found = synthetic_pair(problem.labels[place, drawn].tolist(), reward[row, drawn].tolist(), gamma, child)
+        found = synthetic_pair(problem.labels[prompt, drawn].tolist(), reward[row, drawn].tolist(), gamma, child)
         confidence += found.confidence
         if found.chosen is None or found.rejected is None:
             reasons[found.reason or ""] = reasons.get(found.reason or "", 0) + 1
         else:
-            made.append((place, int(drawn[found.chosen]), int(drawn[found.rejected])))
+            made.append((prompt, int(drawn[found.chosen]), int(drawn[found.rejected])))
     pairs = pairs_of(made)
     pairs.facts = {
         "coverage": len(made) / len(prompts),
@@ -246,7 +247,7 @@ def precision(problem: PoolProblem, pairs: Pairs) -> float | None:
 
 
 def judge(problem: PoolProblem, features: torch.Tensor, model: Model, options: Options) -> dict[str, float]:
-    """What a reward model is worth on the test prompts, gold from the reference.
+    """How a reward model does on the test prompts; gold counts from the reference's.
 
     gold, kl: of its exact policy. best: of its argmax. accuracy: on pairs of test candidates of unequal gold.
     policy_accuracy: the same, pairs weighted by how often the policy draws both. variance: members' variance of the
@@ -328,8 +329,7 @@ def fit_network(
         features[labelled.prompt, labelled.chosen].float(),
         features[labelled.prompt, labelled.rejected].float(),
         views,
-        weight=options.weight if views is not None else 0.0,
-        steps=options.steps,
+        ViewOptions(options.weight, steps=options.steps),
         seed=seed,
     )
     return Model(None, network)

@@ -136,7 +136,7 @@ def solve_dense(matrix: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
         if bool((~sound | (size < 1e-15)).all()):
             break
     for index in torch.nonzero(~sound):
-        place = tuple(index.tolist())
-        singular = matrix.expand(*lead, *matrix.shape[-2:])[place]
-        solution[place] = _least_norm((singular + singular.T) / 2, vector[place])
+        at = tuple(index.tolist())
+        singular = matrix.expand(*lead, *matrix.shape[-2:])[at]
+        solution[at] = _least_norm((singular + singular.T) / 2, vector[at])
     return solution

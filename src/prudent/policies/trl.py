@@ -168,7 +168,7 @@ def _require_finite(rewards: torch.Tensor, arguments: tuple[Any, ...]) -> None:
     """Stop before the optimiser step where a reward is not finite, naming its prompt where this process holds it."""
     bad = (~torch.isfinite(rewards)).any(dim=1)
     if bool(bad.any()):
-        place = int(bad.nonzero()[0])
+        index = int(bad.nonzero()[0])
         prompts = arguments[1] if len(arguments) > 1 else []
-        named = str(prompts[place])[:200] if place < len(prompts) else f"completion {place} of the batch"
-        raise PrudentError(f"the reward of {named!r} is {rewards[place].tolist()}; the step was not taken")
+        named = str(prompts[index])[:200] if index < len(prompts) else f"completion {index} of the batch"
+        raise PrudentError(f"the reward of {named!r} is {rewards[index].tolist()}; the step was not taken")

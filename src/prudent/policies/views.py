@@ -6,6 +6,8 @@ Frozen features go through a small trainable trunk; the reward is a linear head 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
@@ -49,8 +51,8 @@ class ViewModel(nn.Module):
         super().__init__()
         self.trunk = nn.Sequential(nn.Linear(width, hidden), nn.Tanh())
         self.reward = nn.Linear(hidden, 1, bias=False)
-        self.mean = three_layers(hidden, latent)
-        self.log_variance = three_layers(hidden, latent)
+        self.mean = _three_layers(hidden, latent)
+        self.log_variance = _three_layers(hidden, latent)
         self.critic = nn.Sequential(nn.Linear(2 * latent, hidden), nn.ReLU(), nn.Linear(hidden, 1))
         for parameter in self.parameters():
             with torch.no_grad():
@@ -78,41 +80,47 @@ class ViewModel(nn.Module):
         return symmetric_kl(means[0], variances[0], means[1], variances[1]).mean() - information
 
 
-def three_layers(width: int, out: int) -> nn.Sequential:
+def _three_layers(width: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, out))
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """weight: of the bottleneck beside the preferences' loss. hidden, latent: widths. decay: AdamW's weight decay."""
+
+    weight: float = 0.5
+    hidden: int = 64
+    latent: int = 16
+    steps: int = 300
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    decay: float = 1e-2
 
 
 def fit_views(
     chosen: torch.Tensor,
     rejected: torch.Tensor,
     views: tuple[torch.Tensor, torch.Tensor] | None = None,
+    options: ViewOptions = ViewOptions(),
     *,
-    weight: float = 0.5,
-    hidden: int = 64,
-    latent: int = 16,
-    steps: int = 300,
-    batch_size: int = 64,
-    learning_rate: float = 1e-3,
-    decay: float = 1e-2,
-    row_weights: torch.Tensor | None = None,
     seed: Seed = 0,
 ) -> ViewModel:
-    """A reward model from pairs (n, d) each, with the bottleneck on ``views`` ((m, d), (m, d)) at ``weight``.
+    """A reward model from pairs (n, d) each, with the bottleneck on ``views`` ((m, d), (m, d)).
 
     The model maps features (..., d) to rewards (...). weight 0 or no views is ordinary Bradley-Terry training, to
-    the bit: the order of pairs and the start depend on the seed alone. row_weights: (n,), for bootstraps.
+    the bit: the order of pairs and the start depend on the seed alone.
     """
     start, pair_seed, view_seed, noise_seed = spawn(seed, 4)
-    model = ViewModel(chosen.shape[-1], hidden, latent, torch_generator(start))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=decay)
+    model = ViewModel(chosen.shape[-1], options.hidden, options.latent, torch_generator(start))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=options.decay)
     pairs, other, noise = (torch_generator(s) for s in (pair_seed, view_seed, noise_seed))
-    drawn = torch.ones(len(chosen)) if row_weights is None else row_weights.float()
-    for _ in range(steps):
-        rows = torch.multinomial(drawn, min(batch_size, len(chosen)), replacement=True, generator=pairs)
+    even = torch.ones(len(chosen))
+    for _ in range(options.steps):
+        rows = torch.multinomial(even, min(options.batch_size, len(chosen)), replacement=True, generator=pairs)
         loss = nn.functional.softplus(model(rejected[rows]) - model(chosen[rows])).mean()
-        if views is not None and weight > 0:
-            picked = torch.randperm(len(views[0]), generator=other)[:batch_size]
-            loss = loss + weight * model.bottleneck(views[0][picked], views[1][picked], noise)
+        if views is not None and options.weight > 0:
+            picked = torch.randperm(len(views[0]), generator=other)[: options.batch_size]
+            loss = loss + options.weight * model.bottleneck(views[0][picked], views[1][picked], noise)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

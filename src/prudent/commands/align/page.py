@@ -22,7 +22,7 @@ CURVES = (
     ("truth", "true value on the training prompts"),
     ("kl", "KL from the reference (nats)"),
     ("length_tokens", "length (tokens)"),
-    ("surprise", "surprise per token (nats)"),
+    ("entropy", "entropy per token (nats, -log pi of the samples)"),
 )
 
 

@@ -23,7 +23,7 @@ from prudent.features.processes import Processes
 from prudent.policies.estimates import ReferenceStatistics, reference_statistics
 from prudent.policies.finite import kl, value
 from prudent.policies.objectives import OBJECTIVES
-from prudent.policies.rl.engine import Step, Trainer, TrainOptions, UpdateOptions
+from prudent.policies.rl.engine import Step, Trainer, TrainingPrompts, TrainOptions, TrueValues, UpdateOptions
 from prudent.policies.rl.packing import fill, pack
 from prudent.policies.rl.policy import LoraOptions, Policy
 from prudent.policies.rl.rollouts import Rollouts, groups_of, roll_out
@@ -95,9 +95,9 @@ def judge(
     settings: Settings,
     seed: Seed,
 ) -> tuple[dict[str, Any], Rollouts]:
-    """A final policy on the test prompts: true value, KL, length, surprise, per prompt and over all; its samples."""
+    """A final policy on the test prompts: true value, KL, length, entropy, per prompt and over all; its samples."""
     rollouts = roll_out(
-        policy,
+        policy.sampler(),
         models.tokenizer,
         prompt_ids,
         range(len(side)),
@@ -107,25 +107,25 @@ def judge(
     )
     together, _ = groups_of(rollouts, None)
     distance = torch.zeros(len(rollouts.texts), dtype=torch.float64)
-    surprise = torch.zeros(len(rollouts.texts), dtype=torch.float64)
+    entropy = torch.zeros(len(rollouts.texts), dtype=torch.float64)
     for content in fill(together, TrainOptions.pack_tokens):
         row = pack(content)
         with torch.no_grad():
             reference = policy.reference_pass(row)
             current = policy.policy_pass(row, reference.trunk).log_probabilities
         distance[row.names] = segment_sums(current - reference.log_probabilities, row).double().cpu()
-        surprise[row.names] = -segment_sums(current, row).double().cpu()
-    worth = judged.test(rollouts.prompts, rollouts.texts, None)
+        entropy[row.names] = -segment_sums(current, row).double().cpu()
+    values = judged.test(rollouts.prompts, rollouts.texts, None)
     size = (len(side), settings.eval_samples)
     lengths = torch.tensor([len(ids) for ids in rollouts.completions], dtype=torch.float64)
     return {
-        "value": float(worth.mean()),
-        "value_by_prompt": worth.reshape(size).mean(1).tolist(),
+        "value": float(values.mean()),
+        "value_by_prompt": values.reshape(size).mean(1).tolist(),
         "kl": float(distance.mean()),
         "kl_by_prompt": distance.reshape(size).mean(1).tolist(),
         "length_tokens": float(lengths.mean()),
-        "surprise_per_token": float(surprise.sum() / lengths.sum()),
-        "no_end_mark": sum(not e for e in rollouts.ended) / len(rollouts.ended),
+        "entropy_per_token": float(entropy.sum() / lengths.sum()),
+        "truncated_share": sum(not e for e in rollouts.ended) / len(rollouts.ended),
         "empty": sum(not t.strip() for t in rollouts.texts) / len(rollouts.texts),
     }, rollouts
 
@@ -156,14 +156,12 @@ def one_run(
     trainer = Trainer(
         policy,
         models.tokenizer,
-        ids,
+        TrainingPrompts(ids, [prompt[-1]["content"][:80] for prompt in problem.train.prompts]),
         scorer,
         statistics_of(heads, problem.train, settings.floor),
         train_options(settings, objective, run, train_seed),
-        describe=[prompt[-1]["content"][:80] for prompt in problem.train.prompts],
         folder=folder,
-        truth=truth,
-        reference_truth=side_values(problem.train, judged.train),
+        truth=TrueValues(truth, side_values(problem.train, judged.train)),
     )
     history = trainer.train(report)
     test_ids = models.encoder.renderer.prompts(problem.test.prompts)

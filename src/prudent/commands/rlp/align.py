@@ -22,7 +22,7 @@ from prudent.commands.common import print_json, say
 from prudent.errors import PrudentError
 from prudent.evaluation.intervals import paired_bootstrap
 from prudent.policies.answer_groups import label_pool, synthetic_pair
-from prudent.policies.rl.engine import Step, Trainer
+from prudent.policies.rl.engine import Step, Trainer, TrainingPrompts, TrueValues
 from prudent.policies.rl.policy import Policy
 from prudent.policies.rl.rollouts import Rollouts, roll_out
 from prudent.policies.rl.scorers import HeadScorer
@@ -121,7 +121,7 @@ def one_round(state: State, number: int, given: dict[str, Any]) -> dict[str, Any
     found, _ = judge(policy, state.models, state.test, state.judged, test_ids, state.settings, judge_seed)
     train_ids = state.models.encoder.renderer.prompts(state.train.prompts)
     rollouts = roll_out(
-        policy,
+        policy.sampler(),
         state.models.tokenizer,
         train_ids,
         range(len(state.train)),
@@ -157,13 +157,11 @@ def trained(policy: Policy, heads: HeadEnsemble, state: State, number: int, seed
     trainer = Trainer(
         policy,
         state.models.tokenizer,
-        ids,
+        TrainingPrompts(ids, [p[-1]["content"][:80] for p in state.train.prompts]),
         scorer,
         statistics_of(heads, state.train, state.settings.floor),
         train_options(state.settings, "vanilla", 0, seed),
-        truth=truth,
-        describe=[p[-1]["content"][:80] for p in state.train.prompts],
-        reference_truth=side_values(state.train, state.judged.train),
+        truth=TrueValues(truth, side_values(state.train, state.judged.train)),
     )
     return trainer.train(tell)
 

@@ -1,7 +1,7 @@
 """The arithmetic of policy gradients as pure functions on tensors: KL estimators, advantages, clipped losses.
 
 Padding never enters: every function takes a mask (1 where a token counts) and returns the same result whatever stands
-at the other places. Sample statistics (ddof=1) throughout.
+at the other positions. Sample statistics (ddof=1) throughout.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ class KLEstimate(NamedTuple):
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean over the places where ``mask`` is 1; zero where there are none."""
+    """Mean over the positions where ``mask`` is 1; zero where there are none."""
     kept = torch.where(mask.bool(), values, torch.zeros((), dtype=values.dtype, device=values.device))
     return kept.sum() / mask.sum().clamp(min=1)
 
 
 def masked_variance(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Sample variance (ddof=1) over the masked places; NaN with fewer than two of them."""
+    """Sample variance (ddof=1) over the masked positions; NaN with fewer than two of them."""
     selected = values[mask.bool()]
     return selected.var() if selected.numel() > 1 else torch.full((), float("nan"), dtype=values.dtype)
 
 
 def whiten(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Zero mean and unit sample standard deviation over the masked places, zero elsewhere.
+    """Zero mean and unit sample standard deviation over the masked positions, zero elsewhere.
 
-    With one valid token, or no spread at all, there is nothing to scale by: the values are returned as they are
-    (one token) or centred (no spread), always finite.
+    With one valid token, or equal values, there is nothing to scale by: the values are returned as they are
+    (one token) or centred (equal values), always finite.
     """
     kept = mask.bool()
     zero = torch.zeros((), dtype=values.dtype, device=values.device)
@@ -67,7 +67,7 @@ def kl_estimates(log_policy: torch.Tensor, log_reference: torch.Tensor) -> KLEst
     return KLEstimate(k1, 0.5 * k1.square(), k3, int((k1.detach().abs() > LOG_RATIO_LIMIT).sum()))
 
 
-def surprise(log_probabilities: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def token_entropy(log_probabilities: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Mean of -log pi over valid tokens: a sampled estimate of the entropy per token, in nats.
 
     A log-probability above zero at a valid token is a bug wherever it came from, and raises.
@@ -89,8 +89,8 @@ def _grouped(rewards: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torc
     if rewards.numel() % group_size:
         raise PrudentError(f"{rewards.numel()} rewards don't divide into groups of {group_size} completions a prompt")
     groups = rewards.reshape(-1, group_size)
-    spread = groups.max(dim=1).values - groups.min(dim=1).values
-    return groups, spread <= EQUAL_TOLERANCE * (1 + groups.abs().max(dim=1).values)
+    width = groups.max(dim=1).values - groups.min(dim=1).values
+    return groups, width <= EQUAL_TOLERANCE * (1 + groups.abs().max(dim=1).values)
 
 
 def leave_one_out(rewards: torch.Tensor, group_size: int) -> GroupAdvantages:
@@ -136,9 +136,9 @@ def token_rewards(
 
 
 def generalised_advantages(
-    rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, discount: float = 1.0, trace: float = 0.95
+    rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float = 1.0, gae_lambda: float = 0.95
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """GAE (Schulman et al. 2016): advantages and returns, both (N, T), zero at masked places.
+    """GAE (Schulman et al. 2016): advantages and returns, both (N, T), zero at masked positions.
 
     rewards, values, mask: (N, T), valid tokens first in each row; the value after the last valid token is zero.
     """
@@ -147,11 +147,11 @@ def generalised_advantages(
     values = torch.where(kept, values, zero)
     rewards = torch.where(kept, rewards, zero)
     following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
-    surprise_ = rewards + discount * following - values
+    td_error = rewards + gamma * following - values
     advantages = torch.zeros_like(values)
     running = torch.zeros_like(values[:, 0])
     for step in range(values.shape[1] - 1, -1, -1):
-        running = torch.where(kept[:, step], surprise_[:, step] + discount * trace * running, zero)
+        running = torch.where(kept[:, step], td_error[:, step] + gamma * gae_lambda * running, zero)
         advantages[:, step] = running
     return advantages, torch.where(kept, advantages + values, zero)
 

@@ -35,7 +35,7 @@ from prudent.policies.rl.updates import (
 )
 from prudent.seeding import Seed, numpy_generator, spawn
 
-__all__ = ["Step", "TrainOptions", "Trainer", "UpdateOptions"]
+__all__ = ["Step", "TrainOptions", "Trainer", "TrainingPrompts", "TrueValues", "UpdateOptions"]
 
 
 @dataclass(frozen=True)
@@ -67,35 +67,48 @@ class Step:
     seconds: dict[str, float]
 
 
-class Trainer:
-    """A policy in training on prompts, each given as token ids with the text to score it by.
+@dataclass(frozen=True)
+class TrainingPrompts:
+    """ids: (P) token ids, each ending where the completion begins. names: (P) one short text a prompt, for errors."""
 
-    prompts: (P) token ids, ending where the completion begins. scorer: members' scores of completions.
+    ids: Sequence[list[int]]
+    names: Sequence[str]
+
+
+@dataclass(frozen=True)
+class TrueValues:
+    """What is known of the truth, for the log alone. of: the true value (N,) of rollouts, from the texts or the
+    features (N, d). reference: (P,) the reference's on each prompt; the log then holds ``truth_gain`` too, which
+    prompts of unequal value don't move."""
+
+    of: Callable[[Rollouts, torch.Tensor | None], torch.Tensor]
+    reference: torch.Tensor
+
+
+class Trainer:
+    """A policy in training on prompts.
+
+    scorer: members' scores of completions.
     statistics: centre per prompt (indexed as ``prompts``) and scale of the variance, from samples of the reference.
-    describe: one short name a prompt, for errors. folder: where checkpoints go, or None. truth: the true value (N,) of
-    rollouts, from the texts or the features, for the log alone. reference_truth: (P,) what the reference is worth on
-    each prompt; the log then holds ``truth_gain`` too, which prompts of unequal worth don't move.
+    folder: where checkpoints go, or None. truth: None where none is known.
     """
 
     def __init__(
         self,
         policy: Policy,
         tokenizer: Any,
-        prompts: Sequence[list[int]],
+        prompts: TrainingPrompts,
         scorer: Scorer,
         statistics: ReferenceStatistics,
         options: TrainOptions,
         *,
-        describe: Sequence[str],
         folder: Path | None = None,
-        truth: Callable[[Rollouts, torch.Tensor | None], torch.Tensor] | None = None,
-        reference_truth: torch.Tensor | None = None,
+        truth: TrueValues | None = None,
     ) -> None:
         from accelerate import Accelerator
 
-        self.policy, self.prompts, self.scorer, self.statistics = policy, list(prompts), scorer, statistics
-        self.options, self.describe, self.folder = options, list(describe), folder
-        self.tokenizer, self.truth, self.reference_truth = tokenizer, truth, reference_truth
+        self.policy, self.prompts, self.scorer, self.statistics = policy, prompts, scorer, statistics
+        self.options, self.folder, self.tokenizer, self.truth = options, folder, tokenizer, truth
         self.accelerator = Accelerator()
         if options.prompts % self.accelerator.num_processes:
             raise PrudentError(
@@ -120,7 +133,7 @@ class Trainer:
         return {**self.policy.trainable(), **(head if self.options.update.algorithm == "ppo" else {})}
 
     def train(self, report: Callable[[Step], None] = lambda step: None) -> list[Any]:
-        """Run the steps that are left; ``report`` sees each. Returns the history of all steps, resumed included."""
+        """Run the steps that are left; ``report`` is given each. Returns the history of all steps, resumed included."""
         while self.done < self.options.steps:
             step = self._step(self.done)
             self.done += 1
@@ -135,13 +148,13 @@ class Trainer:
 
     def chosen(self, step: int) -> list[int]:
         """Prompts of a step: consecutive slices of one shuffle an epoch, the same whatever the number of processes."""
-        size, count = self.options.prompts, len(self.prompts)
-        places = range(step * size, (step + 1) * size)
+        size, count = self.options.prompts, len(self.prompts.ids)
+        positions = range(step * size, (step + 1) * size)
         orders: dict[int, Any] = {}
-        for epoch in {place // count for place in places}:
+        for epoch in {position // count for position in positions}:
             seed = spawn(spawn(self.options.seed, 2)[0], epoch + 1)[-1]
             orders[epoch] = numpy_generator(seed).permutation(count)
-        return [int(orders[place // count][place % count]) for place in places]
+        return [int(orders[i // count][i % count]) for i in positions]
 
     def _step(self, number: int) -> Step:
         clock = Clock()
@@ -153,9 +166,9 @@ class Trainer:
         step_seed = spawn(spawn(options.seed, 2)[1], number + 1)[-1]
         sampling_seed, shuffle_seed = spawn(step_seed, 2)
         rollouts = roll_out(
-            self.policy,
+            self.policy.sampler(),
             self.tokenizer,
-            [self.prompts[i] for i in mine],
+            [self.prompts.ids[i] for i in mine],
             mine,
             completions=options.update.completions,
             max_new_tokens=options.max_new_tokens,
@@ -168,7 +181,10 @@ class Trainer:
         meter = Meter()
         shaped = self._shaped(rollouts, found.scores, shuffle_seed)
         total = len(whole) * options.update.completions
-        self._update(Scored(found.rows, found.references, shaped, total), rollouts, meter)
+        self._update(
+            Scored(found.rows, found.references, shaped, total, [self.prompts.names[i] for i in rollouts.prompts]),
+            meter,
+        )
         clock.lap("policy")
         self._note(meter, rollouts, shaped, found)
         return Step(number + 1, self._means(meter), clock.seconds)
@@ -178,8 +194,8 @@ class Trainer:
         if not bool(torch.isfinite(scores).all()):
             bad = int((~torch.isfinite(scores)).any(dim=0).nonzero()[0])
             raise PrudentError(
-                f"the reward of a completion to {self.describe[rollouts.prompts[bad]]!r} is not finite; the step was "
-                "not taken. Score that text with `prudent score` to see which member fails"
+                f"the reward of a completion to {self.prompts.names[rollouts.prompts[bad]]!r} is not finite; the step "
+                "was not taken. Score that text with `prudent score` to see which member fails"
             )
         return shape(
             options.objective,
@@ -192,24 +208,23 @@ class Trainer:
             seed=seed,
         )
 
-    def _update(self, scored: Scored, rollouts: Rollouts, meter: Meter) -> None:
+    def _update(self, scored: Scored, meter: Meter) -> None:
         update = self.options.update
-        describe = [self.describe[i] for i in rollouts.prompts]
         order = numpy_generator(spawn(spawn(self.options.seed, 3)[2], self.done + 1)[-1])
         if update.algorithm == "rloo":
-            kept = rloo_backward(self.policy, scored, update, describe, meter)
+            kept = rloo_backward(self.policy, scored, update, meter)
             self._apply(meter)
             for _ in range(update.epochs - 1):
                 rloo_again(self.policy, scored, kept, update, range(len(scored.rows)), meter)
                 self._apply(meter)
             return
-        targets = ppo_targets(self.policy, self.value_head, scored, update, describe, meter)
+        targets = ppo_targets(self.policy, self.value_head, scored, update, meter)
         for _ in range(update.epochs):
-            places = order.permutation(len(scored.rows))
-            for part in range(min(update.minibatches, len(places))):
-                chosen = [int(i) for i in places[part :: update.minibatches]]
+            shuffled = order.permutation(len(scored.rows))
+            for part in range(min(update.minibatches, len(shuffled))):
+                chosen = [int(i) for i in shuffled[part :: update.minibatches]]
                 tokens = self._sum(sum(int(targets[i].mask.sum()) for i in chosen))
-                ppo_backward(self.policy, self.value_head, scored, targets, update, chosen, tokens, describe, meter)
+                ppo_backward(self.policy, self.value_head, scored, targets, update, chosen, tokens, meter)
                 self._apply(meter)
 
     def _sum(self, count: int) -> int:
@@ -247,14 +262,13 @@ class Trainer:
             equal = leave_one_out(shaped.reward, self.options.update.completions).equal_share
             meter.add("equal_reward_groups", equal * count, count)
         meter.add("length_tokens", sum(lengths), count)
-        meter.add("no_end_mark", sum(not ended for ended in rollouts.ended), count)
+        meter.add("truncated_share", sum(not ended for ended in rollouts.ended), count)
         meter.add("empty", sum(not text.strip() for text in rollouts.texts), count)
-        meter.add("tokenised_otherwise", found.apart, count)
+        meter.add("retokenization_mismatch", found.mismatched, count)
         if self.truth is not None:
-            worth = float(self.truth(rollouts, found.features).sum())
-            meter.add("truth", worth, count)
-            if self.reference_truth is not None:
-                meter.add("truth_gain", worth - float(self.reference_truth[rollouts.prompts].sum()), count)
+            true_value = float(self.truth.of(rollouts, found.features).sum())
+            meter.add("truth", true_value, count)
+            meter.add("truth_gain", true_value - float(self.truth.reference[rollouts.prompts].sum()), count)
 
     def _means(self, meter: Meter) -> dict[str, float]:
         """Means over all processes' completions."""
@@ -274,6 +288,7 @@ class Clock:
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
+        """Count the time since the last call as ``name``."""
         now = time.perf_counter()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
         self._last = now

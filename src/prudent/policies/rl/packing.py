@@ -28,6 +28,7 @@ class Group:
 
     @property
     def tokens(self) -> int:
+        """Tokens of the prompt and all its segments."""
         return len(self.prompt) + sum(map(len, self.segments))
 
 
@@ -35,7 +36,7 @@ class Group:
 class Pack:
     """One row: ids, positions (T,); mask (T, T), True where the row's token may see the column's.
 
-    sources, targets: (M,) for every action, the place whose hidden state predicts it and the token itself.
+    sources, targets: (M,) for every action, the position whose hidden state predicts it and the token itself.
     owners: (M,) which of the pack's segments it belongs to, in order. segment_of, group_of: (T,) each token's segment
     (-1 in a prompt) and group; group_of_segment: (S,). names: (S,) the completions' names.
     """
@@ -53,6 +54,7 @@ class Pack:
 
     @property
     def tokens(self) -> int:
+        """Length of the row."""
         return len(self.ids)
 
     @property

@@ -132,7 +132,7 @@ class Policy:
         with _only_layers(backbone, 0, layers):
             return _states(backbone, row, row.ids)
 
-    def dtype_now(self) -> torch.dtype:
+    def _dtype_now(self) -> torch.dtype:
         return next(self.base.parameters()).dtype
 
     def _hidden(
@@ -157,7 +157,7 @@ class Policy:
             ids = alone.ids[None].to(self.device)
             whole = self.base(input_ids=ids).logits.float()
             ours = self.head(backbone_of(self.base)(input_ids=ids).last_hidden_state).float()
-        if float((a - b).abs().max()) > (1e-3 if self.dtype_now() == torch.float32 else 0.2):
+        if float((a - b).abs().max()) > (1e-3 if self._dtype_now() == torch.float32 else 0.2):
             raise PrudentError(
                 f"{name} does not honour custom attention masks (packed and separate log-probabilities differ by "
                 f"{float((a - b).abs().max()):.3g}); load it with attn_implementation='sdpa' or use --engine trl"
@@ -170,10 +170,12 @@ class Policy:
 
     @property
     def head(self) -> nn.Module:
+        """The output layer, hidden state -> logits."""
         return self.base.get_output_embeddings()
 
     @property
     def width(self) -> int:
+        """Width of a hidden state."""
         return int(self.base.config.hidden_size)
 
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -222,7 +224,7 @@ class Policy:
         with torch.no_grad():
             for name, layer in layers.items():
                 exact = layer.base_layer.weight.float() + layer.get_delta_weight("default").float()
-                weights[name].copy_(round_stochastically(exact, self.dtype_now(), noise))
+                weights[name].copy_(round_stochastically(exact, self._dtype_now(), noise))
         return self._sampler
 
 

@@ -18,8 +18,8 @@ from prudent.seeding import Seed
 class Rollouts:
     """Completions, those of one prompt side by side.
 
-    prompts: (N,) index of each one's prompt. prompt_ids, completions: token ids, the end mark included where the policy
-    wrote one. ended: whether it did. texts: decoded, without marks.
+    prompts: (N,) index of each one's prompt. prompt_ids, completions: token ids, EOS included where the policy wrote
+    one. ended: whether it did. texts: decoded, without marks.
     """
 
     prompts: list[int]
@@ -51,18 +51,18 @@ class Scorer(Protocol):
 class ScoredRollouts:
     """Packs of the rollouts with the reference's pass over each, members' scores (K, N) and features (N, d) or None.
 
-    apart: completions whose text, tokenised again, is not what was sampled, so that they were read apart.
+    mismatched: completions whose text, tokenised again, is not what was sampled, so that they were read apart.
     """
 
     rows: list[Pack]
     references: list[Pass]
     scores: torch.Tensor
     features: torch.Tensor | None
-    apart: int = 0
+    mismatched: int = 0
 
 
 def roll_out(
-    policy: Policy,
+    model: Any,
     tokenizer: Any,
     prompt_ids: Sequence[list[int]],
     prompts: Sequence[int],
@@ -71,13 +71,11 @@ def roll_out(
     max_new_tokens: int,
     seed: Seed,
     batch_size: int = 64,
-    model: Any = None,
 ) -> Rollouts:
     """``completions`` samples at temperature 1, without truncation, for each prompt: a function of (seed, prompt).
 
-    prompts: (P,) the prompts' indices, prompt_ids their token ids. model: sample this one; None samples the policy.
+    model: what is sampled, such as ``policy.sampler()``. prompts: (P,) indices of the prompts, prompt_ids their tokens.
     """
-    model = policy.sampler() if model is None else model
     drawn = sample_ids(
         model,
         prompt_ids,

@@ -24,6 +24,7 @@ class HeadScorer:
         self.heads, self.encoder, self.prompts, self.shared = heads, encoder, list(prompts), shared
 
     def closed(self, prompts: Sequence[int], texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each answer behind its prompt's, EOS or the template's closing marks included."""
         conversations = self.encoder.renderer.conversations([self.prompts[p] for p in prompts], list(texts))
         return [conversation.response for conversation in conversations]
 
@@ -37,6 +38,7 @@ class HeadScorer:
         return torch.cat(features).cpu()
 
     def scores(self, prompts: Sequence[int], texts: Sequence[str], features: torch.Tensor | None) -> torch.Tensor:
+        """Members' scores (K, N), from features (N, d) where they are at hand."""
         return self.heads.scores(self.features(prompts, texts) if features is None else features)
 
     def features(self, prompts: Sequence[int], texts: Sequence[str]) -> torch.Tensor:

@@ -38,8 +38,8 @@ class UpdateOptions:
     epochs: int = 1
     minibatches: int = 1
     value_coefficient: float = 0.1
-    discount: float = 1.0
-    trace: float = 0.95
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
@@ -53,12 +53,14 @@ class UpdateOptions:
 
 @dataclass
 class Scored:
-    """Rollouts packed and scored: per pack the row and the reference's pass; per completion the shaped reward."""
+    """Rollouts packed and scored: per pack the row and the reference's pass; per completion the shaped reward, and the
+    prompt's short name for errors."""
 
     rows: list[Pack]
     references: list[Pass]
     shaped: Shaped
     total: int  # completions over all processes, by which the summed loss is divided
+    describe: Sequence[str]
 
 
 def segment_sums(values: torch.Tensor, row: Pack) -> torch.Tensor:
@@ -73,11 +75,11 @@ def padded(values: torch.Tensor, row: Pack) -> tuple[torch.Tensor, torch.Tensor]
     owners = row.owners.to(values.device)
     lengths = torch.bincount(owners, minlength=len(row.names))
     starts = lengths.cumsum(0) - lengths
-    place = torch.arange(len(values), device=values.device) - starts[owners]
+    position = torch.arange(len(values), device=values.device) - starts[owners]
     shape = (len(row.names), max(1, int(lengths.max()) if len(lengths) else 1))
     mask = torch.zeros(shape, dtype=torch.bool, device=values.device)
-    mask[owners, place] = True
-    return torch.zeros(shape, dtype=values.dtype, device=values.device).index_put((owners, place), values), mask
+    mask[owners, position] = True
+    return torch.zeros(shape, dtype=values.dtype, device=values.device).index_put((owners, position), values), mask
 
 
 class Meter:
@@ -87,11 +89,13 @@ class Meter:
         self.sums: dict[str, list[float]] = {}
 
     def add(self, name: str, value: torch.Tensor | float, count: float = 1.0) -> None:
+        """Add a sum over ``count`` things."""
         entry = self.sums.setdefault(name, [0.0, 0.0])
         entry[0] += float(value)
         entry[1] += count
 
     def means(self) -> dict[str, float]:
+        """Sum by count of every name; nan where nothing was counted."""
         return {name: total / count if count else float("nan") for name, (total, count) in self.sums.items()}
 
 
@@ -108,25 +112,25 @@ def require_sound(values: torch.Tensor, what: str, row: Pack, describe: Sequence
 
 
 def _measure(meter: Meter, log_policy: torch.Tensor, reference: Pass, row: Pack) -> None:
-    """KL estimates per sequence and the surprise per token, of the policy as it sampled."""
+    """KL estimates per sequence and the entropy per token, of the policy as it sampled."""
     estimate = kl_estimates(log_policy, reference.log_probabilities)
     per_sequence = segment_sums(estimate.k1, row)
     meter.add("kl", per_sequence.sum(), len(row.names))
     meter.add("kl_k3", estimate.k3.sum(), len(row.names))
     meter.add("kl_negative_share", (per_sequence < 0).float().sum(), len(row.names))
     meter.add("clamped_tokens", estimate.clamped, len(log_policy))
-    meter.add("surprise", -log_policy.sum(), len(log_policy))
+    meter.add("entropy", -log_policy.sum(), len(log_policy))
 
 
 def rloo_backward(
-    policy: Policy, scored: Scored, options: UpdateOptions, describe: Sequence[str], meter: Meter
+    policy: Policy, scored: Scored, options: UpdateOptions, meter: Meter
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Gradients of the first (usually the only) epoch; returns each pack's old log-probabilities and advantages."""
     kept = []
     for row, reference in zip(scored.rows, scored.references, strict=True):
         current = policy.policy_pass(row, reference.trunk).log_probabilities
         old = current.detach()
-        require_sound(old, "a log-probability of the policy", row, describe)
+        require_sound(old, "a log-probability of the policy", row, scored.describe)
         penalty = segment_sums(old - reference.log_probabilities, row)
         reward = (
             scored.shaped.reward[row.names].to(penalty)
@@ -135,7 +139,7 @@ def rloo_backward(
         advantages = leave_one_out(reward, options.completions).advantages
         _measure(meter, old, reference, row)
         loss = -(advantages * segment_sums(current, row)).sum() / scored.total
-        require_sound(loss, "the loss", row, describe)
+        require_sound(loss, "the loss", row, scored.describe)
         loss.backward()
         kept.append((old, advantages))
     return kept
@@ -170,7 +174,7 @@ class TokenTargets:
 
 
 def ppo_targets(
-    policy: Policy, value_head: nn.Module, scored: Scored, options: UpdateOptions, describe: Sequence[str], meter: Meter
+    policy: Policy, value_head: nn.Module, scored: Scored, options: UpdateOptions, meter: Meter
 ) -> list[TokenTargets]:
     """One pass without gradients: token rewards, GAE, advantages whitened over the whole batch."""
     targets = []
@@ -178,7 +182,7 @@ def ppo_targets(
         with torch.no_grad():
             current = policy.policy_pass(row, reference.trunk)
             value = value_head(current.hidden[row.sources.to(current.hidden.device)].float()).squeeze(-1)
-        require_sound(current.log_probabilities, "a log-probability of the policy", row, describe)
+        require_sound(current.log_probabilities, "a log-probability of the policy", row, scored.describe)
         _measure(meter, current.log_probabilities, reference, row)
         old, mask = padded(current.log_probabilities, row)
         reward = token_rewards(
@@ -190,7 +194,7 @@ def ppo_targets(
             scored.shaped.kl_weight[row.names].to(old),
         )
         values, _ = padded(value, row)
-        advantages, returns = generalised_advantages(reward, values, mask, options.discount, options.trace)
+        advantages, returns = generalised_advantages(reward, values, mask, options.gamma, options.gae_lambda)
         targets.append(TokenTargets(old, values, advantages, returns, mask))
     flat = torch.cat([t.advantages[t.mask] for t in targets])
     white = whiten(flat, torch.ones_like(flat))
@@ -212,7 +216,6 @@ def ppo_backward(
     options: UpdateOptions,
     chosen: Sequence[int],
     tokens: int,
-    describe: Sequence[str],
     meter: Meter,
 ) -> None:
     """Gradients of one minibatch of packs: clipped surrogate plus the value head's clipped error, per token."""
@@ -224,7 +227,7 @@ def ppo_backward(
         policy_loss, active = clipped_policy_loss(new, target.old, target.advantages, target.mask, options.clip)
         value_loss = clipped_value_loss(value, target.values, target.returns, target.mask, options.clip)
         loss = (policy_loss + options.value_coefficient * value_loss) / tokens
-        require_sound(loss, "the loss", row, describe)
+        require_sound(loss, "the loss", row, scored.describe)
         loss.backward()
         meter.add("clip_share", active)
         meter.add("value_loss", value_loss.detach(), float(target.mask.sum()))
