@@ -16,7 +16,7 @@ from pathlib import Path
 
 from small_policy import build_policy
 
-from prudent.commands.align.options import Settings, check
+from prudent.commands.align.options import AlignOptions
 from prudent.commands.align.run import align
 from prudent.commands.common import say
 from prudent.demo.world import SIDES
@@ -45,29 +45,28 @@ def main() -> None:
     policy = given.policy or str(given.out.parent / "small-policy")
     if not given.policy and not (Path(policy) / "made.json").is_file():
         say(json.dumps(build_policy(Path(policy), given.layers, given.epochs, given.seed)))
-    settings = check(
-        Settings(
-            demo=True,
-            demo_side=given.side,
-            demo_pairs=given.pairs,
-            demo_slope=given.slope,
-            policy=policy,
-            objectives=tuple(given.objectives),
-            runs=given.runs,
-            steps=given.steps,
-            beta=given.beta,
-            train_prompts=48,
-            eval_prompts=32,
-            eval_samples=4,
-            prompts_per_step=given.prompts_per_step,
-            max_new_tokens=given.max_new_tokens,
-            learning_rate=given.learning_rate,
-            seed=given.seed,
-            save_every=given.steps,
-        )
+    settings = AlignOptions(
+        out=given.out,
+        demo=True,
+        demo_side=given.side,
+        demo_pairs=given.pairs,
+        demo_slope=given.slope,
+        policy=policy,
+        objectives=tuple(given.objectives),
+        runs=given.runs,
+        steps=given.steps,
+        beta=given.beta,
+        train_prompts=48,
+        eval_prompts=32,
+        eval_samples=4,
+        prompts_per_step=given.prompts_per_step,
+        max_new_tokens=given.max_new_tokens,
+        learning_rate=given.learning_rate,
+        seed=given.seed,
+        save_every=given.steps,
     )
     began = time.perf_counter()
-    summary = align(settings, given.out, say=say)
+    summary = align(settings, say=say)
     kept = {name: summary[name] for name in ("objectives", "paired", "reference_value", "truth")}
     print(json.dumps({**kept, "seconds": time.perf_counter() - began}, indent=2))
 

@@ -55,7 +55,7 @@ def statistics_stage(draws: int, pairs: int = 400, prompts: int = 64, candidates
     equal KL, half the pairs, and the cross-fit beside gold."""
     from prudent.commands.preflight.answer import Plan, answer
     from prudent.commands.preflight.core import Candidates, PairFeatures, uniform_reference
-    from prudent.commands.preflight.options import Settings
+    from prudent.commands.preflight.options import PreflightOptions
     from prudent.commands.preflight.truth import gold_truth
 
     generator = torch.Generator().manual_seed(0)
@@ -65,7 +65,7 @@ def statistics_stage(draws: int, pairs: int = 400, prompts: int = 64, candidates
     data = PairFeatures(torch.where(first, one, other), torch.where(first, other, one), list(range(pairs)))
     pool = torch.randn(prompts, candidates, width, generator=generator)
     reference = uniform_reference([candidates] * prompts, candidates)
-    usual = Settings()
+    usual = PreflightOptions(out=Path("unused"))
     plan = Plan(usual.betas, draws, usual.members, usual.ridge_value, usual.reward_rule, usual.floor, usual.max_risk)
     gold = gold_truth(pool @ truth, reference)
     return seconds(lambda: answer(data, Candidates(pool, reference), gold, plan))

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +14,8 @@ from typer.testing import CliRunner
 
 from prudent.cli import app
 from prudent.commands.align.inputs import read_prompts
-from prudent.commands.align.options import Settings, check
-from prudent.commands.align.run import align
+from prudent.commands.align.options import OBJECTIVES, AlignOptions
+from prudent.commands.align.run import align as run_options
 from prudent.commands.align.series import Models, policy_factory
 from prudent.errors import DataError, PrudentError
 from prudent.evaluation.overoptimization.rl_curves import read_rl_curves
@@ -37,6 +38,16 @@ def write_pairs(path, count=40):
     return str(path)
 
 
+def align(settings, out, **how):
+    return run_options(replace(settings, out=out), **how)
+
+
+def test_the_objectives_that_can_be_named_are_those_there_are():
+    from prudent.policies import objectives
+
+    assert tuple(objectives.OBJECTIVES) == OBJECTIVES
+
+
 def small(preferences, folder, **changes):
     options = {
         "preferences": (preferences,),
@@ -56,7 +67,7 @@ def small(preferences, folder, **changes):
         "ridge": "1.0",
         "images": False,
     }
-    return check(Settings(**{**options, **changes}))
+    return AlignOptions(out=Path("unused"), **{**options, **changes}).checked()
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean", "last+mean"])
@@ -131,7 +142,7 @@ def test_other_options_don_t_resume_a_series(series):
     settings, folder = series
     (folder / "out").mkdir()
     (folder / "out" / "state.json").write_text(
-        json.dumps({"command": "align", "options": settings.options(), "seed": 0})
+        json.dumps({"command": "align", "options": settings.chosen(), "seed": 0})
     )
     with pytest.raises(PrudentError, match="other options"):
         align(replace(settings, beta=0.7), folder / "out")
@@ -181,7 +192,7 @@ def test_ppo_s_first_step_takes_each_objective_s_reward_and_kl_weight(series):
 )
 def test_bad_options_are_named(changes, message):
     with pytest.raises(PrudentError, match=message):
-        check(replace(Settings(preferences=("x.jsonl",)), **changes))
+        replace(AlignOptions(preferences=("x",), out=Path("unused")), **changes).checked()
 
 
 def test_prompts_without_text_are_all_named(tmp_path):
@@ -202,7 +213,9 @@ def test_the_command_exits_2_and_leaves_nothing(tmp_path):
 
 
 def test_full_training_is_scored_apart(tiny_folder):
-    factory = policy_factory(lambda: tiny_causal_lm()[0], Settings(preferences=("x",), full=True))
+    factory = policy_factory(
+        lambda: tiny_causal_lm()[0], AlignOptions(preferences=("x",), out=Path("unused"), full=True)
+    )
     assert factory(0).reference is not None
     assert Models(factory, None, None, False).shared is False
 
@@ -227,15 +240,20 @@ def test_the_trl_engine_trains_from_its_own_fields_and_refuses_unknown_ones(tmp_
         "policy": str(tiny_folder),
         "reward_model": str(tmp_path / "rm"),
         "prompts": str(prompts),
-        "objective": "bregman",
+        "objectives": ("bregman",),
+        "engine": "trl",
         "algorithm": "rloo",
         "beta": 0.1,
-        "samples": 3,
+        "reference_samples": 3,
         "max_new_tokens": 5,
         "seed": 0,
-        "say": lambda text: None,
     }
-    outcome = train_with_trl(**options, config=config, out=tmp_path / "out")
+
+    def trained(name):
+        settings = AlignOptions(**options, trl_config=config, out=tmp_path / name).checked()
+        return train_with_trl(settings, say=lambda text: None)
+
+    outcome = trained("out")
     assert outcome["steps"] == 1
     assert (tmp_path / "out/policy/adapter_model.safetensors").is_file()
     logged = json.loads((tmp_path / "out/history.json").read_text())["history"][0]
@@ -253,22 +271,22 @@ def test_the_trl_engine_trains_from_its_own_fields_and_refuses_unknown_ones(tmp_
     with monkeypatch.context() as patch:  # stopped after training, before the policy was kept
         patch.setattr("trl.RLOOTrainer.save_model", stop)
         with pytest.raises(Stop):
-            train_with_trl(**options, config=config, out=tmp_path / "stopped")
+            trained("stopped")
     before = (tmp_path / "stopped/reference.jsonl").stat().st_mtime_ns
-    assert train_with_trl(**options, config=config, out=tmp_path / "stopped")["steps"] == 2
+    assert trained("stopped")["steps"] == 2
     assert (tmp_path / "stopped/reference.jsonl").stat().st_mtime_ns == before  # not sampled again
     config.write_text(config.read_text().replace("peft: {r: 4}\n", "").replace("max_steps: 2", "max_steps: 1"))
-    assert train_with_trl(**options, config=config, out=tmp_path / "whole")["steps"] == 1
+    assert trained("whole")["steps"] == 1
     assert (tmp_path / "whole/policy/model.safetensors").is_file()  # all weights, loaded again as TRL's reference
     config.write_text("num_generatoins: 2\n")
     with pytest.raises(PrudentError, match="num_generatoins"):
-        train_with_trl(**options, config=config, out=tmp_path / "other")
+        trained("other")
     assert not (tmp_path / "other").exists()
 
 
 def test_the_demo_trains_on_the_side_that_was_asked_for_and_says_so(tmp_path, tiny_folder):
     own = {"preferences": (), "demo": True, "demo_side": "restraint", "demo_pairs": 40, "runs": 1, "steps": 1}
-    settings = check(replace(small("x", tiny_folder), **own))
+    settings = replace(small("x", tiny_folder), **own).checked()
     align(settings, tmp_path / "out")
     notes = json.loads((tmp_path / "out/results.json").read_text())["notes"]
     assert any("all ask for less" in note for note in notes) and any("draws its own 40" in note for note in notes)

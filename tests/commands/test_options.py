@@ -153,3 +153,12 @@ def test_a_wrong_call_ends_before_anything_heavy_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2 and "absent.jsonl" in done.stderr, done.stderr
+
+
+def test_run_preflight_names_near_options_before_anything_is_read() -> None:
+    with pytest.raises(PrudentError, match=r"no option 'max_pair'; near: .*max_pairs"):
+        prudent.run_preflight(preferences="x", out="unused", max_pair=3)
+    with pytest.raises(PrudentError, match="--members is 100000000, the limit is 10000"):
+        prudent.run_preflight(preferences="x", out="unused", members=100_000_000)
+    with pytest.raises(PrudentError, match="absent.jsonl is not there"):
+        prudent.run_preflight(preferences="absent.jsonl", out="unused")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,9 @@ from typer.testing import CliRunner
 
 from prudent.cli import app
 from prudent.commands.preflight import inputs
-from prudent.commands.preflight.cli import spread
 from prudent.commands.preflight.core import PairFeatures
-from prudent.commands.preflight.options import Settings
-from prudent.commands.preflight.run import preflight
+from prudent.commands.preflight.options import PreflightOptions
+from prudent.commands.preflight.run import preflight as run_options
 from prudent.data.pools import read_pool
 from prudent.errors import PrudentError
 from prudent.rewards.columns import PairColumns
@@ -64,7 +64,11 @@ def lines(path: Path, rows: list) -> str:
     return str(path)
 
 
-def small(data: Path, model: str, **changes) -> Settings:
+def preflight(settings: PreflightOptions, out: Path) -> dict:
+    return run_options(replace(settings, out=out))
+
+
+def small(data: Path, model: str, **changes) -> PreflightOptions:
     options = {
         "preferences": (str(data / "pairs.jsonl"),),
         "policy": model,
@@ -79,7 +83,7 @@ def small(data: Path, model: str, **changes) -> Settings:
         "ridge": "1.0",
         "images": False,
     }
-    return Settings(**{**options, **changes})
+    return PreflightOptions(out=Path("unused"), **{**options, **changes})
 
 
 def test_sampled_candidates_and_cross_fit_then_the_saved_pool(data, model, tmp_path) -> None:
@@ -168,12 +172,6 @@ def test_command_line_prints_one_json_object(data, model, tmp_path) -> None:
     assert any("test prompts also occur" in note for note in found["notes"])
 
 
-def test_several_values_after_one_option() -> None:
-    assert spread(["--betas", "0.1", "1", "--out", "x"]) == ["--betas", "0.1", "--betas", "1", "--out", "x"]
-    assert spread(["--preferences", "a", "b", "--json"]) == ["--preferences", "a", "--preferences", "b", "--json"]
-    assert spread(["--out", "x", "y"]) == ["--out", "x", "y"]
-
-
 def test_files_with_and_without_weights_combine() -> None:
     plain = PairFeatures(torch.zeros(2, 3), torch.zeros(2, 3), ["a", "b"])
     weighted = PairFeatures(
@@ -222,7 +220,7 @@ BAD = {
     "no such judge": ({}, ["--judge", "./nowhere"], ("nowhere",)),
     "no such file": ({"pairs.jsonl": None}, [], ("pairs.jsonl is not there",)),
     "beta not positive": ({}, ["--betas", "0.1", "0"], ("--betas",)),
-    "too few draws": ({}, ["--draws", "1"], ("--draws is 1",)),
+    "too few draws": ({}, ["--draws", "1"], ("--draws", "4")),
     "nothing to read": ({"pairs.jsonl": ...}, [], ("no preference file",)),
 }
 

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from prudent.commands.common import print_json, say
-from prudent.commands.options import CommonOptions, Field, fields_of, named, typed
+from prudent.commands.options import CommonOptions, Field, build, fields_of, named
 from prudent.commands.yaml_file import read_yaml
 from prudent.errors import PrudentError
 
@@ -78,10 +78,15 @@ def add(app: typer.Typer, options: type[CommonOptions], name: str) -> None:
     """Give ``app`` the command ``name`` of these options."""
     own = fields_of(options)
 
-    def call(**given: Any) -> None:
-        execute(options, {field.name: given[field.name] for field in own})
+    def call(context: typer.Context, **found: Any) -> None:
+        given = {name: v for name, v in found.items() if context.get_parameter_source(name).name != "DEFAULT"}  # type: ignore[union-attr]
+        execute(options, {name: value for name, value in given.items() if value not in (None, [])})
 
-    parameters = [_parameter(field, options) for field in own]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [
+        inspect.Parameter("context", kind, annotation=typer.Context),
+        *(_parameter(field, options) for field in own),
+    ]
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     help_ = inspect.cleandoc(options.__doc__ or "")
@@ -114,13 +119,9 @@ def execute(options: type[CommonOptions], given: dict[str, Any]) -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # for other runtimes than GNU's, which obeys its own variable
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    as_json, about = bool(given["as_json"]), options.command
+    as_json, about = bool(given.get("as_json")), options.command
     try:
-        known = {field.name: field for field in fields_of(options)}
-        values = {
-            name: typed(known[name], v) if known[name].many else v for name, v in given.items() if v not in (None, [])
-        }
-        chosen = options(**values).checked()
+        chosen = build(options, given)
         # Libraries that print do so beside the one object.
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             result = load(about.run)(chosen)

@@ -89,6 +89,16 @@ class CommonOptions:
         """What was chosen, by name, as a manifest keeps it: without where and how it is written, and without seed."""
         return {name: value for name, value in asdict(self).items() if name not in HOW}
 
+    @classmethod
+    def presets(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Values, by field name, that stand in for the defaults where ``given`` options ask for it."""
+        return {}
+
+    def changed(self) -> dict[str, Any]:
+        """Flags of the options that aren't at their default, and the values."""
+        found = {field: getattr(self, field.name) for field in fields_of(type(self))}
+        return {field.flag: value for field, value in found.items() if value != field.default}
+
     def problems(self) -> list[str]:
         """What is wrong with these options together; a command adds its own."""
         return []
@@ -219,7 +229,8 @@ def _one(field: Field, value: Any) -> Any:
 
 def build(options: type[O], given: Mapping[str, Any]) -> O:
     """Checked options from values by name; PrudentError lists near names for one that is unknown."""
-    return options(**named(options, given)).checked()
+    values = named(options, given)
+    return options(**{**options.presets(values), **values}).checked()
 
 
 def named(options: type[CommonOptions], given: Mapping[str, Any], where: str = "") -> dict[str, Any]:

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from prudent.commands.align.options import Settings
+from prudent.commands.align.options import AlignOptions
 from prudent.commands.align.problem import Judged, Problem, Side, crossed, drawn_heads, standardised_by
-from prudent.commands.preflight import options as preflight_settings
 from prudent.commands.preflight.core import PairFeatures
 from prudent.commands.preflight.inputs import combine, encode_distinct, held_out_prompts, padded, read_inputs
+from prudent.commands.preflight.options import PreflightOptions
 from prudent.commands.preflight.truth import accuracy
 from prudent.data.pools import read_prompts
 from prudent.demo.world import World, draw_preferences, gold_reward, load_world
@@ -41,7 +41,7 @@ class DemoSides(NamedTuple):
     judged: Judged
 
 
-def demo_sides(settings: Settings, encoder: Any, sample: Sampler, split: Seed, sampling: Seed) -> DemoSides:
+def demo_sides(settings: AlignOptions, encoder: Any, sample: Sampler, split: Seed, sampling: Seed) -> DemoSides:
     """Prompts to train on and to judge on, drawn from the side of the embedded world that the settings name."""
     wanted = settings.train_prompts + settings.eval_prompts
     world = load_world(wanted if settings.demo_side == "balanced" else None, settings.demo_side)
@@ -68,7 +68,7 @@ def demo_sides(settings: Settings, encoder: Any, sample: Sampler, split: Seed, s
     return DemoSides(train, features, sides[0], sides[1], judged)
 
 
-def demo_problem(settings: Settings, encoder: Any, sample: Sampler) -> Problem:
+def demo_problem(settings: AlignOptions, encoder: Any, sample: Sampler) -> Problem:
     """The embedded world: each run draws its own noisy preferences on the training prompts; gold is exact."""
     split, learn, sampling = spawn(settings.seed, 3)
     found = demo_sides(settings, encoder, sample, split, sampling)
@@ -91,7 +91,7 @@ def _gold_of(world: World) -> Any:
     return lambda prompts, texts, features: gold_reward([world.ids[p] for p in prompts], list(texts))
 
 
-def demo_pairs(found: DemoSides, settings: Settings, seed: Seed) -> PairFeatures:
+def demo_pairs(found: DemoSides, settings: AlignOptions, seed: Seed) -> PairFeatures:
     """Noisy preferences on the training part, as features."""
     prompt, chosen, rejected = draw_preferences(
         found.world, range(len(found.world)), settings.demo_pairs, settings.demo_slope, seed
@@ -112,12 +112,13 @@ def sampled_side(prompts: Sequence[Any], encoder: Any, sample: Sampler, seed: Se
     return Side(list(prompts), responses, _encode_side(encoder, prompts, responses))
 
 
-def read_problem(settings: Settings, encoder: Any, sample: Sampler) -> Problem:
+def read_problem(settings: AlignOptions, encoder: Any, sample: Sampler) -> Problem:
     """A person's preferences: policies train on the pairs' prompts (or --prompts) and are judged on held-out ones.
 
     sample: (prompts, seed) -> samples of the reference policy.
     """
-    reading = preflight_settings.Settings(
+    reading = PreflightOptions(
+        out=settings.out,
         preferences=settings.preferences,
         max_pairs=settings.max_pairs,
         on_error=settings.on_error,
@@ -147,7 +148,7 @@ def read_problem(settings: Settings, encoder: Any, sample: Sampler) -> Problem:
     return Problem(sides[0], sides[1], heads, [judged] * settings.runs, found.notes)
 
 
-def _training_prompts(settings: Settings, found: Any, encoder: Any, seed: Seed) -> list[Any]:
+def _training_prompts(settings: AlignOptions, found: Any, encoder: Any, seed: Seed) -> list[Any]:
     if settings.prompts is None:
         seen = {str(prompt): prompt for source in found.sources for prompt in source.train["prompt"]}
         pool = [seen[key] for key in sorted(seen)]
@@ -164,7 +165,7 @@ def _training_prompts(settings: Settings, found: Any, encoder: Any, seed: Seed) 
     return [pool[i] for i in order]
 
 
-def fitting(prompts: list[Any], encoder: Any, settings: Settings) -> tuple[list[Any], int]:
+def fitting(prompts: list[Any], encoder: Any, settings: AlignOptions) -> tuple[list[Any], int]:
     """Prompts that leave room for a completion and its closing marks within the encoder's limit; how many don't."""
     room = encoder.max_length - settings.max_new_tokens - 8
     kept = [p for p, ids in zip(prompts, encoder.renderer.prompts(prompts), strict=True) if len(ids) <= room]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prudent.commands.align.options import Settings
+from prudent.commands.align.options import AlignOptions
 from prudent.commands.align.problem import Problem
 from prudent.reporting import charts
 from prudent.reporting.distributions import histogram
@@ -27,7 +27,7 @@ CURVES = (
 
 
 def write_report(
-    run: Run, summary: dict[str, Any], results: list[dict[str, Any]], problem: Problem, settings: Settings
+    run: Run, summary: dict[str, Any], results: list[dict[str, Any]], problem: Problem, settings: AlignOptions
 ) -> None:
     """report.html with its charts, in the run folder."""
     title = "Alignment runs: vanilla and variance-aware" if settings.runs > 1 else "One alignment run an objective"
@@ -39,12 +39,19 @@ def write_report(
     _training(report, results)
     _before_after(report, results, problem, settings)
     report.heading("How this was made").bullets(problem.notes)
-    report.table(["option", "value"], [[k, str(v)] for k, v in settings.options().items()])
+    report.table(["option", "value"], [[k, str(v)] for k, v in settings.chosen().items()])
     report.glossary(GLOSSARY)
     report.write(run, images=settings.images)
 
 
-def verdict_text(summary: dict[str, Any], settings: Settings) -> tuple[str, str]:
+def show(summary: dict[str, Any], options: AlignOptions) -> None:
+    """The verdict in words, for a person."""
+    if options.engine == "own":
+        print(verdict_text(summary, options)[0].replace("**", ""))
+        print(f"report: {options.out / 'report.html'}")
+
+
+def verdict_text(summary: dict[str, Any], settings: AlignOptions) -> tuple[str, str]:
     """(words, tone): whether the true value rose, and how often a run ended at or below the reference."""
     unit = summary["truth"]["unit"]
     parts = []
@@ -65,7 +72,7 @@ def verdict_text(summary: dict[str, Any], settings: Settings) -> tuple[str, str]
     return lead + " " + "; ".join(parts) + ".", tone
 
 
-def _verdict(report: Report, summary: dict[str, Any], settings: Settings) -> None:
+def _verdict(report: Report, summary: dict[str, Any], settings: AlignOptions) -> None:
     words, tone = verdict_text(summary, settings)
     report.verdict(words, tone, "What the runs gave")
     report.cards([_card(row) for row in summary["objectives"]])
@@ -80,7 +87,7 @@ def _card(row: dict[str, Any]) -> dict[str, Any]:
     return {"label": f"gain, {row['objective']}", "value": f"{row['gain']:+.3f}", "note": note}
 
 
-def _objectives(report: Report, summary: dict[str, Any], settings: Settings) -> None:
+def _objectives(report: Report, summary: dict[str, Any], settings: AlignOptions) -> None:
     rows = summary["objectives"]
     report.heading("Value and risk by objective")
     report.text(
@@ -218,7 +225,7 @@ def before_after(results: list[dict[str, Any]], problem: Problem, count: int = 6
     return rows
 
 
-def _before_after(report: Report, results: list[dict[str, Any]], problem: Problem, settings: Settings) -> None:
+def _before_after(report: Report, results: list[dict[str, Any]], problem: Problem, settings: AlignOptions) -> None:
     report.heading("Before and after, on the same prompts")
     for row in before_after(results, problem):
         report.heading(row["prompt"], level=3)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from prudent.commands.align.inputs import Sampler, demo_problem, read_problem
-from prudent.commands.align.options import Settings
+from prudent.commands.align.options import AlignOptions
 from prudent.commands.align.page import write_report
 from prudent.commands.align.problem import Problem
 from prudent.commands.align.series import Models, policy_factory, run_series
 from prudent.commands.align.summary import summarise
+from prudent.commands.common import say
 from prudent.commands.joined_run import joined_run
 from prudent.features.encoder import Encoder
 from prudent.features.models import load_language_model
@@ -25,7 +25,7 @@ from prudent.runs import resumable_run
 Say = Callable[[str], None]
 
 
-def build_models(settings: Settings) -> Models:
+def build_models(settings: AlignOptions) -> Models:
     """Encoder and a maker of fresh policies, both from the policy model's weights."""
     encoder = Encoder(settings.policy, pooling=settings.pooling, max_length=settings.max_length, dtype=settings.dtype)
 
@@ -42,14 +42,25 @@ def _silent(text: str) -> None:
     """Say nothing."""
 
 
-def align(settings: Settings, out: str | Path, *, say: Say = _silent) -> dict[str, Any]:
-    """Train and judge a series; write the run folder at ``out``; go on where an interrupted one stopped.
+def run(settings: AlignOptions) -> dict[str, Any]:
+    """The command, by either engine."""
+    if settings.engine == "own":
+        return align(settings)
+    from prudent.commands.align.trl_run import train_with_trl
+
+    return train_with_trl(settings, say=say)
+
+
+def align(settings: AlignOptions, *, say: Say = say) -> dict[str, Any]:
+    """Train and judge a series; write the run folder; go on where an interrupted one stopped.
 
     Of several launched processes only the first speaks and writes.
     """
+    settings.checked()
+    out = settings.out
     processes = Processes()
     say = say if processes.first else _silent
-    with joined_run(processes, resumable_run(out, "align", settings.options(), settings.seed)) as (run, resumes):
+    with joined_run(processes, resumable_run(out, "align", settings.chosen(), settings.seed)) as (run, resumes):
         if resumes:
             say(f"going on with the series in {out}")
         began = time.perf_counter()
@@ -71,7 +82,7 @@ def align(settings: Settings, out: str | Path, *, say: Say = _silent) -> dict[st
     return summary
 
 
-def reference_sampler(settings: Settings, models: Models) -> Sampler:
+def reference_sampler(settings: AlignOptions, models: Models) -> Sampler:
     """Draws the reference's samples of prompts."""
 
     def draw(prompts: Any, seed: Any) -> list[list[str]]:
@@ -87,12 +98,12 @@ def reference_sampler(settings: Settings, models: Models) -> Sampler:
     return draw
 
 
-def _problem(settings: Settings, models: Models) -> Problem:
+def _problem(settings: AlignOptions, models: Models) -> Problem:
     read = demo_problem if settings.demo else read_problem
     return read(settings, models.encoder, reference_sampler(settings, models))
 
 
-def progress(settings: Settings, say: Say) -> Callable[[int, str, Step], None]:
+def progress(settings: AlignOptions, say: Say) -> Callable[[int, str, Step], None]:
     """A line a step: the run, what it measured, and the time left in the series at the pace so far."""
     began = time.perf_counter()
     done = 0

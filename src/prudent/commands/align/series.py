@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from prudent.commands.align.options import Settings
+from prudent.commands.align.options import AlignOptions
 from prudent.commands.align.problem import Judged, Problem, Side, side_values
 from prudent.errors import PrudentError
 from prudent.features.processes import Processes
@@ -50,7 +50,7 @@ def statistics_of(heads: HeadEnsemble, side: Side, floor: float) -> ReferenceSta
     return reference_statistics(heads.scores(side.features.flatten(0, 1)), torch.tensor(owner), floor=floor)
 
 
-def train_options(settings: Settings, objective: str, run: int, seed: Seed) -> TrainOptions:
+def train_options(settings: AlignOptions, objective: str, run: int, seed: Seed) -> TrainOptions:
     """Options of one run; the seed is the run's, the same for every objective."""
     update = UpdateOptions(
         settings.algorithm,
@@ -72,7 +72,9 @@ def train_options(settings: Settings, objective: str, run: int, seed: Seed) -> T
     )
 
 
-def promise(heads: HeadEnsemble, judged: Judged, side: Side, objective: str, settings: Settings, seed: Seed) -> dict:
+def promise(
+    heads: HeadEnsemble, judged: Judged, side: Side, objective: str, settings: AlignOptions, seed: Seed
+) -> dict:
     """What preflight says of this objective and draw: the exact policy over the reference's samples of ``side``."""
     owner, texts = side.flat()
     flat = side.features.flatten(0, 1)
@@ -92,7 +94,7 @@ def judge(
     side: Side,
     judged: Judged,
     prompt_ids: list[list[int]],
-    settings: Settings,
+    settings: AlignOptions,
     seed: Seed,
 ) -> tuple[dict[str, Any], Rollouts]:
     """A final policy on the test prompts: true value, KL, length, entropy, per prompt and over all; its samples."""
@@ -137,7 +139,7 @@ def run_name(run: int, objective: str) -> str:
 def one_run(
     problem: Problem,
     models: Models,
-    settings: Settings,
+    settings: AlignOptions,
     run: int,
     objective: str,
     folder: Path,
@@ -185,7 +187,7 @@ def reference_values(problem: Problem, run: int) -> torch.Tensor:
 def run_series(
     problem: Problem,
     models: Models,
-    settings: Settings,
+    settings: AlignOptions,
     folder: Path,
     processes: Processes,
     report: Callable[[int, str, Step], None] = lambda run, objective, step: None,
@@ -231,7 +233,7 @@ def read_run(path: Path) -> dict[str, Any]:
         raise PrudentError(f"{path} is damaged ({error}); remove it to have the run made again") from error
 
 
-def policy_factory(model_of: Callable[[], Any], settings: Settings) -> Callable[[Seed], Policy]:
+def policy_factory(model_of: Callable[[], Any], settings: AlignOptions) -> Callable[[Seed], Policy]:
     """seed -> a policy that starts at the reference, from freshly loaded weights."""
     lora = None if settings.full else LoraOptions(settings.lora_rank, 2 * settings.lora_rank, settings.lora_layers)
 

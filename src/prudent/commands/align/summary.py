@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from prudent.commands.align.options import Settings
+from prudent.commands.align.options import AlignOptions
 from prudent.commands.align.problem import Problem
 from prudent.commands.align.series import reference_values
 from prudent.evaluation.resampling import resampled_means
@@ -58,7 +58,7 @@ def prompt_interval(problem: Problem, results: list[dict[str, Any]], objective: 
     return low, high
 
 
-def summarise(problem: Problem, results: list[dict[str, Any]], settings: Settings) -> dict[str, Any]:
+def summarise(problem: Problem, results: list[dict[str, Any]], settings: AlignOptions) -> dict[str, Any]:
     """Rows by objective (gain, variance, risk with Wilson interval, KL, promised and got) and paired differences."""
     runs = run_rows(problem, results)
     table = []
@@ -95,7 +95,7 @@ def _mean(rows: list[dict[str, Any]], name: str) -> float:
     return sum(row[name] for row in rows) / len(rows)
 
 
-def _paired(runs: list[dict[str, Any]], settings: Settings) -> list[dict[str, Any]]:
+def _paired(runs: list[dict[str, Any]], settings: AlignOptions) -> list[dict[str, Any]]:
     """Every other objective minus vanilla (or the first one given), on the same draws."""
     base = "vanilla" if "vanilla" in settings.objectives else settings.objectives[0]
     gains = {

@@ -14,7 +14,9 @@ from typing import Any
 from datasets import Dataset
 from transformers.trainer_utils import get_last_checkpoint
 
+from prudent.commands.align.options import AlignOptions
 from prudent.commands.joined_run import joined_run
+from prudent.commands.yaml_file import read_yaml
 from prudent.data.pools import Pool, read_pool, read_prompts, write_pool
 from prudent.errors import PrudentError
 from prudent.features.models import (
@@ -33,17 +35,7 @@ from prudent.runs import resumable_run
 
 def read_config(path: Path | None) -> dict[str, Any]:
     """The YAML file's fields, or nothing."""
-    if path is None:
-        return {}
-    import yaml
-
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise PrudentError(f"{path} can't be read as YAML: {error}") from error
-    if not isinstance(found, dict):
-        raise PrudentError(f"{path} must hold TRL's field names and values, found {type(found).__name__}")
-    return found
+    return {} if path is None else read_yaml(path)
 
 
 def build_config(kind: str, fields: dict[str, Any], *, folder: Path, beta: float, seed: int, length: int) -> Any:
@@ -72,30 +64,19 @@ def build_config(kind: str, fields: dict[str, Any], *, folder: Path, beta: float
     return factories[kind](**{**values, **{k: v for k, v in fields.items() if k != "peft"}})
 
 
-def train_with_trl(
-    *,
-    policy: str,
-    reward_model: str | None,
-    prompts: str | None,
-    objective: str,
-    config: Path | None,
-    algorithm: str,
-    beta: float,
-    out: Path,
-    samples: int,
-    max_new_tokens: int,
-    seed: int,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
+def train_with_trl(settings: AlignOptions, *, say: Callable[[str], None]) -> dict[str, Any]:
     """Train with TRL and keep the policy under ``out/policy``; the reference's samples are kept as a pool beside it.
 
     Launched in several processes, the first one samples and writes. Started again after it was stopped, it reads the
     samples and goes on from TRL's last checkpoint.
     """
+    out, policy, algorithm, samples = settings.out, settings.policy, settings.algorithm, settings.reference_samples
+    reward_model, prompts, objective = settings.reward_model, settings.prompts, settings.objectives[0]
+    beta, max_new_tokens, seed = settings.beta, settings.max_new_tokens, settings.seed
     _require_trl()
     if reward_model is None or prompts is None:
         raise PrudentError("--engine trl needs --reward-model (a folder of `prudent fit`) and --prompts (a file)")
-    fields = read_config(config)
+    fields = read_config(settings.trl_config)
     conversations = read_prompts(prompts)
     processes = Processes()
     options = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prudent.commands.preflight.core import Candidates, PairFeatures, uniform_reference
-from prudent.commands.preflight.options import Settings
+from prudent.commands.preflight.options import PreflightOptions
 from prudent.data.pools import Pool, read_pool
 from prudent.data.preferences import (
     NEUTRAL,
@@ -73,7 +73,7 @@ def short_name(source: str) -> str:
     return path.name.split(".")[0] if path.suffix else source
 
 
-def read_inputs(settings: Settings) -> Inputs:
+def read_inputs(settings: PreflightOptions) -> Inputs:
     """Preference pairs of every file, capped and split by prompt. Raises DataError with every bad row."""
     notes: list[str] = []
     reports = []
@@ -106,13 +106,13 @@ def _capped(pairs: Dataset, most: int, total: int, seed: int) -> Dataset:
     return draw_pairs(pairs, max(1, round(most * len(pairs) / total)), seed)
 
 
-def _split(pairs: Dataset, settings: Settings) -> tuple[Dataset, Dataset]:
+def _split(pairs: Dataset, settings: PreflightOptions) -> tuple[Dataset, Dataset]:
     held, train = split_by_prompt(pairs, settings.holdout, settings.seed)
     return train, held
 
 
 def _with_test_files(
-    data: list[tuple[str, Dataset]], settings: Settings, reports: list[dict[str, Any]], notes: list[str]
+    data: list[tuple[str, Dataset]], settings: PreflightOptions, reports: list[dict[str, Any]], notes: list[str]
 ) -> list[Source]:
     """Test file i with preference file i where there are as many; else all test files with each preference file."""
     paired = len(settings.test) == len(data)
@@ -160,7 +160,7 @@ def read_candidates(path: str, gold: str | None) -> Pool:
     return pool
 
 
-def sample_candidates(settings: Settings, prompts: list[list[dict[str, str]]]) -> Pool:
+def sample_candidates(settings: PreflightOptions, prompts: list[list[dict[str, str]]]) -> Pool:
     """Responses sampled from the policy at temperature 1, nothing truncated."""
     from prudent.features.models import load_language_model
     from prudent.features.sampling import sample

@@ -1,55 +1,90 @@
-"""What preflight can be told, checked once."""
+"""Options of ``prudent preflight``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from prudent.commands.preflight.core import BETAS
-from prudent.errors import PrudentError
-from prudent.features.models import DEFAULT_MODEL
+import typer
+
+from prudent.commands.options import DEFAULT_MODEL, SOURCE, RunOptions, command
 
 REWARDS = {"member": "member:0", "mean": "mean"}
+BETAS = (0.03, 0.1, 0.3, 1.0)
+FEATURES, DRAWS, SAMPLING = "Features", "Draws and risk", "Candidates sampled from the policy"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Options of one preflight; the names and meanings are those of ``prudent preflight --help``."""
+@command(
+    "preflight",
+    run="preflight.run:preflight",
+    show="preflight.terminal:show",
+    example="prudent preflight --preferences train.jsonl --policy smollm2 --out runs/preflight",
+)
+@dataclass(frozen=True, kw_only=True)
+class PreflightOptions(RunOptions):
+    """Tell the risk of optimising a policy against reward models trained on these preferences, before any training."""
 
-    preferences: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
-    policy: str = DEFAULT_MODEL
-    pool: str | None = None
-    judge: str | None = None
-    gold: str | None = None
-    encoder: str = DEFAULT_MODEL
-    pooling: str = "last+mean"
-    max_length: int = 1024
-    dtype: str | None = None
-    betas: tuple[float, ...] = BETAS
-    draws: int = 200
-    members: int = 10
-    reward: str = "member"
-    ridge: str = "cv"
-    floor: float = 1e-2
-    max_risk: float = 0.05
-    max_pairs: int | None = None
-    max_test_pairs: int | None = None
-    holdout: float = 0.2
-    prompts: int = 40
-    samples: int = 16
-    max_new_tokens: int = 48
-    on_error: str = "raise"
-    check: bool = True
-    images: bool = True
-    demo: bool = False
-    seed: int = 0
-
-    def options(self) -> dict[str, Any]:
-        """Everything but the seed, as the manifest keeps it."""
-        return {key: value for key, value in asdict(self).items() if key != "seed"}
+    preferences: Annotated[
+        tuple[str, ...], typer.Option(help="Preference files or hub ids, one or several."), SOURCE
+    ] = ()
+    test: Annotated[
+        tuple[str, ...],
+        typer.Option(help="Held-out preference files; without any, part of the prompts is held out."),
+        SOURCE,
+    ] = ()
+    policy: Annotated[str, typer.Option(help="Model to optimise: smollm2 (embedded), a folder or a hub id.")] = (
+        DEFAULT_MODEL
+    )
+    pool: Annotated[
+        str | None, typer.Option(help="JSONL with prompt, responses and optionally gold, in place of sampling.")
+    ] = None
+    judge: Annotated[str | None, typer.Option(help="Reward model that says what is true: a folder or a hub id.")] = None
+    gold: Annotated[
+        str | None, typer.Option(help="Column of the pool with the true reward; a column named gold is used anyway.")
+    ] = None
+    demo: Annotated[bool, typer.Option("--demo", help="Run on a part of the embedded world, whose truth is known.")] = (
+        False
+    )
+    betas: Annotated[tuple[float, ...], typer.Option(help="KL weights, several.", rich_help_panel=DRAWS)] = BETAS
+    draws: Annotated[int, typer.Option(min=4, max=100_000, help="Reward models drawn.", rich_help_panel=DRAWS)] = 200
+    members: Annotated[int, typer.Option(min=2, max=10_000, help="Members of each.", rich_help_panel=DRAWS)] = 10
+    reward: Annotated[
+        Literal["member", "mean"],
+        typer.Option(help="Reward of a draw: one member, or their mean.", rich_help_panel=DRAWS),
+    ] = "member"
+    max_risk: Annotated[
+        float, typer.Option(help="Risk that a recommended setting's interval must lie under.", rich_help_panel=DRAWS)
+    ] = 0.05
+    ridge: Annotated[str, typer.Option(help='Ridge of the heads: a number, or "cv".', rich_help_panel=DRAWS)] = "cv"
+    floor: Annotated[
+        float,
+        typer.Option(min=0.0, help="Least variance, as a share of its mean over the pool.", rich_help_panel=DRAWS),
+    ] = 0.01
+    check: Annotated[
+        bool, typer.Option(help="With gold: cross-fit too, and show both side by side.", rich_help_panel=DRAWS)
+    ] = True
+    max_pairs: Annotated[int | None, typer.Option(min=8, help="Use at most so many pairs, drawn at random.")] = None
+    max_test_pairs: Annotated[int | None, typer.Option(min=8, help="The same for each test file.")] = None
+    holdout: Annotated[float, typer.Option(help="Share of prompts held out without a test file.")] = 0.2
+    on_error: Annotated[
+        Literal["raise", "skip"], typer.Option(help="Bad rows: raise (list all and stop) or skip (drop, counted).")
+    ] = "raise"
+    encoder: Annotated[str, typer.Option(help="Language model that gives the features.", rich_help_panel=FEATURES)] = (
+        DEFAULT_MODEL
+    )
+    pooling: Annotated[str, typer.Option(help="Token states: last, mean or last+mean.", rich_help_panel=FEATURES)] = (
+        "last+mean"
+    )
+    max_length: Annotated[int, typer.Option(min=8, help="Longest text in tokens.", rich_help_panel=FEATURES)] = 1024
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Precision of language models; by default what is fast.", rich_help_panel=FEATURES),
+    ] = None
+    prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts.", rich_help_panel=SAMPLING)] = 40
+    samples: Annotated[int, typer.Option(min=2, max=10_000, help="Responses a prompt.", rich_help_panel=SAMPLING)] = 16
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest response.", rich_help_panel=SAMPLING)] = 48
+    images: Annotated[bool, typer.Option(help="Also write each chart as PNG and SVG.")] = True
 
     @property
     def reward_rule(self) -> str:
@@ -59,57 +94,28 @@ class Settings:
     def ridge_value(self) -> float | str:
         return "cv" if self.ridge == "cv" else float(self.ridge)
 
-
-def check(settings: Settings) -> Settings:
-    """The settings, or PrudentError naming the first that can't be used."""
-    problems = []
-    if not settings.preferences and not settings.demo:
-        problems.append("no preference file was given; name one with --preferences, or try --demo")
-    if settings.demo and (settings.preferences or settings.pool or settings.judge or settings.test):
-        problems.append(
-            "--demo brings its own preferences, pool and gold; leave --preferences, --pool, --judge, --test out"
-        )
-    if settings.gold and settings.judge:
-        problems.append("--gold and --judge both say what is true; give one of them")
-    if settings.gold and not settings.pool and not settings.demo:
-        problems.append(f"--gold {settings.gold} names a column of the pool; give the pool with --pool FILE")
-    if not settings.betas or any(not (b > 0 and math.isfinite(b)) for b in settings.betas):
-        problems.append(
-            f"--betas must be positive numbers, got {', '.join(f'{b:g}' for b in settings.betas) or 'none'}"
-        )
-    if len(set(settings.betas)) != len(settings.betas):
-        problems.append("--betas names a value twice")
-    least = {
-        "draws": 4,
-        "members": 2,
-        "prompts": 1,
-        "samples": 2,
-        "max_new_tokens": 1,
-        "max_length": 8,
-        "max_pairs": 8,
-        "max_test_pairs": 8,
-        "floor": 0.0,
-    }
-    problems += too_small(settings, least)
-    for name, low, high in (("max_risk", 0.0, 1.0), ("holdout", 0.0, 1.0)):
-        if not low < getattr(settings, name) < high:
-            problems.append(f"--{name.replace('_', '-')} is {getattr(settings, name)}, it must lie between 0 and 1")
-    if settings.reward not in REWARDS:
-        problems.append(f"--reward is {settings.reward!r}, must be one of {', '.join(REWARDS)}")
-    problems += bad_ridge(settings.ridge)
-    if problems:
-        raise PrudentError("; ".join(problems))
-    return settings
-
-
-def too_small(settings: Any, least: Mapping[str, float]) -> list[str]:
-    """What is wrong with options that lie below the least value they can have; options that are None are left out."""
-    given = {name: getattr(settings, name) for name in least}
-    return [
-        f"--{name.replace('_', '-')} is {value}, it must be at least {least[name]}"
-        for name, value in given.items()
-        if value is not None and not value >= least[name]
-    ]
+    def problems(self) -> list[str]:
+        problems = []
+        if not self.preferences and not self.demo:
+            problems.append("no preference file was given; name one with --preferences, or try --demo")
+        if self.demo and (self.preferences or self.pool or self.judge or self.test):
+            problems.append(
+                "--demo brings its own preferences, pool and gold; leave --preferences, --pool, --judge, --test out"
+            )
+        if self.gold and self.judge:
+            problems.append("--gold and --judge both say what is true; give one of them")
+        if self.gold and not self.pool and not self.demo:
+            problems.append(f"--gold {self.gold} names a column of the pool; give the pool with --pool FILE")
+        if not self.betas or any(not (b > 0 and math.isfinite(b)) for b in self.betas):
+            problems.append(
+                f"--betas must be positive numbers, got {', '.join(f'{b:g}' for b in self.betas) or 'none'}"
+            )
+        if len(set(self.betas)) != len(self.betas):
+            problems.append("--betas names a value twice")
+        for name, share in (("--max-risk", self.max_risk), ("--holdout", self.holdout)):
+            if not 0 < share < 1:
+                problems.append(f"{name} is {share}, it must lie between 0 and 1")
+        return problems + bad_ridge(self.ridge)
 
 
 def bad_ridge(ridge: str) -> list[str]:

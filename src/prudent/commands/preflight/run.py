@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from prudent.commands.common import say
 from prudent.commands.preflight import inputs as reading
 from prudent.commands.preflight import page, page_study
 from prudent.commands.preflight.answer import Answer, Plan, answer
 from prudent.commands.preflight.core import Candidates, PairFeatures
 from prudent.commands.preflight.inputs import Inputs
-from prudent.commands.preflight.options import Settings, check
+from prudent.commands.preflight.options import PreflightOptions
 from prudent.commands.preflight.output import results, write_tables
 from prudent.commands.preflight.page_study import StudiedFile
 from prudent.commands.preflight.study import study
@@ -60,13 +61,13 @@ def timer(run: Run, say: Say) -> Callable[[str], contextlib.AbstractContextManag
     return stage
 
 
-def preflight(settings: Settings, out: str | Path, *, overwrite: bool = False, say: Say = lambda text: None) -> dict:
+def preflight(settings: PreflightOptions, *, say: Say = say) -> dict[str, Any]:
     """Run everything and write the folder ``out``; returns what results.json holds, with ``out``.
 
     Raises PrudentError (DataError for rows) for whatever in the input can't be used; nothing is then left at ``out``.
     """
-    check(settings)
-    with new_run(out, "preflight", settings.options(), settings.seed, overwrite) as run:
+    settings.checked()
+    with new_run(settings.out, "preflight", settings.chosen(), settings.seed, settings.overwrite) as run:
         stage = timer(run, say)
         pick_seed, fit_seed, study_seed = spawn(settings.seed, 3)
         with stage("reading"):
@@ -101,7 +102,7 @@ def preflight(settings: Settings, out: str | Path, *, overwrite: bool = False, s
         about = {
             "notes": found.notes,
             "reading": found.reports,
-            "settings": settings.options(),
+            "settings": settings.chosen(),
             "seed": settings.seed,
             "timings_s": run.manifest["timings_s"],
             "cpu_s": run.manifest["cpu_s"],
@@ -110,10 +111,10 @@ def preflight(settings: Settings, out: str | Path, *, overwrite: bool = False, s
         run.manifest["peak_memory_mib"] = about["peak_memory_mib"]
         value = results(answered, files, diversities, about)
         run.write_json("results.json", value)
-    return {**value, "out": str(out)}
+    return {**value, "out": str(settings.out)}
 
 
-def _gather(settings: Settings) -> tuple[Inputs, Pool | None]:
+def _gather(settings: PreflightOptions) -> tuple[Inputs, Pool | None]:
     if settings.demo:
         from prudent.commands.preflight.demonstration import demo_inputs
 
@@ -130,7 +131,7 @@ def _load_judge(name: str | None) -> RewardModel | None:
     return RewardModel.load(name)
 
 
-def _sample(settings: Settings, found: Inputs, run: Run, stage: Callable[[str], Any], seed: Seed) -> Pool:
+def _sample(settings: PreflightOptions, found: Inputs, run: Run, stage: Callable[[str], Any], seed: Seed) -> Pool:
     prompts = reading.held_out_prompts(found, settings.prompts, settings.seed)
     if len(prompts) < settings.prompts:
         found.notes.append(f"{len(prompts)} distinct prompts are held out; candidates were sampled for all of them")
@@ -138,7 +139,7 @@ def _sample(settings: Settings, found: Inputs, run: Run, stage: Callable[[str], 
         return reading.sample_candidates(settings, prompts)
 
 
-def _encoder(settings: Settings) -> Encoder:
+def _encoder(settings: PreflightOptions) -> Encoder:
     from prudent.features.encoder import Encoder
 
     return Encoder(settings.encoder, pooling=settings.pooling, max_length=settings.max_length, dtype=settings.dtype)
@@ -148,7 +149,7 @@ def _pool_hash(pool: Pool) -> str:
     return hash_text(*(repr(prompt) for prompt in pool.prompts), *(text for row in pool.responses for text in row))
 
 
-def _plan(settings: Settings) -> Plan:
+def _plan(settings: PreflightOptions) -> Plan:
     return Plan(
         betas=settings.betas,
         draws=settings.draws,
@@ -161,7 +162,7 @@ def _plan(settings: Settings) -> Plan:
 
 
 def _truth(
-    settings: Settings, found: Inputs, pool: Pool, candidates: Candidates, judge: RewardModel | None
+    settings: PreflightOptions, found: Inputs, pool: Pool, candidates: Candidates, judge: RewardModel | None
 ) -> Truth | None:
     """Gold where the pool has it and no judge is named; the judge; else None, which means a cross-fit."""
     if judge is None:
@@ -184,7 +185,7 @@ def _judge_quality(judge: RewardModel, found: Inputs) -> dict[str, Any]:
 
 
 def _study(
-    settings: Settings, found: Inputs, trains: Sequence[PairFeatures], tests: Sequence[PairFeatures], seed: Seed
+    settings: PreflightOptions, found: Inputs, trains: Sequence[PairFeatures], tests: Sequence[PairFeatures], seed: Seed
 ) -> tuple[list[StudiedFile], list[dict[str, Any]]]:
     """The variability study of each file, and members that differ by resample beside those that differ by training."""
     pairs = reading.combine(list(trains))
@@ -220,7 +221,7 @@ def _study(
 
 
 def _report(
-    settings: Settings,
+    settings: PreflightOptions,
     found: Inputs,
     pool: Pool,
     answered: Answer,
@@ -244,14 +245,14 @@ def _report(
     page.close_report(
         report,
         _choices(settings, found, answered),
-        {**settings.options(), "seed": settings.seed},
+        {**settings.chosen(), "seed": settings.seed},
         run.manifest["timings_s"],
         peak_memory_mib(),
     )
     return report
 
 
-def _choices(settings: Settings, found: Inputs, answered: Answer) -> list[str]:
+def _choices(settings: PreflightOptions, found: Inputs, answered: Answer) -> list[str]:
     """Every choice behind the numbers, in words."""
     ridges = ", ".join(f"{ridge:.3g}" for ridge in answered.facts["ridge"])
     if settings.pool or settings.demo:

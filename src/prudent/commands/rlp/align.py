@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from prudent.commands.align.inputs import demo_pairs, demo_sides
-from prudent.commands.align.options import Settings, check
+from prudent.commands.align.options import AlignOptions
 from prudent.commands.align.problem import Judged, Side, side_values
 from prudent.commands.align.run import build_models, reference_sampler
 from prudent.commands.align.series import Models, judge, statistics_of, train_options
@@ -37,7 +37,7 @@ class State:
     """What rounds share: models, settings, sides, truth, and the labelled pairs' features with their prompts."""
 
     models: Models
-    settings: Settings
+    settings: AlignOptions
     train: Side
     test: Side
     judged: Judged
@@ -53,24 +53,23 @@ def run(given: dict[str, Any]) -> None:
         raise PrudentError("--policy align refreshes by spg; compare the other kinds with --policy exact")
     steps = given["steps"] or 40
     prompts = given["prompts"] or 64
-    settings = check(
-        Settings(
-            demo=True,
-            policy=given["language_model"],
-            objectives=("vanilla",),
-            reward="mean",
-            members=given["members"],
-            steps=steps,
-            train_prompts=prompts // 2,
-            eval_prompts=prompts - prompts // 2,
-            pooling=given["pooling"],
-            max_length=given["max_length"],
-            seed=given["seed"],
-            demo_side=given["side"],
-            demo_pairs=given["pairs"],
-            demo_slope=given["slope"],
-        )
-    )
+    settings = AlignOptions(
+        out=given["out"],
+        demo=True,
+        policy=given["language_model"],
+        objectives=("vanilla",),
+        reward="mean",
+        members=given["members"],
+        steps=steps,
+        train_prompts=prompts // 2,
+        eval_prompts=prompts - prompts // 2,
+        pooling=given["pooling"],
+        max_length=given["max_length"],
+        seed=given["seed"],
+        demo_side=given["side"],
+        demo_pairs=given["pairs"],
+        demo_slope=given["slope"],
+    ).checked()
     kept = {name: v for name, v in given.items() if name not in ("out", "as_json", "seed", "rounds")}
     with resumable_run(given["out"], "rlp", kept, given["seed"]) as (outer, resumes):
         if resumes:
@@ -88,7 +87,7 @@ def run(given: dict[str, Any]) -> None:
             say(f"round {row['round']}: gold {row['gold']:.3f}, KL {row['kl']:.2f}, over round 0 {row['more'].text}")
 
 
-def prepare(settings: Settings, given: dict[str, Any]) -> State:
+def prepare(settings: AlignOptions, given: dict[str, Any]) -> State:
     """Models, the two sides with the reference's samples, and the labelled preferences."""
     split, label, sampling = spawn(settings.seed, 3)
     models = build_models(settings)

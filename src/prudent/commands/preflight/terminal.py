@@ -1,0 +1,45 @@
+"""What ``prudent preflight`` says on the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prudent.commands.preflight.options import PreflightOptions
+
+
+def show(found: dict[str, Any], options: PreflightOptions) -> None:
+    """The verdict in words and the table behind it, for a person."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.panel import Panel
+    from rich.table import Table
+
+    from prudent.commands.preflight.verdict import percent, signed
+
+    verdict = found["verdict"]
+    colour = {"good": "green", "warn": "yellow", "bad": "red"}[verdict["tone"]]
+    console = Console()
+    body = "\n\n".join([*map(plain, verdict["sentences"]), *(plain(line) for line in verdict["advice"])])
+    console.print(Panel(escape(body), title=f"[bold]{escape(verdict['headline'])}[/bold]", border_style=colour))
+    table = Table(title="Risk (95 % interval) and gain at equal beta", title_justify="left")
+    for name in ("method", "beta", "risk", "interval", "gain", "KL", "worse"):
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
+    at = verdict["vanilla"]["setting"]
+    for row in found["equal_beta"]:
+        if row["setting"] == at and row.get("risk") is not None:
+            table.add_row(
+                row["method"],
+                f"{row['setting']:g}",
+                percent(row["risk"]),
+                f"{percent(row['low'])} to {percent(row['high'])}",
+                signed(row["gain"]),
+                f"{row['kl']:.2f}",
+                percent(row["worse"]),
+            )
+    console.print(table)
+    console.print(f"Report: {options.out / 'report.html'}", soft_wrap=True)
+
+
+def plain(text: str) -> str:
+    """Text without the marks of the report."""
+    return text.replace("**", "").replace("`", "")
