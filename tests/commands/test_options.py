@@ -160,5 +160,5 @@ def test_run_preflight_names_near_options_before_anything_is_read() -> None:
         prudent.run_preflight(preferences="x", out="unused", max_pair=3)
     with pytest.raises(PrudentError, match="--members is 100000000, the limit is 10000"):
         prudent.run_preflight(preferences="x", out="unused", members=100_000_000)
-    with pytest.raises(PrudentError, match="absent.jsonl is not there"):
+    with pytest.raises(PrudentError, match=r"absent\.jsonl is not there"):
         prudent.run_preflight(preferences="absent.jsonl", out="unused")
