@@ -1,12 +1,25 @@
-"""The errors that a user can mend. The command line prints them without a traceback and exits with status 2."""
+"""The errors that a user can fix. The command line prints them without a traceback and exits with status 2."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 
+def escape(text: str) -> str:
+    """``text`` with control, bidirectional and other invisible characters written as escapes, line ends kept: what is
+    printed can't move the cursor, change colours or reorder what stands beside it."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character == "\n" else ascii(character)[1:-1] for character in text
+    )
+
+
 class PrudentError(ValueError):
     """Something is wrong with what was given; the message names the value, the place and the remedy."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(escape(str(message)))
 
 
 @dataclass(frozen=True)
@@ -25,7 +38,7 @@ class BadRow:
 
     def __str__(self) -> str:
         where = f"line {self.line}" + (f", field {self.field!r}" if self.field else "")
-        return f"{where}: {self.reason}: {self.detail}"
+        return escape(f"{where}: {self.reason}: {self.detail}")
 
 
 class DataError(PrudentError):

@@ -9,16 +9,16 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
-import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from prudent.data.json_records import json_records, jsonl_records
+from prudent.data.records import LINE_BYTES, WHOLE_BYTES, Record
+from prudent.data.tables import read_table
 from prudent.errors import BadRow, PrudentError
-from prudent.runs import LONE_SURROGATE, clean_text
 
 KINDS = {
     ".jsonl": "jsonl",
@@ -36,17 +36,8 @@ ENCODINGS = (
     (b"\xff\xfe", "UTF-16 (little-endian)"),
     (b"\xfe\xff", "UTF-16 (big-endian)"),
 )
+PACKED_RATIO, PACKED_LEAST = 100, 64 * 2**20
 MISSING_TEXT = frozenset({"", "n/a", "na", "nan", "none", "null", "-"})
-
-
-@dataclass
-class Record:
-    """One record of a file. value: the object, None where ``errors`` says why there is none. flags: what was mended."""
-
-    line: int
-    value: dict[str, Any] | None
-    errors: list[BadRow] = field(default_factory=list)
-    flags: list[BadRow] = field(default_factory=list)
 
 
 def file_kind(path: Path) -> str | None:
@@ -71,23 +62,54 @@ def damaged(path: Path, error: Exception) -> PrudentError:
     return PrudentError(f"{path} is damaged gzip ({error}); fetch or write it again")
 
 
+def most_bytes(path: Path) -> int:
+    """Unpacked bytes that a file may hold: text packs to a tenth or so, hardly ever to a hundredth."""
+    return max(PACKED_LEAST, PACKED_RATIO * path.stat().st_size)
+
+
+def too_large(path: Path, limit: int) -> PrudentError:
+    return PrudentError(
+        f"{path} unpacks to more than {limit >> 20} MiB, over {PACKED_RATIO} times its size; "
+        "where this is meant, unpack it first"
+    )
+
+
 def read_bytes(path: Path) -> bytes:
-    """Whole content of a file, unpacked."""
+    """Whole content of a file, unpacked. PrudentError beyond ``WHOLE_BYTES``."""
     with open_bytes(path) as file:
         try:
-            return file.read()
+            limit = min(WHOLE_BYTES, most_bytes(path))
+            data = file.read(limit + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise damaged(path, error) from error
+    if len(data) <= limit:
+        return data
+    if limit < WHOLE_BYTES:
+        raise too_large(path, limit)
+    raise PrudentError(
+        f"{path} holds more than {WHOLE_BYTES >> 20} MiB, and this kind of file is read whole; write it as JSONL or "
+        "Parquet, which are read piece by piece"
+    )
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
     """Lines of a file, unpacked, one at a time: memory stays flat however long the file is. Its encoding is checked
     first. Raises PrudentError where there is nothing but white space."""
-    blank = True
+    blank, number, held, limit = True, 0, 0, most_bytes(path)
     with open_bytes(path) as file:
         try:
-            for number, line in enumerate(file):
+            while line := file.readline(LINE_BYTES + 1):
+                held += len(line)
+                rest = line
+                while len(rest) > LINE_BYTES and not rest.endswith(b"\n"):  # a line beyond the bound: drop what follows
+                    rest = file.readline(LINE_BYTES + 1)
+                    held += len(rest)
+                    if held > limit:
+                        raise too_large(path, limit)
+                if held > limit:
+                    raise too_large(path, limit)
                 line = line if number else check_encoding(path, line)
+                number += 1
                 blank = blank and not line.strip()
                 yield line
         except (OSError, EOFError, zlib.error) as error:
@@ -111,163 +133,18 @@ def check_encoding(path: Path, data: bytes) -> bytes:
     return data.removeprefix(b"\xef\xbb\xbf")
 
 
-def _decoder() -> tuple[json.JSONDecoder, list[tuple[str, Any]], list[str]]:
-    """JSON decoder that notes keys given twice (with the value that wins) and numbers that JSON doesn't have."""
-    twice: list[tuple[str, Any]] = []
-    constants: list[str] = []
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        value = dict(items)
-        if len(value) != len(items):
-            keys = [key for key, _ in items]
-            twice.extend((key, value[key]) for key in value if keys.count(key) > 1)
-        return value
-
-    def constant(name: str) -> float:
-        constants.append(name)
-        return float(name.replace("Infinity", "inf"))
-
-    return json.JSONDecoder(object_pairs_hook=pairs, parse_constant=constant), twice, constants
-
-
-def _shorten(value: Any, limit: int = 60) -> str:
-    text = clean_text(value if isinstance(value, str) else repr(value))
-    return repr(text if len(text) <= limit else text[: limit - 1] + "…")
-
-
-def _mend(record: dict[str, Any], line: int, note: Callable[[str, str, str], None]) -> dict[str, Any]:
-    """``record`` with numbers that JSON doesn't have as None and lone surrogates as U+FFFD, each noted by field."""
-
-    def walk(value: Any, name: str) -> Any:
-        if isinstance(value, str):
-            if LONE_SURROGATE.search(value):
-                note(name, "lone-surrogate", "half a surrogate pair was replaced by U+FFFD")
-                return clean_text(value)
-            if "\0" in value:
-                note(name, "nul-character", "holds U+0000; kept")
-            return value
-        if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-            note(name, "not-a-number", f"{value} is not JSON; treated as missing")
-            return None
-        if isinstance(value, dict):
-            return {clean_text(key): walk(item, name or key) for key, item in value.items()}
-        if isinstance(value, list):
-            return [walk(item, name) for item in value]
-        return value
-
-    return {clean_text(key): walk(value, clean_text(key)) for key, value in record.items()}
-
-
-def _finish(value: Any, line: int, text: str, twice: list[tuple[str, Any]], constants: list[str]) -> Record:
-    """Record of one decoded JSON value: an object, or the reason why it is none."""
-    if not isinstance(value, dict):
-        kind = {list: "an array", str: "a string", type(None): "null"}.get(type(value), f"a {type(value).__name__}")
-        return Record(line, None, [BadRow(line, "", "not-an-object", f"{kind} where one object a row is expected")])
-    record = Record(line, value)
-
-    def note(name: str, reason: str, detail: str) -> None:
-        record.flags.append(BadRow(line, name, reason, detail))
-
-    for key, won in twice:
-        note(clean_text(key), "duplicate-key", f"given more than once; the last value, {_shorten(won)}, won")
-    if constants or "\\ud" in text or "\\uD" in text or "\\u0000" in text:
-        record.value = _mend(value, line, note)
-    return record
-
-
-def _json_error(line: int, error: Exception, column: int | None = None) -> Record:
-    if isinstance(error, json.JSONDecodeError):
-        where = f" at column {column or error.colno}"
-        detail = f"{error.msg.removesuffix(' at')}{where}; the line may be cut off"
-    else:
-        detail = f"{type(error).__name__}: {error}"
-    return Record(line, None, [BadRow(line, "", "not-json", detail)])
-
-
-def _jsonl(lines: Iterable[bytes]) -> Iterator[Record]:
-    decoder, twice, constants = _decoder()
-    for number, raw in enumerate(lines, start=1):
-        if not raw.strip():
-            continue
-        twice.clear()
-        constants.clear()
-        try:
-            text = raw.rstrip(b"\r\n").decode("utf-8")
-        except UnicodeDecodeError as error:
-            detail = f"byte {error.start + 1} of the line ({raw[error.start]:#04x}) is not UTF-8"
-            yield Record(number, None, [BadRow(number, "", "not-utf8", detail)])
-            continue
-        try:
-            value = decoder.decode(text)
-        except (ValueError, RecursionError) as error:
-            yield _json_error(number, error)
-            continue
-        yield _finish(value, number, text, twice, constants)
-
-
-def _json_array(path: Path, text: str) -> Iterator[Record]:
-    """Records of one JSON array; the line of each is where it starts."""
-    decoder, twice, constants = _decoder()
-    space = re.compile(r"\s*")
-    place = space.match(text, 0).end() + 1  # type: ignore[union-attr]
-    line, counted = 1, 0
-    while True:
-        place = space.match(text, place).end()  # type: ignore[union-attr]
-        line, counted = line + text.count("\n", counted, place), place
-        if text.startswith("]", place):
-            return
-        twice.clear()
-        constants.clear()
-        try:
-            value, end = decoder.raw_decode(text, place)
-        except (ValueError, RecursionError) as error:
-            column = error.colno if isinstance(error, json.JSONDecodeError) else None
-            at = error.lineno if isinstance(error, json.JSONDecodeError) else line
-            yield _json_error(at, error, column)
-            return  # where the next record begins is not known any more
-        yield _finish(value, line, text[place:end], twice, constants)
-        place = space.match(text, end).end()  # type: ignore[union-attr]
-        if text.startswith(",", place):
-            place += 1
-        elif not text.startswith("]", place):
-            line += text.count("\n", counted, place)
-            yield Record(line, None, [BadRow(line, "", "not-json", "expected a comma or the end of the array")])
-            return
-
-
-def _json(path: Path, data: bytes) -> Iterator[Record]:
-    """An array of objects, an object that holds one under "data" or "rows", or (a common misnomer) JSONL."""
-    start = data.lstrip()[:1]
-    if start == b"[":
-        try:
-            yield from _json_array(path, data.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            line = data.count(b"\n", 0, error.start) + 1
-            raise PrudentError(f"{path}: line {line} is not UTF-8; convert the file or write it as JSONL") from error
-        return
-    try:
-        whole = json.loads(data)
-    except (ValueError, RecursionError):
-        yield from _jsonl(io.BytesIO(data))
-        return
-    listed = whole.get("data", whole.get("rows")) if isinstance(whole, dict) else None
-    if isinstance(listed, list):
-        for number, value in enumerate(listed, start=1):
-            yield _finish(value, number, "\\ud", [], [])  # always walked: the text of one row is not at hand
-        return
-    yield from _jsonl([json.dumps(whole).encode()])
-
-
 def _csv(path: Path, data: bytes) -> Iterator[Record]:
     try:
-        text = data.decode("utf-8")
+        data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise PrudentError(f"{path}: line {line} holds a byte that is not UTF-8; convert the file to UTF-8") from error
     csv.field_size_limit(1 << 30)
     tabs = path.name.lower().removesuffix(".gz").endswith(".tsv")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", strict=False)
+    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline="")
+    reader = csv.reader(text, delimiter="\t" if tabs else ",", strict=False)
     names: list[str] | None = None
+    flags: list[BadRow] = []
     last = 0
     try:
         for cells in reader:
@@ -276,39 +153,26 @@ def _csv(path: Path, data: bytes) -> Iterator[Record]:
                 continue
             if names is None:
                 names = [cell.strip() for cell in cells]
+                flags = _named_twice(names, line)
                 continue
             if len(cells) != len(names):
                 detail = f"{len(cells)} cells where the header names {len(names)} columns"
                 yield Record(line, None, [BadRow(line, "", "wrong-cell-count", detail)])
                 continue
-            yield Record(line, dict(zip(names, cells)))
+            yield Record(line, dict(zip(names, cells)), flags=flags)
+            flags = []
     except csv.Error as error:
         line = last + 1
         yield Record(line, None, [BadRow(line, "", "not-csv", str(error))])
 
 
-def _table(path: Path, kind: str) -> Iterator[Record]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        if kind == "parquet":
-            batches: Any = pq.ParquetFile(path).iter_batches(batch_size=2048)
-        else:
-            source = pa.memory_map(str(path))
-            try:
-                file = pa.ipc.open_file(source)
-                batches = (file.get_batch(index) for index in range(file.num_record_batches))
-            except pa.ArrowInvalid:
-                source.seek(0)
-                batches = pa.ipc.open_stream(source)
-        number = 0
-        for batch in batches:
-            for row in batch.to_pylist():
-                number += 1
-                yield Record(number, row)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
-        raise PrudentError(f"{path} can't be read as {kind}: {error}") from error
+def _named_twice(names: list[str], line: int) -> list[BadRow]:
+    """Flags of the columns that a header names more than once."""
+    return [
+        BadRow(line, name, "duplicate-column", f"named {count} times; the last of these columns won")
+        for name, count in Counter(names).items()
+        if count > 1
+    ]
 
 
 def read_records(path: str | Path) -> Iterator[Record]:
@@ -326,15 +190,15 @@ def read_records(path: str | Path) -> Iterator[Record]:
     if path.stat().st_size == 0:
         raise PrudentError(f"{path} is empty; it needs at least one row")
     if kind in ("parquet", "arrow"):
-        yield from _table(path, kind)
+        yield from read_table(path, kind)
         return
     if kind == "jsonl":
-        yield from _jsonl(read_lines(path))
+        yield from jsonl_records(read_lines(path))
         return
     data = check_encoding(path, read_bytes(path))
     if not data.strip():
         raise PrudentError(f"{path} is empty; it needs at least one row")
-    yield from (_json if kind == "json" else _csv)(path, data)
+    yield from (json_records if kind == "json" else _csv)(path, data)
 
 
 def open_records(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prudent.data.files import MISSING_TEXT
+from prudent.data.records import brief, listed
 
 Message = dict[str, str]
 Note = Callable[[str, str, str], None]
@@ -89,11 +90,17 @@ class Pair:
 
 
 def number(value: Any) -> float | None:
-    """``value`` as a finite float; None when it is missing ("N/A", "", null, NaN); ValueError when it is other text."""
+    """``value`` as a finite float; None when it is missing ("N/A", "", null, NaN); ValueError when it is other text or
+    beyond a float's range (1e999, an integer of 400 digits)."""
     if value is None or (isinstance(value, str) and value.strip().lower() in MISSING_TEXT):
         return None
-    found = float(value)
-    return found if math.isfinite(found) else None
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    if math.isinf(found):
+        raise ValueError(f"{brief(value)} is beyond a float's range")
+    return None if math.isnan(found) else found
 
 
 def text_of(message: Mapping[str, Any]) -> Any:
@@ -119,7 +126,9 @@ def read_messages(value: Sequence[Any], name: str, note: Note) -> list[Message]:
         role = item.get("role", item.get("from"))
         content = text_of(item)
         if not isinstance(role, str) or role.lower() not in ROLES:
-            raise Reject(Problem(name, "unknown-role", f"{where} has role {role!r}; known: {', '.join(sorted(ROLES))}"))
+            raise Reject(
+                Problem(name, "unknown-role", f"{where} has role {brief(role)}; known: {', '.join(sorted(ROLES))}")
+            )
         if content is None:
             raise Reject(Problem(name, "null-content", f"{where} ({role}) has no text content"))
         if not isinstance(content, str):
@@ -152,7 +161,8 @@ def read_side(value: Any, name: str, note: Note, allow: frozenset[str] = frozens
         value = [value]
     if isinstance(value, (list, tuple)):
         return read_messages(value, name, note)
-    raise Reject(Problem(name, "not-text", f"{value!r} ({type(value).__name__}) where text or messages are needed"))
+    detail = f"{brief(value)} ({type(value).__name__}) where text or messages are needed"
+    raise Reject(Problem(name, "not-text", detail))
 
 
 def is_transcript(text: Any) -> bool:
@@ -325,7 +335,7 @@ def read_numbers(row: Mapping[str, Any], note: Note) -> dict[str, float]:
         try:
             value = number(row.get(name))
         except (TypeError, ValueError):
-            note(name, "not-a-number", f"{row[name]!r} is no number; treated as missing")
+            note(name, "not-a-number", f"{brief(row[name])} is no finite number; treated as missing")
             continue
         if value is None:
             continue
@@ -344,7 +354,8 @@ def compare_scores(row: Mapping[str, Any], choices: Choices, numbers: dict[str, 
         try:
             high, low = number(row[better]), number(row[worse])
         except (TypeError, ValueError):
-            note(better, "not-a-number", f"scores {row[better]!r} and {row[worse]!r} are not numbers; not compared")
+            given = f"{brief(row[better])} and {brief(row[worse])}"
+            note(better, "not-a-number", f"{given} are not two finite numbers; not compared")
             return
         if high is None or low is None:
             return
@@ -367,7 +378,7 @@ def pair_of_sides(row: Mapping[str, Any], choices: Choices, note: Note) -> Pair:
     for name in ("prompt", "chosen", "rejected"):
         if name not in row:
             if name != "prompt":
-                problems.append(Problem(name, "missing-field", f"columns found: {', '.join(map(str, row))}"))
+                problems.append(Problem(name, "missing-field", f"columns found: {listed(row)}"))
             continue
         try:
             sides[name] = read_side(row[name], name, note, choices.allow if name != "prompt" else frozenset())

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prudent.data.files import read_records
 from prudent.data.formats import Message, Problem, Reject, read_side
+from prudent.data.records import brief, listed
 from prudent.errors import BadRow, DataError, PrudentError
 from prudent.runs import dumps, write_atomic
+
+MOST_GOLD = 1e12  # beyond it differences of usual rewards are lost in rounding
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def read_pool(path: str | Path, gold: str = "gold") -> Pool:
 
 def _read_prompt(row: dict[str, Any]) -> list[Message]:
     if "prompt" not in row:
-        raise Reject(Problem("prompt", "missing-field", f"columns found: {', '.join(map(str, row))}"))
+        raise Reject(Problem("prompt", "missing-field", f"columns found: {listed(row)}"))
     prompt = read_side(row["prompt"], "prompt", lambda *_: None)
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
@@ -125,18 +127,17 @@ def _read_row(row: dict[str, Any], gold_name: str = "gold") -> dict[str, Any]:
 
 def _read_gold(gold: Any, count: int, name: str) -> tuple[list[float] | None, list[Problem]]:
     if not isinstance(gold, list) or len(gold) != count:
-        found = f"{len(gold)} numbers" if isinstance(gold, list) else repr(gold)
+        found = f"{len(gold)} numbers" if isinstance(gold, list) else brief(gold)
         return None, [Problem(name, "wrong-length", f"{found} for {count} responses; one number a response")]
     bad = [
         (place, value)
         for place, value in enumerate(gold, start=1)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MOST_GOLD
     ]
     if bad:
         place, value = bad[0]
-        return None, [
-            Problem(name, "not-a-number", f"gold of response {place} is {value!r}; it must be a finite number")
-        ]
+        detail = f"gold of response {place} is {brief(value)}; it must be a number from -{MOST_GOLD:g} to {MOST_GOLD:g}"
+        return None, [Problem(name, "not-a-number", detail)]
     return [float(value) for value in gold], []
 
 

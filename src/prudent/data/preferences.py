@@ -26,6 +26,7 @@ from prudent.data.formats import (
 )
 from prudent.data.ratings import Rated, pairs_of_ratings, pick_rating, read_rated
 from prudent.data.read_report import ReadReport
+from prudent.data.records import listed
 from prudent.data.votes import SOFT_RULES, pair_of_votes, read_votes
 from prudent.errors import BadRow, PrudentError
 from prudent.runs import clean_text, hash_text
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 Source = str | Path
 MESSAGE_COLUMNS = ("prompt", "chosen", "rejected")
 PIECE = 8192  # rows read together where a source is streamed
+MOST_COLUMNS = 1000  # of the file's own ones kept; a data set of many more takes minutes to open
 NEUTRAL = {"weight": 1.0, "soft_label": 1.0, "margin": 0.0}
 
 
@@ -247,7 +249,7 @@ def rename(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]
         return dict(row)
     missing = [theirs for theirs in columns.values() if theirs not in row]
     if missing:
-        found = ", ".join(map(str, row))
+        found = listed(row)
         raise Reject(
             *(Problem(name, "missing-field", f"mapped column is not there; found: {found}") for name in missing)
         )
@@ -264,7 +266,7 @@ def _read_row(
         return pair_of_votes(row, choices, note)
     if "response" in row:
         return read_rated(row, line, rating, note)
-    found = ", ".join(map(str, row)) or "none"
+    found = listed(row)
     detail = (
         f"columns found: {found}; expected chosen and rejected, response_1, response_2 and votes, or response and a "
         'rating; map yours with columns={"chosen": "your_column", ...}'
@@ -305,20 +307,30 @@ def to_dataset(pairs: Sequence[tuple[int, Pair]], report: ReadReport | None = No
                 report.notes.append(
                     f"{name}: missing in {missing} of {len(values)} rows; training takes {NEUTRAL[name]}"
                 )
+    out: dict[str, list[Any]] = {}  # names of the columns left out by reason
     extras = dict.fromkeys(key for _, pair in pairs for key in pair.extra)
     for name in extras:
+        reason = None
         if name in table:
-            if report is not None:
-                report.notes.append(f"the file's own column {name!r} left out: Prudent writes one of that name")
+            reason = "Prudent writes one of that name"
+        elif "\0" in str(name):
+            reason = "its name holds U+0000"
+        elif len(table) >= MOST_COLUMNS:
+            reason = f"a data set has at most {MOST_COLUMNS} columns"
+        if reason:
+            out.setdefault(reason, []).append(name)
             continue
         try:
             column = pa.array([pair.extra.get(name) for _, pair in pairs])
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, UnicodeError, OverflowError) as error:
-            if report is not None:
-                report.notes.append(f"column {name!r} left out: its values have no common type ({str(error)[:80]})")
+            out.setdefault(f"its values have no common type ({str(error)[:80]})", []).append(name)
             continue
         if not pa.types.is_null(column.type):
             table[str(name)] = column
+    if report is not None:
+        for reason, names in out.items():
+            plural = "s" if len(names) > 1 else ""
+            report.notes.append(f"column{plural} {listed(map(repr, names))} left out: {reason}")
     return Dataset(pa.table(table))
 
 

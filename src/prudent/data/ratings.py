@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prudent.data.files import open_records
 from prudent.data.formats import Message, Note, Pair, Problem, Reject, number, read_side
 from prudent.data.read_report import ReadReport
+from prudent.data.records import brief, listed
 from prudent.errors import BadRow, PrudentError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def pick_rating(columns: Sequence[str], wanted: str | None) -> str:
     if found is None or found not in columns:
         what = f"no rating column {wanted!r}" if wanted else "responses without a known rating column"
         raise Reject(
-            Problem(wanted or "rating", "missing-field", f"{what}; columns found: {', '.join(columns)}; give rating=")
+            Problem(wanted or "rating", "missing-field", f"{what}; columns found: {listed(columns)}; give rating=")
         )
     return found
 
@@ -47,7 +48,7 @@ def read_response(row: Mapping[str, Any], note: Note) -> tuple[list[Message], li
     for name, role in (("prompt", "user"), ("response", "assistant")):
         try:
             if name not in row:
-                raise Reject(Problem(name, "missing-field", f"columns found: {', '.join(map(str, row))}"))
+                raise Reject(Problem(name, "missing-field", f"columns found: {listed(row)}"))
             side = read_side(row[name], name, note)
             sides.append([{"role": role, "content": side}] if isinstance(side, str) else side)
         except Reject as reject:
@@ -64,7 +65,7 @@ def read_rated(row: Mapping[str, Any], line: int, rating: str | None, note: Note
     try:
         value = number(row[column])
     except (TypeError, ValueError):
-        detail = f"{row[column]!r} is no rating; give a number or leave it out"
+        detail = f"{brief(row[column])} is no rating; give a number or leave it out"
         raise Reject(Problem(column, "not-a-number", detail)) from None
     return Rated(line, prompt, response, value, other_columns(row))
 
@@ -153,16 +154,14 @@ def read_ratings(
                 values[name].append(number(row.extra.get(name)))
             except (TypeError, ValueError):
                 values[name].append(None)
-                detail = f"{row.extra[name]!r} is no rating; give a number or leave it out"
+                detail = f"{brief(row.extra[name])} is no rating; give a number or leave it out"
                 report.bad.append(BadRow(row.line, name, "not-a-number", detail))
     report.require(on_error)
     bad = {row.line for row in report.bad}
     kept = [place for place, row in enumerate(rows) if row.line not in bad]
     report.kept = len(kept)
     if not kept or not names:
-        raise PrudentError(
-            f"{source}: no rated response in {report.read} rows; rating columns: {', '.join(names) or 'none'}"
-        )
+        raise PrudentError(f"{source}: no rated response in {report.read} rows; rating columns: {listed(names)}")
     messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
     table = {
         "prompt": pa.array([rows[i].prompt for i in kept], messages),

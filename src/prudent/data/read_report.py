@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from prudent.errors import BadRow, DataError
+from prudent.errors import BadRow, DataError, escape
 
 
 @dataclass
@@ -60,7 +60,7 @@ class ReadReport:
                 lines.append(
                     f"  {name.replace('_', ' ')}: " + ", ".join(f"{n} {reason}" for reason, n in counts.items())
                 )
-        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+        return escape("\n".join([*lines, *(f"  {note}" for note in self.notes)]))
 
     def require(self, on_error: str, errors: str | Iterable[str] = ()) -> None:
         """Raise one DataError with every bad row (unless ``on_error`` is "skip") and every row whose reason is in
@@ -69,5 +69,5 @@ class ReadReport:
         promoted = [row for row in [*self.left_out, *self.flagged] if "all" in wanted or row.reason in wanted]
         bad = ([] if on_error == "skip" else self.bad) + promoted
         if bad:
-            remedy = f'{self.read} rows read. Mend these rows, or give on_error="skip" to leave the unusable ones out'
+            remedy = f'{self.read} rows read. Fix these rows, or give on_error="skip" to leave the unusable ones out'
             raise DataError(self.source, sorted(bad, key=lambda row: row.line), remedy)

@@ -18,6 +18,7 @@ from typing import Any
 from prudent.data.duplicates import exact_text, group_pairs, near_duplicates, prompt_text, side_similarity
 from prudent.data.formats import MARK, SCORES, number
 from prudent.data.lengths import answer_text, length_report, word_counts
+from prudent.data.records import listed
 from prudent.data.votes import merge_votes, read_votes
 from prudent.errors import PrudentError
 
@@ -233,7 +234,7 @@ def _length(data: Rows) -> Iterator[Finding]:
 
 def _votes(data: Rows) -> Iterator[Finding]:
     if not any("votes" in row for row in data.rows):
-        found = ", ".join(data.rows[0]) if data.rows else "none"
+        found = listed(data.rows[0] if data.rows else ())
         raise PrudentError(
             'rule "votes" needs a column "votes" with each annotator\'s vote (1: chosen, 2: rejected, 0: tie); '
             f"columns found: {found}"
@@ -271,7 +272,7 @@ def score_columns(row: Mapping[str, Any]) -> tuple[str, str]:
         if all(name in row for name in pair):
             return pair
     known = "; ".join(", ".join(pair) for pair in SCORES)
-    raise PrudentError(f'rule "scores" needs both sides\' scores ({known}); columns found: {", ".join(row) or "none"}')
+    raise PrudentError(f'rule "scores" needs both sides\' scores ({known}); columns found: {listed(row)}')
 
 
 RULES = {

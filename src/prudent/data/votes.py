@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from prudent.data.formats import Choices, Note, Pair, Problem, Reject, check_answers, read_numbers, read_side
+from prudent.data.records import brief, listed
 from prudent.errors import PrudentError
 
 TIE, FIRST, SECOND, BOTH_BAD = 0, 1, 2, 3
@@ -57,7 +58,7 @@ def read_votes(value: Any) -> list[int]:
     for vote in values:
         word = str(int(vote)) if isinstance(vote, float) and vote.is_integer() else str(vote).strip().lower()
         if isinstance(vote, bool) or word not in WORDS:
-            raise ValueError(f"{vote!r} is not a vote; known: 1, 2, 0 for a tie, {', '.join(sorted(WORDS))}")
+            raise ValueError(f"{brief(vote)} is not a vote; known: 1, 2, 0 for a tie, {', '.join(sorted(WORDS))}")
         votes.append(WORDS[word])
     return votes
 
@@ -102,7 +103,7 @@ def pair_of_votes(row: Mapping[str, Any], choices: Choices, note: Note) -> Pair:
     for name in ("prompt", "response_1", "response_2"):
         try:
             if name not in row:
-                raise Reject(Problem(name, "missing-field", f"columns found: {', '.join(map(str, row))}"))
+                raise Reject(Problem(name, "missing-field", f"columns found: {listed(row)}"))
             sides[name] = read_side(row[name], name, note, choices.allow if name != "prompt" else frozenset())
         except Reject as reject:
             problems += reject.problems
