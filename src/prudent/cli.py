@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 # In the order in which a person meets them; a group with its help.
 NAMES: dict[str, str] = {
+    "demo": "",
     "preflight": "",
     "fit": "",
     "score": "",

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 
 from prudent.errors import PrudentError
 
+FORMAT = "1"  # of features: changes whenever the same text would get another vector
 MERGE_FROM = 32  # small shards in a folder before they are merged
 MERGE_BYTES = 16 * 2**20  # larger shards stay as they are: rewriting them would cost more than it saves
 FLUSH_ROWS, FLUSH_SECONDS = 16384, 15.0

@@ -17,7 +17,7 @@ import torch
 
 from prudent.errors import PrudentError
 from prudent.features.backbone import Runner, backbone_of
-from prudent.features.cache import FeatureCache, row_key
+from prudent.features.cache import FORMAT, FeatureCache, row_key
 from prudent.features.cpu.attention import fast_attention
 from prudent.features.models import cache_folder, dtype_name, ensure_pad, load_language_model
 from prudent.features.pooling import POOLINGS
@@ -27,7 +27,6 @@ from prudent.features.rendering import Prompt, Rendered, Renderer, Response
 from prudent.runs import hash_text
 
 CHUNK = 8192  # rows rendered and sorted together; bounds memory whatever the number of rows
-FORMAT = "1"  # changes whenever the same text would get another vector
 
 
 @dataclass
