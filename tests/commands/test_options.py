@@ -162,3 +162,14 @@ def test_run_preflight_names_near_options_before_anything_is_read() -> None:
         prudent.run_preflight(preferences="x", out="unused", members=100_000_000)
     with pytest.raises(PrudentError, match=r"absent\.jsonl is not there"):
         prudent.run_preflight(preferences="absent.jsonl", out="unused")
+
+
+def test_score_overwrites_nothing_that_was_not_named(tmp_path: Path) -> None:
+    data, taken = tmp_path / "data.jsonl", tmp_path / "taken.jsonl"
+    for file in (data, taken):
+        file.write_text("kept")
+    for output, more, said in ((taken, [], "--overwrite"), (data, ["--overwrite"], "--data reads")):
+        words = ["score", "--model", "m", "--data", str(data), "--output", str(output), "--json", *more]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 2 and said in json.loads(done.stdout)["error"]
+        assert output.read_text() == "kept"

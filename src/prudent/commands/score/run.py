@@ -3,85 +3,61 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from prudent.commands.common import ConfigOption, JsonOption, OverwriteOption, SeedOption, guarded, print_json, say
+from prudent.commands.common import say
+from prudent.commands.score.options import ScoreOptions
 
 if TYPE_CHECKING:
     import torch
 
     from prudent.rewards.model import RewardModel
 
-EPILOG = "Example: prudent score --model runs/rm --data responses.jsonl --output scored.jsonl"
 
-
-def register(app: typer.Typer) -> None:
-    app.command(name="score", epilog=EPILOG)(score)
-
-
-@guarded
-def score(
-    model: Annotated[str, typer.Option(help="Folder that prudent fit wrote, or a sequence-classification model.")],
-    data: Annotated[
-        Path, typer.Option(help="JSONL with prompt and response, or a pool with prompt and responses, in every row.")
-    ],
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Run folder to write scores.jsonl and a summary to.")
-    ] = None,
-    output: Annotated[Path | None, typer.Option("--output", help="File to write the scored rows to.")] = None,
-    rule: Annotated[
-        str | None, typer.Option(help="Also give a reward by this rule: mean, min, lcb, uwo, median, cvar, ...")
-    ] = None,
-    language_model: Annotated[
-        str | None, typer.Option(help="Language model to use in place of the one named in the folder (same weights).")
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(help="Precision of the language model: float32, bfloat16.")] = None,
-    seed: SeedOption = 0,
-    as_json: JsonOption = False,
-    overwrite: OverwriteOption = False,
-    config: ConfigOption = None,
-) -> None:
-    """Score responses with every member of a reward model.
-
-    Each row comes back with its own columns and mean, standard_deviation (sample, ddof=1, over members; null for one
-    member) and members; in a pool these are lists over its responses. Without --out or --output rows go to stdout.
-    Under accelerate launch the rows are shared among the processes, and the first one writes.
-    """
-    from prudent.errors import PrudentError
+def score(options: ScoreOptions) -> dict[str, Any] | None:
+    """Score, write or print the rows; the summary (None in a process that another one writes for)."""
     from prudent.features.processes import Processes
     from prudent.rewards.model import RewardModel
-    from prudent.runs import dumps, new_run, refuse_used, write_atomic
+    from prudent.runs import dumps, new_run
 
-    if as_json and out is None and output is None:
-        raise PrudentError("--json prints one object, so name a place for the rows: --out FOLDER or --output FILE")
-    if out is not None:
-        refuse_used(out, overwrite)
-    rows, prompts, responses = read_rows(data)
-    reward_model = RewardModel.load(model, model=language_model, dtype=dtype)
+    rows, prompts, responses = read_rows(options.data)
+    reward_model = RewardModel.load(options.model, model=options.language_model, dtype=options.dtype)
     processes = Processes()
     if processes.first:
         say(f"scoring {len(responses)} responses with {reward_model.members} members ({reward_model.family})")
     scores = reward_model.score(prompts, responses, distributed=True)
     if not processes.first:
-        return  # under accelerate launch all processes score and the first one writes
-    scored = scored_rows(rows, scores, rule)
-    summary = summarise(reward_model, scores, len(rows), rule)
+        return None  # under accelerate launch all processes score and the first one writes
+    scored = scored_rows(rows, scores, options.rule)
+    summary = summarise(reward_model, scores, len(rows), options.rule)
     text = "".join(dumps(row, indent=None) + "\n" for row in scored)
-    if output is not None:
-        write_atomic(output, text)
-        say(f"wrote {output}")
-    if out is not None:
-        options = {"model": model, "data": str(data), "rule": rule}
-        with new_run(out, "score", options, seed, overwrite) as run:
+    if options.output is not None:
+        write_rows(options.output, text)
+        say(f"wrote {options.output}")
+    if options.out is not None:
+        chosen = {"model": options.model, "data": str(options.data), "rule": options.rule}
+        with new_run(options.out, "score", chosen, options.seed, options.overwrite) as run:
             run.write_text("scores.jsonl", text)
             run.write_json("score.json", summary)
-        say(f"wrote {out}")
-    if as_json:
-        print_json(summary)
-    elif out is None and output is None:
+        say(f"wrote {options.out}")
+    if options.out is None and options.output is None:
         print(text, end="", flush=True)
+    return summary
+
+
+def write_rows(path: Path, text: str) -> None:
+    """A regular file appears whole; a pipe or a device (/dev/stdout) is written to as it is."""
+    from prudent.errors import PrudentError
+    from prudent.runs import write_atomic
+
+    try:
+        if path.exists() and not path.is_file():
+            with path.open("w", encoding="utf-8") as file:
+                file.write(text)
+        else:
+            write_atomic(path, text)
+    except OSError as error:
+        raise PrudentError(f"--output {path} can't be written: {error}; name another") from error
 
 
 def read_rows(path: Path) -> tuple[list[dict[str, Any]], list[Any], list[Any]]:

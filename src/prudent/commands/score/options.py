@@ -1,0 +1,54 @@
+"""Options of ``prudent score``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prudent.commands.options import CommonOptions, command
+
+
+@command(
+    "score", run="score.run:score", example="prudent score --model runs/rm --data responses.jsonl --output scored.jsonl"
+)
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions(CommonOptions):
+    """Score responses with every member of a reward model.
+
+    Each row comes back with its own columns and mean, standard_deviation (sample, ddof=1, over members; null for one
+    member) and members; in a pool these are lists over its responses. Without --out or --output rows go to stdout.
+    Under accelerate launch the rows are shared among the processes, and the first one writes.
+    """
+
+    model: Annotated[str, typer.Option(help="Folder that prudent fit wrote, or a sequence-classification model.")]
+    data: Annotated[
+        Path, typer.Option(help="JSONL with prompt and response, or a pool with prompt and responses, in every row.")
+    ]
+    out: Annotated[Path | None, typer.Option("--out", help="Run folder to write scores.jsonl and a summary to.")] = None
+    output: Annotated[Path | None, typer.Option("--output", help="File to write the scored rows to.")] = None
+    rule: Annotated[
+        str | None, typer.Option(help="Also give a reward by this rule: mean, min, lcb, uwo, median, cvar, ...")
+    ] = None
+    language_model: Annotated[
+        str | None, typer.Option(help="Language model to use in place of the one named in the folder (same weights).")
+    ] = None
+    dtype: Annotated[str | None, typer.Option(help="Precision of the language model: float32, bfloat16.")] = None
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a finished run that is in --out, or the file --output.")
+    ] = False
+
+    def problems(self) -> list[str]:
+        problems = []
+        if self.as_json and self.out is None and self.output is None:
+            problems.append("--json prints one object, so name where the rows go: --out FOLDER or --output FILE")
+        if self.output is not None and self.output.is_file():
+            if self.data.exists() and self.output.samefile(self.data):
+                problems.append(f"--output {self.output} is the file that --data reads; name another")
+            elif not self.overwrite:
+                problems.append(f"--output {self.output} exists; name another or give --overwrite")
+        if self.output is not None and self.output.is_dir():
+            problems.append(f"--output {self.output} is a folder; name a file")
+        return problems
