@@ -253,6 +253,18 @@ def ensure_pad(tokenizer: Any) -> None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
 
 
+def require_finite_weights(model: torch.nn.Module, name: str | Path) -> None:
+    """PrudentError naming the first weight of a loaded model that holds NaN or infinity: every score would be NaN."""
+    for key, weight in model.named_parameters():
+        if not weight.is_floating_point() or bool(torch.isfinite(weight.sum(dtype=torch.float32))):
+            continue  # a finite sum has finite terms, and is quicker than looking at each
+        if not bool(torch.isfinite(weight).all()):
+            raise PrudentError(
+                f"weight {key} of {str(name)!r} holds values that are not finite; copy or download the model again, or "
+                "load it in another precision (--dtype float32)"
+            )
+
+
 def load_language_model(
     name: str | Path, *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None
 ) -> tuple[Any, Any]:
@@ -285,5 +297,6 @@ def load_language_model(
         raise PrudentError(
             f"language model in {path} could not be loaded: {type(error).__name__}: {_first_line(error)}; {REMEDY}"
         ) from error
+    require_finite_weights(model, name)
     ensure_pad(tokenizer)
     return model.to(where).eval(), tokenizer

@@ -27,6 +27,8 @@ from prudent.evaluation.benchmarks.judges import (
     placement,
     swapped_outcome,
 )
+from prudent.features.models import require_finite_weights
+from prudent.runs import damage_named
 
 CALLABLE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 TOKENS = 2048  # tokens a forward pass of a model with a vocabulary head: bounds its logits
@@ -207,10 +209,13 @@ def process_scores(name: str, items: Items, options: Options) -> Contestant:
 def token_classifier(name: str, options: Options) -> tuple[Any, Any]:
     from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-    model = AutoModelForTokenClassification.from_pretrained(
-        name, dtype=options.dtype or torch.float32, use_safetensors=True, trust_remote_code=False
-    )
-    return model.eval().to(options.device or "cpu"), AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    with damage_named(f"process reward model {name}", "copy or download it again"):
+        model = AutoModelForTokenClassification.from_pretrained(
+            name, dtype=options.dtype or torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    require_finite_weights(model, name)
+    return model.eval().to(options.device or "cpu"), tokenizer
 
 
 @torch.inference_mode()

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from prudent.errors import PrudentError
-from prudent.runs import refuse_pickle
+from prudent.features.models import require_finite_weights
+from prudent.runs import damage_named, refuse_pickle
 
 TOKEN_BUDGET = 8192
 
@@ -44,18 +45,17 @@ def load_classifier(name: str, dtype: str | None = None, device: str | None = No
             "or the folder or hub id of a sequence-classification model"
         ) from error
     check_labels(config, name)
-    try:
+    with damage_named(f"reward model {name}", "copy or download it again"):
         model, report = AutoModelForSequenceClassification.from_pretrained(
             name, dtype=dtype or torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise PrudentError(f"{name} can't be loaded as a reward model: {str(error).splitlines()[0]}") from error
     if report["missing_keys"]:
         raise PrudentError(
             f"weights {', '.join(sorted(report['missing_keys']))} are missing from {name}: without them its scores "
             "would be random; it may be a language model without a reward head, or its head was not saved"
         )
+    require_finite_weights(model, name)
     return model.eval().to(device or "cpu"), tokenizer
 
 
