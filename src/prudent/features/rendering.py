@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
 
 import jinja2
 
@@ -29,6 +30,18 @@ Response: TypeAlias = "str | Messages"
 ROLES = {"user": "User", "assistant": "Assistant", "system": "System"}
 # Some templates print today's date. Scores must not change overnight, so they are always told the same day.
 ONE_DAY = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
+
+
+class RenderedText(str):
+    """A prompt that is already rendered: the text that a policy was shown, special tokens and all.
+
+    Trainers send such texts to a reward service. The template isn't applied again, the ids hold one begin mark however
+    many the text brings, and the answer ends as the template ends one, so that the same conversation gets the same ids
+    whether it arrives as messages or as text.
+    """
+
+    def __repr__(self) -> str:
+        return f"RenderedText({super().__repr__()})"
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,12 @@ def as_messages(turns: Prompt, role: str) -> Messages:
 
 def prompt_text(tokenizer: Any, prompt: Prompt, row: int = 0) -> str:
     """The text that a policy continues: the prompt and whatever opens the assistant's turn."""
+    if isinstance(prompt, RenderedText):
+        begin = template_marks(tokenizer, tokenizer.chat_template).begin
+        text = str(prompt)
+        while (mark := tokenizer.bos_token) and text.startswith(mark + (mark if mark == begin else "")):
+            text = text.removeprefix(mark)
+        return text if text.startswith(begin) else begin + text
     messages = as_messages(prompt, "user")
     if not messages:
         raise PrudentError(f"prompt {row} has no message; give at least one turn")
@@ -73,6 +92,8 @@ def answer_text(tokenizer: Any, prompt: Prompt, response: Response, opened: str,
 
     The prompt's text is ``opened``, unless the template rewrites earlier turns once an answer follows.
     """
+    if isinstance(prompt, RenderedText):
+        return opened, _closed_answer(tokenizer, response, row)
     answer = as_messages(response, "assistant")
     if not answer:
         raise PrudentError(f"response {row} has no message; give at least one turn")
@@ -83,6 +104,45 @@ def answer_text(tokenizer: Any, prompt: Prompt, response: Response, opened: str,
         same = (place for place, (a, b) in enumerate(zip(whole, opened)) if a != b)
         opened = opened[: next(same, min(len(whole), len(opened)))]
     return opened, whole[len(opened) :]
+
+
+class TemplateMarks(NamedTuple):
+    """begin: the begin mark that the template writes first, or nothing. opening: what opens the assistant's turn.
+    closing: what ends it."""
+
+    begin: str
+    opening: str
+    closing: str
+
+
+@lru_cache(maxsize=8)
+def template_marks(tokenizer: Any, template: str | None) -> TemplateMarks:
+    """What surrounds an answer in a rendered conversation. template: the tokenizer's own, so that a change is noticed."""
+    if not template:
+        return TemplateMarks("", "\n\nAssistant:", "")
+    question: Messages = [{"role": "user", "content": "question"}]
+    bare, opened = (_apply(tokenizer, question, generation, 0) for generation in (False, True))
+    whole = _apply(tokenizer, [*question, {"role": "assistant", "content": "prudent-answer"}], False, 0)
+    begin = tokenizer.bos_token or ""
+    return TemplateMarks(
+        begin if begin and opened.startswith(begin) else "",
+        opened.removeprefix(bare) if opened.startswith(bare) else "",
+        whole.rpartition("prudent-answer")[2],
+    )
+
+
+def _closed_answer(tokenizer: Any, response: Response, row: int) -> str:
+    """A rendered answer, ended once as the template ends an assistant's turn.
+
+    It may come with that ending, with its end mark alone (where generation stops), or cut without one.
+    """
+    if not isinstance(response, str):
+        raise PrudentError(f"response {row} of a rendered prompt is {type(response).__name__}, expected text")
+    closing = template_marks(tokenizer, tokenizer.chat_template).closing
+    for ending in (closing, closing.rstrip(), tokenizer.eos_token):
+        if ending and response.endswith(ending):
+            return response.removesuffix(ending) + closing
+    return response + closing
 
 
 def has_template(tokenizer: Any) -> bool:
@@ -144,7 +204,7 @@ class Renderer:
         opened: dict[str, str] = {}
         pairs = []
         for row, (prompt, response) in enumerate(zip(prompts, responses)):
-            key = prompt if isinstance(prompt, str) else repr(prompt)
+            key = prompt if type(prompt) is str else repr(prompt)
             if key not in opened:
                 opened[key] = prompt_text(self.tokenizer, prompt, row)
             pairs.append(answer_text(self.tokenizer, prompt, response, opened[key], row))
