@@ -27,6 +27,8 @@ NAMES: dict[str, str] = {
     "preflight": "",
     "fit": "",
     "score": "",
+    "serve": "",
+    "export": "",
     "align": "",
     "evaluate": "Measure reward models on public benchmarks, with intervals, ties, baselines and paired tests.",
     "clean": "",

@@ -15,6 +15,7 @@ from prudent.rewards.uncertainty import warn_if_identical
 from prudent.runs import Run, new_run, refuse_pickle
 
 if TYPE_CHECKING:
+    from prudent.features.rendering import Renderer
     from prudent.policies.reward_function import RewardFunction
 
 Prompt = str | Sequence[dict[str, str]]
@@ -47,6 +48,7 @@ class RewardModel:
         self.scorer, self.name = scorer, name
         self._encoder, self._model, self._card = encoder, model, card or {}
         self._checked = not self._card.get("golden_texts")
+        self._encoding: dict[str, Any] = {}
 
     @property
     def members(self) -> int:
@@ -69,12 +71,19 @@ class RewardModel:
 
     @classmethod
     def load(
-        cls, source: str | Path, *, model: str | None = None, dtype: str | None = None, device: str | None = None
+        cls,
+        source: str | Path,
+        *,
+        model: str | None = None,
+        dtype: str | None = None,
+        device: str | None = None,
+        keep_features: bool = True,
     ) -> RewardModel:
         """Reward model from a folder that ``prudent fit`` wrote, or a sequence-classification model (folder or hub id).
 
         model: language model to use in place of the one named in the folder (moved, not changed: the fingerprint and
-        the golden scores are still compared). dtype, device: of the language model. Raises PrudentError where a
+        the golden scores are still compared). dtype, device: of the language model. keep_features: whether features
+        of what is scored are kept on disk and progress is shown; a service does neither. Raises PrudentError where a
         weight is missing, for pickles, and for a classifier with other than one output.
         """
         path = Path(source)
@@ -90,7 +99,9 @@ class RewardModel:
             if value is not None:
                 target = card["encoder"] if card["encoder"] is not None else getattr(scorer, "options", {})
                 target[option] = value
-        return cls(scorer, card=card, name=str(source))
+        found = cls(scorer, card=card, name=str(source))
+        found._encoding = {} if keep_features else {"cache": False, "progress": False}
+        return found
 
     @property
     def encoder(self) -> Any:
@@ -103,7 +114,7 @@ class RewardModel:
 
             options = {key: kept[key] for key in ("pooling", "max_length", "dtype", "device", "layer") if kept.get(key)}
             with artefact.damage_named(f"encoder of {self.name}", artefact.REMEDY):
-                found = Encoder(kept["model"], **options)
+                found = Encoder(kept["model"], **options, **self._encoding)
             if found.fingerprint != kept["fingerprint"]:
                 raise PrudentError(
                     f"language model {kept['model']!r} (pooling {found.pooling}, dtype {found.dtype}) is not the one "
@@ -112,6 +123,17 @@ class RewardModel:
                 )
             self._encoder = found
         return self._encoder
+
+    def renderer(self) -> Renderer:
+        """The rendering of texts that scoring uses: its tokenizer, template and length limit."""
+        return self.scorer.renderer() if hasattr(self.scorer, "renderer") else self.encoder.renderer
+
+    def check(self) -> None:
+        """Load everything now and compare the scores of the built-in texts with those kept in the artefact."""
+        if self._checked:
+            self._score(artefact.PROBE_PROMPTS, artefact.PROBE_RESPONSES)
+        else:
+            self._check_texts()
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[Any], *, distributed: bool = False) -> torch.Tensor:
         """Scores (K, N) float32 of N responses, each with its prompt (a text or messages).

@@ -34,6 +34,8 @@ from prudent.seeding import Seed, numpy_generator, spawn
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from prudent.features.rendering import Renderer
+
 KINDS = ("singles", "linear", "lora")
 CENTRED_ON = 32  # training pairs on whose responses each member's mean score is set to 0
 CHUNK = 1024  # texts for which the weights of each member of singles are put in place
@@ -89,12 +91,16 @@ class TransformerEnsemble:
             self._ready = model.to(language_model.device).eval(), tokenizer
         return self._ready
 
-    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> torch.Tensor:
-        """Scores (K, N) float32 of N responses, by products of the precision that the members were trained in."""
+    def renderer(self) -> Renderer:
+        """The rendering of texts that scoring uses."""
         from prudent.features.rendering import Renderer
 
-        model, tokenizer = self._open()
-        rows = [one.ids for one in Renderer(tokenizer, self.config["max_length"]).conversations(prompts, responses)]
+        return Renderer(self._open()[1], self.config["max_length"])
+
+    def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> torch.Tensor:
+        """Scores (K, N) float32 of N responses, by products of the precision that the members were trained in."""
+        model, _ = self._open()
+        rows = [one.ids for one in self.renderer().conversations(prompts, responses)]
         fast = (self.options.get("dtype") or self.config.get("products")) == "bfloat16"
         if self.family != "singles":
             return score_rows(model, rows, fast) - self.offsets[:, None]

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from prudent.errors import PrudentError
 from prudent.features.models import require_finite_weights
 from prudent.runs import damage_named, refuse_pickle
+
+if TYPE_CHECKING:
+    from prudent.features.rendering import Renderer
 
 TOKEN_BUDGET = 8192
 
@@ -145,12 +148,17 @@ class ExternalModels:
             self._loaded[name] = load_classifier(name, self.options.get("dtype"), self.options.get("device"))
         return self._loaded[name]
 
-    def _score_one(self, name: str, prompts: Sequence[Any], responses: Sequence[Any]) -> torch.Tensor:
+    def renderer(self, name: str | None = None) -> Renderer:
+        """The rendering of texts that a model is given: the first one's without a name."""
         from prudent.features.rendering import Renderer
 
-        model, tokenizer = self._open(name)
+        model, tokenizer = self._open(name or self.models[0])
         limit = min(self.max_length, getattr(model.config, "max_position_embeddings", None) or self.max_length)
-        rows = [one.ids for one in Renderer(tokenizer, limit).conversations(prompts, responses)]
+        return Renderer(tokenizer, limit)
+
+    def _score_one(self, name: str, prompts: Sequence[Any], responses: Sequence[Any]) -> torch.Tensor:
+        model, tokenizer = self._open(name)
+        rows = [one.ids for one in self.renderer(name).conversations(prompts, responses)]
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0  # never read: the mask rules
         scores = torch.empty(len(rows))
         for batch in token_batches([len(row) for row in rows]):

@@ -1,0 +1,64 @@
+"""Options of ``prudent serve``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from prudent.commands.options import CommonOptions, command
+
+
+@command(
+    "serve",
+    run="serve.run:run",
+    example="prudent serve --model runs/rm --rule lcb --port 8010",
+    interrupted="the server has ended",
+)
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions(CommonOptions):
+    """Serve a reward model to trainers: OpenRLHF, slime, LLaMA-Factory, vLLM- and TEI-shaped clients, and our own.
+
+    POST to /score; the form is told from the body's keys. /docs describes all forms; /healthz, /readyz and /metrics are
+    for operators. SIGTERM answers what is in flight, then ends.
+    """
+
+    model: Annotated[str, typer.Option(help="Folder that prudent fit wrote, or a sequence-classification model.")]
+    rule: Annotated[
+        Literal["mean", "min", "lcb", "uwo", "entropic", "proportional"],
+        typer.Option(help="Reward from the members' scores."),
+    ] = "mean"
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, help="Pool with samples of the reference policy: members are centred per prompt on them."
+        ),
+    ] = None
+    fallback: Annotated[
+        Literal["mean", "min", "lcb", "uwo", "entropic"] | None,
+        typer.Option(help="Rule for prompts that --reference doesn't hold; without it they get an error (422)."),
+    ] = None
+    host: Annotated[str, typer.Option(help="Address to listen on; the default is reached from this machine alone.")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8010
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes, each with a model of its own.")] = 1
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens scored at once.")] = 16384
+    wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a batch is held open for others.")] = 10.0
+    queue: Annotated[int, typer.Option(min=1, help="Samples that may wait; beyond it clients get 503.")] = 4096
+    body_limit: Annotated[int, typer.Option(min=1, help="Largest request body in bytes.")] = 8 * 2**20
+    token: Annotated[
+        str, typer.Option(envvar="PRUDENT_SERVE_TOKEN", help="Bearer token that requests must carry.")
+    ] = ""
+    language_model: Annotated[
+        str | None, typer.Option(help="Language model to use in place of the one named in the folder (same weights).")
+    ] = None
+    dtype: Annotated[str | None, typer.Option(help="Precision of the language model: float32, bfloat16.")] = None
+
+    def problems(self) -> list[str]:
+        """What is wrong with these options together."""
+        if self.rule == "proportional" and self.reference is None:
+            return ["--rule proportional takes the variance's scale from samples of the reference: give --reference"]
+        return ["--fallback is for prompts that --reference doesn't hold"] if self.fallback and not self.reference else []

@@ -1,0 +1,137 @@
+"""A real server process: adapters against it, a stop that answers what is in flight, an export without Prudent."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import types
+import urllib.request
+
+import pytest
+import torch
+
+from prudent import PrudentError, RewardModel
+
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+
+from prudent.serving.client import RewardClient
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server(heads_folder):
+    port = free_port()
+    arguments = ["serve", "--model", str(heads_folder), "--port", str(port)]
+    process = subprocess.Popen([sys.executable, "-m", "prudent.cli", *arguments], stderr=subprocess.PIPE)
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(600):
+        try:
+            if urllib.request.urlopen(url + "/readyz").status == 200:
+                break
+        except OSError:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.1)
+    os.environ["PRUDENT_SERVE_URL"] = url
+    yield types.SimpleNamespace(url=url, process=process)
+    os.environ.pop("PRUDENT_SERVE_URL")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) in (0, -signal.SIGTERM)
+
+
+def test_every_adapter_gives_the_offline_score(server, heads_folder):
+    from prudent.serving.adapters import openrlhf, slime, trl, verl
+
+    want = RewardModel.load(heads_folder, keep_features=False).score(["ask 1"], ["good"])
+    mean, variance = float(want.mean()), float(want.var(0))
+    turns = [{"role": "user", "content": "ask 1"}]
+    head = "<s><|im_start|>user\nask 1<|im_end|>\n<|im_start|>assistant\n"
+    logged = {}
+    found = openrlhf.reward_func([head + "good<|im_end|>"], [head], [""])
+    assert float(found["rewards"][0]) == pytest.approx(mean, abs=1e-5)
+    assert float(found["extra_logs"]["variance"][0]) == pytest.approx(variance, rel=1e-4)
+    scored = asyncio.run(verl.compute_score("mine", "good", None, {"prompt": turns}))
+    assert scored["score"] == pytest.approx(mean, abs=1e-5)
+    sample = types.SimpleNamespace(prompt="ask 1", response="good")
+    group = asyncio.run(slime.reward(types.SimpleNamespace(rm_url=server.url), [sample, sample]))
+    assert [one["score"] for one in group] == pytest.approx([mean] * 2, abs=1e-5)
+    answers = [[{"role": "assistant", "content": "good"}]]
+    rewards = asyncio.run(trl.reward([turns], answers, log_metric=lambda name, value: logged.update({name: value})))
+    assert rewards == pytest.approx([mean], abs=1e-5)
+    assert logged["reward_model/variance"] == pytest.approx(variance, rel=1e-4)
+
+
+def test_errors_stay_errors(server):
+    with pytest.raises(PrudentError, match="response 1 has no reward"):
+        RewardClient().score(["ask", ""], ["a", "b"])
+    with pytest.raises(PrudentError, match="no rewards from"):
+        RewardClient("http://127.0.0.1:9", tries=2, timeout=1).score(["a"], ["b"])
+    from prudent.serving.adapters import verl
+
+    with pytest.raises(PrudentError, match=r"extra_info\.prompt"):
+        asyncio.run(verl.compute_score("mine", "x"))
+
+
+def test_serve_names_a_model_that_is_not_there(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "prudent.cli",
+        "serve",
+        "--model",
+        str(tmp_path / "no"),
+        "--port",
+        str(free_port()),
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2 and "no" in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("labels", ["members", "rule"])
+def test_an_export_needs_no_prudent_and_scores_the_same(heads_folder, tmp_path, labels):
+    command = [sys.executable, "-m", "prudent.cli", "export", "--model", str(heads_folder)]
+    ended = subprocess.run(
+        [*command, "--labels", labels, "--out", str(tmp_path / "out"), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stderr
+    card = json.loads(ended.stdout)
+    script = (
+        "import sys, json, torch\n"
+        "from transformers import AutoModelForSequenceClassification as A, AutoTokenizer as T\n"
+        "m, t = A.from_pretrained(sys.argv[1]).eval(), T.from_pretrained(sys.argv[1])\n"
+        "c = [{'role': 'user', 'content': 'ask 1'}, {'role': 'assistant', 'content': 'good'}]\n"
+        "ids = t(t.apply_chat_template(c, tokenize=False), add_special_tokens=False, return_tensors='pt')\n"
+        "print(json.dumps(m(input_ids=ids['input_ids']).logits[0].tolist()))\n"
+        "assert 'prudent' not in sys.modules\n"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "out")], capture_output=True, text=True, timeout=120, check=True
+    )
+    logits = torch.tensor(json.loads(loaded.stdout.splitlines()[-1])).double() + torch.tensor(card["constants"])
+    want = RewardModel.load(heads_folder, keep_features=False).score(["ask 1"], ["good"])[:, 0].double()
+    want = torch.cat([want, want.mean(0, keepdim=True)])[-len(logits) :]
+    torch.testing.assert_close(logits, want, atol=1e-4, rtol=0)
+    assert card["labels"][-1] == "mean"
+
+
+def test_a_family_or_pooling_that_no_head_equals_is_refused(heads_folder, tmp_path, reward_model):
+    from prudent.serving.export import export_classifier
+
+    reward_model.encoder.pooling = "mean"
+    with pytest.raises(PrudentError, match="--pooling last"):
+        export_classifier(reward_model, tmp_path / "out")
+    reward_model.scorer = types.SimpleNamespace(family="mlp")
+    with pytest.raises(PrudentError, match="mlp"):
+        export_classifier(reward_model, tmp_path / "out")
