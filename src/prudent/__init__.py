@@ -18,5 +18,16 @@ __getattr__, __all__ = attach(
         "PrudentError": "prudent.errors",
         "DataError": "prudent.errors",
     },
-    rooms=("data", "features", "rewards", "policies", "theory", "evaluation", "recommend", "reporting", "demo"),
+    rooms=(
+        "data",
+        "features",
+        "rewards",
+        "policies",
+        "theory",
+        "evaluation",
+        "serving",
+        "recommend",
+        "reporting",
+        "demo",
+    ),
 )

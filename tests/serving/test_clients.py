@@ -92,7 +92,7 @@ def test_serve_names_a_model_that_is_not_there(tmp_path):
         "--port",
         str(free_port()),
     ]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([*command, "--port", str(free_port())], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2 and "no" in ended.stderr and "Traceback" not in ended.stderr
 
 

@@ -117,7 +117,7 @@ class TemplateMarks(NamedTuple):
 
 @lru_cache(maxsize=8)
 def template_marks(tokenizer: Any, template: str | None) -> TemplateMarks:
-    """What surrounds an answer in a rendered conversation. template: the tokenizer's own, so that a change is noticed."""
+    """What surrounds an answer in a rendered conversation. template: the tokenizer's own; a change of it is noticed."""
     if not template:
         return TemplateMarks("", "\n\nAssistant:", "")
     question: Messages = [{"role": "user", "content": "question"}]

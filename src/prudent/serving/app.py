@@ -6,8 +6,8 @@ import asyncio
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,18 +153,9 @@ class _Service:
         sizes = await asyncio.get_running_loop().run_in_executor(None, scorer.sizes, samples)
         found: list[Score | str] = [size if isinstance(size, str) else "" for size in sizes]
         good = [(row, size) for row, size in enumerate(sizes) if isinstance(size, Size)]
-        work = asyncio.create_task(batcher.submit([samples[row] for row, _ in good], [size for _, size in good]))
-        gone = asyncio.create_task(_disconnected(request))
-        try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                work.cancel()
-            for (row, _), score in zip(good, await work):
-                found[row] = score
-        finally:
-            gone.cancel()
-            with suppress(asyncio.CancelledError):
-                await gone
+        waiting = batcher.submit([samples[row] for row, _ in good], [size for _, size in good])
+        for (row, _), score in zip(good, await _unless_gone(waiting, request)):
+            found[row] = score
         for score in found:
             self.metrics.score(score)
         return found
@@ -182,6 +173,16 @@ async def _read(request: Request, limit: int) -> bytes | None:
             return None
         parts.append(part)
     return b"".join(parts)
+
+
+async def _unless_gone(waiting: Coroutine[Any, Any, list[Score | str]], request: Request) -> list[Score | str]:
+    """What is waited for; cancelled, and CancelledError raised, where the client goes before it is there."""
+    work, gone = asyncio.create_task(waiting), asyncio.create_task(_disconnected(request))
+    await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+    if not work.done():
+        work.cancel()
+    gone.cancel()
+    return await work
 
 
 async def _disconnected(request: Request) -> None:

@@ -10,6 +10,8 @@ import torch
 from prudent.data.pools import Pool
 from prudent.errors import PrudentError
 from prudent.features.rendering import prompt_text
+from prudent.policies.estimates import ReferenceStatistics, reference_statistics
+from prudent.policies.objectives import shape
 from prudent.rewards.aggregation import aggregate
 from prudent.rewards.model import RewardModel
 from prudent.serving.bodies import Sample, Score
