@@ -49,9 +49,9 @@ class ServeOptions(CommonOptions):
     wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a batch is held open for others.")] = 10.0
     queue: Annotated[int, typer.Option(min=1, help="Samples that may wait; beyond it clients get 503.")] = 4096
     body_limit: Annotated[int, typer.Option(min=1, help="Largest request body in bytes.")] = 8 * 2**20
-    token: Annotated[
-        str, typer.Option(envvar="PRUDENT_SERVE_TOKEN", help="Bearer token that requests must carry.")
-    ] = ""
+    token: Annotated[str, typer.Option(envvar="PRUDENT_SERVE_TOKEN", help="Bearer token that requests must carry.")] = (
+        ""
+    )
     language_model: Annotated[
         str | None, typer.Option(help="Language model to use in place of the one named in the folder (same weights).")
     ] = None
@@ -61,4 +61,6 @@ class ServeOptions(CommonOptions):
         """What is wrong with these options together."""
         if self.rule == "proportional" and self.reference is None:
             return ["--rule proportional takes the variance's scale from samples of the reference: give --reference"]
-        return ["--fallback is for prompts that --reference doesn't hold"] if self.fallback and not self.reference else []
+        return (
+            ["--fallback is for prompts that --reference doesn't hold"] if self.fallback and not self.reference else []
+        )
