@@ -13,7 +13,7 @@ from prudent.commands.demo.page import report
 from prudent.demo.shipped import load_features
 from prudent.demo.tone import tone_world
 from prudent.demo.world import World, draw_preferences, split
-from prudent.evaluation.intervals import bootstrap, wilson
+from prudent.evaluation.intervals import Estimate, bootstrap, wilson
 from prudent.evaluation.risk import at_or_below
 from prudent.evaluation.risk_estimate import estimate_risk
 from prudent.policies.objectives import CONTROLS
@@ -78,32 +78,28 @@ def table(pairs: int, found: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def advice(few: list[dict[str, Any]], many: list[dict[str, Any]], beyond: Any) -> list[str]:
-    """Which setting to take, from the promises, and what the controls say, in two sentences.
+def advice(few: list[dict[str, Any]], many: list[dict[str, Any]], beyond: Estimate) -> list[str]:
+    """Which setting to take, from the promises, and what the control says, in two sentences.
 
-    beyond: paired interval of the best form's gain over that of the control ``permuted``.
+    beyond: paired interval of proportional's gain over that of permuted, its control.
     """
     real = [row for row in many if row["method"] not in CONTROLS]
     least = min(row["promised"] for row in real)
     choice = next(row for row in real if row["promised"] <= least + ALIKE)  # the simplest of those that are alike
-    others = "one fit on all pairs does it all" if choice is real[0] else f"{real[0]['method']} promises more"
-    safe = choice["promised"] <= ACCEPTED
     first = next(row for row in few if row["method"] == choice["method"])
-    take = (
-        f"Take {choice['method']} at beta {BETA:g} with {choice['pairs']} pairs: {others}"
-        if safe
-        else f"Take none yet: at {choice['pairs']} pairs the least promise is {least:.0%} ({choice['came']:.0%} came)"
+    reason = (
+        "no other promises less" if choice is real[0] else f"{real[0]['method']} promises {real[0]['promised']:.0%}"
     )
-    take += f"; more pairs lower it ({first['promised']:.0%} at {first['pairs']})."
-    best = max((row for row in many if row["method"] in FORMS), key=lambda row: row["gain"])
+    size, promise = choice["pairs"], f"{choice['promised']:.0%}, against {first['promised']:.0%} at {first['pairs']}"
+    if choice["promised"] <= ACCEPTED:
+        take = f"Take {choice['method']} at beta {BETA:g} with {size} pairs: it promises {promise}; {reason}."
+    else:
+        take = f"Take none yet: at {size} pairs {choice['method']} promises {promise}; {choice['came']:.0%} came."
     more = beyond.low is not None and beyond.low > 0
-    control = (
-        f"{best['method']} gains {beyond.value:+.3f} more than permuted: its variances do matter."
-        if more
-        else f"{best['method']} gains no more than permuted ({beyond.value:+.3f} [{beyond.low:+.3f}, "
-        f"{beyond.high:+.3f}]): it moves further; its variances add nothing."
-    )
-    return [take, control]
+    interval = f"by {beyond.value:+.3f} [{beyond.low:+.3f}, {beyond.high:+.3f}]"
+    if more:
+        return [take, f"proportional gains more than its control permuted, {interval}: its variances matter."]
+    return [take, f"proportional gains no more than its control permuted, {interval}: no use of its variances shows."]
 
 
 def printed(found: dict[str, Any]) -> list[str]:
@@ -136,8 +132,7 @@ def run(
         ]
         tables = [table(size, part) for size, part in zip(sizes, found, strict=True)]
         gains = found[-1]["gains"]
-        best = max((METHODS.index(name) for name in FORMS), key=lambda place: float(gains[:, place].mean()))
-        beyond = bootstrap(gains[:, best] - gains[:, METHODS.index("permuted")], "mean")
+        beyond = bootstrap(gains[:, METHODS.index("proportional")] - gains[:, METHODS.index("permuted")], "mean")
         result = {
             **options,
             "rows": [row for rows in zip(*tables, strict=True) for row in rows],
