@@ -1,21 +1,20 @@
 """The probability that a policy is no better than its reference, given the preference pairs alone.
 
-Model. A response's true reward is w' z with z its standardised features, and a pair is a Bradley-Terry comparison. The
-prior of w in the eigenbasis of the features' covariance within prompts (eigenvalues lam) is N(0, s^2 D / c) with
-D = lam^alpha and c such that a pair's reward difference has root mean square s over the pairs given. alpha runs over
-ALPHAS (equal weight), s over SCALES (log-normal weight, SCALE_MEDIAN, SCALE_SIGMA, in logits), and with probability
-NO_SIGNAL the features say nothing about the reward at all: then the gain is symmetric about 0 and its risk 1/2.
+Model. A response's true reward is w' z with z its standardised features, and a pair is a Bradley-Terry comparison.
+w ~ N(0, s^2 I / c) with c such that a pair's reward difference has root mean square s over the pairs given. s runs over
+SCALES (log-normal weight, SCALE_MEDIAN, SCALE_SIGMA, in logits), and with probability NO_SIGNAL the features say nothing
+about the reward at all: then the gain is symmetric about 0 and its risk 1/2.
 
-For each (alpha, s) the evidence and the posterior of w are by Laplace's method (MacKay 1992) with the mean curvature
+For each s the evidence and the posterior of w are by Laplace's method (MacKay 1992) with the mean curvature
 b = mean p (1 - p) in place of each pair's own. The gain of a policy is linear in w, a'w with a = sum (pi - pi0) z / P,
-so that given (alpha, s) it is normal with, for rows X (n, q) in units of the prior and residuals g = 1 - p at the mode,
+so that given s it is normal with, for rows X (n, q) in units of the prior and residuals g = 1 - p at the mode,
 
     mean     = s^2 a' X' g
     variance = s^2 (a'a - a' X' (X X' + I / (b s^2))^-1 X a)
 
-and the risk is the average of Phi(-mean / deviation) over the posterior of (alpha, s, no signal): Bayesian model
-averaging (Hoeting et al. 1999). low, high: the central 95 % of that posterior of the risk: how far the answer hangs on
-what the pairs can't settle. They are not an interval of the share realised over data sets.
+and the risk is the average of Phi(-mean / deviation) over the posterior of (s, no signal): Bayesian model averaging
+(Hoeting et al. 1999). low, high: the central 95 % of that posterior of the risk: how far the answer hangs on what the
+pairs can't settle.
 """
 
 from __future__ import annotations
@@ -27,37 +26,40 @@ from scipy.special import expit, log_expit
 from scipy.stats import norm
 from scipy.stats import t as student
 
-ALPHAS = (-0.5, 0.0, 0.5, 1.0, 2.0)
 SCALES = np.array([0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.2, 3.3, 5.0])
 SCALE_MEDIAN, SCALE_SIGMA = 0.7, 0.7
-NO_SIGNAL = 0.15  # least log loss over the planted worlds, of which a quarter hold no signal
-SMALLEST = 1e-5  # eigenvalues below this share of the largest are left out
+NO_SIGNAL = 0.15  # docs/calibration.md: what other values promise
 STEPS, TOLERANCE = 80, 1e-4
+LEVERAGE_ROWS = 1000
 
 
-class Conditional(NamedTuple):
-    """Given each scale: log evidence (S,) over that of no signal; mean and variance of M gains, (S, M)."""
+class Posterior(NamedTuple):
+    """Given each scale (S,), the reward's posterior: see the module's formulas.
 
-    evidence: np.ndarray
-    mean: np.ndarray
-    variance: np.ndarray
+    rows (n, q): pairs over ``unit``. values (r,), vectors (n, r): spectrum of rows rows'. residual (S, n). curvature
+    (S, 1). weight (S + 1,): posterior probability of no signal, then of each scale.
+    """
+
+    rows: np.ndarray
+    unit: float
+    values: np.ndarray
+    vectors: np.ndarray
+    residual: np.ndarray
+    curvature: np.ndarray
+    weight: np.ndarray
+
+    @property
+    def no_signal(self) -> float:
+        return float(self.weight[0])
 
 
 class Risks(NamedTuple):
-    """risk, low, high, gain (M,): gain in logits of the preference model; no_signal: posterior probability."""
+    """risk, low, high, gain (M,): gain in logits of the preference model without gold, in gold's units with it."""
 
     risk: np.ndarray
     low: np.ndarray
     high: np.ndarray
     gain: np.ndarray
-    no_signal: float
-
-
-def eigenbasis(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues (q,) and vectors (d, q) of the second moment of responses (N, d), centred per prompt."""
-    values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
-    kept = values > SMALLEST * values[-1]
-    return values[kept], vectors[:, kept]
 
 
 def _spectrum(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -66,23 +68,18 @@ def _spectrum(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values, vectors = np.linalg.eigh(rows @ rows.T)
         return values.clip(0.0), vectors
     values, right = np.linalg.eigh(rows.T @ rows)
-    values = values.clip(1e-12 * values[-1])
-    return values, (rows @ right) / np.sqrt(values)
+    kept = values > 1e-12 * values[-1]
+    return values[kept], (rows @ right[:, kept]) / np.sqrt(values[kept])
 
 
-def conditional(pairs: np.ndarray, moves: np.ndarray, prior: np.ndarray, scales: np.ndarray = SCALES) -> Conditional:
-    """Evidence and gains under w ~ N(0, s^2 diag(prior) / c), for every s of ``scales`` (S,).
-
-    pairs (n, q): chosen minus rejected. moves (M, q): sum over prompts and responses of (pi - pi0) z / P. prior (q,).
-    """
-    root = np.sqrt(prior)
-    rows = pairs * root
-    unit = np.sqrt((rows**2).sum(1).mean())
-    rows, moves = rows / unit, moves * root / unit
+def reward_posterior(pairs: np.ndarray, no_signal: float = NO_SIGNAL) -> Posterior:
+    """pairs (n, q): chosen minus rejected, in standardised features, not all 0."""
+    unit = float(np.sqrt((pairs**2).sum(1).mean()))
+    rows = pairs / unit
     values, vectors = _spectrum(rows)
-    square = scales[:, None] ** 2
+    square = SCALES[:, None] ** 2
     shrink = square * values / (square * values + 4.0)  # curvature is at most 1/4: each step raises the posterior
-    logit = np.zeros((len(scales), len(rows)))
+    logit = np.zeros((len(SCALES), len(rows)))
     for _ in range(STEPS):
         moved = ((logit + 4.0 * expit(-logit)) @ vectors * shrink) @ vectors.T
         change = float(np.abs(moved - logit).max())
@@ -93,37 +90,43 @@ def conditional(pairs: np.ndarray, moves: np.ndarray, prior: np.ndarray, scales:
     curvature = (residual * (1.0 - residual)).mean(1, keepdims=True)
     evidence = log_expit(logit).sum(1) - 0.5 * (logit * residual).sum(1)
     evidence -= 0.5 * np.log1p(curvature * square * values).sum(1) + len(rows) * np.log(0.5)
-    image = rows @ moves.T
-    along = (vectors.T @ image) ** 2
-    explained = (1.0 / (values + 1.0 / (curvature * square))) @ along
-    variance = square * ((moves**2).sum(1) - explained)
-    return Conditional(evidence, square * (residual @ image), variance.clip(1e-300))
+    prior = np.exp(-0.5 * (np.log(SCALES / SCALE_MEDIAN) / SCALE_SIGMA) ** 2)
+    logs = np.append(np.log(no_signal), evidence + np.log((1.0 - no_signal) * prior / prior.sum()))
+    weight = np.exp(logs - logs.max())
+    return Posterior(rows, unit, values, vectors, residual, curvature, weight / weight.sum())
 
 
-def average(parts: list[Conditional], no_signal: float = NO_SIGNAL, level: float = 0.95) -> Risks:
-    """Average over the priors of ``parts`` (equal weight), the scales and no signal, by their evidence."""
-    weight = np.exp(-0.5 * (np.log(SCALES / SCALE_MEDIAN) / SCALE_SIGMA) ** 2)
-    prior = np.log((1.0 - no_signal) * weight / weight.sum() / len(parts))
-    logs = np.concatenate([[np.log(no_signal)], *(part.evidence + prior for part in parts)])
-    posterior = np.exp(logs - logs.max())
-    posterior /= posterior.sum()
-    mean, variance = (np.concatenate([getattr(part, name) for part in parts]) for name in ("mean", "variance"))
-    risks = np.concatenate([np.full((1, mean.shape[1]), 0.5), norm.cdf(-mean / np.sqrt(variance))])
-    order = np.argsort(risks, axis=0)
-    below = np.cumsum(posterior[order], axis=0)
-    places = [(below >= end - 1e-12).argmax(0) for end in ((1 - level) / 2, (1 + level) / 2)]
-    low, high = (np.take_along_axis(risks, order, 0)[place, np.arange(mean.shape[1])] for place in places)
-    return Risks(posterior @ risks, low, high, posterior[1:] @ mean, float(posterior[0]))
+def risk_without_gold(posterior: Posterior, moves: np.ndarray, level: float = 0.95) -> Risks:
+    """moves (M, q): sum over prompts and responses of (pi - pi0) z / P of each policy."""
+    square, moves = SCALES[:, None] ** 2, moves / posterior.unit
+    image = posterior.rows @ moves.T
+    explained = (1.0 / (posterior.values + 1.0 / (posterior.curvature * square))) @ (posterior.vectors.T @ image) ** 2
+    variance = (square * ((moves**2).sum(1) - explained)).clip(1e-300)
+    mean = square * (posterior.residual @ image)
+    risks = np.concatenate([np.full((1, len(moves)), 0.5), norm.cdf(-mean / np.sqrt(variance))])
+    low, high = weighted_interval(risks, posterior.weight, level)
+    return Risks(posterior.weight @ risks, low, high, posterior.weight[1:] @ mean)
 
 
-def risk_without_gold(pairs: np.ndarray, candidates: np.ndarray, change: np.ndarray) -> Risks:
-    """pairs (n, d): differences of standardised features. candidates (P, C, d): standardised, centred per prompt.
-    change (M, P, C): policy minus reference of each method."""
-    flat = candidates.reshape(-1, candidates.shape[-1])
-    values, basis = eigenbasis(flat)
-    moves = change.reshape(len(change), -1) @ flat @ basis / change.shape[1]
-    rows = pairs @ basis
-    return average([conditional(rows, moves, values**alpha) for alpha in ALPHAS])
+def weighted_interval(values: np.ndarray, weight: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Central ``level`` of the distribution of values (N, M) with probabilities weight (N,): (M,) each."""
+    order = np.argsort(values, axis=0)
+    below = np.cumsum(weight[order], axis=0)
+    ends = [(below >= end - 1e-12).argmax(0) for end in ((1 - level) / 2, (1 + level) / 2)]
+    low, high = (np.take_along_axis(values, order, 0)[end, np.arange(values.shape[1])] for end in ends)
+    return low, high
+
+
+def draw_rewards(posterior: Posterior, count: int, generator: np.random.Generator) -> np.ndarray:
+    """w (count, q) from the posterior given that there is a signal, in units of the features (Matheron's rule)."""
+    share = posterior.weight[1:] / posterior.weight[1:].sum()
+    place = generator.choice(len(SCALES), count, p=share)
+    scale, curvature = SCALES[place][:, None], posterior.curvature[place]
+    prior = scale * generator.standard_normal((count, posterior.rows.shape[1]))
+    noise = generator.standard_normal((count, len(posterior.rows))) / np.sqrt(curvature)
+    off = (prior @ posterior.rows.T + noise) @ posterior.vectors / (scale**2 * posterior.values + 1.0 / curvature)
+    toward = posterior.residual[place] - off @ posterior.vectors.T
+    return (prior + scale**2 * (toward @ posterior.rows)) / posterior.unit
 
 
 def risk_with_gold(gains: np.ndarray, level: float = 0.95) -> Risks:
@@ -136,4 +139,28 @@ def risk_with_gold(gains: np.ndarray, level: float = 0.95) -> Risks:
     freedom = gains.shape[1] - 1
     risk = np.where(error > 0, student.sf(mean / np.where(error > 0, error, 1.0), freedom), mean <= 0)
     half = student.ppf((1 + level) / 2, freedom) * error
-    return Risks(risk, (mean + half <= 0).astype(float), (mean - half <= 0).astype(float), mean, float("nan"))
+    return Risks(risk, (mean + half <= 0).astype(float), (mean - half <= 0).astype(float), mean)
+
+
+def leverage_ratio(pairs: np.ndarray, unit: np.ndarray, responses: np.ndarray) -> float:
+    """How far two responses of a candidate lie outside what the pairs span, over how far other pairs do: 1 for equals.
+
+    pairs (n, d): differences. unit (n,): number of each pair's prompt. responses (N, d): candidates, centred by prompt;
+    two of them differ by twice their variance. The mean of z' (X'X / m + e I)^-1 z, X the pairs of every other prompt
+    and e a tenth of their mean eigenvalue, is compared between the responses and the pairs of the remaining prompts.
+    """
+    _, order = np.unique(unit, return_inverse=True)
+    seen, held = (pairs[order % 2 == part][:LEVERAGE_ROWS] for part in (0, 1))
+    responses = responses[:: max(1, len(responses) // (2 * LEVERAGE_ROWS))]
+    values, vectors = _spectrum(seen)
+    kept = values > 1e-10 * values[-1]
+    basis = (seen.T @ vectors[:, kept]) / np.sqrt(values[kept])
+    values = values[kept] / len(seen)
+    floor = 0.1 * values.sum() / seen.shape[1]
+
+    def leverage(rows: np.ndarray) -> float:
+        inside = (rows @ basis) ** 2
+        outside = ((rows**2).sum(1) - inside.sum(1)).clip(0.0)
+        return float(((inside / (values + floor)).sum(1) + outside / floor).mean())
+
+    return 2.0 * leverage(responses) / leverage(held)

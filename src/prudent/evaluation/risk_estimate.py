@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,15 +15,27 @@ import torch
 from prudent.arrays import ArrayLike, as_tensor, require_finite
 from prudent.errors import PrudentError
 from prudent.evaluation.intervals import wilson
-from prudent.evaluation.posterior_risk import Risks, risk_with_gold, risk_without_gold
+from prudent.evaluation.posterior_risk import (
+    Posterior,
+    Risks,
+    draw_rewards,
+    leverage_ratio,
+    reward_posterior,
+    risk_with_gold,
+    risk_without_gold,
+    weighted_interval,
+)
 from prudent.evaluation.risk import at_or_below
 from prudent.policies.estimates import estimate
 from prudent.policies.objectives import METHODS
 from prudent.rewards.heads import bootstrap_counts, choose_ridge, fit_heads, standardisation
 from prudent.rewards.uncertainty import centre
-from prudent.seeding import spawn
+from prudent.seeding import Seed, numpy_generator, spawn
 
 LEAST_PAIRS, LEAST_PROMPTS = 30, 8
+FRESH = 8  # data sets a drawn reward, without gold
+LEAST_DRAWS = 10 * FRESH
+OUTSIDE = 1.25  # leverage_ratio where pairs and candidates are alike: .7 to 1.2 (docs/calibration.md)
 
 
 def estimate_risk(
@@ -46,12 +58,18 @@ def estimate_risk(
     (P, C): features and probabilities of sampled responses, 0 masks one. methods: names of ``policies.METHODS``. The
     reward is the head fitted on all pairs; ``members`` bootstrap heads serve the mean and the variance.
 
-    risk, low, high, gain: without ``gold`` by the posterior of the reward given the pairs (``posterior_risk``; gain in
-    logits of the preference model; low and high are that posterior's 95 %, not an interval of a realised share). With
-    ``gold`` (P, C), the true reward, by Student's t over prompts; then also procedure_risk with its Wilson interval:
-    the share of ``draws`` resamples of the pairs (each fitted once, variance of the given data) whose policy is no
-    better. It is None without gold. Fewer than LEAST_PAIRS pairs or LEAST_PROMPTS prompts give risk None, low 0, high 1
-    and a reason. Raises PrudentError for shapes, values that aren't finite, and unknown methods.
+    risk, low, high, gain: the data-set risk. Without ``gold`` by the posterior of the reward given the pairs
+    (``posterior_risk``; gain in logits of the preference model; low and high are that posterior's 95 %). With ``gold``
+    (P, C), the true reward, by Student's t over prompts.
+
+    procedure_risk, procedure_low, procedure_high: the share of fresh data sets of this size whose policy is no better,
+    each fitted once, with the variance of the given data. With gold over ``draws`` resamples of the pairs, with a
+    Wilson interval. Without, over draws / FRESH rewards from the posterior and FRESH data sets of new answers to the
+    same comparisons for each; the interval is the central 95 % of that share over the rewards. None under LEAST_DRAWS
+    draws (without gold) or with none.
+
+    reason: what limits a row, or None. Fewer than LEAST_PAIRS pairs or LEAST_PROMPTS prompts give risk None, low 0,
+    high 1. Raises PrudentError for shapes, values that aren't finite, sides that are all equal and unknown methods.
     """
     better, worse, features, weight = (as_tensor(x, torch.float64) for x in (chosen, rejected, candidates, reference))
     _check(better, worse, groups, features, weight, betas, methods)
@@ -59,33 +77,150 @@ def estimate_risk(
     rows: list[dict[str, Any]] = [{"method": name, "beta": float(beta)} for name in methods for beta in betas]
     if len(better) < LEAST_PAIRS or len(set(groups)) < LEAST_PROMPTS:
         reason = f"{len(better)} pairs of {len(set(groups))} prompts; needs {LEAST_PAIRS} of {LEAST_PROMPTS}"
-        return [{**row, "risk": None, "low": 0.0, "high": 1.0, "gain": None, "reason": reason} for row in rows]
+        empty = {"risk": None, "low": 0.0, "high": 1.0, "gain": None, **_unknown(), "reason": reason}
+        return [{**row, **empty} for row in rows]
+    resampled = draws if truth is not None else 0
+    fit = fit_policies(better, worse, groups, features, weight, rows, members=members, resampled=resampled, seed=seed)
+    if truth is None:
+        return promised(fit, groups, weight, rows, draws=draws, seed=seed)
+    found = risk_with_gold((fit.moved * truth).sum(-1).numpy())
+    out = []
+    for k, row in enumerate(rows):
+        shares = _unknown()
+        if draws:
+            moved = _moves(fit.ensemble, fit.full, fit.fresh, weight, row["method"], row["beta"])
+            below = int(at_or_below((moved * truth).sum(-1).mean(-1), float(truth.abs().max())).sum())
+            low, high = wilson(below, draws)
+            shares = {"procedure_risk": below / draws, "procedure_low": low, "procedure_high": high}
+        out.append({**row, **_numbers(found, k), **shares, "reason": None})
+    return out
+
+
+class Fit(NamedTuple):
+    """What the pairs give. difference (n, d): standardised. standard (P, C, d): candidates likewise. ridge. full (1, P,
+    C), ensemble (K, P, C), fresh (resampled, P, C): scores of the head on all pairs, the members, and more resamples.
+    moved (rows, P, C): policy minus reference."""
+
+    difference: torch.Tensor
+    standard: torch.Tensor
+    ridge: float
+    full: torch.Tensor
+    ensemble: torch.Tensor
+    fresh: torch.Tensor
+    moved: torch.Tensor
+
+
+def fit_policies(
+    better: torch.Tensor,
+    worse: torch.Tensor,
+    groups: Sequence[Any],
+    features: torch.Tensor,
+    weight: torch.Tensor,
+    rows: Sequence[dict[str, Any]],
+    *,
+    members: int,
+    resampled: int = 0,
+    seed: int = 0,
+) -> Fit:
+    """The rewards fitted on pairs (float64 tensors as in ``estimate_risk``) and the policy of each row's method, beta."""
     mean, scale = standardisation(better.float(), worse.float())
     difference = ((better - worse) / scale).float()
     standard = (features - mean) / scale
     ridge, _ = choose_ridge(difference, groups=groups, seed=seed)
     # One resample each: a draw stands beside the fit on all pairs, and is not resampled again.
-    resamples = bootstrap_counts(len(better), spawn(seed, members + (draws if truth is not None else 0)), groups)
+    resamples = bootstrap_counts(len(better), spawn(seed, members + resampled), groups)
     counts = torch.cat([torch.ones(1, len(better)), resamples])
-    weights = fit_heads(difference, counts, ridge=ridge, tolerance=1e-5).weights.double()
-    scores = (weights @ standard.flatten(0, 1).T).reshape(-1, *weight.shape)
+    heads = fit_heads(difference, counts, ridge=ridge, tolerance=1e-5).weights
+    scores = _scores(heads, standard)
     full, ensemble, fresh = scores[:1], scores[1 : members + 1], scores[members + 1 :]
     moved = torch.cat([_moves(ensemble, full, full, weight, row["method"], row["beta"]) for row in rows])
-    if truth is None:
-        centred = centre(standard.movedim(-1, 0), weights=weight).movedim(0, -1)
-        found = risk_without_gold(difference.double().numpy(), centred.numpy(), moved.numpy())
-        return [{**row, **_numbers(found, k), "procedure_risk": None} for k, row in enumerate(rows)]
-    found = risk_with_gold((moved * truth).sum(-1).numpy())
+    return Fit(difference, standard, ridge, full, ensemble, fresh, moved)
+
+
+def promised(
+    fit: Fit, groups: Sequence[Any], weight: torch.Tensor, rows: Sequence[dict[str, Any]], *, draws: int, seed: Seed
+) -> list[dict[str, Any]]:
+    """``estimate_risk`` without gold, of a fit: the same rows."""
+    centred = centre(fit.standard.movedim(-1, 0), weights=weight).movedim(0, -1)
+    flat = centred.flatten(0, 1)
+    pairs = fit.difference.double().numpy()
+    posterior = reward_posterior(pairs)
+    found = risk_without_gold(posterior, (fit.moved.flatten(1) @ flat / len(weight)).numpy())
+    sizes = (weight > 0).sum(1, keepdim=True).double()
+    free = (centred * (sizes / (sizes - 1).clamp(min=1)).sqrt()[..., None])[weight > 0]  # unbiased within a prompt
+    codes = np.unique([str(name) for name in groups], return_inverse=True)[1]
+    outside = leverage_ratio(pairs, codes, free.numpy())
+    shares = _procedure(fit, posterior, weight, rows, draws, numpy_generator(seed))
     out = []
     for k, row in enumerate(rows):
-        shares: dict[str, Any] = {"procedure_risk": None, "procedure_low": 0.0, "procedure_high": 1.0}
-        if draws:
-            gains = (_moves(ensemble, full, fresh, weight, row["method"], row["beta"]) * truth).sum(-1).mean(-1)
-            below = int(at_or_below(gains, float(truth.abs().max())).sum())
-            low, high = wilson(below, draws)
-            shares = {"procedure_risk": below / draws, "procedure_low": low, "procedure_high": high}
-        out.append({**row, **_numbers(found, k), **shares})
+        numbers = {**_numbers(found, k), **shares[k]}
+        if outside > OUTSIDE:  # what the pairs don't span, they can't say anything about
+            numbers |= {"high": max(numbers["high"], 0.5)}
+            if numbers["procedure_risk"] is not None:
+                numbers |= {"procedure_high": max(numbers["procedure_high"], 0.5)}
+        out.append({**row, **numbers, "reason": _reason(numbers["high"], posterior.no_signal, outside)})
     return out
+
+
+def _reason(high: float, no_signal: float, outside: float) -> str | None:
+    said = []
+    if outside > OUTSIDE:
+        said.append(
+            f"the candidates lie outside what the pairs span ({outside:.2f} times as far as other pairs do), so high is "
+            "at least 50 %: take pairs of the policy's own responses"
+        )
+    if high >= 0.5 and no_signal > 0.025:
+        said.append(
+            f"these pairs can't tell a signal from none (probability of none: {no_signal:.0%}), so the interval holds "
+            "both: more pairs narrow it"
+        )
+    return "; ".join(said) or None
+
+
+def _procedure(
+    fit: Fit,
+    posterior: Posterior,
+    weight: torch.Tensor,
+    rows: Sequence[dict[str, Any]],
+    draws: int,
+    generator: np.random.Generator,
+) -> list[dict[str, Any]]:
+    """Procedure risk of each row by posterior prediction: rewards from the posterior, data sets from each of them."""
+    if draws < LEAST_DRAWS:
+        return [_unknown() for _ in rows]
+    count = draws // FRESH
+    true = torch.from_numpy(draw_rewards(posterior, count, generator))
+    chance = torch.sigmoid(true @ fit.difference.double().T).repeat_interleave(FRESH, 0)
+    agrees = (torch.from_numpy(generator.random(chance.shape)) < chance).float()
+    # A pair answered the other way is its mirror image, so that one batch of heads has answers of its own each.
+    both = torch.cat([fit.difference, -fit.difference])
+    heads = fit_heads(both, torch.cat([agrees, 1 - agrees], 1), ridge=fit.ridge, tolerance=1e-3).weights
+    fresh, truth = _scores(heads, fit.standard), _scores(true, fit.standard).repeat_interleave(FRESH, 0)
+    # Without a signal the gain is symmetric about 0.
+    atoms = np.append(posterior.no_signal, np.full(count, (1 - posterior.no_signal) / count))
+    out = []
+    for row in rows:
+        moved = _moves(fit.ensemble, fit.full, fresh, weight, row["method"], row["beta"])
+        gains = (moved * truth).sum(-1).mean(-1).reshape(count, FRESH)
+        spread = gains.std(1).clamp(min=1e-12)
+        share = np.append(0.5, torch.special.ndtr(-gains.mean(1) / spread).numpy())[:, None]
+        low, high = weighted_interval(share, atoms)
+        out.append(
+            {
+                "procedure_risk": float(atoms @ share[:, 0]),
+                "procedure_low": float(low[0]),
+                "procedure_high": float(high[0]),
+            }
+        )
+    return out
+
+
+def _scores(heads: torch.Tensor, standard: torch.Tensor) -> torch.Tensor:
+    return (heads.double() @ standard.flatten(0, 1).T).reshape(-1, *standard.shape[:2])
+
+
+def _unknown() -> dict[str, Any]:
+    return {"procedure_risk": None, "procedure_low": 0.0, "procedure_high": 1.0}
 
 
 def _moves(
@@ -139,6 +274,8 @@ def _check(
         raise PrudentError(f"candidates must be (P, C, d) and reference (P, C), got {shapes}")
     require_finite(torch.stack([better, worse]), "pair features", ("side", "pair", "feature"))
     require_finite(torch.where(weight[..., None] > 0, features, 0.0), "candidates", ("prompt", "candidate", "feature"))
+    if bool((better == worse).all()):
+        raise PrudentError(f"chosen and rejected are equal in all {len(better)} pairs: there is nothing to learn from")
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
         raise PrudentError(f"methods {', '.join(unknown) or 'none'}: must be of {', '.join(METHODS)}")
