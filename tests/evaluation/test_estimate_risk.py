@@ -8,6 +8,7 @@ import torch
 
 import prudent
 from prudent.errors import PrudentError
+from prudent.evaluation.posterior_risk import draw_rewards, reward_posterior, risk_without_gold
 from prudent.evaluation.risk_estimate import _moves
 from prudent.policies import METHODS, estimate
 
@@ -51,6 +52,43 @@ def test_too_few_pairs_give_the_widest_interval_and_a_reason() -> None:
     assert all(
         row["risk"] is None and (row["low"], row["high"]) == (0, 1) and "12 pairs" in row["reason"] for row in rows
     )
+
+
+def test_the_procedure_risk_without_gold_falls_with_the_signal_and_needs_draws() -> None:
+    def row(seed: int, signal: float, draws: int = 200) -> dict:
+        return prudent.estimate_risk(*world(seed, signal)[:5], methods=("vanilla",), draws=draws)[0]
+
+    clear, none = row(0, 2.0), [row(seed, 0.0) for seed in range(4)]
+    assert clear["procedure_low"] <= clear["procedure_risk"] < 0.05
+    assert np.mean([one["procedure_risk"] for one in none]) > 0.15
+    assert all(one["procedure_high"] >= 0.5 and "signal from none" in one["reason"] for one in none)
+    assert clear["reason"] is None
+    few = row(0, 2.0, draws=79)
+    assert few["procedure_risk"] is None and (few["procedure_low"], few["procedure_high"]) == (0, 1)
+
+
+def test_candidates_outside_the_pairs_widen_the_interval_and_are_named() -> None:
+    chosen, rejected, groups, features, reference, _ = world(0, 2.0)
+    chosen, rejected = chosen.clone(), rejected.clone()
+    rejected[:, :4] = chosen[:, :4] + 0.01 * rejected[:, :4]  # four of eight directions in which pairs hardly differ
+    chosen[:, 0], rejected[:, 0] = torch.arange(150.0) % 7, torch.arange(150.0) % 7 + 0.001 * torch.arange(150.0)
+    row = prudent.estimate_risk(chosen, rejected, groups, 3 * features, reference, methods=("vanilla",))[0]
+    assert "outside what the pairs span" in row["reason"] and row["high"] >= 0.5 and row["procedure_high"] >= 0.5
+    with pytest.raises(PrudentError, match="equal in all 150 pairs"):
+        prudent.estimate_risk(chosen, chosen, groups, features, reference)
+
+
+def test_drawn_rewards_have_the_posteriors_mean_and_variance() -> None:
+    better, worse, *_ = world(3, 1.0)
+    pairs, moves = (better - worse).numpy(), np.eye(8)
+    posterior = reward_posterior(pairs, no_signal=1e-9)
+    only = np.zeros_like(posterior.weight)
+    only[4] = 1.0
+    posterior = posterior._replace(weight=only)
+    drawn = draw_rewards(posterior, 4000, np.random.default_rng(0))
+    found = risk_without_gold(posterior, moves)
+    np.testing.assert_allclose(drawn.mean(0), found.gain, atol=0.02)
+    np.testing.assert_allclose((drawn <= 0).mean(0), found.risk, atol=0.04)
 
 
 def test_bad_input_is_named() -> None:

@@ -103,6 +103,16 @@ def test_members_and_their_factor() -> None:
     assert found.improvement == pytest.approx(found.prompts["improvement"].mean().item())
 
 
+def test_a_member_left_out_stands_beside_the_moments_of_the_others() -> None:
+    scores = torch.randn(6, 3, 4, dtype=torch.float64)
+    reference = torch.full((3, 4), 0.25, dtype=torch.float64)
+    found = belief_from_members(scores, reference).left_out
+    for k in range(6):
+        others = belief_from_members(torch.cat([scores[:k], scores[k + 1 :]]), reference)
+        torch.testing.assert_close(found.reward[k], others.reward)
+        torch.testing.assert_close(found.variance[k], others.variance)
+
+
 def test_masked_responses_never_matter(world: tuple[torch.Tensor, Belief]) -> None:
     """Equations (35) to (38) on pools of uneven size."""
     _, belief = world
@@ -117,9 +127,11 @@ def test_masked_responses_never_matter(world: tuple[torch.Tensor, Belief]) -> No
 def test_errors() -> None:
     reference = torch.full((2, 3), 1 / 3, dtype=torch.float64)
     with pytest.raises(PrudentError, match="agree on every response"):
-        belief_from_members(torch.ones(4, 2, 3), reference)
+        belief_from_members(torch.ones(5, 2, 3), reference)
     with pytest.raises(PrudentError, match="shape"):
         belief_from_members(torch.ones(2, 3), reference)
-    belief = belief_from_members(torch.randn(4, 2, 3), reference)
+    with pytest.raises(PrudentError, match="at least 5 members"):
+        belief_from_members(torch.randn(4, 2, 3), reference)
+    belief = belief_from_members(torch.randn(5, 2, 3), reference)
     with pytest.raises(PrudentError, match="method"):
         certify(belief, 1.0, "other")

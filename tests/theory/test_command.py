@@ -70,7 +70,7 @@ def test_certify_a_saved_model_against_gold(family: str, pool: Path, tiny_folder
     encoder = Encoder(tiny_folder, dtype="float32", progress=False)
     long, short = (encoder.encode(["Q"] * 12, [word * n for n in range(1, 13)]) for word in ("Yes, it is so. ", "No."))
     fit = {"heads": HeadEnsemble.fit, "laplace": LaplacePosterior.fit}[family]
-    RewardModel(fit(long, short, members=4, ridge=0.1), encoder, model=str(tiny_folder)).save(tmp_path / "rm")
+    RewardModel(fit(long, short, members=5, ridge=0.1), encoder, model=str(tiny_folder)).save(tmp_path / "rm")
     out = tmp_path / "certificate"
     arguments = ["theory", "certify", "--model", str(tmp_path / "rm"), "--pool", str(pool), "--out", str(out), "--json"]
     result = CliRunner().invoke(app, [*arguments, "--betas", "0.3,1", "--no-images"])

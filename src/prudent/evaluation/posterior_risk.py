@@ -2,8 +2,8 @@
 
 Model. A response's true reward is w' z with z its standardised features, and a pair is a Bradley-Terry comparison.
 w ~ N(0, s^2 I / c) with c such that a pair's reward difference has root mean square s over the pairs given. s runs over
-SCALES (log-normal weight, SCALE_MEDIAN, SCALE_SIGMA, in logits), and with probability NO_SIGNAL the features say nothing
-about the reward at all: then the gain is symmetric about 0 and its risk 1/2.
+SCALES (log-normal weight, SCALE_MEDIAN, SCALE_SIGMA, in logits), and with probability NO_SIGNAL the features say
+nothing about the reward at all: then the gain is symmetric about 0 and its risk 1/2.
 
 For each s the evidence and the posterior of w are by Laplace's method (MacKay 1992) with the mean curvature
 b = mean p (1 - p) in place of each pair's own. The gain of a policy is linear in w, a'w with a = sum (pi - pi0) z / P,

@@ -122,7 +122,7 @@ def fit_policies(
     resampled: int = 0,
     seed: int = 0,
 ) -> Fit:
-    """The rewards fitted on pairs (float64 tensors as in ``estimate_risk``) and the policy of each row's method, beta."""
+    """The rewards fitted on pairs (float64 tensors as in ``estimate_risk``) and the policy of each row."""
     mean, scale = standardisation(better.float(), worse.float())
     difference = ((better - worse) / scale).float()
     standard = (features - mean) / scale
@@ -166,8 +166,8 @@ def _reason(high: float, no_signal: float, outside: float) -> str | None:
     said = []
     if outside > OUTSIDE:
         said.append(
-            f"the candidates lie outside what the pairs span ({outside:.2f} times as far as other pairs do), so high is "
-            "at least 50 %: take pairs of the policy's own responses"
+            f"the candidates lie outside what the pairs span ({outside:.2f} times as far as other pairs do), so high "
+            "is at least 50 %: take pairs of the policy's own responses"
         )
     if high >= 0.5 and no_signal > 0.025:
         said.append(

@@ -23,8 +23,17 @@ from prudent.policies.finite import FORMS, kl, multiplier, solve
 from prudent.rewards.uncertainty import centre
 from prudent.theory.bounds import width
 
+LEAST_MEMBERS = 5
 VANILLA = "vanilla"
 RULES = (VANILLA, *FORMS)
+
+
+class LeftOut(NamedTuple):
+    """Each member beside the others, (K, P, n): the others' mean and variance, and the member minus that mean."""
+
+    reward: torch.Tensor
+    variance: torch.Tensor
+    apart: torch.Tensor
 
 
 class Belief(NamedTuple):
@@ -33,6 +42,7 @@ class Belief(NamedTuple):
     reward (P, n): m, centred per prompt under the reference. factor (P, n, r): F with F F' the covariance over all
     stacked responses. variance (P, n): its diagonal, normalised to mean 1 over the pool and floored, as the policies
     use it. reference (P, n). freedom: degrees of freedom behind Sigma, K - 1 for an ensemble, inf for a posterior.
+    left_out: of an ensemble, whose policies look at the same members that say how sure they are.
     """
 
     reward: torch.Tensor
@@ -40,6 +50,7 @@ class Belief(NamedTuple):
     variance: torch.Tensor
     reference: torch.Tensor
     freedom: float
+    left_out: LeftOut | None = None
 
 
 class Certificate(NamedTuple):
@@ -72,23 +83,37 @@ def _belief(
     reward = centre(reward, weights=reference)
     factor = centre(factor.movedim(-1, 0), weights=reference).movedim(0, -1)
     raw = factor.square().sum(-1)
-    average = (reference * raw).sum(-1).mean()
-    if not bool(average > 0):
+    if not bool((reference * raw).sum() > 0):
         raise PrudentError("the members agree on every response: there is no variance to certify with")
-    variance = torch.where(inside, (raw / average).clamp(min=floor), 1.0)
-    return Belief(reward, factor, variance, reference, freedom)
+    return Belief(reward, factor, _relative(raw, reference, floor), reference, freedom)
+
+
+def _relative(raw: torch.Tensor, reference: torch.Tensor, floor: float) -> torch.Tensor:
+    """Variances (..., P, n) over their mean over the pool, floored; 1 where masked."""
+    average = (reference * raw).sum(-1, keepdim=True).mean(-2, keepdim=True)
+    return torch.where(reference > 0, (raw / average).clamp(min=floor), 1.0)
 
 
 def belief_from_members(scores: ArrayLike, reference: ArrayLike, *, floor: float = 1e-2) -> Belief:
-    """Belief of an ensemble from scores (K, P, n): mean and sample covariance (ddof=1), centred per prompt."""
+    """Belief of an ensemble from scores (K, P, n): mean and sample covariance (ddof=1), centred per prompt.
+
+    PrudentError under LEAST_MEMBERS members: the bound was not seen to hold its level with fewer.
+    """
     members, pi0 = as_tensor(scores, torch.float64), as_tensor(reference, torch.float64)
-    if members.ndim != 3 or len(members) < 2:
+    if members.ndim != 3 or len(members) < LEAST_MEMBERS:
         raise PrudentError(
-            f"scores have shape {tuple(members.shape)}, expected (members, prompts, responses), 2 members"
+            f"scores have shape {tuple(members.shape)}, expected (members, prompts, responses) with at least "
+            f"{LEAST_MEMBERS} members; fit more (--members), or a posterior (--family laplace)"
         )
-    members = torch.where(pi0 > 0, members, 0.0)
-    factor = ((members - members.mean(0)) / math.sqrt(len(members) - 1)).permute(1, 2, 0)
-    return _belief(members.mean(0), factor, pi0, len(members) - 1.0, floor)
+    members = torch.where(pi0 > 0, members - (pi0 * members).sum(-1, keepdim=True), 0.0)
+    count = len(members)
+    factor = ((members - members.mean(0)) / math.sqrt(count - 1)).permute(1, 2, 0)
+    found = _belief(members.mean(0), factor, pi0, count - 1.0, floor)
+    apart = (members - members.mean(0)) * count / (count - 1)
+    # The sum of squares without one of K: less (K - 1) / K times its squared distance to the others' mean.
+    squares = (members - members.mean(0)).square().sum(0) - apart.square() * (count - 1) / count
+    variance = _relative((squares / (count - 2)).clamp(min=0.0), pi0, floor)
+    return found._replace(left_out=LeftOut(members - apart, variance, apart))
 
 
 def belief_from_posterior(
@@ -162,15 +187,17 @@ def certify(belief: Belief, beta: float, method: str, *, delta: float = 0.05) ->
     moved = response(belief, policy, beta, method)
     extra, whole = chosen_variance(belief, moved)
     fixed = torch.einsum("pn,pnr->pr", step, belief.factor)
+    square, along, lost = fixed.square().sum(-1), float(fixed.sum(0).square().sum()), optimism(belief, moved)
+    if belief.left_out is not None:
+        square, along, lost = _cross_validated(belief, belief.left_out, beta, method)
     each = {
         "plug_in": (step * belief.reward).sum(-1),
-        "optimism": optimism(belief, moved),
-        "deviation": (fixed.square().sum(-1) + extra).clamp(min=0.0).sqrt(),
+        "optimism": lost,
+        "deviation": (square + extra).clamp(min=0.0).sqrt(),
         "kl": kl(policy, belief.reference),
     }
     each["improvement"] = each["plug_in"] - each["optimism"]
-    along = float(torch.linalg.vector_norm(fixed.sum(0))) / count
-    deviation = math.sqrt(max(along**2 + whole / count**2, 0.0))
+    deviation = math.sqrt(max(along + whole, 0.0)) / count
     each["risk"] = _chance(each["improvement"], each["deviation"], belief.freedom)
     each["bound"] = each["improvement"] - _quantile(delta, belief.freedom) * each["deviation"]
     sizes = (belief.reference > 0).sum(-1) - 1
@@ -186,10 +213,30 @@ def certify(belief: Belief, beta: float, method: str, *, delta: float = 0.05) ->
         deviation=deviation,
         risk=float(_chance(torch.tensor(improvement), torch.tensor(deviation), belief.freedom)),
         bound=improvement - _quantile(delta, belief.freedom) * deviation,
-        uniform=plug_in - width(delta, max(rank, 1)) * along if math.isinf(belief.freedom) else math.nan,
+        uniform=plug_in - width(delta, max(rank, 1)) * math.sqrt(along) / count
+        if math.isinf(belief.freedom)
+        else math.nan,
         kl=float(each["kl"].mean()),
         prompts=each,
     )
+
+
+def _cross_validated(
+    belief: Belief, left_out: LeftOut, beta: float, method: str
+) -> tuple[torch.Tensor, float, torch.Tensor]:
+    """||v||_Sigma^2 of each prompt (P,) and of the pool's sum, and the optimism (P,), each member judging the policy
+    that the others choose.
+
+    The mean of the members errs by Sigma (1 + 1 / K): Sigma for the data, Sigma / K for so few members. And a policy
+    that goes where they happen to agree finds them too sure there. A member left out knows nothing of it; its distance
+    to the others' mean has covariance Sigma (1 + 1 / (K - 1)).
+    """
+    rest = belief._replace(reward=left_out.reward, variance=left_out.variance)
+    policy = policy_of(rest, rest.reward, beta, method)
+    moved, apart = response(rest, policy, beta, method), left_out.apart
+    along = ((policy - belief.reference) * apart).sum(-1)
+    lost = (moved.pull * apart.square()).sum(-1) - (moved.left * apart).sum(-1) * (moved.right * apart).sum(-1)
+    return along.square().mean(0), float(along.sum(-1).square().mean()), lost.mean(0)
 
 
 def _quantile(delta: float, freedom: float) -> float:

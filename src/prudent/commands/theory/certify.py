@@ -15,6 +15,7 @@ from prudent.reporting.report import Report
 from prudent.rewards.uncertainty import centre
 from prudent.runs import hash_file, new_run
 from prudent.theory.certificates import (
+    LEAST_MEMBERS,
     RULES,
     Belief,
     Certificate,
@@ -67,8 +68,11 @@ def read_belief(model: Path, candidates: Pool) -> tuple[Belief, torch.Tensor | N
         mean = padded(reward.scorer.expected(features), counts)
         factor = padded(reward.scorer.factor(features).T, counts).permute(1, 2, 0)
         return belief_from_posterior(mean, factor, reference), None
-    if reward.members < 2:
-        raise PrudentError(f"{model} has one member, so no covariance; fit an ensemble, or --family laplace")
+    if reward.members < LEAST_MEMBERS:
+        raise PrudentError(
+            f"{model} has {reward.members} members, fewer than the {LEAST_MEMBERS} with which the bound held; "
+            f"fit with --members {LEAST_MEMBERS} or more, or --family laplace"
+        )
     scores = padded(reward.score(prompts, responses), counts)
     moved = scores - scores.mean(0)
     return belief_from_members(scores, reference), centre(moved.double(), weights=reference)
