@@ -79,7 +79,6 @@ class Certificate(NamedTuple):
 def _belief(
     reward: torch.Tensor, factor: torch.Tensor, reference: torch.Tensor, freedom: float, floor: float
 ) -> Belief:
-    inside = reference > 0
     reward = centre(reward, weights=reference)
     factor = centre(factor.movedim(-1, 0), weights=reference).movedim(0, -1)
     raw = factor.square().sum(-1)
