@@ -21,7 +21,6 @@ from typing import Any
 import torch
 
 from prudent.commands.preflight.core import (
-    DRAW_TOLERANCE,
     DrawnScores,
     Outcomes,
     at_equal_beta,
@@ -32,7 +31,7 @@ from prudent.commands.preflight.core import (
 )
 from prudent.commands.preflight.truth import inequality, link, ordering
 from prudent.demo.world import SIDES, World, draw_preferences, load_world, side_places, split
-from prudent.rewards.heads import bootstrap_counts, choose_ridge, fit_heads
+from prudent.rewards.draws import bootstrap_counts, fit_resamples
 from prudent.runs import dumps
 from prudent.seeding import Seed, spawn
 
@@ -74,17 +73,17 @@ def fresh_scores(
     mean, scale = flat.mean(0), flat.std(0).clamp_min(1e-6)
     standard = ((features.float() - mean) / scale).to(torch.float32)
     target = standard[test].reshape(-1, features.shape[-1])
-    scores, ridge, found = [], 0.0, None
-    for number, child in enumerate(spawn(seed, draws)):
+    scores = []
+    ridge: float | str = "cv"
+    for child in spawn(seed, draws):
         pick, cross, *boot = spawn(child, 2 + members)
         prompt, better, worse = choose(pairs, slope, pick)
         difference = standard[prompt, better] - standard[prompt, worse]
-        if number == 0:
-            ridge, found = choose_ridge(difference, groups=prompt, seed=cross)
         counts = bootstrap_counts(pairs, boot, groups=prompt)
-        fit = fit_heads(difference, counts, ridge=ridge, tolerance=DRAW_TOLERANCE)
+        fit = fit_resamples(difference, counts, ridge=ridge, groups=prompt, seed=cross)
+        ridge = fit.ridge
         scores.append((fit.weights.float() @ target.T).reshape(members, len(test), -1))
-    return DrawnScores(torch.stack(scores).double(), ridge, found)
+    return DrawnScores(torch.stack(scores).double(), float(ridge), None)
 
 
 def regime(

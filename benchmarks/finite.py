@@ -54,9 +54,9 @@ def statistics_stage(draws: int, pairs: int = 400, prompts: int = 64, candidates
     """Processor seconds of all that preflight does between features and report: draws, policies at equal beta and at
     equal KL, half the pairs, and the cross-fit beside gold."""
     from prudent.commands.preflight.answer import Plan, answer
-    from prudent.commands.preflight.core import Candidates, PairFeatures, uniform_reference
     from prudent.commands.preflight.options import PreflightOptions
     from prudent.commands.preflight.truth import gold_truth
+    from prudent.rewards.containers import CandidateFeatures, PairFeatures, uniform_reference
 
     generator = torch.Generator().manual_seed(0)
     truth = 2 * torch.randn(width, generator=generator) / width**0.5
@@ -68,7 +68,7 @@ def statistics_stage(draws: int, pairs: int = 400, prompts: int = 64, candidates
     usual = PreflightOptions(out=Path("unused"))
     plan = Plan(usual.betas, draws, usual.members, usual.ridge_value, usual.reward_rule, usual.floor, usual.max_risk)
     gold = gold_truth(pool @ truth, reference)
-    return seconds(lambda: answer(data, Candidates(pool, reference), gold, plan))
+    return seconds(lambda: answer(data, CandidateFeatures(pool, reference), gold, plan))
 
 
 def main() -> None:

@@ -29,7 +29,9 @@ import results
 import texts
 import torch
 
-from prudent.rewards.heads import HeadEnsemble, bootstrap_counts, fit_heads, standardisation
+from prudent.rewards.convex import fit_heads
+from prudent.rewards.draws import bootstrap_counts, standardisation
+from prudent.rewards.heads import HeadEnsemble
 from prudent.rewards.training import member_seeds
 
 K = 10

@@ -44,12 +44,12 @@ SETTING = g.Setting(pairs=80, slope=2.0, members=3, ridge=0.1)
 def test_split_and_pairs() -> None:
     found = world()
     assert not set(found.train.tolist()) & set(found.test.tolist()) and len(found.train) == 30
-    prompt, chosen, rejected = g.draw_pairs(found, 3000, 1.5, 1)
+    prompt, chosen, rejected = found.preferences(found.train, 3000, 1.5, 1)
     assert set(prompt.tolist()) <= set(found.train.tolist()) and bool((chosen != rejected).all())
     margin = found.gold[prompt, chosen] - found.gold[prompt, rejected]
     expected = torch.sigmoid(1.5 * margin.abs()).mean()
     assert float((margin > 0).double().mean()) == pytest.approx(float(expected), abs=0.03)
-    clean = g.draw_pairs(found, 200, math.inf, 1)
+    clean = found.preferences(found.train, 200, math.inf, 1)
     assert bool((found.gold[clean[0], clean[1]] > found.gold[clean[0], clean[2]]).all())
     with pytest.raises(PrudentError, match="too few to split"):
         g.split_world(torch.zeros(3, 2, 2), torch.zeros(3, 2), None, 0)
@@ -110,7 +110,7 @@ def test_constant_proxy_and_constant_gold_are_named() -> None:
         g.reward_of(torch.ones(2, 30, 12), found.reference, SETTING)
     flat = g.World(found.features, torch.zeros_like(found.gold), found.present, found.train, found.test)
     with pytest.raises(PrudentError, match="gold is constant"):
-        g.draw_pairs(flat, 10, 1.0, 0)
+        flat.preferences(flat.train, 10, 1.0, 0)
 
 
 def test_accuracy_of_a_perfect_and_of_a_blind_reward() -> None:

@@ -148,7 +148,7 @@ OPTIONS = rlp.Options(pairs=60, slope=2.0, members=3, target_kl=0.6, ridge=0.1, 
 
 def test_without_synthetic_pairs_it_is_ordinary_training() -> None:
     problem = world()
-    features = rlp.standardised(problem)
+    features = problem.standardised_on(problem.labelled)
     labelled = rlp.labelled_pairs(problem, OPTIONS, 1)
     empty = rlp.pairs_of([])
     a, _ = rlp.fit(features, labelled, OPTIONS, 5, 0.1)
@@ -168,7 +168,7 @@ def test_labels_follow_bradley_terry() -> None:
 
 def test_gamma_trades_coverage_for_precision() -> None:
     problem = world(prompts=900, accurate=0.35)
-    reference = problem.reference(problem.unlabelled)
+    reference = problem.reference_on(problem.unlabelled)
     samples = rlp.sampled(reference, 10, 0)
     reward = torch.zeros(reference.shape, dtype=torch.float64)
     facts = [rlp.spg_pairs(problem, problem.unlabelled, samples, reward, gamma, 0).facts for gamma in (0.2, 0.5, 0.7)]
@@ -178,7 +178,7 @@ def test_gamma_trades_coverage_for_precision() -> None:
 
 def test_refreshing_on_policy_helps_where_majorities_are_right() -> None:
     problem = world(prompts=300)
-    features = rlp.standardised(problem)
+    features = problem.standardised_on(problem.labelled)
     gains, accuracy, precision, ratios = [], [], [], []
     for seed in spawn(0, 12):
         state = rlp.begin(problem, features, ["spg"], OPTIONS, seed)
@@ -194,7 +194,7 @@ def test_refreshing_on_policy_helps_where_majorities_are_right() -> None:
 
 def test_controls_and_views_run_and_facts_are_there() -> None:
     problem = world()
-    features = rlp.standardised(problem)
+    features = problem.standardised_on(problem.labelled)
     kinds = list(rlp.KINDS)
     state = rlp.begin(problem, features, kinds, OPTIONS, 0)
     facts = rlp.advance(problem, features, state, kinds, OPTIONS, 1)
@@ -215,7 +215,7 @@ def test_worlds_that_can_not_work_say_why() -> None:
         problem.unlabelled,
         problem.test,
     )
-    with pytest.raises(PrudentError, match="constant within every labelled prompt"):
+    with pytest.raises(PrudentError, match="constant within every prompt"):
         rlp.labelled_pairs(flat, OPTIONS, 0)
     one = rlp.PoolProblem(
         problem.features,

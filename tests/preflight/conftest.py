@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from prudent.commands.preflight.core import Candidates, PairFeatures, uniform_reference
+from prudent.rewards.containers import CandidateFeatures, PairFeatures, uniform_reference
 
 
 def make_world(
     pairs: int = 160, prompts: int = 12, width: int = 8, size: int = 12, strength: float = 1.0, seed: int = 0
-) -> tuple[PairFeatures, Candidates, torch.Tensor]:
+) -> tuple[PairFeatures, CandidateFeatures, torch.Tensor]:
     """Pairs of ``pairs // 2`` prompts (two each), candidates, and their true reward (prompts, width)."""
     generator = torch.Generator().manual_seed(seed)
     truth = torch.randn(size, generator=generator) * strength / size**0.5
@@ -22,7 +22,7 @@ def make_world(
     features = torch.randn(prompts, width, size, generator=generator)
     groups = [f"p{i // 2}" for i in range(pairs)]
     reference = uniform_reference([width] * prompts, width)
-    return PairFeatures(chosen, rejected, groups), Candidates(features, reference), (features @ truth).double()
+    return PairFeatures(chosen, rejected, groups), CandidateFeatures(features, reference), (features @ truth).double()
 
 
 @pytest.fixture(scope="session")

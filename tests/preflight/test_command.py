@@ -18,12 +18,12 @@ from typer.testing import CliRunner
 
 from prudent.cli import app
 from prudent.commands.preflight import inputs
-from prudent.commands.preflight.core import PairFeatures
 from prudent.commands.preflight.options import PreflightOptions
 from prudent.commands.preflight.run import preflight as run_options
 from prudent.data.pools import read_pool
 from prudent.errors import PrudentError
 from prudent.rewards.columns import PairColumns
+from prudent.rewards.containers import PairFeatures
 from prudent.runs import read_manifest
 
 EVIL = "<script>document.title='owned'</script>"

@@ -10,6 +10,7 @@ import torch
 from prudent.commands.preflight import core
 from prudent.errors import PrudentError
 from prudent.policies.finite import kl, solve
+from prudent.rewards.containers import uniform_reference
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def test_ridge_is_cross_validated_or_taken_as_given(drawn, world) -> None:
 
 
 def test_uniform_reference_leaves_missing_places_out() -> None:
-    reference = core.uniform_reference([2, 4], 4)
+    reference = uniform_reference([2, 4], 4)
     assert reference.tolist() == [[0.5, 0.5, 0.0, 0.0], [0.25] * 4]
 
 
@@ -44,7 +45,7 @@ def test_outcomes_agree_with_policies_solved_one_by_one(drawn) -> None:
     found = core.at_equal_beta(seen, candidates.reference, truth, (0.1, 1.0))
     m, b = found.of("vanilla", 0.1)
     for draw in (0, 7):
-        raw = scores.scores[draw, 0]
+        raw = scores.own[draw]
         centred = raw - raw.mean(-1, keepdim=True)  # the reference is uniform
         policy = torch.softmax(centred / 0.1, -1)
         gain = ((policy - 1 / 8) * truth).sum(-1)
@@ -55,7 +56,8 @@ def test_outcomes_agree_with_policies_solved_one_by_one(drawn) -> None:
     members = scores.scores[4] - scores.scores[4].mean(-1, keepdim=True)
     variance = members.var(0)
     variance = (variance / variance.mean()).clamp_min(1e-2)
-    policy = solve(members[0], candidates.reference, 0.1, variance=variance, form="proportional")
+    own = scores.own[4] - scores.own[4].mean(-1, keepdim=True)
+    policy = solve(own, candidates.reference, 0.1, variance=variance, form="proportional")
     m, b = found.of("proportional", 0.1)
     assert float(found.gain[m, b, 4]) == pytest.approx(float(((policy - 1 / 8) * truth).sum(-1).mean()), rel=1e-9)
 
@@ -84,7 +86,7 @@ def test_a_shift_of_the_truth_per_prompt_changes_no_gain(drawn) -> None:
 
 def test_the_blind_control_is_blind_and_the_shuffled_one_keeps_the_variances(drawn) -> None:
     scores, candidates, truth = drawn
-    negated = core.DrawnScores(-scores.scores, scores.ridge, None)
+    negated = core.DrawnScores(-scores.scores, scores.ridge, None, -scores.own)
     methods = ("vanilla", "variance-only")
     a, b = (
         core.at_equal_beta(core.see(s, candidates.reference), candidates.reference, truth, (0.3,), methods=methods)

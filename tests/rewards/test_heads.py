@@ -5,7 +5,19 @@ import pytest
 import torch
 
 from prudent import HeadEnsemble, PrudentError, moments
-from prudent.rewards.heads import DIVERSITIES, PairDifference, choose_ridge, draw_counts, fit_heads, standardisation
+from prudent.rewards.containers import PairFeatures
+from prudent.rewards.convex import fit_heads
+from prudent.rewards.draws import (
+    PairDifference,
+    bootstrap_counts,
+    choose_ridge,
+    draw_counts,
+    draw_heads,
+    fit_resamples,
+    standard_difference,
+    standardisation,
+)
+from prudent.rewards.heads import DIVERSITIES
 from prudent.rewards.training import member_seeds
 from prudent.rewards.uncertainty import margin_moments
 from prudent.seeding import spawn
@@ -94,16 +106,34 @@ def test_ridge_grows_with_noise():
 def test_whole_prompts_are_resampled_together():
     groups = [f"prompt {row // 3}" for row in range(30)]
     counts = draw_counts(30, 5, 4, seed=0, groups=groups)
-    assert counts.shape == (5, 4, 30)
+    assert counts.shape == (5, 1 + 4, 30)
     assert torch.equal(counts[..., ::3], counts[..., 1::3]) and torch.equal(counts[..., ::3], counts[..., 2::3])
-    assert torch.equal(counts.sum(-1), torch.full((5, 4), 30.0))
+    assert torch.equal(counts.sum(-1), torch.full((5, 5), 30.0))
 
 
 def test_members_resample_their_draw():
     counts = draw_counts(50, 6, 8, seed=1)
-    absent = (counts == 0).all(1).float().mean()  # pairs that no member of a draw has: those the draw itself lacks
-    assert 0.3 < float(absent) < 0.45  # (1 - 1/n)^n = .364
+    own, members = counts[:, 0], counts[:, 1:]
+    assert bool((members.sum(1)[own == 0] == 0).all())  # a draw's members know nothing that it lacks
+    assert 0.3 < float((own == 0).float().mean()) < 0.45  # (1 - 1/n)^n = .364
     assert torch.equal(counts[:3], draw_counts(50, 3, 8, seed=1))
+
+
+def test_a_draws_reward_model_is_fitted_on_all_that_it_drew_and_varies_as_one_resample_does():
+    chosen, rejected, _ = world(120, width=5)
+    pairs = PairFeatures(chosen, rejected, list(range(120)))
+    drawn = draw_heads(pairs, 60, 6, ridge=0.05, seed=2)
+    _, count_seed = spawn(2, 2)
+    difference = standard_difference(chosen, rejected, drawn.scale)
+    counts = draw_counts(120, 60, 6, count_seed)
+    alone = fit_resamples(difference, counts[7, :1], ridge=0.05).weights[0]
+    assert torch.allclose(drawn.weights[7, 0].double(), alone.double(), atol=1e-3)
+    once = fit_resamples(difference, bootstrap_counts(120, spawn(9, 60)), ridge=0.05).weights
+    own, twice = drawn.weights[:, 0].var(0).sum(), drawn.weights[:, 1].var(0).sum()
+    assert 0.7 < float(own / once.var(0).sum()) < 1.4
+    assert float(twice / own) > 1.5  # a member of a draw is a resample of a resample
+    ensembles = HeadEnsemble.of_draws(drawn)
+    assert len(ensembles) == 60 and torch.equal(ensembles[3].weights, drawn.weights[3])
 
 
 def test_scale_and_shift_of_features_do_not_matter():

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prudent import seeding
-from prudent.arrays import ArrayLike, as_tensor, require_finite
+from prudent.arrays import ArrayLike
+from prudent.data import bradley_terry
 from prudent.demo import design
 from prudent.demo.constraints import Constraint, gold
 from prudent.errors import PrudentError
@@ -195,30 +196,10 @@ def gold_reward(
 def draw_preferences(
     world: World | ArrayLike, prompt_indices: Sequence[int] | torch.Tensor, pairs: int, slope: float, seed: seeding.Seed
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """``pairs`` noisy preferences: (prompt index, chosen response, rejected response), int64 tensors (pairs,).
-
-    world: a World, or its gold (prompts, responses). Each pair takes a prompt of ``prompt_indices`` (as evenly as can
-    be), two different responses of it, and prefers the first with probability sigmoid(slope * (gold_a - gold_b)),
-    Bradley-Terry. Pairs are drawn with replacement. Slope 0 is pure noise. The indices returned are places in
-    ``world``.
-    """
-    rewards = as_tensor(world.gold if isinstance(world, World) else world, torch.float64)
-    require_finite(rewards, "gold", ("prompt", "response"))
-    places = torch.as_tensor([int(i) for i in prompt_indices])
-    if not len(places) or int(places.min()) < 0 or int(places.max()) >= len(rewards):
-        raise PrudentError(f"prompt_indices must lie in 0 to {len(rewards) - 1} and not be empty")
-    if pairs < 1 or rewards.shape[1] < 2:
-        raise PrudentError(f"pairs is {pairs} and each prompt has {rewards.shape[1]} responses; need >= 1 and >= 2")
-    generator = seeding.torch_generator(seed)
-    rounds = -(-pairs // len(places))
-    order = torch.cat([torch.randperm(len(places), generator=generator) for _ in range(rounds)])[:pairs]
-    prompt = places[order]
-    count = rewards.shape[1]
-    first = torch.randint(count, (pairs,), generator=generator)
-    second = (first + torch.randint(1, count, (pairs,), generator=generator)) % count
-    margin = rewards[prompt, first] - rewards[prompt, second]
-    wins = torch.rand(pairs, generator=generator, dtype=torch.float64) < torch.sigmoid(slope * margin)
-    return prompt, torch.where(wins, first, second), torch.where(wins, second, first)
+    """``data.bradley_terry.draw_preferences`` from a World, or from its gold (prompts, responses)."""
+    return bradley_terry.draw_preferences(
+        world.gold if isinstance(world, World) else world, prompt_indices, pairs, slope, seed
+    )
 
 
 def preferences_dataset(

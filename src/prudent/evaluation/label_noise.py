@@ -19,9 +19,9 @@ from prudent.errors import PrudentError
 from prudent.evaluation.calibration import auroc
 from prudent.evaluation.intervals import Estimate, bounded_mean, paired_bootstrap
 from prudent.evaluation.ties import mean_over_orders
+from prudent.rewards.accuracy import credit
 from prudent.rewards.columns import pair_columns
-from prudent.rewards.convex import fit_heads
-from prudent.rewards.heads import bootstrap_counts, choose_ridge
+from prudent.rewards.draws import bootstrap_counts, fit_resamples
 from prudent.seeding import Seed, spawn
 
 
@@ -49,11 +49,6 @@ class Variant:
     ridge: float
     pairs: int
     credit: np.ndarray
-
-
-def credit(margin: torch.Tensor) -> torch.Tensor:
-    """1 for a positive margin, 0 for a negative one, 1/2 for a tie."""
-    return (margin > 0).double() + 0.5 * (margin == 0).double()
 
 
 def compare_labels(
@@ -86,20 +81,9 @@ def compare_labels(
         sign = 1.0 - 2.0 * as_tensor(labels.flip).float()
         columns = pair_columns(n, labels.weight, labels.soft_label, labels.margin).at(keep)
         kept = (rows * sign[:, None])[keep]
-        chosen_ridge = ridge
-        if ridge == "cv":
-            units = [group for group, stays in zip(groups, keep.tolist()) if stays]
-            chosen_ridge = choose_ridge(kept, columns=columns, groups=units, seed=ridge_seed)[0]
-        elif isinstance(ridge, str):
-            raise PrudentError(f'ridge must be "cv" or a positive number, got {ridge!r}')
-        weights = counts[:, keep] if columns.weight is None else counts[:, keep] * columns.weight.float()
-        fit = fit_heads(
-            kept,
-            weights,
-            ridge=float(chosen_ridge),
-            soft_label=columns.soft_label,
-            margin=columns.margin,
-            tolerance=1e-6,
+        units = [group for group, stays in zip(groups, keep.tolist()) if stays]
+        fit = fit_resamples(
+            kept, counts[:, keep], ridge=ridge, columns=columns, groups=units, seed=ridge_seed, tolerance=1e-6
         )
         right = credit(fit.weights @ test.T)  # (seeds, T)
         mean = right.mean(0).numpy()
@@ -109,8 +93,8 @@ def compare_labels(
         if first is not None:
             paired = paired_bootstrap(mean, first.credit, rounds=rounds, seed=interval_seed, clusters=list(test_groups))
             gain, p = paired.difference, paired.p
-            better = float(np.mean(by_seed > first.by_seed) + 0.5 * np.mean(by_seed == first.by_seed))
-        found[name] = Variant(accuracy, by_seed, gain, p, better, float(chosen_ridge), int(keep.sum()), mean)
+            better = float(credit(by_seed - first.by_seed).mean())
+        found[name] = Variant(accuracy, by_seed, gain, p, better, fit.ridge, int(keep.sum()), mean)
         first = first or found[name]
     return found
 

@@ -15,6 +15,7 @@ import torch
 from prudent.arrays import ArrayLike, as_tensor
 from prudent.errors import PrudentError
 from prudent.evaluation.intervals import Estimate, correlation, ranks, row_correlation
+from prudent.rewards.accuracy import credit, differences
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,10 @@ class Uses:
 def pair_accuracy(scores: ArrayLike, gold: ArrayLike) -> torch.Tensor:
     """(M,) accuracy of scores (M, prompts, candidates) on every pair of one prompt's candidates with different gold."""
     reward, truth = as_tensor(scores, torch.float64), as_tensor(gold, torch.float64)
-    order = torch.sign(truth[:, :, None] - truth[:, None, :])
-    counted = (order > 0).double()
+    counted = (differences(truth) > 0).double()
     accuracies = []
     for one in reward:
-        sign = torch.sign(one[:, :, None] - one[:, None, :])
-        right = counted * ((sign > 0).double() + 0.5 * (sign == 0).double())
+        right = counted * credit(differences(one))
         each = right.sum((1, 2)) / counted.sum((1, 2))
         accuracies.append(each[counted.sum((1, 2)) > 0].mean())
     return torch.stack(accuracies)
@@ -53,9 +52,7 @@ def tilted(reference: torch.Tensor, reward: torch.Tensor, beta: float) -> torch.
 def win_shares(reward: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """Probability that each candidate beats one drawn from the reference by this reward, ties half: what optimising
     RM-labelled rankings sees (Azar et al. 2023, arXiv 2310.12036, eq. 7: IPO's exact optimum tilts by it)."""
-    wins = (reward[..., :, None] > reward[..., None, :]).double()
-    wins += 0.5 * (reward[..., :, None] == reward[..., None, :]).double()
-    return (wins * reference[..., None, :]).sum(-1)
+    return (credit(differences(reward)) * reference[..., None, :]).sum(-1)
 
 
 def best_of_reference(reward: torch.Tensor, reference: torch.Tensor, n: int) -> torch.Tensor:

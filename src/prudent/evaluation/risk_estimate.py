@@ -28,7 +28,8 @@ from prudent.evaluation.posterior_risk import (
 from prudent.evaluation.risk import at_or_below
 from prudent.policies.estimates import estimate
 from prudent.policies.objectives import METHODS
-from prudent.rewards.heads import bootstrap_counts, choose_ridge, fit_heads, standardisation
+from prudent.rewards.draws import bootstrap_counts, fit_resamples, standardisation
+from prudent.rewards.convex import fit_heads
 from prudent.rewards.uncertainty import centre
 from prudent.seeding import Seed, numpy_generator, spawn
 
@@ -126,15 +127,14 @@ def fit_policies(
     mean, scale = standardisation(better.float(), worse.float())
     difference = ((better - worse) / scale).float()
     standard = (features - mean) / scale
-    ridge, _ = choose_ridge(difference, groups=groups, seed=seed)
     # One resample each: a draw stands beside the fit on all pairs, and is not resampled again.
     resamples = bootstrap_counts(len(better), spawn(seed, members + resampled), groups)
     counts = torch.cat([torch.ones(1, len(better)), resamples])
-    heads = fit_heads(difference, counts, ridge=ridge, tolerance=1e-5).weights
-    scores = _scores(heads, standard)
+    fitted = fit_resamples(difference, counts, groups=groups, seed=seed)
+    scores = _scores(fitted.weights, standard)
     full, ensemble, fresh = scores[:1], scores[1 : members + 1], scores[members + 1 :]
     moved = torch.cat([_moves(ensemble, full, full, weight, row["method"], row["beta"]) for row in rows])
-    return Fit(difference, standard, ridge, full, ensemble, fresh, moved)
+    return Fit(difference, standard, fitted.ridge, full, ensemble, fresh, moved)
 
 
 def promised(

@@ -17,7 +17,9 @@ from prudent.errors import PrudentError
 from prudent.policies.answer_groups import NO_ANSWER, synthetic_pair
 from prudent.policies.finite import beta_for_kl, kl, solve, value
 from prudent.policies.views import ViewModel, ViewOptions, fit_views
-from prudent.rewards.heads import bootstrap_counts, choose_ridge, fit_heads
+from prudent.rewards.accuracy import credit, differences
+from prudent.rewards.containers import GoldCandidates
+from prudent.rewards.draws import bootstrap_counts, fit_resamples
 from prudent.rewards.uncertainty import centre
 from prudent.seeding import Seed, numpy_generator, spawn, torch_generator
 
@@ -33,24 +35,14 @@ DESCRIPTIONS = {
 
 
 @dataclass(frozen=True)
-class PoolProblem:
-    """features (P, N, d), gold (P, N), present (P, N); labels (P, N): group of each candidate (NO_ANSWER: none).
+class PoolProblem(GoldCandidates):
+    """Candidates with gold; labels (P, C): group of each candidate (NO_ANSWER: none). labelled, unlabelled, test:
+    indices of the prompts of preferences, of sampling, and of judging."""
 
-    labelled, unlabelled, test: prompt numbers of preferences, of sampling, and of judging.
-    """
-
-    features: torch.Tensor
-    gold: torch.Tensor
-    present: torch.Tensor
     labels: torch.Tensor
     labelled: torch.Tensor
     unlabelled: torch.Tensor
     test: torch.Tensor
-
-    def reference(self, prompts: torch.Tensor) -> torch.Tensor:
-        """Uniform over each prompt's candidates."""
-        there = self.present[prompts].double()
-        return there / there.sum(1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -109,35 +101,9 @@ class Pairs:
         )
 
 
-def standardised(problem: PoolProblem) -> torch.Tensor:
-    """Features standardised on the labelled prompts' candidates: everything that heads and networks see."""
-    flat = problem.features[problem.labelled][problem.present[problem.labelled]].float()
-    return (problem.features.float() - flat.mean(0)) / flat.std(0).clamp_min(1e-6)
-
-
 def labelled_pairs(problem: PoolProblem, options: Options, seed: Seed) -> Pairs:
-    """Noisy preferences on the labelled prompts: two candidates of unequal gold, Bradley-Terry."""
-    generator = torch_generator(seed)
-    prompts, firsts, seconds = [], [], []
-    need, pool = options.pairs, problem.labelled
-    usable = [p for p in pool.tolist() if len(problem.gold[p][problem.present[p]].unique()) > 1]
-    if not usable:
-        raise PrudentError("gold is constant within every labelled prompt, so there is nothing to prefer")
-    known = torch.tensor(usable)
-    while need > 0:
-        p = known[torch.randint(len(known), (2 * need,), generator=generator)]
-        counts = problem.present[p].sum(1)
-        a = (torch.rand(len(p), generator=generator, dtype=torch.float64) * counts).long()
-        b = (a + 1 + (torch.rand(len(p), generator=generator, dtype=torch.float64) * (counts - 1)).long()) % counts
-        unequal = torch.nonzero(problem.gold[p, a] != problem.gold[p, b])[:, 0][:need]
-        prompts.append(p[unequal])
-        firsts.append(a[unequal])
-        seconds.append(b[unequal])
-        need -= len(unequal)
-    prompt, first, second = torch.cat(prompts), torch.cat(firsts), torch.cat(seconds)
-    margin = problem.gold[prompt, first] - problem.gold[prompt, second]
-    wins = torch.rand(len(prompt), generator=generator, dtype=torch.float64) < torch.sigmoid(options.slope * margin)
-    return Pairs(prompt, torch.where(wins, first, second), torch.where(wins, second, first))
+    """Noisy preferences on the labelled prompts."""
+    return Pairs(*problem.preferences(problem.labelled, options.pairs, options.slope, seed))
 
 
 def fit(
@@ -146,16 +112,12 @@ def fit(
     """Heads on standardised features (P, N, d), bootstrapping whole prompts; and the ridge used."""
     difference = features[pairs.prompt, pairs.chosen] - features[pairs.prompt, pairs.rejected]
     counts_seed, ridge_seed = spawn(seed, 2)
-    if ridge is None:
-        ridge = (
-            options.ridge
-            if isinstance(options.ridge, float)
-            else choose_ridge(difference, groups=pairs.prompt, seed=ridge_seed)[0]
-        )
     counts = None
     if options.members > 1:
         counts = bootstrap_counts(len(pairs), spawn(counts_seed, options.members), groups=pairs.prompt)
-    return Model(fit_heads(difference, counts, ridge=ridge, tolerance=1e-5).weights), ridge
+    strength = options.ridge if ridge is None else ridge
+    found = fit_resamples(difference, counts, ridge=strength, groups=pairs.prompt, seed=ridge_seed)
+    return Model(found.weights), found.ridge
 
 
 def mean_reward(model: Model, features: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
@@ -254,7 +216,7 @@ def judge(problem: PoolProblem, features: torch.Tensor, model: Model, options: O
     centred score where the policy samples, relative to the reward's own variance (0 for one member);
     variance_reference: the same under the reference.
     """
-    reference = problem.reference(problem.test)
+    reference = problem.reference_on(problem.test)
     gold, test = problem.gold[problem.test], features[problem.test]
     scores = centre(model.scores(test), weights=reference)
     reward = scores.mean(0)
@@ -263,8 +225,8 @@ def judge(problem: PoolProblem, features: torch.Tensor, model: Model, options: O
     allowed = reward.masked_fill(reference == 0, -torch.inf)
     highest = (allowed == allowed.amax(1, keepdim=True)).double()
     best = highest / highest.sum(1, keepdim=True)  # ties share, whatever their order
-    better = ((gold[:, :, None] - gold[:, None, :]) > 0) & (reference > 0)[:, :, None] & (reference > 0)[:, None, :]
-    agreed = (torch.sign(reward[:, :, None] - reward[:, None, :]) + 1) / 2
+    better = (differences(gold) > 0) & (reference > 0)[:, :, None] & (reference > 0)[:, None, :]
+    agreed = credit(differences(reward))
     both = policy[:, :, None] * policy[:, None, :] * better
     size = (reference * reward.square()).sum(-1).mean()
     variance = scores.var(0) if len(scores) > 1 else torch.zeros_like(reward)
@@ -303,7 +265,7 @@ def retrain(
 ) -> tuple[Model, dict[str, float | None]]:
     """One refresh of a reward model on samples of its own policy: the new model, and what the samples gave."""
     prompts = problem.unlabelled
-    reference = problem.reference(prompts)
+    reference = problem.reference_on(prompts)
     sample_seed, pair_seed, fit_seed = spawn(seed, 3)
     reward = mean_reward(model, features[prompts], reference)
     source = reference if kind == "spg-reference" else policy_at(reward, reference, options.target_kl)
@@ -385,7 +347,7 @@ def retrain_views(
 ) -> tuple[Model, dict[str, float | None]]:
     """UML's refresh: two samples a prompt as views; the start and the order of pairs are those of the fixed network."""
     prompts = problem.unlabelled
-    reference = problem.reference(prompts)
+    reference = problem.reference_on(prompts)
     reward = mean_reward(state.models["uml"], features[prompts], reference)
     samples = sampled(policy_at(reward, reference, options.target_kl), 2, seed)
     different = torch.nonzero(samples[:, 0] != samples[:, 1])[:, 0]

@@ -11,8 +11,9 @@ import torch
 
 from prudent.errors import PrudentError
 from prudent.features.large import encode_held
+from prudent.rewards.columns import pair_columns
+from prudent.rewards.containers import PairFeatures
 from prudent.rewards.model import RewardModel, encode_prompts
-from prudent.rewards.stored import equal_rows, pick_rows
 from prudent.seeding import Seed
 
 if TYPE_CHECKING:
@@ -197,23 +198,19 @@ def fit_on_features(
 
     place, _, attribute = entry.fit.rpartition(".")
     target = getattr(importlib.import_module(place), attribute)
-    columns: dict[str, Any] = dict(training_columns(preferences))
-    groups = prompt_groups(preferences)
-    same = equal_rows(chosen, rejected)
-    if bool(same.any()):  # equal after truncation: no gradient, and a constant ln 2 in every mean
-        rows = torch.nonzero(~same)[:, 0]
-        if len(rows) == 0:
-            raise PrudentError(
-                "chosen and rejected answers of every pair have equal features; give a larger --max-length"
-            )
-        chosen, rejected = pick_rows(chosen, rows), pick_rows(rejected, rows)
-        columns = {key: value[rows.numpy()] for key, value in columns.items()}
-        groups = [groups[row] for row in rows.tolist()]
+    columns = pair_columns(len(preferences), **training_columns(preferences))
+    pairs = PairFeatures(chosen, rejected, prompt_groups(preferences), columns)
+    rows = pairs.distinct()
+    same = len(pairs) - len(rows)
+    if len(rows) == 0:
+        raise PrudentError("chosen and rejected answers of every pair have equal features; give a larger --max-length")
+    if same:
+        pairs = pairs.take(rows)
     pool = given.pop("meta_pool", None)
     if pool is not None:
         given["meta_features"] = _meta_features(encoder, pool)
-    scorer = target.fit(chosen, rejected, members=members, seed=seed, groups=groups, **columns, **given)
-    scorer.info["identical_after_truncation"] = int(same.sum())
+    scorer = target.fit(**pairs.fit_arguments(), members=members, seed=seed, **given)
+    scorer.info["identical_after_truncation"] = same
     return scorer
 
 

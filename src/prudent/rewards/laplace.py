@@ -27,15 +27,9 @@ from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
 from prudent.rewards.columns import PairColumns, pair_columns
 from prudent.rewards.convex import fit_heads
-from prudent.rewards.coordinates import HELD_IN_MEMORY
-from prudent.rewards.heads import (
-    CHUNK_ROWS,
-    PairDifference,
-    choose_ridge,
-    paired_features,
-    probe_features,
-    standardisation,
-)
+from prudent.rewards.draws import paired_features, ridge_of, standard_difference, standardisation
+from prudent.rewards.heads import probe_features
+from prudent.rewards.stored import CHUNK_ROWS
 from prudent.rewards.training import member_seeds, shared_seed
 from prudent.rewards.uncertainty import centre
 from prudent.seeding import Seed, numpy_generator
@@ -86,21 +80,16 @@ class LaplacePosterior:
         n = int(better.shape[0])
         columns = pair_columns(n, weight, soft_label, margin).scaled()
         mean, scale = standardisation(better, worse)
-        difference: Any = PairDifference(better, worse, scale)
-        if n * len(scale) <= HELD_IN_MEMORY:
-            difference = difference[slice(0, n)]
-        if ridge == "cv":
-            ridge, _ = choose_ridge(difference, columns=columns, groups=groups, seed=shared_seed(seed))
-        elif isinstance(ridge, str):
-            raise PrudentError(f'ridge must be "cv" or a positive number, got {ridge!r}')
+        difference = standard_difference(better, worse, scale)
+        ridge, _ = ridge_of(ridge, difference, columns, groups, shared_seed(seed))
         counts = None if columns.weight is None else columns.weight[None]
         head = fit_heads(difference, counts, ridge=ridge, soft_label=columns.soft_label, margin=columns.margin).weights[
             0
         ]
-        root = posterior_root(difference, head, float(ridge), columns, sandwich)
+        root = posterior_root(difference, head, ridge, columns, sandwich)
         noise = [numpy_generator(one).standard_normal(root.shape[1]) for one in member_seeds(seed, members)]
         draws = head + torch.from_numpy(np.stack(noise)) @ root.T
-        info = {"pairs": n, "ridge": float(ridge), "covariance": "sandwich" if sandwich else "posterior"}
+        info = {"pairs": n, "ridge": ridge, "covariance": "sandwich" if sandwich else "posterior"}
         return cls(head, root, mean.double(), scale.double(), draws, info)
 
     def _standardised(self, features: ArrayLike) -> torch.Tensor:

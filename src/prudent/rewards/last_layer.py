@@ -18,7 +18,7 @@ from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
 from prudent.rewards.columns import PairColumns, pair_columns
 from prudent.rewards.convex import fit_heads
-from prudent.rewards.heads import RIDGES, lowest_loss, paired_features
+from prudent.rewards.draws import RIDGES, lowest_loss, paired_features
 from prudent.rewards.laplace import LaplacePosterior
 from prudent.rewards.mlp import MLPEnsemble
 from prudent.rewards.stored import named_under, part_of, part_under

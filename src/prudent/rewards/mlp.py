@@ -18,7 +18,8 @@ import torch
 from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
 from prudent.rewards.columns import PairColumns, pair_columns
-from prudent.rewards.heads import bootstrap_rows, paired_features, probe_features, standardisation
+from prudent.rewards.draws import bootstrap_rows, paired_features, standardisation
+from prudent.rewards.heads import probe_features
 from prudent.rewards.training import Parameters, member_draws, member_orders, member_seeds, shared_seed, train_members
 from prudent.rewards.transformers.contrastive import KINDS, PLACES, contrastive_term, views
 from prudent.rewards.transformers.meta import difference_objective

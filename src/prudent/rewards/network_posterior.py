@@ -24,7 +24,7 @@ import torch
 from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
 from prudent.rewards.columns import PairColumns, pair_columns
-from prudent.rewards.heads import lowest_loss, paired_features
+from prudent.rewards.draws import lowest_loss, paired_features
 from prudent.rewards.last_layer import held_out_heads, held_out_loss
 from prudent.rewards.mlp import MLPEnsemble
 from prudent.rewards.stored import named_under, part_of, part_under

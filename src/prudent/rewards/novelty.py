@@ -15,7 +15,8 @@ import torch
 
 from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
-from prudent.rewards.heads import HeadEnsemble, paired_features, probe_features, standardisation
+from prudent.rewards.draws import paired_features, standardisation
+from prudent.rewards.heads import HeadEnsemble, probe_features
 from prudent.rewards.training import Parameters, member_draws, member_orders, member_seeds, shared_seed, train_members
 from prudent.rewards.uncertainty import moments
 from prudent.seeding import Seed, spawn

@@ -23,7 +23,8 @@ from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
 from prudent.rewards.aggregation import aggregate
 from prudent.rewards.columns import pair_columns
-from prudent.rewards.heads import probe_features, standardisation
+from prudent.rewards.draws import standardisation
+from prudent.rewards.heads import probe_features
 from prudent.rewards.stored import part_under
 from prudent.rewards.training import Parameters, member_orders, shared_seed, train_members
 from prudent.seeding import Seed, numpy_generator, spawn, torch_generator

@@ -19,9 +19,9 @@ import torch
 
 from prudent.arrays import ArrayLike, as_tensor
 from prudent.errors import PrudentError
+from prudent.rewards.accuracy import credit
 from prudent.rewards.columns import pair_columns
-from prudent.rewards.convex import fit_heads
-from prudent.rewards.heads import PairDifference, bootstrap_counts, choose_ridge, paired_features, standardisation
+from prudent.rewards.draws import PairDifference, bootstrap_counts, fit_resamples, paired_features, standardisation
 from prudent.seeding import Seed, numpy_generator, spawn
 
 MODES = ("cross-fitted", "in-sample")
@@ -114,17 +114,12 @@ def strength_of_differences(
     units = list(range(n)) if groups is None else groups
     fold_seed, ridge_seed, *member_seeds = spawn(seed, 2 + members)
     columns = pair_columns(n, weight, soft_label)
-    table = None
     fold = torch.zeros(n, dtype=torch.long) if in_sample else prompt_folds(units, folds, fold_seed)
-    if ridge == "cv":
-        ridge, table = choose_ridge(difference, columns=columns, groups=units, seed=ridge_seed)
-    elif isinstance(ridge, str):
-        raise PrudentError(f'ridge must be "cv" or a positive number, got {ridge!r}')
     parts = 1 if in_sample else folds
     counts = torch.cat([_fold_counts(units, fold, None if in_sample else k, member_seeds) for k in range(parts)])
-    if columns.weight is not None:
-        counts = counts * columns.weight.float()
-    fit = fit_heads(difference, counts, ridge=ridge, soft_label=columns.soft_label, tolerance=tolerance)
+    fit = fit_resamples(
+        difference, counts, ridge=ridge, columns=columns, groups=units, seed=ridge_seed, tolerance=tolerance
+    )
     margins = torch.empty(members, n)
     weights = fit.weights.float().reshape(parts, members, -1)
     for k in range(parts):
@@ -135,10 +130,10 @@ def strength_of_differences(
         "folds": parts,
         "pairs": n,
         "prompts": len(set(_plain(units))),
-        "gradient_norm": float(fit.gradient_norm.max()),
-        "ridge_table": table,
+        "gradient_norm": float(fit.solution.gradient_norm.max()),
+        "ridge_table": fit.ridge_table,
     }
-    return Strength(margins, MODES[1] if in_sample else MODES[0], fold, float(ridge), info)
+    return Strength(margins, MODES[1] if in_sample else MODES[0], fold, fit.ridge, info)
 
 
 def _plain(values: Sequence[Any] | ArrayLike) -> list[Any]:
@@ -191,7 +186,7 @@ def decile_table(
         if other is not None:
             known = other[rows][~torch.isnan(other[rows])]
             row["labelled"] = len(known)
-            row["agreement"] = float(((known > 0.5) + 0.5 * (known == 0.5)).mean()) if len(known) else None
+            row["agreement"] = float(credit(known - 0.5).mean()) if len(known) else None
             row["second_mean"] = float(known.mean()) if len(known) else None
         table.append(row)
     return table

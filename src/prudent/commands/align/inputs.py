@@ -8,16 +8,15 @@ from typing import Any, NamedTuple
 import torch
 
 from prudent.commands.align.options import AlignOptions
-from prudent.commands.align.problem import Judged, Problem, Side, crossed, drawn_heads, standardised_by
-from prudent.commands.preflight.core import PairFeatures
-from prudent.commands.preflight.inputs import combine, encode_distinct, held_out_prompts, padded, read_inputs
+from prudent.commands.align.problem import Judged, Problem, crossed, drawn_heads, standardised_by
+from prudent.commands.preflight.inputs import combine, encode_distinct, held_out_prompts, read_inputs
 from prudent.commands.preflight.options import PreflightOptions
 from prudent.commands.preflight.truth import accuracy
 from prudent.data.pools import read_prompts
 from prudent.demo.world import World, draw_preferences, gold_reward, load_world
 from prudent.errors import PrudentError
 from prudent.features.models import DEFAULT_MODEL
-from prudent.rewards.columns import PairColumns
+from prudent.rewards.containers import CandidateFeatures, PairFeatures, candidate_features
 from prudent.rewards.families import pair_scores
 from prudent.rewards.model import RewardModel
 from prudent.seeding import Seed, numpy_generator, spawn
@@ -36,8 +35,8 @@ class DemoSides(NamedTuple):
 
     world: World
     features: torch.Tensor
-    train: Side
-    test: Side
+    train: CandidateFeatures
+    test: CandidateFeatures
     judged: Judged
 
 
@@ -54,18 +53,15 @@ def demo_sides(settings: AlignOptions, encoder: Any, sample: Sampler, split: See
     train, test = (
         world.take(sorted(part)) for part in (order[: settings.train_prompts], order[settings.train_prompts :])
     )
-    features = _encode_side(encoder, train.prompts, train.responses)
+    own = _encode_side(encoder, train.prompts, train.responses)
     if settings.policy == DEFAULT_MODEL:  # the embedded responses are its own samples
-        sides = [
-            Side(train.prompts, train.responses, features),
-            Side(test.prompts, test.responses, _encode_side(encoder, test.prompts, test.responses)),
-        ]
+        sides = [own, _encode_side(encoder, test.prompts, test.responses)]
     else:
         sides = [
             sampled_side(part.prompts, encoder, sample, seed) for part, seed in zip((train, test), spawn(sampling, 2))
         ]
     judged = Judged("gold", "gold, 0 to 1", _gold_of(train), _gold_of(test), {"exact": True})
-    return DemoSides(train, features, sides[0], sides[1], judged)
+    return DemoSides(train, own.features, sides[0], sides[1], judged)
 
 
 def demo_problem(settings: AlignOptions, encoder: Any, sample: Sampler) -> Problem:
@@ -97,19 +93,18 @@ def demo_pairs(found: DemoSides, settings: AlignOptions, seed: Seed) -> PairFeat
         found.world, range(len(found.world)), settings.demo_pairs, settings.demo_slope, seed
     )
     better, worse = found.features[prompt, chosen], found.features[prompt, rejected]
-    return PairFeatures(better, worse, prompt.tolist(), PairColumns())
+    return PairFeatures(better, worse, prompt.tolist())
 
 
-def _encode_side(encoder: Any, prompts: Sequence[Any], responses: Sequence[Sequence[str]]) -> torch.Tensor:
+def _encode_side(encoder: Any, prompts: Sequence[Any], responses: Sequence[Sequence[str]]) -> CandidateFeatures:
     owners = [prompt for prompt, texts in zip(prompts, responses, strict=True) for _ in texts]
     flat = encoder.encode(owners, [text for texts in responses for text in texts])
-    return padded(flat, [len(texts) for texts in responses])
+    return candidate_features(flat, list(prompts), responses)
 
 
-def sampled_side(prompts: Sequence[Any], encoder: Any, sample: Sampler, seed: Seed) -> Side:
+def sampled_side(prompts: Sequence[Any], encoder: Any, sample: Sampler, seed: Seed) -> CandidateFeatures:
     """A side whose samples are drawn from the reference now."""
-    responses = sample(prompts, seed)
-    return Side(list(prompts), responses, _encode_side(encoder, prompts, responses))
+    return _encode_side(encoder, prompts, sample(prompts, seed))
 
 
 def read_problem(settings: AlignOptions, encoder: Any, sample: Sampler) -> Problem:
@@ -172,7 +167,7 @@ def fitting(prompts: list[Any], encoder: Any, settings: AlignOptions) -> tuple[l
     return kept, len(prompts) - len(kept)
 
 
-def _model_judge(name: str, sides: dict[str, Side], found: Any) -> Judged:
+def _model_judge(name: str, sides: dict[str, CandidateFeatures], found: Any) -> Judged:
     model = RewardModel.load(name)
 
     def value(side: str) -> Any:

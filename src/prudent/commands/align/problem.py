@@ -13,31 +13,15 @@ from typing import Any
 
 import torch
 
-from prudent.commands.preflight.core import PairFeatures
 from prudent.commands.preflight.truth import accuracy, halves
 from prudent.errors import PrudentError
-from prudent.rewards.heads import HeadEnsemble, PairDifference, choose_ridge, draw_counts, fit_heads, standardisation
+from prudent.rewards.containers import CandidateFeatures, PairFeatures
+from prudent.rewards.draws import draw_heads
+from prudent.rewards.heads import HeadEnsemble
 from prudent.seeding import Seed, spawn
 
 JUDGE_MEMBERS = 20
 Truth = Callable[[Sequence[int], Sequence[str], torch.Tensor | None], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Side:
-    """prompts: messages. responses: the reference's samples, C a prompt. features: (P, C, d) of them."""
-
-    prompts: list[Any]
-    responses: list[list[str]]
-    features: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def flat(self) -> tuple[list[int], list[str]]:
-        """(prompt index, text) with one entry a response."""
-        owner = [i for i, texts in enumerate(self.responses) for _ in texts]
-        return owner, [text for texts in self.responses for text in texts]
 
 
 @dataclass(frozen=True)
@@ -54,7 +38,7 @@ class Judged:
     quality: dict[str, Any]
 
 
-def side_values(side: Side, truth: Truth) -> torch.Tensor:
+def side_values(side: CandidateFeatures, truth: Truth) -> torch.Tensor:
     """(P,) what the reference is worth on each prompt of a side, from its own samples."""
     owner, texts = side.flat()
     return truth(owner, texts, side.features.flatten(0, 1)).reshape(len(side), -1).mean(1)
@@ -64,34 +48,16 @@ def side_values(side: Side, truth: Truth) -> torch.Tensor:
 class Problem:
     """train, test: sides. heads: one ensemble a run. judged: one truth a run. notes: what a reader must know."""
 
-    train: Side
-    test: Side
+    train: CandidateFeatures
+    test: CandidateFeatures
     heads: list[HeadEnsemble]
     judged: list[Judged]
     notes: list[str]
 
 
 def drawn_heads(pairs: PairFeatures, draws: int, members: int, ridge: float | str, seed: Seed) -> list[HeadEnsemble]:
-    """One ensemble a draw: the pairs are resampled by prompt, and the members resample that draw (one batched fit)."""
-    mean, scale = standardisation(pairs.chosen, pairs.rejected)
-    difference = PairDifference(pairs.chosen, pairs.rejected, scale)[slice(0, len(pairs))]
-    count_seed, ridge_seed = spawn(seed, 2)
-    if ridge == "cv":
-        ridge, _ = choose_ridge(difference, columns=pairs.columns, groups=pairs.groups, seed=ridge_seed)
-    counts = draw_counts(len(pairs), draws, members, count_seed, pairs.groups).flatten(0, 1)
-    if pairs.columns.weight is not None:
-        counts = counts * pairs.columns.weight.float()
-    fit = fit_heads(
-        difference,
-        counts,
-        ridge=float(ridge),
-        soft_label=pairs.columns.soft_label,
-        margin=pairs.columns.margin,
-        tolerance=1e-6,
-    )
-    info = {"pairs": len(pairs), "ridge": float(ridge), "diversity": "bootstrap of a bootstrap"}
-    zeros = torch.zeros(members)
-    return [HeadEnsemble(w.float(), zeros, mean, scale, info) for w in fit.weights.unflatten(0, (draws, members))]
+    """One ensemble of ``members`` heads a draw: the first is fitted on all that it drew, the others resample it."""
+    return HeadEnsemble.of_draws(draw_heads(pairs, draws, members - 1, ridge=ridge, seed=seed))
 
 
 def crossed(
@@ -112,13 +78,7 @@ def crossed(
         learns, judging = pairs.take(parts[learner]), pairs.take(parts[1 - learner])
         heads.append(drawn_heads(learns, (runs + 1 - learner) // 2 or 1, members, ridge, seeds[2 * learner]))
         judge = HeadEnsemble.fit(
-            judging.chosen,
-            judging.rejected,
-            members=JUDGE_MEMBERS,
-            ridge=ridge,
-            groups=judging.groups,
-            seed=seeds[2 * learner + 1],
-            **judging.columns._asdict(),
+            **judging.fit_arguments(), members=JUDGE_MEMBERS, ridge=ridge, seed=seeds[2 * learner + 1]
         )
         margins = (judge.scores(learns.chosen) - judge.scores(learns.rejected)).mean(0)
         judges.append(_head_judge(judge, encode, {**accuracy(margins), "trained_on": len(judging)}))
@@ -139,7 +99,7 @@ def _head_judge(
     return Judged("cross-fit", "units of the judge's score", value("train"), value("test"), quality)
 
 
-def standardised_by(judged: Judged, test: Side) -> Judged:
+def standardised_by(judged: Judged, test: CandidateFeatures) -> Judged:
     """The judge in standard deviations of the reference's own responses within a prompt: its scale means nothing."""
     owner, texts = test.flat()
     values = judged.test(owner, texts, test.features.flatten(0, 1))

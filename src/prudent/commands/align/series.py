@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from prudent.commands.align.options import AlignOptions
-from prudent.commands.align.problem import Judged, Problem, Side, side_values
+from prudent.commands.align.problem import Judged, Problem, side_values
 from prudent.errors import PrudentError
 from prudent.features.processes import Processes
 from prudent.policies.estimates import ReferenceStatistics, reference_statistics
@@ -29,6 +29,7 @@ from prudent.policies.rl.policy import LoraOptions, Policy
 from prudent.policies.rl.rollouts import Rollouts, groups_of, roll_out
 from prudent.policies.rl.scorers import HeadScorer
 from prudent.policies.rl.updates import segment_sums
+from prudent.rewards.containers import CandidateFeatures
 from prudent.rewards.heads import HeadEnsemble
 from prudent.runs import dumps, write_atomic
 from prudent.seeding import Seed, spawn
@@ -44,7 +45,7 @@ class Models:
     shared: bool
 
 
-def statistics_of(heads: HeadEnsemble, side: Side, floor: float) -> ReferenceStatistics:
+def statistics_of(heads: HeadEnsemble, side: CandidateFeatures, floor: float) -> ReferenceStatistics:
     """Centre and scale from the reference's samples on this side."""
     owner, _ = side.flat()
     return reference_statistics(heads.scores(side.features.flatten(0, 1)), torch.tensor(owner), floor=floor)
@@ -73,7 +74,7 @@ def train_options(settings: AlignOptions, objective: str, run: int, seed: Seed) 
 
 
 def promise(
-    heads: HeadEnsemble, judged: Judged, side: Side, objective: str, settings: AlignOptions, seed: Seed
+    heads: HeadEnsemble, judged: Judged, side: CandidateFeatures, objective: str, settings: AlignOptions, seed: Seed
 ) -> dict:
     """What preflight says of this objective and draw: the exact policy over the reference's samples of ``side``."""
     owner, texts = side.flat()
@@ -91,7 +92,7 @@ def promise(
 def judge(
     policy: Policy,
     models: Models,
-    side: Side,
+    side: CandidateFeatures,
     judged: Judged,
     prompt_ids: list[list[int]],
     settings: AlignOptions,

@@ -251,12 +251,12 @@ def measure(
     import torch
 
     from prudent.evaluation.statistics import auroc, calibration, proportion, risk_coverage
+    from prudent.rewards.accuracy import credit
 
     if isinstance(found, str):
         return {"family": name, "reason": found}
     margin = found.margins["test"].double()
     mean = margin.mean(0)
-    credit = (mean > 0).double() + 0.5 * (mean == 0).double()
     wrong = (mean < 0).double()
     chance = torch.sigmoid(margin).mean(0)
     fit = calibration(chance, seed=seed)
@@ -269,8 +269,8 @@ def measure(
         "fit_processor_seconds": found.fit_processor,
         "score_processor_seconds": found.score_processor,
         "peak_mib": found.peak_bytes / 2**20,
-        "accuracy": proportion(credit),
-        "member_accuracy": [float(value) for value in (margin > 0).double().mean(1)],
+        "accuracy": proportion(credit(mean)),
+        "member_accuracy": credit(margin).mean(1).tolist(),
         "log_loss": float(-torch.log(chance.clamp_min(1e-12)).mean()),
         "brier": fit.brier,
         "ece": fit.ece,

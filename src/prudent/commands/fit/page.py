@@ -32,22 +32,22 @@ def describe_fit(reward_model: RewardModel, data: Dataset, held: Dataset | None,
 def accuracy_of(reward_model: RewardModel, data: Dataset) -> dict[str, Any]:
     """Accuracy of the mean and of every member (ties half), the longer answer's, and the members' disagreement."""
     from prudent.evaluation.statistics import proportion
+    from prudent.rewards.accuracy import credit
     from prudent.rewards.families import pair_scores
     from prudent.rewards.uncertainty import margin_moments, warn_if_identical
 
     chosen, rejected = pair_scores(reward_model, data)
     margin = chosen - rejected
-    credit = (margin > 0).double() + 0.5 * (margin == 0).double()
     mean = margin.mean(0)
     length = [sum(len(m["content"]) for m in side) for name in ("chosen", "rejected") for side in data[name]]
     n = len(data)
-    longer = [0.5 if a == b else float(a > b) for a, b in zip(length[:n], length[n:])]
+    longer = [a - b for a, b in zip(length[:n], length[n:])]
     found: dict[str, Any] = {
         "pairs": n,
-        "accuracy": proportion((mean > 0).double() + 0.5 * (mean == 0).double()),
+        "accuracy": proportion(credit(mean)),
         "ties": int((mean == 0).sum()),
-        "member_accuracy": [proportion(row) for row in credit],
-        "longer_answer_accuracy": proportion(longer),
+        "member_accuracy": [proportion(row) for row in credit(margin)],
+        "longer_answer_accuracy": proportion(credit(longer)),
         "margin_standard_deviation": None,
         "identical_members": [],
     }

@@ -13,9 +13,7 @@ import torch
 
 from prudent.commands.preflight.core import (
     BASELINE,
-    Candidates,
     Outcomes,
-    PairFeatures,
     at_equal_beta,
     at_equal_kl,
     draw_scores,
@@ -28,6 +26,7 @@ from prudent.commands.preflight.truth import Truth, cross_fit, inequality, link,
 from prudent.commands.preflight.verdict import Verdict, conclude
 from prudent.evaluation.intervals import wilson
 from prudent.policies.objectives import METHODS
+from prudent.rewards.containers import CandidateFeatures, PairFeatures
 from prudent.seeding import Seed, spawn
 
 OUTLOOK_METHODS = (BASELINE, "mean", "proportional")
@@ -78,7 +77,7 @@ class Part:
 
 def _part(
     pairs: PairFeatures,
-    candidates: Candidates,
+    candidates: CandidateFeatures,
     truth: Truth,
     plan: Plan,
     draws: int,
@@ -127,7 +126,7 @@ def _part(
 
 def answer(
     pairs: PairFeatures,
-    candidates: Candidates,
+    candidates: CandidateFeatures,
     truth: Truth | None,
     plan: Plan,
     *,
@@ -150,7 +149,7 @@ def answer(
 
 def _crossed(
     pairs: PairFeatures,
-    candidates: Candidates,
+    candidates: CandidateFeatures,
     plan: Plan,
     seed: Seed,
     tick: Tick,

@@ -18,55 +18,24 @@ from prudent.evaluation.risk import paired_risk, policy_gain, policy_risk
 from prudent.policies.estimates import Estimate, estimate
 from prudent.policies.finite import beta_for_kl, kl
 from prudent.policies.objectives import METHODS
-from prudent.rewards.columns import NO_COLUMNS, PairColumns
-from prudent.rewards.heads import choose_ridge, draw_counts, fit_heads, standardisation
-from prudent.seeding import Seed, spawn
+from prudent.rewards.containers import CandidateFeatures, PairFeatures
+from prudent.rewards.draws import draw_heads
+from prudent.seeding import Seed
 
 BETAS = (0.03, 0.1, 0.3, 1.0)
-DRAW_TOLERANCE = (
-    1e-5  # gradient norm of a draw's heads: their scores are then exact to three digits, far below the noise
-)
 KL_TOLERANCE = 1e-3  # relative; a gain moves by less
 BASELINE = "vanilla"
 
 
 @dataclass(frozen=True)
-class PairFeatures:
-    """Features of n preference pairs: chosen and rejected (n, d); groups: prompt of each pair (n integers or texts)."""
-
-    chosen: torch.Tensor
-    rejected: torch.Tensor
-    groups: Sequence[Any]
-    columns: PairColumns = NO_COLUMNS
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def take(self, rows: torch.Tensor) -> PairFeatures:
-        """The pairs with these row numbers."""
-        index = rows.long()
-        groups = [self.groups[i] for i in index.tolist()]
-        return PairFeatures(self.chosen[index], self.rejected[index], groups, self.columns.at(index))
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Features (P, C, d) of C candidates of P prompts, and the reference policy's probabilities (P, C).
-
-    A place without a candidate (ragged pools) has probability 0; its features are never used.
-    """
-
-    features: torch.Tensor
-    reference: torch.Tensor
-
-
-@dataclass(frozen=True)
 class DrawnScores:
-    """scores (draws, members, P, C) float64 of the candidates; ridge used and where it came from."""
+    """scores (draws, members, P, C) float64 of the candidates; ridge used and where it came from. own (draws, P, C):
+    of the reward model fitted on all that each draw holds, or None where the first member is one."""
 
     scores: torch.Tensor
     ridge: float
     ridge_table: dict[str, Any] | None
+    own: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -89,49 +58,28 @@ class Outcomes:
         return self.methods.index(method), self.settings.index(setting)
 
 
-def uniform_reference(counts: ArrayLike, width: int) -> torch.Tensor:
-    """Probabilities (P, width) that give each of a prompt's ``counts`` (P,) sampled candidates the same weight."""
-    sizes = as_tensor(counts).long()
-    place = torch.arange(width)
-    return torch.where(place < sizes[:, None], 1.0 / sizes[:, None].double(), 0.0)
-
-
 def draw_scores(
-    pairs: PairFeatures, candidates: Candidates, *, draws: int, members: int, ridge: float | str = "cv", seed: Seed = 0
+    pairs: PairFeatures,
+    candidates: CandidateFeatures,
+    *,
+    draws: int,
+    members: int,
+    ridge: float | str = "cv",
+    seed: Seed = 0,
 ) -> DrawnScores:
-    """Members' scores of the candidates in every draw.
-
-    A draw resamples the preference pairs, whole prompts at a time; its ``members`` heads each resample the draw. All
-    heads of all draws are fitted as one convex problem (``rewards.heads.fit_heads``).
-    """
-    ridge_seed, count_seed = spawn(seed, 2)
-    mean, scale = standardisation(pairs.chosen, pairs.rejected)
-    difference = (pairs.chosen.float() - pairs.rejected.float()) / scale
-    columns, table = pairs.columns, None
-    strength = ridge
-    if isinstance(strength, str):
-        strength, table = choose_ridge(difference, columns=columns, groups=pairs.groups, seed=ridge_seed)
-    counts = draw_counts(len(pairs), draws, members, count_seed, groups=pairs.groups)
-    if columns.weight is not None:
-        counts = counts * columns.weight.float()
-    fit = fit_heads(
-        difference,
-        counts.flatten(0, 1),
-        ridge=strength,
-        tolerance=DRAW_TOLERANCE,
-        soft_label=columns.soft_label,
-        margin=columns.margin,
-    )
-    prompts, width, size = candidates.features.shape
-    standard = (candidates.features.reshape(-1, size).float() - mean) / scale
-    scores = fit.weights.float() @ standard.T
-    shaped = scores.reshape(draws, members, prompts, width).double()
-    return DrawnScores(shaped, float(strength), table)
+    """Scores of the candidates in every draw: by the draw's own fit, and by its ``members`` resamples."""
+    drawn = draw_heads(pairs, draws, members, ridge=ridge, seed=seed)
+    scores = drawn.scores(candidates)
+    return DrawnScores(scores[:, 1:], drawn.ridge, drawn.ridge_table, scores[:, 0])
 
 
 def see(drawn: DrawnScores, reference: torch.Tensor, *, reward: str = "member:0", floor: float = 1e-2) -> Estimate:
-    """What methods see of each draw: rewards centred per prompt, variance with mean 1 over the pool and floored."""
-    return estimate(drawn.scores, reference, reward=reward, centre=True, normalise=True, floor=floor)
+    """What methods see of each draw: rewards centred per prompt, variance with mean 1 over the pool and floored.
+
+    reward: "mean" of the members, or "member:0": the draw's own fit where there is one.
+    """
+    own = drawn.own if reward == "member:0" and drawn.own is not None else reward
+    return estimate(drawn.scores, reference, reward=own, centre=True, normalise=True, floor=floor)
 
 
 def _outcome(

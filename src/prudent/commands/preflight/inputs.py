@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prudent.commands.preflight.core import Candidates, PairFeatures, uniform_reference
 from prudent.commands.preflight.options import PreflightOptions
 from prudent.data.pools import Pool, read_pool
 from prudent.data.preferences import (
@@ -23,7 +22,7 @@ from prudent.data.preferences import (
 )
 from prudent.errors import PrudentError
 from prudent.rewards.columns import PairColumns
-from prudent.rewards.stored import equal_rows
+from prudent.rewards.containers import CandidateFeatures, PairFeatures, candidate_features, padded
 from prudent.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -178,17 +177,6 @@ def sample_candidates(settings: PreflightOptions, prompts: list[list[dict[str, s
     return Pool(prompts, responses, None, [f"prompt-{number}" for number in range(len(prompts))])
 
 
-def padded(flat: torch.Tensor, counts: list[int]) -> torch.Tensor:
-    """(N, ...) with one entry a response as (P, C, ...), zeros where a prompt has fewer than C responses."""
-    width = max(counts)
-    out = torch.zeros(len(counts), width, *flat.shape[1:], dtype=flat.dtype)
-    start = 0
-    for place, count in enumerate(counts):
-        out[place, :count] = flat[start : start + count]
-        start += count
-    return out
-
-
 def pool_counts(pool: Pool) -> list[int]:
     return [len(texts) for texts in pool.responses]
 
@@ -201,10 +189,9 @@ def pool_gold(pool: Pool) -> torch.Tensor | None:
     return padded(flat, pool_counts(pool))
 
 
-def encode_pool(encoder: Encoder, pool: Pool) -> Candidates:
+def encode_pool(encoder: Encoder, pool: Pool) -> CandidateFeatures:
     prompts, responses, _ = pool.flat()
-    counts = pool_counts(pool)
-    return Candidates(padded(encoder.encode(prompts, responses), counts), uniform_reference(counts, max(counts)))
+    return candidate_features(encoder.encode(prompts, responses), pool.prompts, pool.responses)
 
 
 def encode_pairs(encoder: Encoder, data: Dataset) -> PairFeatures:
@@ -217,12 +204,9 @@ def encode_pairs(encoder: Encoder, data: Dataset) -> PairFeatures:
 
 
 def encode_distinct(encoder: Encoder, data: Dataset, name: str, notes: list[str]) -> tuple[Dataset, PairFeatures]:
-    """The pairs that the encoder can tell apart, and their features; what its length limit did is told in ``notes``.
-
-    A pair whose sides are the same text once they are cut teaches nothing and is right by chance: it is left out.
-    """
+    """The pairs that the encoder can tell apart, and their features; what its length limit did is told in ``notes``."""
     pairs = encode_pairs(encoder, data)
-    rows = torch.nonzero(~equal_rows(pairs.chosen, pairs.rejected))[:, 0]
+    rows = pairs.distinct()
     same, cut = len(pairs) - len(rows), encoder.stats.truncated
     if cut:
         note = f"{name}: {cut} of {2 * len(pairs)} texts are longer than --max-length {encoder.max_length} and were cut"

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from prudent.commands.preflight.core import Candidates, Outcomes, PairFeatures, at_equal_beta, draw_scores, join, see
+from prudent.commands.preflight.core import Outcomes, at_equal_beta, draw_scores, join, see
 from prudent.commands.preflight.truth import halves
+from prudent.rewards.containers import CandidateFeatures, PairFeatures
 from prudent.seeding import Seed, spawn
 
 MOST_GROWTH = 1.0  # a doubling of the pairs can't do more than double m / s: m saturates, s falls no faster than 1/n
@@ -43,7 +44,7 @@ def continued(half: float | None, full: float | None) -> float | None:
 
 def with_half_the_pairs(
     pairs: PairFeatures,
-    candidates: Candidates,
+    candidates: CandidateFeatures,
     truth: torch.Tensor,
     betas: Sequence[float],
     *,

@@ -16,7 +16,6 @@ from prudent.commands.common import say
 from prudent.commands.preflight import inputs as reading
 from prudent.commands.preflight import page, page_study
 from prudent.commands.preflight.answer import Answer, Plan, answer
-from prudent.commands.preflight.core import Candidates, PairFeatures
 from prudent.commands.preflight.inputs import Inputs
 from prudent.commands.preflight.options import PreflightOptions
 from prudent.commands.preflight.output import results, write_tables
@@ -24,6 +23,7 @@ from prudent.commands.preflight.page_study import StudiedFile
 from prudent.commands.preflight.study import study
 from prudent.commands.preflight.truth import Truth, accuracy, gold_truth, judge_truth
 from prudent.data.pools import Pool, write_pool
+from prudent.rewards.containers import CandidateFeatures, PairFeatures
 from prudent.rewards.heads import HeadEnsemble
 from prudent.runs import Run, hash_text, new_run
 from prudent.seeding import Seed, spawn
@@ -162,7 +162,7 @@ def _plan(settings: PreflightOptions) -> Plan:
 
 
 def _truth(
-    settings: PreflightOptions, found: Inputs, pool: Pool, candidates: Candidates, judge: RewardModel | None
+    settings: PreflightOptions, found: Inputs, pool: Pool, candidates: CandidateFeatures, judge: RewardModel | None
 ) -> Truth | None:
     """Gold where the pool has it and no judge is named; the judge; else None, which means a cross-fit."""
     if judge is None:
@@ -193,14 +193,11 @@ def _study(
     diversities = []
     for diversity, child in zip(("bootstrap", "init+shuffle"), spawn(seed, 2)):
         ensemble = HeadEnsemble.fit(
-            pairs.chosen,
-            pairs.rejected,
+            **pairs.fit_arguments(),
             members=settings.members,
             diversity=diversity,
             ridge=settings.ridge_value,
-            groups=pairs.groups,
             seed=child,
-            **pairs.columns._asdict(),
         )
         studied = []
         for source, test in zip(found.sources, tests):
@@ -269,7 +266,7 @@ def _choices(settings: PreflightOptions, found: Inputs, answered: Answer) -> lis
         f"{where[0].upper()}{where[1:]}; each has the same weight in the reference policy.",
         "Each draw resamples the preference pairs, whole prompts at a time; each member resamples its draw. The "
         "reward is "
-        + ("one member" if settings.reward == "member" else "the members' mean")
+        + ("the head fitted on the whole draw" if settings.reward == "member" else "the members' mean")
         + "; the variance is the sample variance (ddof = 1) over all members.",
         "Scores are centred per prompt under the reference; the variance is divided by its mean over the pool and "
         f"raised to at least {settings.floor:g}.",

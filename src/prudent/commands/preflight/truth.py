@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from prudent.arrays import ArrayLike, as_tensor, require_finite
-from prudent.commands.preflight.core import PairFeatures
 from prudent.errors import PrudentError
 from prudent.evaluation.intervals import wilson
+from prudent.rewards.accuracy import credit
+from prudent.rewards.containers import PairFeatures
 from prudent.rewards.heads import HeadEnsemble
 from prudent.rewards.uncertainty import centre, deviation_within
 from prudent.seeding import Seed, numpy_generator, spawn
@@ -106,9 +107,9 @@ def halves(groups: Sequence[Any], seed: Seed) -> tuple[torch.Tensor, torch.Tenso
 def accuracy(margins: ArrayLike, level: float = 0.95) -> dict[str, Any]:
     """Share of pairs (n,) with a positive margin, ties counted half and told apart, with its Wilson interval."""
     found = as_tensor(margins, torch.float64).reshape(-1)
-    right, ties = int((found > 0).sum()), int((found == 0).sum())
-    share = (right + 0.5 * ties) / len(found) if len(found) else float("nan")
-    low, high = wilson(right + 0.5 * ties, len(found), level) if len(found) else (float("nan"), float("nan"))
+    right, ties = float(credit(found).sum()), int((found == 0).sum())
+    share = right / len(found) if len(found) else float("nan")
+    low, high = wilson(right, len(found), level) if len(found) else (float("nan"), float("nan"))
     return {"pairs": len(found), "accuracy": share, "low": float(low), "high": float(high), "ties": ties}
 
 
@@ -136,15 +137,7 @@ def cross_fit(
     directions = []
     for learner, judge_seed in zip((0, 1), judge_seeds):
         learns, judged = pairs.take(parts[learner]), pairs.take(parts[1 - learner])
-        judge = HeadEnsemble.fit(
-            judged.chosen,
-            judged.rejected,
-            members=members,
-            ridge=ridge,
-            groups=judged.groups,
-            seed=judge_seed,
-            **judged.columns._asdict(),
-        )
+        judge = HeadEnsemble.fit(**judged.fit_arguments(), members=members, ridge=ridge, seed=judge_seed)
         scores = judge.scores(features.reshape(-1, size)).reshape(members, prompts, width)
         margins = (judge.scores(learns.chosen) - judge.scores(learns.rejected)).mean(0)
         quality = {**accuracy(margins), "trained_on": len(judged), "ridge": judge.info["ridge"]}

@@ -15,7 +15,7 @@ import torch
 
 from prudent.commands.align.inputs import demo_pairs, demo_sides
 from prudent.commands.align.options import AlignOptions
-from prudent.commands.align.problem import Judged, Side, side_values
+from prudent.commands.align.problem import Judged, side_values
 from prudent.commands.align.run import build_models, reference_sampler
 from prudent.commands.align.series import Models, judge, statistics_of, train_options
 from prudent.commands.common import print_json, say
@@ -26,6 +26,7 @@ from prudent.policies.rl.engine import Step, Trainer, TrainingPrompts, TrueValue
 from prudent.policies.rl.policy import Policy
 from prudent.policies.rl.rollouts import Rollouts, roll_out
 from prudent.policies.rl.scorers import HeadScorer
+from prudent.rewards.containers import CandidateFeatures
 from prudent.rewards.heads import HeadEnsemble
 from prudent.rewards.uncertainty import centre
 from prudent.runs import MANIFEST, new_run, resumable_run
@@ -38,8 +39,8 @@ class State:
 
     models: Models
     settings: AlignOptions
-    train: Side
-    test: Side
+    train: CandidateFeatures
+    test: CandidateFeatures
     judged: Judged
     chosen: torch.Tensor
     rejected: torch.Tensor

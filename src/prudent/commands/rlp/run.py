@@ -27,7 +27,6 @@ from prudent.policies.rlp import (
     check,
     judge,
     labelled_pairs,
-    standardised,
 )
 from prudent.policies.views import view_model_of
 from prudent.runs import MANIFEST, hash_file, new_run, resumable_run
@@ -149,7 +148,7 @@ def one_round(
             mine = split(problem, split_seed)
             if repetition == 0 and number == 0:
                 check(mine, options)
-            features = standardised(mine)
+            features = mine.standardised_on(mine.labelled)
             if number == 0:
                 state = begin(mine, features, kinds, options, own)
                 facts.append({})

@@ -13,6 +13,7 @@ from prudent.arrays import ArrayLike, as_tensor, require_finite
 from prudent.errors import PrudentError
 from prudent.evaluation.calibration import Calibration, RiskCoverage, auroc, calibration, risk_coverage
 from prudent.evaluation.intervals import Estimate, holm, mcnemar, paired_bootstrap, proportion
+from prudent.rewards.accuracy import credit
 from prudent.seeding import Seed
 
 COARSE = 0.02  # share of tied or coarsely spaced scores at which a warning is due
@@ -76,14 +77,13 @@ def pair_score(chosen: ArrayLike, rejected: ArrayLike, *, rounds: int = 1000, se
     require_finite(b, "rejected score", ("item",))
     margin = a - b
     right, tied = int((margin > 0).sum()), int((margin == 0).sum())
-    credit = (torch.sign(margin) + 1) / 2
     return PairScore(
         n=len(margin),
         right=right,
         tied=tied,
         wrong=len(margin) - right - tied,
         strict=proportion((margin > 0).double()),
-        half=proportion(credit),
+        half=proportion(credit(margin)),
         calibration=calibration(torch.sigmoid(margin), rounds=rounds, seed=seed),
         warnings=grid_warnings(torch.cat([a, b]), tied, len(margin)),
     )

@@ -17,6 +17,7 @@ from prudent.errors import PrudentError
 from prudent.evaluation.benchmarks.ties_domain import TiesScore, published, split_ties, ties_draws, ties_score
 from prudent.evaluation.intervals import Estimate, array, proportion, quantiles, wilson
 from prudent.evaluation.resampling import resampled_means
+from prudent.rewards.accuracy import credit
 from prudent.seeding import Seed, spawn
 
 ROUNDS = 1000
@@ -364,4 +365,4 @@ def credit_of(chosen: ArrayLike, rejected: ArrayLike) -> torch.Tensor:
     a, b = array(chosen, "chosen score"), array(rejected, "rejected score")
     if len(a) != len(b):
         raise PrudentError(f"chosen has {len(a)} scores, rejected {len(b)}")
-    return torch.from_numpy((np.sign(a - b) + 1) / 2)
+    return credit(a - b)

@@ -14,26 +14,25 @@ import numpy as np
 import torch
 
 from prudent.errors import PrudentError
+from prudent.rewards.accuracy import credit
+from prudent.rewards.containers import GoldCandidates
+from prudent.rewards.draws import bootstrap_counts, fit_resamples
 from prudent.rewards.uncertainty import centre, deviation_within
 from prudent.seeding import Seed, numpy_generator, spawn
 
 
 @dataclass(frozen=True)
-class World:
-    """features: (P, N, d). gold: (P, N). present: (P, N) bool, False where a ragged pool has no candidate. train, test:
-    prompt numbers that preferences come from and that policies are judged on."""
+class World(GoldCandidates):
+    """Candidates with gold, their prompts split: train, test: indices of the prompts that preferences come from and
+    that policies are judged on."""
 
-    features: torch.Tensor
-    gold: torch.Tensor
-    present: torch.Tensor
     train: torch.Tensor
     test: torch.Tensor
 
     @property
     def reference(self) -> torch.Tensor:
-        """Uniform over each test prompt's candidates: the policy they were sampled from."""
-        there = self.present[self.test].double()
-        return there / there.sum(1, keepdim=True)
+        """The reference policy on the test prompts."""
+        return self.reference_on(self.test)
 
     @property
     def samples(self) -> int:
@@ -68,54 +67,20 @@ def split_world(
     return World(features_, gold.double(), there, order[:cut].sort().values, order[cut:].sort().values)
 
 
-def draw_pairs(world: World, pairs: int, slope: float, seed: Seed) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Noisy preferences on the training prompts: (prompt, chosen, rejected) numbers, (pairs,) each.
-
-    Two different candidates of unequal gold (equal ones are no preference); the better is chosen with probability
-    sigmoid(slope * difference). slope = inf: always.
-    """
-    generator = numpy_generator(seed)
-    gold, present = world.gold.numpy(), world.present.numpy()
-    train = [int(p) for p in world.train if len(np.unique(gold[p][present[p]])) > 1]
-    if not train:
-        raise PrudentError("gold is constant within every training prompt, so there is nothing to prefer")
-    prompts = np.empty(0, dtype=np.int64)
-    first = second = prompts
-    while len(prompts) < pairs:
-        p = np.asarray(train)[generator.integers(0, len(train), 2 * pairs)]
-        counts = present[p].sum(1)
-        a = (generator.random(len(p)) * counts).astype(np.int64)
-        b = (a + 1 + (generator.random(len(p)) * (counts - 1)).astype(np.int64)) % counts
-        unequal = gold[p, a] != gold[p, b]
-        prompts = np.concatenate([prompts, p[unequal]])
-        first, second = np.concatenate([first, a[unequal]]), np.concatenate([second, b[unequal]])
-    prompts, first, second = prompts[:pairs], first[:pairs], second[:pairs]
-    margin = gold[prompts, first] - gold[prompts, second]
-    with np.errstate(over="ignore"):
-        better = np.where(np.isinf(slope), margin > 0, generator.random(pairs) < 1 / (1 + np.exp(-slope * margin)))
-    chosen, rejected = np.where(better, first, second), np.where(better, second, first)
-    return torch.from_numpy(prompts), torch.from_numpy(chosen), torch.from_numpy(rejected)
-
-
 def member_scores(world: World, setting: Setting, draws: int, seed: Seed) -> Iterator[torch.Tensor]:
     """Members' scores on the test prompts, one draw of preferences after the other: (K, P_test, N) float64 each."""
-    from prudent.rewards.heads import bootstrap_counts, choose_ridge, fit_heads
-
-    flat = world.features[world.train][world.present[world.train]].float()
-    mean, scale = flat.mean(0), flat.std(0).clamp_min(1e-6)
-    test = (world.features[world.test].float() - mean) / scale
-    ridge = setting.ridge
+    standard = world.standardised_on(world.train)
+    test, ridge = standard[world.test], setting.ridge
     for child in spawn(seed, draws):
         own, rest, ridge_seed = spawn(child, 3)
-        prompt, chosen, rejected = draw_pairs(world, setting.pairs, setting.slope, own)
-        difference = (world.features[prompt, chosen] - world.features[prompt, rejected]).float() / scale
-        if isinstance(ridge, str):
-            ridge = choose_ridge(difference, groups=prompt, seed=ridge_seed)[0]
+        prompt, chosen, rejected = world.preferences(world.train, setting.pairs, setting.slope, own)
         counts = None
         if setting.members > 1:
             counts = bootstrap_counts(len(prompt), spawn(rest, setting.members), groups=prompt)
-        weights = fit_heads(difference, counts, ridge=float(ridge), tolerance=1e-5).weights.float()
-        yield torch.einsum("pnd,kd->kpn", test, weights).double()
+        difference = standard[prompt, chosen] - standard[prompt, rejected]
+        found = fit_resamples(difference, counts, ridge=ridge, groups=prompt, seed=ridge_seed)
+        ridge = found.ridge
+        yield torch.einsum("pnd,kd->kpn", test, found.weights.float()).double()
 
 
 def reward_of(members: torch.Tensor, reference: torch.Tensor, setting: Setting) -> torch.Tensor:
@@ -153,6 +118,6 @@ def held_out_pairs(gold: torch.Tensor, present: torch.Tensor, most: int = 20_000
 
 
 def pair_accuracy(reward: torch.Tensor, pairs: torch.Tensor) -> float:
-    """Share of the held-out pairs that the reward (P, N) orders rightly, a tie half."""
+    """Pairwise accuracy of the reward (P, N) on the held-out pairs; ties count 0.5."""
     margin = reward[pairs[:, 0], pairs[:, 1]] - reward[pairs[:, 0], pairs[:, 2]]
-    return float(((torch.sign(margin) + 1) / 2).mean()) if len(pairs) else float("nan")
+    return float(credit(margin).mean()) if len(pairs) else float("nan")

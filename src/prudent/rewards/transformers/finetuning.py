@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from prudent.errors import PrudentError
-from prudent.rewards.heads import bootstrap_counts
+from prudent.rewards.draws import bootstrap_counts
 from prudent.rewards.transformers.external import padded
 from prudent.rewards.transformers.network import EnsembleModel, keep_lower
 from prudent.seeding import Seed, numpy_generator, spawn
@@ -28,6 +28,7 @@ def prepare(preferences: Dataset, tokenizer: Any, max_length: int) -> tuple[list
     """Examples of token ids with their columns, and the rows left out: both sides equal after truncation (they train
     nothing; the check uses the very ids that training uses)."""
     from prudent.data.preferences import training_columns
+    from prudent.data.rules import identical_after_truncation
     from prudent.features.rendering import Renderer
 
     prompts = list(preferences["prompt"])
@@ -39,7 +40,7 @@ def prepare(preferences: Dataset, tokenizer: Any, max_length: int) -> tuple[list
         columns["weight"] = columns["weight"] / columns["weight"].mean()
     examples, dropped = [], []
     for row in range(n):
-        if ids[row] == ids[n + row]:
+        if identical_after_truncation(ids[row], ids[n + row], max_length):
             dropped.append(row)
             continue
         numbers = {name: float(column[row]) for name, column in columns.items()}
