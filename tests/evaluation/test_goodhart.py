@@ -123,7 +123,7 @@ def test_accuracy_of_a_perfect_and_of_a_blind_reward() -> None:
 
 
 def test_more_pairs_are_better_and_sweeps_share_draws() -> None:
-    found = world(prompts=100)
+    found = world(prompts=200)
     curves = sweep_curves("pairs", {3: found}, SETTING, [1, 4, 12], draws=6, seed=0)
     assert curves[-1].label.endswith("(all)") and curves[-1].facts["pairs"] == distinct_pairs(found)
     assert curves[-1].over_first.low > 0 and curves[-1].accuracy.value > curves[0].accuracy.value

@@ -199,7 +199,7 @@ def test_controls_and_views_run_and_facts_are_there() -> None:
     state = rlp.begin(problem, features, kinds, OPTIONS, 0)
     facts = rlp.advance(problem, features, state, kinds, OPTIONS, 1)
     assert set(state.models) == {"fixed", "fixed-views", *kinds}
-    assert facts["self"]["pairs"] <= facts["spg"]["pairs"] and 0 < facts["uml"]["coverage"] <= 1
+    assert 0 < facts["self"]["pairs"] <= len(problem.unlabelled) and 0 < facts["uml"]["coverage"] <= 1
     probe = features[:3]
     assert not torch.equal(state.models["uml"].scores(probe), state.models["fixed-views"].scores(probe))
 

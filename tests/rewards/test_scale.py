@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from prudent.data.preferences import read_preferences
 from prudent.features import large
 from prudent.features.encoder import Encoder
-from prudent.rewards import coordinates, heads, stored
+from prudent.rewards import coordinates, draws, heads, stored
 from prudent.rewards.families import encode_pairs, fit_reward_model
 from prudent.rewards.heads import HeadEnsemble
 from prudent.rewards.model import RewardModel
@@ -50,8 +50,9 @@ def test_features_on_disk_give_the_heads_that_held_ones_give(pairs: Path, tiny_m
     held = fit_reward_model(data, encoder=encoder, members=3, ridge=0.1).scorer
     monkeypatch.setattr(large, "HELD_BYTES", 0)
     monkeypatch.setattr(coordinates, "HELD_IN_MEMORY", 0)
-    monkeypatch.setattr(heads, "HELD_IN_MEMORY", 0)
+    monkeypatch.setattr(draws, "HELD_IN_MEMORY", 0)
     monkeypatch.setattr(heads, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(draws, "CHUNK_ROWS", 7)
     monkeypatch.setattr(stored, "CHUNK_ROWS", 5)
     monkeypatch.setattr(coordinates, "CHUNK", 5 * encoder.width)
     chosen, _ = encode_pairs(encoder, data)

@@ -375,7 +375,7 @@ def outlook_section(report: Report, answer: Answer) -> None:
             for row in answer.outlook
         ],
         "Measured with half of the pairs and with all; the doubling continues the trend of mean gain over its spread "
-        f"and is rough. `mean` takes the members' mean as the reward, {BASELINE} one member.",
+        f"and is rough. `mean` takes the members' mean as the reward, {BASELINE} one reward model.",
     )
 
 

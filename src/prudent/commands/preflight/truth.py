@@ -15,7 +15,7 @@ import torch
 from prudent.arrays import ArrayLike, as_tensor, require_finite
 from prudent.errors import PrudentError
 from prudent.evaluation.intervals import wilson
-from prudent.rewards.accuracy import credit
+from prudent.rewards.accuracy import credit, differences
 from prudent.rewards.containers import PairFeatures
 from prudent.rewards.heads import HeadEnsemble
 from prudent.rewards.uncertainty import centre, deviation_within
@@ -163,12 +163,8 @@ def ordering(reward: torch.Tensor, gold: torch.Tensor, reference: torch.Tensor, 
     gold and places of reference 0 are left out.
     """
     known = (reference > 0)[:, :, None] & (reference > 0)[:, None, :]
-    true = gold[:, :, None] - gold[:, None, :]
-    counted = known & (true > 0)
-    right = [
-        ((r[:, :, None] > r[:, None, :])[counted].double() + 0.5 * (r[:, :, None] == r[:, None, :])[counted].double())
-        for r in reward[:most]
-    ]
+    counted = known & (differences(gold) > 0)
+    right = [credit(differences(r))[counted] for r in reward[:most]]
     return float(torch.stack(right).mean()) if int(counted.sum()) else float("nan")
 
 

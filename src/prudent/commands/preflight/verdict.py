@@ -249,7 +249,7 @@ def advise(
         (
             vanilla["risk"] - row["risk"],
             f"**More members**: the mean of the members as the reward has risk {percent(row['risk'])} at the same "
-            f"beta, one member {percent(vanilla['risk'])}.",
+            f"beta, one reward model {percent(vanilla['risk'])}.",
         )
         for row in rows
         if row["method"] == "mean" and row["setting"] == beta and row.get("risk") is not None
