@@ -20,15 +20,7 @@ from typing import Any
 
 import torch
 
-from prudent.commands.preflight.core import (
-    DrawnScores,
-    Outcomes,
-    at_equal_beta,
-    at_equal_kl,
-    join,
-    see,
-    table,
-)
+from prudent.commands.preflight.core import DrawnScores, Outcomes, at_equal_beta, at_equal_kl, join, see, table
 from prudent.commands.preflight.truth import inequality, link, ordering
 from prudent.demo.world import SIDES, World, draw_preferences, load_world, side_places, split
 from prudent.rewards.draws import bootstrap_counts, fit_resamples
