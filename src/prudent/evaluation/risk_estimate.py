@@ -28,8 +28,8 @@ from prudent.evaluation.posterior_risk import (
 from prudent.evaluation.risk import at_or_below
 from prudent.policies.estimates import estimate
 from prudent.policies.objectives import METHODS
-from prudent.rewards.draws import bootstrap_counts, fit_resamples, standardisation
 from prudent.rewards.convex import fit_heads
+from prudent.rewards.draws import bootstrap_counts, fit_resamples, standardisation
 from prudent.rewards.uncertainty import centre
 from prudent.seeding import Seed, numpy_generator, spawn
 
