@@ -1,0 +1,13 @@
+"""Which pairs to label next, and how many labels until the risk is low enough."""
+
+from prudent.lazy import attach
+
+__getattr__, __all__ = attach(
+    "prudent.acquisition",
+    exports={
+        "acquire": "prudent.acquisition.pick",
+        "AcquireSettings": "prudent.acquisition.pick",
+        "LabelModel": "prudent.acquisition.information",
+        "RULES": "prudent.acquisition.rules",
+    },
+)
