@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from prudent.errors import PrudentError
+from prudent.evaluation.intervals import newcombe
 from prudent.evaluation.risk import paired_risk, policy_gain, policy_risk
 from prudent.evaluation.statistics import wilson
 
@@ -51,6 +53,20 @@ def test_paired_differences_use_the_same_draws() -> None:
     assert found.gain == pytest.approx(0.05) and found.gain_low == pytest.approx(0.05)  # the common part cancels
     assert found.only_first == 0 and found.only_second == int(((common <= 0) & (common + 0.05 > 0)).sum()) > 0
     assert found.risk == pytest.approx(-found.only_second / 400) and found.risk_high <= 0
+
+
+def test_paired_interval_is_newcombes_and_covers_with_few_draws() -> None:
+    # Newcombe (1998), method 10, on 20, 12, 2 and 16 of 50: .0562 to .3292
+    assert newcombe(20, 12, 2, 16) == pytest.approx((0.0562, 0.3292), abs=5e-5)
+    assert newcombe(20, 2, 12, 16) == pytest.approx((-0.3292, -0.0562), abs=5e-5)
+    same = paired_risk([0.1] * 20, [0.2] * 20)  # no failure in twenty proves no equal risk
+    assert same.risk == 0.0 and same.risk_low == pytest.approx(-wilson(0, 20)[1])
+    generator = np.random.default_rng(0)
+    for draws in (10, 20, 50):
+        for chances in ([0.02, 0.1, 0.02, 0.86], [0.3, 0.1, 0.05, 0.55], [0.1, 0.2, 0.0, 0.7], [0.2, 0.3, 0.1, 0.4]):
+            ends = np.array([newcombe(*counts) for counts in generator.multinomial(draws, chances, 1000).tolist()])
+            truth = chances[1] - chances[2]
+            assert ((ends[:, 0] <= truth) & (truth <= ends[:, 1])).mean() > 0.93
 
 
 def test_unusable_values_are_named() -> None:

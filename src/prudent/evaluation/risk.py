@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from prudent.arrays import ArrayLike, as_tensor, require_finite
 from prudent.errors import PrudentError
-from prudent.evaluation.intervals import wilson
+from prudent.evaluation.intervals import newcombe, quantiles, wilson
 from prudent.evaluation.resampling import resampled_means
 from prudent.seeding import Seed
 
@@ -49,18 +48,19 @@ class PolicyRisk:
 
 @dataclass(frozen=True)
 class PairedRisk:
-    """Difference of two methods on the same draws, first minus second, with percentile-bootstrap intervals over draws.
+    """Difference of two methods on the same draws, first minus second.
 
-    gain, risk: differences. only_first, only_second: draws in which only that one is at or below the reference.
-    gain_low and the others are None where fewer than two draws leave nothing to resample.
+    gain, with a percentile-bootstrap interval over draws, None where fewer than two leave nothing to resample. risk,
+    with Newcombe's interval of paired proportions. only_first, only_second: draws in which only that one is at or below
+    the reference.
     """
 
     gain: float
     gain_low: float | None
     gain_high: float | None
     risk: float
-    risk_low: float | None
-    risk_high: float | None
+    risk_low: float
+    risk_high: float
     only_first: int
     only_second: int
 
@@ -100,7 +100,7 @@ def policy_risk(gain: ArrayLike, *, level: float = 0.95, rounds: int = 1000, see
     low, high = wilson(below, len(values), level)
     several = len(values) > 1
     spread = float(values.var(correction=1)) if several else None
-    interval = _interval(values[:, None].numpy(), level, rounds, seed)[0] if several else (None, None)
+    interval = _interval(values, level, rounds, seed) if several else (None, None)
     return PolicyRisk(
         draws=len(values),
         gain=float(values.mean()),
@@ -125,24 +125,21 @@ def paired_risk(
         raise PrudentError(f"paired methods have {len(a)} and {len(b)} draws; give the same draws of both")
     require_finite(torch.stack([a, b]), "gain", ("method", "draw"))
     fails_a, fails_b = at_or_below(a), at_or_below(b)
-    table = torch.stack([a - b, fails_a.double() - fails_b.double()], 1)
-    intervals = _interval(table.numpy(), level, rounds, seed) if len(a) > 1 else [(None, None)] * 2
+    only_first, only_second = int((fails_a & ~fails_b).sum()), int((fails_b & ~fails_a).sum())
+    both = int((fails_a & fails_b).sum())
+    risk_low, risk_high = newcombe(both, only_first, only_second, len(a) - both - only_first - only_second, level)
+    interval = _interval(a - b, level, rounds, seed) if len(a) > 1 else (None, None)
     return PairedRisk(
-        gain=float(table[:, 0].mean()),
-        gain_low=intervals[0][0],
-        gain_high=intervals[0][1],
-        risk=float(table[:, 1].mean()),
-        risk_low=intervals[1][0],
-        risk_high=intervals[1][1],
-        only_first=int((fails_a & ~fails_b).sum()),
-        only_second=int((fails_b & ~fails_a).sum()),
+        gain=float((a - b).mean()),
+        gain_low=interval[0],
+        gain_high=interval[1],
+        risk=(only_first - only_second) / len(a),
+        risk_low=risk_low,
+        risk_high=risk_high,
+        only_first=only_first,
+        only_second=only_second,
     )
 
 
-def _interval(
-    table: np.ndarray, level: float, rounds: int, seed: Seed
-) -> list[tuple[float, float]] | list[tuple[None, None]]:
-    means = resampled_means(table, rounds, seed)
-    tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
-    return list(zip(low.tolist(), high.tolist()))
+def _interval(values: torch.Tensor, level: float, rounds: int, seed: Seed) -> tuple[float, float]:
+    return quantiles(resampled_means(values[:, None].numpy(), rounds, seed)[:, 0], level)
