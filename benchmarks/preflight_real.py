@@ -57,19 +57,17 @@ def show(name: str, found: dict[str, Any]) -> None:
         f"members {members['member_accuracy_lowest']:.3f} to {members['member_accuracy_highest']:.3f}; longer answer "
         f"{longer['accuracy']:.3f}; median spread/|margin| {members['median_ratio']:.2f}"
     )
-    judge = facts["judge"]
     print(
-        f"  judge {judge['accuracy']:.3f} [{judge['low']:.3f}, {judge['high']:.3f}]; pairs a reward model "
-        f"{facts['pairs_a_reward_model']}; inequality {facts['inequality']:.2f}; link {facts['link']:+.2f}"
+        f"  {facts['pairs']} pairs; probability of no signal {facts['probability_of_no_signal']:.3f}; inequality "
+        f"{facts['inequality']:.2f}"
     )
     for comparison in ("equal_beta", "equal_kl"):
-        print(f"  {comparison.replace('_', ' ')}: risk [95 %] (range over judges) gain at KL")
+        print(f"  {comparison.replace('_', ' ')}: risk [95 %] gain at KL")
         for row in found[comparison]:
             if row["method"] in METHODS and row.get("risk") is not None:
                 interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
-                judges = f"({row['judge_risk_low']:.2f} to {row['judge_risk_high']:.2f})"
                 print(
-                    f"    {row['method']:14s} {row['setting']:<5g} {row['risk']:.3f} {interval} {judges} "
+                    f"    {row['method']:14s} {row['setting']:<5g} {row['risk']:.3f} {interval} "
                     f"{row['gain']:+.3f} at {row['kl']:.3f}"
                 )
     times = ", ".join(

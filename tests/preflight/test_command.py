@@ -86,12 +86,12 @@ def small(data: Path, model: str, **changes) -> PreflightOptions:
     return PreflightOptions(out=Path("unused"), **{**options, **changes})
 
 
-def test_sampled_candidates_and_cross_fit_then_the_saved_pool(data, model, tmp_path) -> None:
+def test_sampled_candidates_then_the_saved_pool(data, model, tmp_path) -> None:
     found = preflight(small(data, model), tmp_path / "first")
     written = json.loads((tmp_path / "first/results.json").read_text(encoding="utf-8"))
-    assert written["truth"] == found["truth"] == "cross-fit"
+    assert written["truth"] == found["truth"] == "posterior"
     assert len(written["equal_beta"]) == len(written["equal_kl"]) == 22
-    assert sum(written["facts"]["pairs_a_reward_model"]) < 48  # a fifth of the prompts is held out
+    assert written["facts"]["pairs"] < 48  # a fifth of the prompts is held out
     assert {"reading", "sampling", "encoding", "draws and policies", "report"} <= set(written["timings_s"])
     manifest = read_manifest(tmp_path / "first", "preflight")
     assert manifest["peak_memory_mib"] > 50 and {"preferences", "encoder", "pool"} <= set(manifest["hashes"])
@@ -122,19 +122,28 @@ def test_pairs_that_are_the_same_once_cut_are_left_out_and_told(data, model, tmp
     assert not (tmp_path / "none").exists()
 
 
-def test_gold_brings_the_cross_fit_along_for_comparison(data, model, tmp_path) -> None:
-    found = preflight(small(data, model, pool=str(data / "pool.jsonl")), tmp_path / "gold")
+def test_gold_shows_what_would_have_been_promised_without_it(data, model, tmp_path) -> None:
+    texts = [f"answer {number} {'x' * number}" for number in range(4)]
+    rows = [
+        {"prompt": f"ask {row}", "responses": texts, "gold": [0, 1, 2, row % 3], "quality": [3, 0, 1, row % 2]}
+        for row in range(9)
+    ]
+    file = lines(tmp_path / "pool.jsonl", rows)
+    found = preflight(small(data, model, pool=file, draws=80), tmp_path / "gold")
     assert found["truth"] == "gold" and found["unit"] == "units of gold"
     rows = found["check"]["rows"]
-    assert {"estimated_risk", "true_risk", "true_risk_all_pairs"} <= set(rows[0]) and len(rows) == 22
-    settings = small(data, model, pool=str(data / "pool.jsonl"), gold="quality", check=False)
+    assert {"promised_risk", "procedure_risk", "true_gain", "came_out_below"} <= set(rows[0]) and len(rows) == 22
+    assert all(row["procedure_risk"] is not None for row in found["equal_beta"])
+    settings = small(data, model, pool=file, gold="quality", check=False)
     other = preflight(settings, tmp_path / "other")
     assert other["unit"] == "units of quality" and other["check"] is None
     assert other["equal_beta"][0]["gain"] != found["equal_beta"][0]["gain"]
-    crossed = preflight(small(data, model, pool=str(data / "no_gold.jsonl"), reward="mean"), tmp_path / "crossed")
-    assert crossed["truth"] == "cross-fit" and crossed["facts"]["judge"]["pairs"] > 0
-    by = {(row["method"], row["setting"]): row["gain"] for row in crossed["equal_beta"]}
-    assert by["vanilla", 0.1] == by["mean", 0.1]  # the mean is the reward now
+
+
+def test_the_members_mean_as_the_reward(data, model, tmp_path) -> None:
+    found = preflight(small(data, model, pool=str(data / "no_gold.jsonl"), reward="mean"), tmp_path / "out")
+    by = {(row["method"], row["setting"]): row["risk"] for row in found["equal_beta"]}
+    assert found["truth"] == "posterior" and by["vanilla", 0.1] == pytest.approx(by["mean", 0.1])
 
 
 def test_a_judge_is_named_and_tested_on_held_out_pairs(data, model, tmp_path) -> None:

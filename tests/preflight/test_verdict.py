@@ -67,7 +67,14 @@ def test_no_setting_is_safe() -> None:
     assert verdict.tone == "bad" and verdict.choice is None and "No setting is safe" in verdict.headline
     assert "15 %" in verdict.sentences[1] and "lcb" in verdict.sentences[1]
     few = settle([row("vanilla", 0.1, 0.9, 0, draws=20)])
-    assert "more than 20 draws" in few.sentences[1]  # nothing failed, but 20 draws can't show 5 %
+    assert "reaches above 5 %" in few.sentences[1]  # nothing failed, but the interval is wide
+
+
+def test_too_few_data_give_no_number() -> None:
+    reason = "12 pairs of 6 prompts; an estimate needs 30 of 8"
+    nothing = {"method": "vanilla", "setting": 0.1, "kind": "baseline", "risk": None, "gain": None, "reason": reason}
+    verdict = settle([nothing], kind="posterior")
+    assert verdict.choice is None and verdict.tone == "warn" and reason in verdict.sentences[0]
 
 
 def test_a_gain_below_zero_is_never_recommended() -> None:
@@ -79,15 +86,27 @@ def test_a_judge_that_guesses_makes_no_verdict() -> None:
     assert verdict.choice is None and verdict.tone == "warn" and "can't tell" in verdict.headline
 
 
-def test_a_cross_fit_claims_no_more_than_it_can_show() -> None:
+def test_a_judge_claims_no_more_than_it_can_show() -> None:
     judge = {"accuracy": 0.6, "low": 0.57, "high": 0.63}
     safe = [row("vanilla", 0.1, 0.9, 0, judge_risk_low=0.0, judge_risk_high=0.02)]
-    verdict = settle(safe, kind="cross-fit", judge=judge)
-    assert verdict.tone == "good" and verdict.headline.startswith("By cross-fit: vanilla looks safe")
-    assert "60 % (57 % to 63 %)" in verdict.sentences[-1] and "not of a shared bias" in verdict.sentences[-1]
+    verdict = settle(safe, kind="judge", judge=judge)
+    assert verdict.tone == "good" and verdict.headline.startswith("Vanilla looks safe")
+    assert "60 % (57 % to 63 %)" in verdict.sentences[-1]
     wide = [row("vanilla", 0.1, 0.9, 0, judge_risk_low=0.0, judge_risk_high=0.4)]
-    verdict = settle(wide, kind="cross-fit", judge=judge)
+    verdict = settle(wide, kind="judge", judge=judge)
     assert verdict.tone == "warn" and "between 0 % and 40 %" in " ".join(verdict.sentences)
+
+
+def test_a_form_that_gains_less_is_said_to_gain_less() -> None:
+    text = " ".join(settle(ROWS, [equal("exact", 0.5, -0.3, 40)]).sentences)
+    assert "no safer than vanilla and gains less" in text
+
+
+def test_a_posterior_says_what_it_takes_for_granted() -> None:
+    procedure = {"procedure_risk": 0.1, "procedure_low": 0.0, "procedure_high": 0.4}
+    found = settle([row("vanilla", 0.1, 0.9, 0, **procedure)], kind="posterior")
+    assert "linear in the features" in found.sentences[-1]
+    assert "Over fresh data sets of this size it would be 10 % (0 % to 40 %)" in found.sentences[0]
 
 
 def test_reward_models_that_guess_are_named_first() -> None:
@@ -129,7 +148,7 @@ def test_a_gain_is_weighed_against_both_controls(blind: float, shuffled: float, 
         equal("permuted", 0.9 + shuffled, shuffled, 30),
     ]
     text = " ".join(settle(ROWS, table).sentences)
-    assert "worth more than vanilla" in text and "+0.100 to +0.300" in text and all(part in text for part in words)
+    assert "better than vanilla" in text and "+0.100 to +0.300" in text and all(part in text for part in words)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +173,7 @@ def test_a_lower_risk_is_said_first_with_what_it_costs(blind: int, shuffled: int
 
 def test_no_advantage_is_said_plainly() -> None:
     text = " ".join(settle(ROWS, [equal("exact", 0.5, -0.1, 40)]).sentences)
-    assert "neither surely safer nor worth more than vanilla" in text and "luck" not in text
+    assert "neither safer nor better than vanilla" in text and "luck" not in text
 
 
 def test_what_helps_is_ordered_by_how_much() -> None:

@@ -96,14 +96,22 @@ def reward_posterior(pairs: np.ndarray, no_signal: float = NO_SIGNAL) -> Posteri
     return Posterior(rows, unit, values, vectors, residual, curvature, weight / weight.sum())
 
 
-def risk_without_gold(posterior: Posterior, moves: np.ndarray, level: float = 0.95) -> Risks:
-    """moves (M, q): sum over prompts and responses of (pi - pi0) z / P of each policy."""
+def component_risks(posterior: Posterior, moves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Risks (S + 1, M) given no signal and given each scale, and mean gains (S, M) given each scale.
+
+    moves (M, q): sum over prompts and responses of (pi - pi0) z / P of each policy.
+    """
     square, moves = SCALES[:, None] ** 2, moves / posterior.unit
     image = posterior.rows @ moves.T
     explained = (1.0 / (posterior.values + 1.0 / (posterior.curvature * square))) @ (posterior.vectors.T @ image) ** 2
     variance = (square * ((moves**2).sum(1) - explained)).clip(1e-300)
     mean = square * (posterior.residual @ image)
-    risks = np.concatenate([np.full((1, len(moves)), 0.5), norm.cdf(-mean / np.sqrt(variance))])
+    return np.concatenate([np.full((1, len(moves)), 0.5), norm.cdf(-mean / np.sqrt(variance))]), mean
+
+
+def risk_without_gold(posterior: Posterior, moves: np.ndarray, level: float = 0.95) -> Risks:
+    """Risk, its interval and gain of policies with ``moves`` (M, q) as in ``component_risks``."""
+    risks, mean = component_risks(posterior, moves)
     low, high = weighted_interval(risks, posterior.weight, level)
     return Risks(posterior.weight @ risks, low, high, posterior.weight[1:] @ mean)
 

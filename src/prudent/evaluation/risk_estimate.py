@@ -28,9 +28,10 @@ from prudent.evaluation.posterior_risk import (
 from prudent.evaluation.risk import at_or_below
 from prudent.policies.estimates import estimate
 from prudent.policies.objectives import METHODS
+from prudent.rewards.columns import NO_COLUMNS, PairColumns
 from prudent.rewards.convex import fit_heads
 from prudent.rewards.draws import bootstrap_counts, fit_resamples, standardisation
-from prudent.rewards.uncertainty import centre
+from prudent.rewards.uncertainty import centre, deviation_within
 from prudent.seeding import Seed, numpy_generator, spawn
 
 LEAST_PAIRS, LEAST_PROMPTS = 30, 8
@@ -121,19 +122,25 @@ def fit_policies(
     *,
     members: int,
     resampled: int = 0,
-    seed: int = 0,
+    seed: Seed = 0,
+    ridge: float | str = "cv",
+    columns: PairColumns = NO_COLUMNS,
 ) -> Fit:
-    """The rewards fitted on pairs (float64 tensors as in ``estimate_risk``) and the policy of each row."""
+    """The rewards fitted on pairs (float64 tensors as in ``estimate_risk``) and the policy of each row.
+
+    columns: weights, margins and soft labels of the pairs, which the fits take.
+    """
     mean, scale = standardisation(better.float(), worse.float())
     difference = ((better - worse) / scale).float()
     standard = (features - mean) / scale
     # One resample each: a draw stands beside the fit on all pairs, and is not resampled again.
     resamples = bootstrap_counts(len(better), spawn(seed, members + resampled), groups)
     counts = torch.cat([torch.ones(1, len(better)), resamples])
-    fitted = fit_resamples(difference, counts, groups=groups, seed=seed)
+    fitted = fit_resamples(difference, counts, ridge=ridge, columns=columns, groups=groups, seed=seed)
     scores = _scores(fitted.weights, standard)
     full, ensemble, fresh = scores[:1], scores[1 : members + 1], scores[members + 1 :]
-    moved = torch.cat([_moves(ensemble, full, full, weight, row["method"], row["beta"]) for row in rows])
+    moves = [_moves(ensemble, full, full, weight, row["method"], row["beta"]) for row in rows]
+    moved = torch.cat(moves) if moves else full.new_empty(0, *weight.shape)
     return Fit(difference, standard, fitted.ridge, full, ensemble, fresh, moved)
 
 
@@ -142,10 +149,9 @@ def promised(
 ) -> list[dict[str, Any]]:
     """``estimate_risk`` without gold, of a fit: the same rows."""
     centred = centre(fit.standard.movedim(-1, 0), weights=weight).movedim(0, -1)
-    flat = centred.flatten(0, 1)
     pairs = fit.difference.double().numpy()
     posterior = reward_posterior(pairs)
-    found = risk_without_gold(posterior, (fit.moved.flatten(1) @ flat / len(weight)).numpy())
+    found = risk_without_gold(posterior, feature_moves(fit, weight))
     sizes = (weight > 0).sum(1, keepdim=True).double()
     free = (centred * (sizes / (sizes - 1).clamp(min=1)).sqrt()[..., None])[weight > 0]  # unbiased within a prompt
     codes = np.unique([str(name) for name in groups], return_inverse=True)[1]
@@ -160,6 +166,25 @@ def promised(
                 numbers |= {"procedure_high": max(numbers["procedure_high"], 0.5)}
         out.append({**row, **numbers, "reason": _reason(numbers["high"], posterior.no_signal, outside)})
     return out
+
+
+def feature_moves(fit: Fit, weight: torch.Tensor) -> np.ndarray:
+    """What each policy of a fit moves in features: the sum of (pi - pi0) z over responses, mean over prompts (M, q)."""
+    centred = centre(fit.standard.movedim(-1, 0), weights=weight).movedim(0, -1)
+    return (fit.moved.flatten(1) @ centred.flatten(0, 1) / len(weight)).numpy()
+
+
+def drawn_truths(
+    fit: Fit, posterior: Posterior, weight: torch.Tensor, count: int, generator: np.random.Generator
+) -> torch.Tensor:
+    """True rewards (count, P, C) from the posterior: linear in the features, or, as often as no signal is likely,
+    unrelated to them and of the same size."""
+    found = _scores(torch.from_numpy(draw_rewards(posterior, count, generator)), fit.standard)
+    found = centre(found, weights=weight)
+    size = float(deviation_within(found, weight).mean())
+    noise = torch.from_numpy(generator.standard_normal(found.shape)) * size
+    nothing = torch.from_numpy(generator.random(count) < posterior.no_signal)
+    return torch.where(nothing[:, None, None], centre(noise, weights=weight), found)
 
 
 def _reason(high: float, no_signal: float, outside: float) -> str | None:

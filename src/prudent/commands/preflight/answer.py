@@ -1,6 +1,8 @@
-"""From features to the answer: draws, policies and risks against the truth at hand. Arrays in, tables out.
+"""From features to the answer: policies and their risk by the truth at hand. Arrays in, tables out.
 
-Where gold is known, the cross-fit is run as well, so that a reader sees whether its estimate can be trusted.
+The risk is that of the policies which these pairs give (``given_pairs``). With gold or a judge the pairs are resampled
+too: the share of resamples whose policy is no better is the procedure risk, and methods are compared draw by draw.
+Where gold is known, what would have been promised without it stands beside it.
 """
 
 from __future__ import annotations
@@ -8,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import torch
 
 from prudent.commands.preflight.core import (
     BASELINE,
@@ -21,10 +21,18 @@ from prudent.commands.preflight.core import (
     see,
     table,
 )
-from prudent.commands.preflight.outlook import compare, with_half_the_pairs
-from prudent.commands.preflight.truth import Truth, cross_fit, inequality, link, ordering
+from prudent.commands.preflight.given_pairs import (
+    POSTERIOR_UNIT,
+    Trained,
+    check_against,
+    posterior_table,
+    risk_rows,
+    trained_on,
+    valued,
+)
+from prudent.commands.preflight.outlook import compare, halves, with_half_the_pairs
+from prudent.commands.preflight.truth import Truth, inequality, link, ordering
 from prudent.commands.preflight.verdict import Verdict, conclude
-from prudent.evaluation.intervals import wilson
 from prudent.policies.objectives import METHODS
 from prudent.rewards.containers import CandidateFeatures, PairFeatures
 from prudent.seeding import Seed, spawn
@@ -50,7 +58,8 @@ class Plan:
 @dataclass(frozen=True)
 class Answer:
     """Everything that preflight found. equal_beta, equal_kl: rows of ``core.table``; outlook: rows of
-    ``outlook.compare``; check: cross-fit beside gold, or None; facts: numbers about draws, variance and truth."""
+    ``outlook.compare``; check: what would have been promised without gold, beside
+    gold, or None; facts: numbers about draws, variance and truth."""
 
     kind: str
     unit: str
@@ -64,66 +73,6 @@ class Answer:
     check: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True)
-class Part:
-    """Outcomes against one truth: the whole pairs, or one direction of a cross-fit."""
-
-    beta: Outcomes
-    kl: Outcomes
-    less: Outcomes
-    gold: Outcomes | None
-    facts: dict[str, Any]
-
-
-def _part(
-    pairs: PairFeatures,
-    candidates: CandidateFeatures,
-    truth: Truth,
-    plan: Plan,
-    draws: int,
-    seed: Seed,
-    tick: Tick,
-    gold: torch.Tensor | None = None,
-    outlook: bool = True,
-) -> Part:
-    fit_seed, less_seed = spawn(seed, 2)
-    reference = candidates.reference
-    tick(f"fitting {draws} draws of {plan.members} members on {len(pairs)} pairs")
-    drawn = draw_scores(pairs, candidates, draws=draws, members=plan.members, ridge=plan.ridge, seed=fit_seed)
-    seen = see(drawn, reference, reward=plan.reward, floor=plan.floor)
-    tick("solving policies at equal beta and at equal KL")
-    beta = at_equal_beta(seen, reference, truth.values, plan.betas, methods=plan.methods, judges=truth.resampled)
-    equal = at_equal_kl(seen, reference, truth.values, beta, methods=plan.methods, judges=truth.resampled)
-    by_gold = None if gold is None else at_equal_beta(seen, reference, gold, plan.betas, methods=plan.methods)
-    less = beta
-    if outlook:
-        tick("repeating with half of the pairs")
-        less = with_half_the_pairs(
-            pairs,
-            candidates,
-            truth.values,
-            plan.betas,
-            methods=OUTLOOK_METHODS,
-            draws=max(4, draws // 2),
-            members=plan.members,
-            ridge=drawn.ridge,
-            reward=plan.reward,
-            floor=plan.floor,
-            seed=less_seed,
-        )
-    facts = {
-        "pairs": len(pairs),
-        "draws": draws,
-        "ridge": drawn.ridge,
-        "inequality": inequality(seen.variance, reference),
-        "link": link(seen.variance, truth.values, reference),
-        "order": ordering(seen.reward, truth.values, reference),
-        "variance_floored": float((reference * (seen.variance <= plan.floor)).sum(-1).mean()),
-        "quality": truth.quality,
-    }
-    return Part(beta, equal, less, by_gold, facts)
-
-
 def answer(
     pairs: PairFeatures,
     candidates: CandidateFeatures,
@@ -134,73 +83,150 @@ def answer(
     seed: Seed = 0,
     tick: Tick = lambda message: None,
 ) -> Answer:
-    """The answer for n pairs and a pool of candidates. truth None: a cross-fit. check: beside gold, cross-fit too."""
-    own, crossed = spawn(seed, 2)
+    """The answer for n pairs and a pool of candidates. truth None: by the posterior of the reward given the pairs.
+
+    check: beside gold, what would have been promised without it.
+    """
+    fit_seed, draw_seed, promise_seed, half_seed = spawn(seed, 4)
+    tick(f"fitting the reward model and {plan.members} members on {len(pairs)} pairs")
+    trained = _trained(pairs, candidates, plan, fit_seed)
+    settings = [(method, float(beta)) for method in plan.methods for beta in plan.betas]
+    estimates = risk_rows(trained, settings, None if truth is None else truth.values, plan.draws, promise_seed)
+    if plan.reward == "mean":  # the procedure's draws fit one reward model each
+        estimates = [{**row, **_NO_PROCEDURE} if "procedure_risk" in row else row for row in estimates]
     if truth is None:
-        parts = _crossed(pairs, candidates, plan, crossed, tick)
-        return _conclude(parts, "cross-fit", "standard deviations of the judge within a prompt", plan, None)
-    part = _part(pairs, candidates, truth, plan, plan.draws, own, tick)
-    found = None
-    if check and truth.kind == "gold":
-        tick("cross-fit, to see whether it would have told the same")
-        found = _checked(_crossed(pairs, candidates, plan, crossed, tick, truth.values, outlook=False), part)
-    return _conclude([part], truth.kind, truth.unit, plan, found)
+        return _by_posterior(pairs, candidates, trained, plan, estimates, (draw_seed, half_seed), tick)
+    return _by_truth(pairs, candidates, trained, truth, plan, estimates, (draw_seed, half_seed), check, tick)
 
 
-def _crossed(
+_NO_PROCEDURE: dict[str, Any] = {"procedure_risk": None, "procedure_low": 0.0, "procedure_high": 1.0}
+
+
+def _trained(pairs: PairFeatures, candidates: CandidateFeatures, plan: Plan, seed: Seed) -> Trained:
+    return trained_on(
+        pairs, candidates, members=plan.members, ridge=plan.ridge, reward=plan.reward, floor=plan.floor, seed=seed
+    )
+
+
+def _by_posterior(
     pairs: PairFeatures,
     candidates: CandidateFeatures,
+    trained: Trained,
     plan: Plan,
-    seed: Seed,
+    estimates: Sequence[dict[str, Any]],
+    seeds: Sequence[Seed],
     tick: Tick,
-    gold: torch.Tensor | None = None,
-    outlook: bool = True,
-) -> list[Part]:
-    fit_seed, *seeds = spawn(seed, 3)
-    tick("cross-fit: a judge from each half of the pairs")
-    directions = cross_fit(pairs, candidates.features, candidates.reference, ridge=plan.ridge, seed=fit_seed)
-    each = max(2, plan.draws // 2)
-    return [
-        _part(direction.learns, candidates, direction.truth, plan, each, child, tick, gold, outlook)
-        for direction, child in zip(directions, seeds)
-    ]
-
-
-def _judge_quality(parts: Sequence[Part]) -> dict[str, Any]:
-    """The judges' accuracy on the halves that they did not learn from, pooled, with its interval."""
-    found = [part.facts["quality"] for part in parts]
-    if not all("accuracy" in quality and quality.get("pairs") for quality in found):
-        return {}
-    pairs = sum(quality["pairs"] for quality in found)
-    right = sum(quality["accuracy"] * quality["pairs"] for quality in found)
-    low, high = wilson(min(right, pairs), pairs)
-    return {
-        "pairs": pairs,
-        "accuracy": right / pairs,
-        "low": float(low),
-        "high": float(high),
-        "trained_on": [quality.get("trained_on") for quality in found],
-    }
-
-
-def _conclude(parts: Sequence[Part], kind: str, unit: str, plan: Plan, check: dict[str, Any] | None) -> Answer:
-    beta, equal, less = join([p.beta for p in parts]), join([p.kl for p in parts]), join([p.less for p in parts])
-    equal_beta, equal_kl = table(beta), table(equal)
-    outlook = compare(beta, less, "pairs")
-    quality = _judge_quality(parts)
+) -> Answer:
+    """Without a truth: one policy a method and beta, valued by rewards from the posterior."""
+    tick("valuing policies by rewards from the posterior, at equal beta and at equal KL")
+    found = valued(trained, plan.betas, plan.methods, plan.draws, seeds[0])
+    tick("repeating with half of the pairs")
+    split, *children = spawn(seeds[1], 3)
+    parts = []
+    for rows, child in zip(halves(pairs.groups, split), children):
+        part, own = pairs.take(rows), spawn(child, 2)
+        half = _trained(part, candidates, plan, own[0])
+        parts.append(valued(half, plan.betas, OUTLOOK_METHODS, max(2, plan.draws // 2), own[1]).beta)
     facts: dict[str, Any] = {
-        "truth": kind,
-        "judge": quality or None,
-        "draws": sum(part.facts["draws"] for part in parts),
-        "pairs_a_reward_model": [part.facts["pairs"] for part in parts],
-        "ridge": [part.facts["ridge"] for part in parts],
-        "inequality": sum(part.facts["inequality"] for part in parts) / len(parts),
-        "link": sum(part.facts["link"] for part in parts) / len(parts),
-        "order": sum(part.facts["order"] for part in parts) / len(parts),
-        "variance_floored": sum(part.facts["variance_floored"] for part in parts) / len(parts),
-        "spread_within_prompt": parts[0].facts["quality"].get("spread_within_prompt"),
-        "reference_value": parts[0].facts["quality"].get("reference_value", 0.0),
+        "truth": "posterior",
+        "judge": None,
+        "probability_of_no_signal": found.posterior.no_signal,
+        "ridge": [trained.fit.ridge],
+        **_variances(trained.estimate.variance, candidates, plan),
+        **dict.fromkeys(("link", "order", "spread_within_prompt")),
+        "reference_value": 0.0,
     }
+    return _conclude(
+        "posterior",
+        POSTERIOR_UNIT,
+        (found.beta, found.kl),
+        (posterior_table(trained, found.posterior, found.beta), posterior_table(trained, found.posterior, found.kl)),
+        join(parts),
+        estimates,
+        plan,
+        {**facts, "pairs": len(pairs)},
+    )
+
+
+def _by_truth(
+    pairs: PairFeatures,
+    candidates: CandidateFeatures,
+    trained: Trained,
+    truth: Truth,
+    plan: Plan,
+    estimates: Sequence[dict[str, Any]],
+    seeds: Sequence[Seed],
+    check: bool,
+    tick: Tick,
+) -> Answer:
+    """With gold or a judge: draws of the reward model, each from resampled pairs, valued by it."""
+    reference = candidates.reference
+    tick(f"fitting {plan.draws} draws of {plan.members} members on {len(pairs)} pairs")
+    drawn = draw_scores(pairs, candidates, draws=plan.draws, members=plan.members, ridge=plan.ridge, seed=seeds[0])
+    known = see(drawn, reference, reward=plan.reward, floor=plan.floor)
+    tick("solving policies at equal beta and at equal KL")
+    beta = at_equal_beta(known, reference, truth.values, plan.betas, methods=plan.methods, judges=truth.resampled)
+    equal = at_equal_kl(known, reference, truth.values, beta, methods=plan.methods, judges=truth.resampled)
+    tick("repeating with half of the pairs")
+    less = with_half_the_pairs(
+        pairs,
+        candidates,
+        truth.values,
+        plan.betas,
+        methods=OUTLOOK_METHODS,
+        draws=max(4, plan.draws // 2),
+        members=plan.members,
+        ridge=drawn.ridge,
+        reward=plan.reward,
+        floor=plan.floor,
+        seed=seeds[1],
+    )
+    facts = {
+        "truth": truth.kind,
+        "judge": truth.quality if "accuracy" in truth.quality else None,
+        "pairs": len(pairs),
+        "ridge": [drawn.ridge],
+        **_variances(known.variance, candidates, plan),
+        "link": link(known.variance, truth.values, reference),
+        "order": ordering(known.reward, truth.values, reference),
+        "spread_within_prompt": truth.quality.get("spread_within_prompt"),
+        "reference_value": truth.quality.get("reference_value", 0.0),
+    }
+    rows = table(beta)
+    found = None
+    if check and truth.kind == "gold":
+        tick("the promise that would have been made without gold")
+        found = check_against(trained, rows, truth.values, plan.draws, seeds[0])
+    return _conclude(truth.kind, truth.unit, (beta, equal), (rows, table(equal)), less, estimates, plan, facts, found)
+
+
+def _variances(variance: Any, candidates: CandidateFeatures, plan: Plan) -> dict[str, float]:
+    reference = candidates.reference
+    return {
+        "draws": plan.draws,
+        "inequality": inequality(variance, reference),
+        "variance_floored": float((reference * (variance <= plan.floor)).sum(-1).mean()),
+    }
+
+
+def _conclude(
+    kind: str,
+    unit: str,
+    outcomes: tuple[Outcomes, Outcomes],
+    tables: tuple[list[dict[str, Any]], list[dict[str, Any]]],
+    less: Outcomes,
+    estimates: Sequence[dict[str, Any]],
+    plan: Plan,
+    facts: dict[str, Any],
+    check: dict[str, Any] | None = None,
+) -> Answer:
+    (beta, equal), (equal_beta, equal_kl) = outcomes, tables
+    for row, known in zip(equal_beta, estimates):
+        over_draws = {f"procedure_{name}": row.get(name) for name in ("risk", "low", "high")}
+        row |= {**over_draws, **known}
+        if known["gain"] is None:
+            row["gain"] = None
+    outlook = compare(beta, less, "pairs")
     verdict = conclude(
         equal_beta,
         equal_kl,
@@ -208,56 +234,7 @@ def _conclude(parts: Sequence[Part], kind: str, unit: str, plan: Plan, check: di
         max_risk=plan.max_risk,
         unit=unit,
         kind=kind,
-        judge=quality or None,
+        judge=facts["judge"],
         order=facts["order"],
     )
     return Answer(kind, unit, beta, equal, equal_beta, equal_kl, outlook, verdict, facts, check)
-
-
-def _checked(parts: Sequence[Part], full: Part) -> dict[str, Any]:
-    """The cross-fit's estimate beside the truth of the same policies, and beside the truth with all pairs."""
-    estimated = table(join([part.beta for part in parts]))
-    true_half = table(join([part.gold for part in parts if part.gold is not None]))
-    true_full = {(row["method"], row["setting"]): row for row in table(full.beta)}
-    rows = []
-    for guess, truth in zip(estimated, true_half):
-        whole = true_full[(guess["method"], guess["setting"])]
-        rows.append(
-            {
-                "method": guess["method"],
-                "beta": guess["setting"],
-                "kind": guess["kind"],
-                "estimated_risk": guess["risk"],
-                "estimated_low": guess["low"],
-                "estimated_high": guess["high"],
-                "judge_risk_low": guess.get("judge_risk_low"),
-                "judge_risk_high": guess.get("judge_risk_high"),
-                "true_risk": truth["risk"],
-                "true_low": truth["low"],
-                "true_high": truth["high"],
-                "true_risk_all_pairs": whole["risk"],
-                "estimated_gain": guess["gain"],
-                "true_gain": truth["gain"],
-                "true_gain_all_pairs": whole["gain"],
-            }
-        )
-    return {"rows": rows, "judge": _judge_quality(parts), **_agreement(rows)}
-
-
-def _agreement(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How well the estimate orders methods, and how far its risks are off."""
-    from scipy.stats import spearmanr
-
-    estimated, true = ([row[name] for row in rows] for name in ("estimated_gain", "true_gain"))
-    errors = [row["estimated_risk"] - row["true_risk"] for row in rows]
-    inside = [
-        row["judge_risk_low"] is not None and row["judge_risk_low"] <= row["true_risk"] <= row["judge_risk_high"]
-        for row in rows
-    ]
-    order = spearmanr(estimated, true).statistic if len(set(estimated)) > 1 and len(set(true)) > 1 else float("nan")
-    return {
-        "rank_correlation_of_gain": float(order),
-        "mean_risk_error": sum(errors) / len(errors),
-        "mean_absolute_risk_error": sum(abs(error) for error in errors) / len(errors),
-        "inside_judge_range": sum(inside) / len(inside),
-    }

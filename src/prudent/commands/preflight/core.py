@@ -103,7 +103,7 @@ def _collect(
     beta_of: Callable[[str, int], torch.Tensor],
     tick: Callable[[str], None],
 ) -> Outcomes:
-    draws = seen.reward.shape[0]
+    draws = max(seen.reward.shape[0], truth.shape[0] if truth.ndim == 3 else 1)
     shape = (len(methods), len(settings), draws)
     beta, gain, divergence, worse = (torch.full(shape, float("nan"), dtype=torch.float64) for _ in range(4))
     by_judge = None if judges is None else torch.full((*shape[:2], len(judges), draws), float("nan")).double()
@@ -118,11 +118,12 @@ def _collect(
             policy = METHODS[method](seen, reference, safe)
             found = _outcome(policy, reference, truth, judges)
             gain[m, b], worse[m, b], divergence[m, b] = found[0], found[1], found[2]
+            missing = ~reachable.expand(draws)
             for values in (gain, worse, divergence):
-                values[m, b, ~reachable] = float("nan")
+                values[m, b, missing] = float("nan")
             if by_judge is not None and found[3] is not None:
                 by_judge[m, b] = found[3]
-                by_judge[m, b, :, ~reachable] = float("nan")
+                by_judge[m, b, :, missing] = float("nan")
         tick(method)
     return Outcomes(tuple(methods), tuple(settings), beta, gain, divergence, worse, by_judge)
 
@@ -137,7 +138,10 @@ def at_equal_beta(
     judges: torch.Tensor | None = None,
     tick: Callable[[str], None] = lambda name: None,
 ) -> Outcomes:
-    """Every method at every beta. truth (P, C): true reward of the candidates; judges (J, P, C): resampled judges."""
+    """Every method at every beta. truth (P, C): true reward of the candidates; judges (J, P, C): resampled judges.
+
+    truth (D, P, C), with one draw of the reward model: what the reward may be, so that the one policy has D values.
+    """
     if not betas or any(not beta > 0 for beta in betas):
         raise PrudentError(f"betas are {list(betas)}; give positive numbers, for example 0.1 0.3 1")
     pi0, gold = as_tensor(reference, torch.float64), as_tensor(truth, torch.float64)
@@ -171,11 +175,11 @@ def at_equal_kl(
     """
     pi0, gold = as_tensor(reference, torch.float64), as_tensor(truth, torch.float64)
     draws = seen.reward.shape[0]
-    target = anchor.kl[anchor.methods.index(BASELINE)]
+    target = anchor.kl[anchor.methods.index(BASELINE)][:, :draws]
 
     def beta_of(method: str, b: int) -> torch.Tensor:
         if method == BASELINE:
-            return anchor.beta[anchor.methods.index(BASELINE), b]
+            return anchor.beta[anchor.methods.index(BASELINE), b, :draws]
         # The search starts at vanilla's beta: no method needs a very different one.
         start, terms = float(anchor.settings[b]), METHODS[method].terms(seen)
         found = beta_for_kl(

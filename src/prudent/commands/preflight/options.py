@@ -62,7 +62,7 @@ class PreflightOptions(RunOptions):
         typer.Option(min=0.0, help="Least variance, as a share of its mean over the pool.", rich_help_panel=DRAWS),
     ] = 0.01
     check: Annotated[
-        bool, typer.Option(help="With gold: cross-fit too, and show both side by side.", rich_help_panel=DRAWS)
+        bool, typer.Option(help="With gold: also show what would have been promised without it.", rich_help_panel=DRAWS)
     ] = True
     max_pairs: Annotated[int | None, typer.Option(min=8, help="Use at most so many pairs, drawn at random.")] = None
     max_test_pairs: Annotated[int | None, typer.Option(min=8, help="The same for each test file.")] = None

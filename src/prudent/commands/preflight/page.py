@@ -21,11 +21,14 @@ GLOSSARY = {
     "beta": "Weight of the KL term: the larger, the closer the policy stays to the reference.",
     "KL": "Kullback-Leibler divergence of the policy from the reference policy, in nats: how far it moved.",
     "reference": "The model that you start from; here its own sampled responses, each with the same weight.",
-    "risk": "Share of draws in which the optimised policy is worth no more than the reference.",
-    "draw": "One reward model, with its members, from one resample of your preference pairs: the data you might have "
-    "had.",
-    "member": "One of the K heads that learn from resamples of the same draw.",
-    "gain": "Value of the policy minus the value of the reference, by the truth at hand.",
+    "risk": "Data-set risk: the probability that the policy trained on these very pairs is no better than the "
+    "reference.",
+    "procedure risk": "Share of fresh data sets of this size whose policy is no better than the reference.",
+    "posterior": "What the reward may be, given all pairs: linear in the features, averaged over how strong the signal "
+    "is, with a stated probability of none.",
+    "draw": "A reward from the posterior; with gold or a judge, a reward model from one resample of your pairs.",
+    "member": "One of the K heads that are fitted on resamples of the pairs.",
+    "gain": "Expected reward of the policy minus that of the reference, by the truth at hand.",
     "vanilla": "KL-regularised optimisation of one reward model, which ignores how sure it is.",
     "proportional": "Variance-aware: pi0 exp(reward / (beta variance)), the closed form of arXiv 2410.23726 and "
     "2507.15906.",
@@ -37,11 +40,10 @@ GLOSSARY = {
     "entropic": "Certainty equivalent of the members under exponential caution as the reward.",
     "variance-only": "Control: never looks at the reward, prefers responses of low variance.",
     "permuted": "Control: as proportional, with the variances shuffled among a prompt's responses.",
-    "cross-fit": "Reward models learn from one half of the pairs and are judged by a judge from the other half.",
 }
 
 
-TIPS = ("beta", "KL", "reference", "risk", "cross-fit", "lcb", "uwo")
+TIPS = ("beta", "KL", "reference", "risk", "procedure risk", "lcb", "uwo")
 
 
 def setting_of_interest(answer: Answer) -> float:
@@ -51,7 +53,7 @@ def setting_of_interest(answer: Answer) -> float:
 
 def gain_title(answer: Answer) -> str:
     """Axis title of gains, short enough for a phone."""
-    return f"gain ({answer.unit})" if answer.kind == "gold" and len(answer.unit) < 24 else "gain (judge sd)"
+    return f"gain ({answer.unit})" if len(answer.unit) < 24 else "gain (judge sd)"
 
 
 def signed_range(low: float | None, high: float | None) -> str:
@@ -77,7 +79,7 @@ def _cards(answer: Answer) -> list[dict[str, Any]]:
         {
             "label": f"risk of vanilla at beta {vanilla['setting']:g}",
             "value": percent(vanilla["risk"]),
-            "note": f"{percent(vanilla['low'])} to {percent(vanilla['high'])}, of {vanilla['draws']} draws",
+            "note": f"{percent(vanilla['low'])} to {percent(vanilla['high'])}: no better than your model",
             "tone": answer.verdict.tone if answer.verdict.tone != "warn" else "warn",
         }
     ]
@@ -113,8 +115,9 @@ def risk_section(report: Report, answer: Answer, max_risk: float) -> None:
     at = setting_of_interest(answer)
     report.heading("Risk at equal beta")
     report.text(
-        "Each draw is a reward model that your data might have given. For each, the optimal policy over the sampled "
-        "candidates is known exactly; risk is the share of draws whose policy is worth no more than the reference."
+        "The optimal policy over the sampled candidates is known exactly for each method and beta. Risk is the "
+        "probability that the policy trained on these pairs is no better than the reference. The procedure risk is the "
+        "share of fresh data sets of this size for which that happens."
     )
     rows = [row for row in answer.equal_beta if row.get("risk") is not None]
     report.chart(
@@ -135,7 +138,7 @@ def risk_section(report: Report, answer: Answer, max_risk: float) -> None:
             tooltip=("gain", "kl"),
         ),
         "risk-by-beta",
-        "Vanilla and the three variance-aware forms. Bars: 95 % Wilson intervals over the draws.",
+        "Vanilla and the three variance-aware forms. Bars (95 %): what the data can't settle.",
     )
     here = [row for row in rows if row["setting"] == at]
     report.chart(
@@ -161,10 +164,20 @@ def risk_section(report: Report, answer: Answer, max_risk: float) -> None:
 
 
 GAIN_NOTE = (
-    "Gain: mean over draws of value minus the reference's value. Worse: share of prompts whose expected value falls. "
-    "Over vanilla: mean paired difference in gain on the same draws, with its 95 % bootstrap interval."
+    "Gain: expected reward minus the reference's. Worse: share of prompts whose expected reward falls. Over vanilla: "
+    "paired difference in gain, since all methods share the draws, with its 95 % interval."
 )
-RISK_COLUMNS = ("method", "beta", "risk (95 %)", "gain", "sd over draws", "worse", "KL", "over vanilla (95 %)")
+RISK_COLUMNS = (
+    "method",
+    "beta",
+    "risk (95 %)",
+    "procedure risk (95 %)",
+    "gain",
+    "sd over draws",
+    "worse",
+    "KL",
+    "over vanilla (95 %)",
+)
 
 
 def risk_row(row: Mapping[str, Any], label: str) -> list[Any]:
@@ -177,12 +190,21 @@ def risk_row(row: Mapping[str, Any], label: str) -> list[Any]:
         row["method"],
         f"{beta:.3g}",
         with_interval(row),
+        procedure(row),
         signed(row["gain"]),
         row["deviation"],
         percent(row["worse"]),
         f"{row['kl']:.2f}",
         versus,
     ]
+
+
+def procedure(row: Mapping[str, Any]) -> str:
+    """The procedure risk with its interval, or nothing where it isn't known."""
+    if row.get("procedure_risk") is None:
+        return ""
+    low, high = percent(row["procedure_low"]), percent(row["procedure_high"])
+    return f"{percent(row['procedure_risk'])} ({low} to {high})"
 
 
 def _ceiling(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> float:
@@ -236,7 +258,7 @@ def _unreached(rows: Sequence[Mapping[str, Any]]) -> str:
 def spread_section(report: Report, answer: Answer) -> None:
     """Histograms over draws."""
     at = setting_of_interest(answer)
-    report.heading("What the draws are worth")
+    report.heading("Gain over draws")
     gains: dict[str, torch.Tensor] = {}
     for method in SPREAD:
         m, b = answer.beta_outcomes.of(method, at)
@@ -250,8 +272,8 @@ def spread_section(report: Report, answer: Answer) -> None:
             reference_label="reference policy",
         ),
         "gain-of-draws",
-        "One histogram a method over the same draws; the thick tick is the mean. What lies left of the dashed line is "
-        "the risk.",
+        "One histogram a method over the same draws; the thick tick is the mean. Left of the dashed line the policy is "
+        "no better than the reference.",
     )
 
 
@@ -260,34 +282,22 @@ def trust_section(report: Report, answer: Answer) -> None:
     report.heading("Can this estimate be trusted?")
     facts, judge = answer.facts, answer.facts["judge"]
     report.text(truth_sentence(answer.kind, judge, facts["order"]))
-    if answer.kind == "cross-fit" and judge:
+    if answer.kind == "posterior":
         report.text(
-            "Reward models here learn from half of the pairs, so with all of them the risk should be lower. A judge is "
-            "itself an estimate: it errs alike for all draws, which the interval over draws can't show. The range over "
-            "judges that were fitted to resamples of their half does:"
+            f"The probability that these features say nothing about the reward is "
+            f"{percent(facts['probability_of_no_signal'])}. What such promises came to where the truth was known is on "
+            "the page docs/calibration.md: read it before you rely on one."
         )
-        report.table(
-            ("method", "beta", "risk", "over resampled judges", "gain", "over resampled judges "),
-            [
-                [
-                    row["method"],
-                    f"{row['setting']:g}",
-                    percent(row["risk"]),
-                    f"{percent(row['judge_risk_low'])} to {percent(row['judge_risk_high'])}",
-                    signed(row["gain"]),
-                    signed_range(row["judge_gain_low"], row["judge_gain_high"]),
-                ]
-                for row in answer.equal_beta
-                if row.get("judge_risk_low") is not None and row["method"] in MAIN
-            ],
-            "Resampled judges: 95 % range.",
+    if facts["link"] is not None:
+        strength = abs(facts["link"])
+        tie = "hardly anything to do" if strength < 0.1 else "something to do" if strength < 0.3 else "much to do"
+        report.text(
+            f"Low variance has {tie} with truth here: the correlation of log variance and value within a prompt is "
+            f"{facts['link']:+.2f} (negative: low variance goes with high value)."
         )
-    strength = abs(facts["link"])
-    tie = "hardly anything to do" if strength < 0.1 else "something to do" if strength < 0.3 else "much to do"
     report.text(
-        f"Low variance has {tie} with truth here: the correlation of log variance and value within a prompt is "
-        f"{facts['link']:+.2f} (negative: low variance goes with high value). The variances differ by a coefficient of "
-        f"variation of {facts['inequality']:.2f}; {percent(facts['variance_floored'])} of them lie at the floor."
+        f"The variances differ by a coefficient of variation of {facts['inequality']:.2f}; "
+        f"{percent(facts['variance_floored'])} of them lie at the floor."
     )
     if answer.check is not None:
         _check_part(report, answer)
@@ -295,57 +305,46 @@ def trust_section(report: Report, answer: Answer) -> None:
 
 def _check_part(report: Report, answer: Answer) -> None:
     check: dict[str, Any] = answer.check or {}
-    rows, judge = check["rows"], check["judge"]
-    report.heading("Preflight's own estimate beside the truth", 3)
+    rows, order = check["rows"], check["rank_correlation_of_gain"]
+    report.heading("What would have been promised without gold", 3)
     report.text(
-        "Without gold, preflight would have estimated by a cross-fit. Here both are known. The cross-fit's judges are "
-        f"right on {percent(judge['accuracy'])} of unseen pairs. Over all methods and betas its risks are off by "
-        f"{100 * check['mean_absolute_risk_error']:.0f} points on average ({100 * check['mean_risk_error']:+.0f} in "
-        f"the mean), and it orders gains with a rank correlation of {check['rank_correlation_of_gain']:.2f}; "
-        f"{percent(check['inside_judge_range'])} of the true risks lie in its range over resampled judges."
+        "Without gold, the risk would have come from the posterior given the pairs. Here both are known. Over all "
+        f"methods and betas its promise is {100 * check['mean_absolute_risk_error']:.0f} points on average "
+        f"({100 * check['mean_risk_error']:+.0f} in the mean) from the share of resampled data sets whose policy is no "
+        "better"
+        + ("." if order is None else f", and it orders gains with a rank correlation of {order:.2f}.")
+        + " One data set can't show whether a promise was right; docs/calibration.md does so over many."
     )
     report.chart(
         charts.scatter(
             [row for row in rows if row["method"] in (*MAIN, "mean", *CONTROLS)],
-            "estimated_risk",
-            "true_risk",
+            "promised_risk",
+            "procedure_risk",
             group="method",
-            x_title="risk estimated by cross-fit",
-            y_title="true risk of the same policies",
+            x_title="risk promised without gold",
+            y_title="share of resampled data sets no better, by gold",
             diagonal=True,
-            tooltip=("beta", "true_risk_all_pairs"),
-            title="Estimated against true risk",
+            tooltip=("beta", "true_gain"),
+            title="Promised without gold, and by gold",
         ),
-        "estimate-against-truth",
-        "One point a method and beta. On the dashed line the estimate is right; below it, it is too careful.",
+        "promise-against-gold",
+        "One point a method and beta. Below the dashed line the promise is too careful.",
     )
-    vanilla = [row for row in rows if row["method"] in MAIN]
     report.table(
-        (
-            "method",
-            "beta",
-            "estimated risk",
-            "over resampled judges",
-            "true risk, same policies",
-            "true risk, all pairs",
-            "estimated gain (judge sd)",
-            "true gain",
-        ),
+        ("method", "beta", "promised risk (95 %)", "promised procedure risk", "procedure risk by gold", "gain by gold"),
         [
             [
                 row["method"],
                 f"{row['beta']:g}",
-                percent(row["estimated_risk"]),
-                f"{percent(row['judge_risk_low'])} to {percent(row['judge_risk_high'])}",
-                percent(row["true_risk"]),
-                percent(row["true_risk_all_pairs"]),
-                signed(row["estimated_gain"]),
+                f"{percent(row['promised_risk'])} ({percent(row['promised_low'])} to {percent(row['promised_high'])})",
+                percent(row["promised_procedure_risk"]),
+                procedure(row),
                 signed(row["true_gain"]),
             ]
-            for row in vanilla
+            for row in rows
+            if row["method"] in MAIN
         ],
-        "Cross-fit reward models learn from half of the pairs; the last risk is that of reward models from all of "
-        "them.",
+        "Gain by gold: of the policy trained on all pairs.",
     )
 
 

@@ -164,7 +164,7 @@ def _plan(settings: PreflightOptions) -> Plan:
 def _truth(
     settings: PreflightOptions, found: Inputs, pool: Pool, candidates: CandidateFeatures, judge: RewardModel | None
 ) -> Truth | None:
-    """Gold where the pool has it and no judge is named; the judge; else None, which means a cross-fit."""
+    """Gold where the pool has it and no judge is named; the judge; else None: by the posterior given the pairs."""
     if judge is None:
         gold = reading.pool_gold(pool)
         return None if gold is None else gold_truth(gold, candidates.reference, settings.gold or "gold")
@@ -264,12 +264,15 @@ def _choices(settings: PreflightOptions, found: Inputs, answered: Answer) -> lis
         f"Features: {settings.pooling} token states of {settings.encoder}, frozen; linear Bradley-Terry heads, ridge "
         f"{ridges} ({'by cross-validation' if settings.ridge == 'cv' else 'as given'}).",
         f"{where[0].upper()}{where[1:]}; each has the same weight in the reference policy.",
-        "Each draw resamples the preference pairs, whole prompts at a time; each member resamples its draw. The "
-        "reward is "
-        + ("the head fitted on the whole draw" if settings.reward == "member" else "the members' mean")
-        + "; the variance is the sample variance (ddof = 1) over all members.",
+        "The reward is "
+        + ("the head fitted on all pairs" if settings.reward == "member" else "the members' mean")
+        + "; each member is fitted on a resample of the pairs, whole prompts at a time; the variance is the sample "
+        "variance (ddof = 1) over members.",
+        "Each draw is a reward from the posterior given the pairs; it values the policies that these pairs give."
+        if answered.kind == "posterior"
+        else "Each draw resamples the pairs and fits reward and members anew, for the procedure risk.",
         "Scores are centred per prompt under the reference; the variance is divided by its mean over the pool and "
         f"raised to at least {settings.floor:g}.",
-        "Draws resample one set of pairs, so their risk is that of data like these; it knows nothing of a shift in "
-        "what people prefer, nor of responses that the policy has not sampled.",
+        "The risk is that of data like these; it knows nothing of a shift in what people prefer, nor of responses that "
+        "the policy has not sampled.",
     ]

@@ -6,6 +6,8 @@ from typing import Any
 
 from prudent.commands.preflight.options import PreflightOptions
 
+TITLE = "Risk: that the policy is no better than your model; procedure: over fresh data sets of this size"
+
 
 def show(found: dict[str, Any], options: PreflightOptions) -> None:
     """The verdict in words and the table behind it, for a person."""
@@ -21,8 +23,8 @@ def show(found: dict[str, Any], options: PreflightOptions) -> None:
     console = Console()
     body = "\n\n".join([*map(plain, verdict["sentences"]), *(plain(line) for line in verdict["advice"])])
     console.print(Panel(escape(body), title=f"[bold]{escape(verdict['headline'])}[/bold]", border_style=colour))
-    table = Table(title="Risk (95 % interval) and gain at equal beta", title_justify="left")
-    for name in ("method", "beta", "risk", "interval", "gain", "KL", "worse"):
+    table = Table(title=TITLE, title_justify="left")
+    for name in ("method", "beta", "risk", "interval", "procedure", "gain", "KL", "worse"):
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     at = verdict["vanilla"]["setting"]
     for row in found["equal_beta"]:
@@ -32,6 +34,7 @@ def show(found: dict[str, Any], options: PreflightOptions) -> None:
                 f"{row['setting']:g}",
                 percent(row["risk"]),
                 f"{percent(row['low'])} to {percent(row['high'])}",
+                "" if row["procedure_risk"] is None else percent(row["procedure_risk"]),
                 signed(row["gain"]),
                 f"{row['kl']:.2f}",
                 percent(row["worse"]),

@@ -1,12 +1,7 @@
-"""What a policy's responses are truly worth: a gold column, a judge, or a cross-fit where there is neither.
-
-In a cross-fit the preference pairs are split by prompt: reward models learn from one half and a judge, which they never
-share a pair with, from the other; then the halves change places.
-"""
+"""The true reward of a policy's responses as far as it is known: a gold column or a judge."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,16 +11,12 @@ from prudent.arrays import ArrayLike, as_tensor, require_finite
 from prudent.errors import PrudentError
 from prudent.evaluation.intervals import wilson
 from prudent.rewards.accuracy import credit, differences
-from prudent.rewards.containers import PairFeatures
-from prudent.rewards.heads import HeadEnsemble
 from prudent.rewards.uncertainty import centre, deviation_within
-from prudent.seeding import Seed, numpy_generator, spawn
 
-JUDGE_MEMBERS = 20
 WORDS = {
     "gold": "the gold column of the pool",
     "judge": "a judge reward model",
-    "cross-fit": "a cross-fit: reward models learn from one half of the pairs, the judge from the other, and back",
+    "posterior": "what these pairs leave open: rewards from the posterior given all of them",
 }
 
 
@@ -34,7 +25,7 @@ class Truth:
     """True reward of the candidates as far as it is known.
 
     values (P, C): what policies are valued by. resampled (J, P, C): the judge as it might have been with other pairs,
-    or None where the truth is gold. kind: gold, judge or cross-fit. unit: of the values, in words. quality: how good
+    or None where the truth is gold. kind: gold or judge. unit: of the values, in words. quality: how good
     the judge is.
     """
 
@@ -85,25 +76,6 @@ def judge_truth(scores: ArrayLike, reference: ArrayLike, quality: dict[str, Any]
     return Truth(values, "judge", "standard deviations of the judge within a prompt", resampled, quality or {})
 
 
-def halves(groups: Sequence[Any], seed: Seed) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row numbers of two halves that share no prompt, as even in pairs as whole prompts allow."""
-    rows: dict[Any, list[int]] = {}
-    for row, group in enumerate(groups):
-        rows.setdefault(group, []).append(row)
-    if len(rows) < 4:
-        raise PrudentError(
-            f"a cross-fit needs preference pairs of at least 4 prompts, found {len(rows)}; give more pairs, a pool "
-            "with a gold column (--gold) or a judge (--judge)"
-        )
-    names = list(rows)
-    order = numpy_generator(seed).permutation(len(names))
-    sides: tuple[list[int], list[int]] = ([], [])
-    for place in sorted(order, key=lambda i: -len(rows[names[i]])):
-        smaller = sides[0] if len(sides[0]) <= len(sides[1]) else sides[1]
-        smaller.extend(rows[names[place]])
-    return torch.tensor(sorted(sides[0])), torch.tensor(sorted(sides[1]))
-
-
 def accuracy(margins: ArrayLike, level: float = 0.95) -> dict[str, Any]:
     """Share of pairs (n,) with a positive margin, ties counted half and told apart, with its Wilson interval."""
     found = as_tensor(margins, torch.float64).reshape(-1)
@@ -111,39 +83,6 @@ def accuracy(margins: ArrayLike, level: float = 0.95) -> dict[str, Any]:
     share = right / len(found) if len(found) else float("nan")
     low, high = wilson(right, len(found), level) if len(found) else (float("nan"), float("nan"))
     return {"pairs": len(found), "accuracy": share, "low": float(low), "high": float(high), "ties": ties}
-
-
-@dataclass(frozen=True)
-class Direction:
-    """One direction of a cross-fit: pairs that reward models learn from, and the truth by the other half's judge."""
-
-    learns: PairFeatures
-    truth: Truth
-
-
-def cross_fit(
-    pairs: PairFeatures,
-    features: torch.Tensor,
-    reference: ArrayLike,
-    *,
-    members: int = JUDGE_MEMBERS,
-    ridge: float | str = "cv",
-    seed: Seed = 0,
-) -> list[Direction]:
-    """Both directions of a cross-fit on candidates with ``features`` (P, C, d)."""
-    split_seed, *judge_seeds = spawn(seed, 3)
-    parts = halves(pairs.groups, split_seed)
-    prompts, width, size = features.shape
-    directions = []
-    for learner, judge_seed in zip((0, 1), judge_seeds):
-        learns, judged = pairs.take(parts[learner]), pairs.take(parts[1 - learner])
-        judge = HeadEnsemble.fit(**judged.fit_arguments(), members=members, ridge=ridge, seed=judge_seed)
-        scores = judge.scores(features.reshape(-1, size)).reshape(members, prompts, width)
-        margins = (judge.scores(learns.chosen) - judge.scores(learns.rejected)).mean(0)
-        quality = {**accuracy(margins), "trained_on": len(judged), "ridge": judge.info["ridge"]}
-        truth = judge_truth(scores, reference, quality)
-        directions.append(Direction(learns, Truth(truth.values, "cross-fit", truth.unit, truth.resampled, quality)))
-    return directions
 
 
 def link(variance: torch.Tensor, gold: torch.Tensor, reference: torch.Tensor) -> float:

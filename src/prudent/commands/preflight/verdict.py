@@ -17,7 +17,7 @@ Row = Mapping[str, Any]
 @dataclass(frozen=True)
 class Verdict:
     """tone: good, warn or bad. headline: one line. sentences: the reasons. choice: the recommended row, or None.
-    vanilla: vanilla's row at the beta where it is worth most. advice: what would help, most first."""
+    vanilla: vanilla's row at the beta where it gains most. advice: what would help, most first."""
 
     tone: str
     headline: str
@@ -84,6 +84,8 @@ def conclude(
     """
     weak_judge = judge is not None and judge["low"] <= 0.5
     vanilla_rows = [row for row in rows if row["method"] == BASELINE and row.get("risk") is not None]
+    if not vanilla_rows:
+        return _no_estimate(rows, kind)
     vanilla = max(vanilla_rows, key=lambda row: row["gain"])
     choice = None if weak_judge else choose(rows, max_risk)
     sentences = [_vanilla_sentence(vanilla, vanilla_rows, unit)]
@@ -97,10 +99,8 @@ def conclude(
         tone, headline = "bad", f"No setting is safe with these data (risk under {percent(max_risk)})"
         least = min(usable(rows), key=lambda row: (row["high"], -row["gain"]))
         sentences.append(
-            f"The least risk found is {with_interval(least)}: {least['method']} at beta {least['setting']:g}; its "
-            f"interval reaches above {percent(max_risk)}, which more than {least['draws']} draws may settle."
-            if least["risk"] <= max_risk
-            else f"The least risk found is {with_interval(least)}: {least['method']} at beta {least['setting']:g}."
+            f"The least risk found is {with_interval(least)}: {least['method']} at beta {least['setting']:g}"
+            + (f"; its interval reaches above {percent(max_risk)}." if least["risk"] <= max_risk else ".")
         )
     else:
         safe_vanilla = vanilla["high"] <= max_risk
@@ -112,10 +112,9 @@ def conclude(
             if safe_vanilla
             else f"Take {choice['method']} at beta {choice['setting']:g}"
         )
-        headline = f"By cross-fit: {headline[0].lower()}{headline[1:]}" if kind == "cross-fit" else headline
         sentences.append(
             f"Of the settings whose risk interval lies under {percent(max_risk)}, **{choice['method']} at beta "
-            f"{choice['setting']:g}** is worth most: {signed(choice['gain'])} {unit}, risk {with_interval(choice)}, KL "
+            f"{choice['setting']:g}** gains most: {signed(choice['gain'])} {unit}, risk {with_interval(choice)}, KL "
             f"{choice['kl']:.2f} nats."
             + (
                 f" Over judges that other pairs might have given, its risk lies between "
@@ -139,10 +138,10 @@ def truth_sentence(kind: str, judge: Mapping[str, Any] | None, order: float | No
             f" The judge is right on {percent(judge['accuracy'])} ({percent(judge['low'])} to "
             f"{percent(judge['high'])}) of pairs that it has not seen."
         )
-    if kind == "cross-fit":
+    if kind == "posterior":
         text += (
-            " It learnt from the same kind of pairs with the same features: what the reward models get wrong in the "
-            "same way as the judge counts as right, so this is the risk of sampling noise, not of a shared bias."
+            " They take the reward to be linear in the features, or with some probability unrelated to them: a bias "
+            "that all pairs share counts as right, and few noisy pairs can't tell a weak signal from none."
         )
     elif order is not None:
         near = ", hardly better than guessing" if order < NEAR_GUESSING else ""
@@ -154,18 +153,32 @@ def truth_sentence(kind: str, judge: Mapping[str, Any] | None, order: float | No
 
 def _vanilla_sentence(vanilla: Row, rows: Sequence[Row], unit: str) -> str:
     others = ", ".join(f"{percent(row['risk'])} at {row['setting']:g}" for row in rows)
-    return (
-        f"**Vanilla** (KL-regularised, one reward model) is worth most at beta {vanilla['setting']:g}: "
-        f"{signed(vanilla['gain'])} {unit} over the model you start from, and {with_interval(vanilla)} of the reward "
-        f"models that your data might have given end at or below it. Its risk by beta: {others}."
+    text = (
+        f"**Vanilla** (KL-regularised, one reward model) gains most at beta {vanilla['setting']:g}: "
+        f"{signed(vanilla['gain'])} {unit} over the model you start from. The probability that the policy trained on "
+        f"these pairs is no better than that model is {with_interval(vanilla)}; by beta: {others}."
     )
+    if vanilla.get("procedure_risk") is not None:
+        low, high = percent(vanilla["procedure_low"]), percent(vanilla["procedure_high"])
+        text += (
+            f" Over fresh data sets of this size it would be {percent(vanilla['procedure_risk'])} ({low} to {high})."
+        )
+    return f"{text} {vanilla['reason'][0].upper()}{vanilla['reason'][1:]}." if vanilla.get("reason") else text
+
+
+def _no_estimate(rows: Sequence[Row], kind: str) -> Verdict:
+    """Too little data for any number: the widest interval, and why."""
+    first = next(row for row in rows if row["method"] == BASELINE)
+    reason = first.get("reason") or "no setting could be valued"
+    sentences = [f"No risk is given: {reason}. It may be anything from 0 to 100 %.", truth_sentence(kind, None, None)]
+    return Verdict("warn", "Too few data for an estimate", sentences, None, dict(first))
 
 
 def _controls(equal_kl: Sequence[Row]) -> list[str]:
     """What the variance-aware forms do to risk and gain at vanilla's KL, beside the two controls.
 
-    Of all forms and betas the one whose risk is most surely below vanilla's is told; where none surely is, the one that
-    most surely gains more.
+    Of all forms and betas, the one whose risk interval lies furthest below vanilla's; where none lies below, the one
+    whose gain lies furthest above.
     """
     aware = [row for row in equal_kl if row["kind"] == "variance-aware" and row.get("vs_risk_high") is not None]
     aware = [row for row in aware if row["unreached"] <= 0.1 * (row["draws"] + row["unreached"])]
@@ -176,9 +189,10 @@ def _controls(equal_kl: Sequence[Row]) -> list[str]:
     if safer["vs_risk_high"] < 0:
         best, better, measure = safer, "safer than", "risk"
     elif richer["vs_gain_low"] > 0:
-        best, better, measure = richer, "worth more than", "gain"
+        best, better, measure = richer, "better than", "gain"
     else:
-        return [_at_equal_kl(safer, "neither surely safer nor worth more than")]
+        gains_less = safer.get("vs_gain_high") is not None and safer["vs_gain_high"] < 0
+        return [_at_equal_kl(safer, "no safer than" if gains_less else "neither safer nor better than", gains_less)]
     words = _at_equal_kl(best, better)
     same = {row["method"]: row for row in equal_kl if row["setting"] == best["setting"]}
     only, shuffled = same.get("variance-only"), same.get("permuted")
@@ -187,11 +201,12 @@ def _controls(equal_kl: Sequence[Row]) -> list[str]:
     return [words + " " + _weighed(best, only, shuffled, measure)]  # type: ignore[arg-type]
 
 
-def _at_equal_kl(row: Row, verdict: str) -> str:
+def _at_equal_kl(row: Row, verdict: str, gains_less: bool = False) -> str:
     vanilla_risk, vanilla_gain = row["risk"] - row["vs_risk"], row["gain"] - row["vs_gain"]
     low, high = (100 * row[f"vs_risk_{end}"] for end in ("low", "high"))
+    less = " and gains less" if gains_less else ""
     return (
-        f"At the KL that vanilla spends at beta {row['setting']:g}, **{row['method']}** is {verdict} vanilla: risk "
+        f"At the KL that vanilla spends at beta {row['setting']:g}, **{row['method']}** is {verdict} vanilla{less}: risk "
         f"{percent(row['risk'])} against {percent(vanilla_risk)} (paired: {low:+.0f} to {high:+.0f} points), gain "
         f"{signed(row['gain'])} against {signed(vanilla_gain)} ({signed(row['vs_gain_low'])} to "
         f"{signed(row['vs_gain_high'])})."
