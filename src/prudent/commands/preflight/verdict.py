@@ -206,8 +206,8 @@ def _at_equal_kl(row: Row, verdict: str, gains_less: bool = False) -> str:
     low, high = (100 * row[f"vs_risk_{end}"] for end in ("low", "high"))
     less = " and gains less" if gains_less else ""
     return (
-        f"At the KL that vanilla spends at beta {row['setting']:g}, **{row['method']}** is {verdict} vanilla{less}: risk "
-        f"{percent(row['risk'])} against {percent(vanilla_risk)} (paired: {low:+.0f} to {high:+.0f} points), gain "
+        f"At the KL that vanilla spends at beta {row['setting']:g}, **{row['method']}** is {verdict} vanilla{less}: "
+        f"risk {percent(row['risk'])} against {percent(vanilla_risk)} (paired: {low:+.0f} to {high:+.0f} points), gain "
         f"{signed(row['gain'])} against {signed(vanilla_gain)} ({signed(row['vs_gain_low'])} to "
         f"{signed(row['vs_gain_high'])})."
     )
