@@ -5,19 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prudent.commands.preflight import outlook, study, truth
+from prudent.commands.preflight import study, truth
 from prudent.errors import PrudentError
+from prudent.rewards.draws import halves
 
 
 def test_halves_share_no_prompt_and_are_even() -> None:
     groups = ["a"] * 5 + ["b"] * 3 + ["c"] * 2 + [f"p{i}" for i in range(10)]
-    first, second = outlook.halves(groups, 0)
+    first, second = halves(groups, 0)
     assert sorted([*first.tolist(), *second.tolist()]) == list(range(20))
     assert not {groups[i] for i in first} & {groups[i] for i in second}
     assert abs(len(first) - len(second)) <= 1
-    assert outlook.halves(groups, 1)[0].tolist() != first.tolist()
-    with pytest.raises(PrudentError, match="at least 4 prompts; there are 2"):
-        outlook.halves(["a", "a", "b"], 0)
+    assert halves(groups, 1)[0].tolist() != first.tolist()
+    with pytest.raises(PrudentError, match="at least 4 prompts, found 2"):
+        halves(["a", "a", "b"], 0)
 
 
 def test_a_judges_scale_and_offsets_mean_nothing() -> None:

@@ -103,7 +103,7 @@ def newcombe(both: int, only_first: int, only_second: int, neither: int, level: 
     first, second = both + only_first, both + only_second
     p, q = first / n, second / n
     (p_low, p_high), (q_low, q_high) = wilson(first, n, level), wilson(second, n, level)
-    excess, product = both * neither - only_first * only_second, first * (n - first) * second * (n - second)
+    excess, product = float(both * neither - only_first * only_second), first * (n - first) * second * (n - second)
     if excess > 0:
         excess = max(excess - n / 2, 0.0)  # Newcombe's continuity correction
     phi = excess / product**0.5 if product else 0.0

@@ -112,6 +112,22 @@ def bootstrap_rows(
     return torch.stack([row.repeat(-(-n // len(row)))[:n] for row in rows])
 
 
+def halves(groups: Sequence[Any], seed: Seed) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row numbers of two halves that share no prompt, as even in pairs as whole prompts allow."""
+    rows: dict[Any, list[int]] = {}
+    for row, group in enumerate(groups):
+        rows.setdefault(group, []).append(row)
+    if len(rows) < 4:
+        raise PrudentError(f"two halves of the pairs need pairs of at least 4 prompts, found {len(rows)}")
+    names = list(rows)
+    order = numpy_generator(seed).permutation(len(names))
+    sides: tuple[list[int], list[int]] = ([], [])
+    for place in sorted(order, key=lambda i: -len(rows[names[i]])):
+        smaller = sides[0] if len(sides[0]) <= len(sides[1]) else sides[1]
+        smaller.extend(rows[names[place]])
+    return torch.tensor(sorted(sides[0])), torch.tensor(sorted(sides[1]))
+
+
 def draw_counts(
     n: int, draws: int, members: int, seed: Seed, groups: Sequence[Any] | ArrayLike | None = None
 ) -> torch.Tensor:

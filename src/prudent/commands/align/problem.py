@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from prudent.commands.preflight.truth import accuracy, halves
+from prudent.commands.preflight.truth import accuracy
 from prudent.errors import PrudentError
 from prudent.rewards.containers import CandidateFeatures, PairFeatures
-from prudent.rewards.draws import draw_heads
+from prudent.rewards.draws import draw_heads, halves
 from prudent.rewards.heads import HeadEnsemble
 from prudent.seeding import Seed, spawn
 

@@ -30,11 +30,12 @@ from prudent.commands.preflight.given_pairs import (
     trained_on,
     valued,
 )
-from prudent.commands.preflight.outlook import compare, halves, with_half_the_pairs
+from prudent.commands.preflight.outlook import compare, with_half_the_pairs
 from prudent.commands.preflight.truth import Truth, inequality, link, ordering
 from prudent.commands.preflight.verdict import Verdict, conclude
 from prudent.policies.objectives import METHODS
 from prudent.rewards.containers import CandidateFeatures, PairFeatures
+from prudent.rewards.draws import halves
 from prudent.seeding import Seed, spawn
 
 OUTLOOK_METHODS = (BASELINE, "mean", "proportional")

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from prudent.commands.preflight.core import Outcomes, at_equal_beta, draw_scores, join, see
-from prudent.errors import PrudentError
 from prudent.rewards.containers import CandidateFeatures, PairFeatures
-from prudent.seeding import Seed, numpy_generator, spawn
+from prudent.rewards.draws import halves
+from prudent.seeding import Seed, spawn
 
 MOST_GROWTH = 1.0  # a doubling of the pairs can't do more than double m / s: m saturates, s falls no faster than 1/n
 
@@ -40,25 +40,6 @@ def continued(half: float | None, full: float | None) -> float | None:
         return None
     growth = min(MOST_GROWTH, max(0.0, math.log2(full / half)))
     return normal_risk(full * 2**growth)
-
-
-def halves(groups: Sequence[Any], seed: Seed) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row numbers of two halves that share no prompt, as even in pairs as whole prompts allow."""
-    rows: dict[Any, list[int]] = {}
-    for row, group in enumerate(groups):
-        rows.setdefault(group, []).append(row)
-    if len(rows) < 4:
-        raise PrudentError(
-            f"preflight repeats itself with half of the pairs, which takes pairs of at least 4 prompts; there are "
-            f"{len(rows)}"
-        )
-    names = list(rows)
-    order = numpy_generator(seed).permutation(len(names))
-    sides: tuple[list[int], list[int]] = ([], [])
-    for place in sorted(order, key=lambda i: -len(rows[names[i]])):
-        smaller = sides[0] if len(sides[0]) <= len(sides[1]) else sides[1]
-        smaller.extend(rows[names[place]])
-    return torch.tensor(sorted(sides[0])), torch.tensor(sorted(sides[1]))
 
 
 def with_half_the_pairs(
