@@ -36,7 +36,7 @@ NAMES: dict[str, str] = {
     "overoptimize": "",
     "best_of_n": "",
     "rlp": "",
-    "theory": "The theorems as running code: recompute every claim, map where it helps, certify a reward model.",
+    "theory": "The theorems as running code: recompute every claim, certify a reward model.",
     "recommend": "Recommend by how uncertain a missing label is (AUR), and see what that does to the tail.",
 }
 

@@ -8,7 +8,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -20,6 +20,7 @@ from prudent.commands.common import print_json, say
 from prudent.commands.options import CommonOptions, Field, build, fields_of, named
 from prudent.commands.yaml_file import read_yaml
 from prudent.errors import PrudentError
+from prudent.runs import room_named
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # typer carries its own click
 
@@ -40,23 +41,33 @@ class Group(TyperGroup):
             fail(f"{ctx.command_path} has no command {args[0]!r}; it has {', '.join(self.commands)}", "--json" in args)
         return super().resolve_command(ctx, args)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with usage_errors("--json" in args):
+            return super().parse_args(ctx, args)
+
+
+@contextlib.contextmanager
+def usage_errors(as_json: bool) -> Iterator[None]:
+    """Usage errors as one JSON object where --json is given."""
+    try:
+        yield
+    except USAGE_ERROR as error:
+        if as_json:
+            fail(error.format_message(), True)
+        raise
+
 
 class Line(TyperCommand):
     """A command whose options of several values may be followed by them, ``--betas 0.1 0.3``, and whose usage errors
     are JSON where --json is given."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        as_json = "--json" in args  # parsing empties the list
-        try:
+        with usage_errors("--json" in args):
             if all(param.param_type_name == "option" for param in self.params):
                 args = spread(
                     args, {name for param in self.params if getattr(param, "multiple", False) for name in param.opts}
                 )
             return super().parse_args(ctx, args)
-        except USAGE_ERROR as error:
-            if as_json:
-                fail(error.format_message(), True)
-            raise
 
 
 def spread(arguments: list[str], many: set[str]) -> list[str]:
@@ -123,7 +134,7 @@ def execute(options: type[CommonOptions], given: dict[str, Any]) -> None:
     try:
         chosen = build(options, given)
         # Libraries that print do so beside the one object.
-        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext(), room_named():
             result = load(about.run)(chosen)
     except PrudentError as error:
         fail(str(error), as_json)

@@ -9,11 +9,12 @@ library is imported.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import math
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import (
@@ -31,11 +32,14 @@ from typing import (
 )
 
 import typer
+from typer.models import ArgumentInfo
 
 from prudent.errors import PrudentError
 
 DEFAULT_MODEL = "smollm2"  # that of features.models, which imports torch
+MOST_TOKENS, MANY = 1_000_000, 10_000  # limits of a text's length, and of members, repetitions and the like
 HOW = ("out", "overwrite", "as_json", "config", "seed")  # how a run is written; the manifest keeps the seed beside
+READING = "Reading"  # panel
 SOURCE = "a file or a hub id"  # marks options whose values are files where they look like one
 FILES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".arrow", ".gz", ".zst", ".feather", ".txt")
 
@@ -51,6 +55,8 @@ class Field(NamedTuple):
 
     @property
     def flag(self) -> str:
+        if isinstance(self.info, ArgumentInfo):
+            return str(self.info.metavar or self.name.upper())
         # In Annotated the first declaration stands where typer's default does.
         given = (getattr(self.info, "default", None), *(getattr(self.info, "param_decls", None) or ()))
         declared = [text for text in given if isinstance(text, str) and text.startswith("--")]
@@ -59,7 +65,7 @@ class Field(NamedTuple):
     @property
     def key(self) -> str:
         """Name in YAML and in Python: that of the flag."""
-        return self.flag[2:].replace("-", "_")
+        return self.name if isinstance(self.info, ArgumentInfo) else self.flag[2:].replace("-", "_")
 
     @property
     def one(self) -> Any:
@@ -79,6 +85,7 @@ class CommonOptions:
     """What every command takes."""
 
     command: ClassVar[Command]
+    given: ClassVar[frozenset[str]] = frozenset()  # fields that were named, even at their default; ``build`` sets them
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every random choice below this command.")] = 0
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one strict JSON object on stdout and nothing else there.")
@@ -95,9 +102,15 @@ class CommonOptions:
         return {}
 
     def changed(self) -> dict[str, Any]:
-        """Flags of the options that aren't at their default, and the values."""
+        """Flags of the options that were named or aren't at their default, and the values."""
         found = {field: getattr(self, field.name) for field in fields_of(type(self))}
-        return {field.flag: value for field, value in found.items() if value != field.default}
+        return {
+            field.flag: value for field, value in found.items() if value != field.default or field.name in self.given
+        }
+
+    def unusable(self, flags: Iterable[str], why: str) -> list[str]:
+        """A problem for each of these flags that was given: ``why`` says what doesn't use it."""
+        return [f"{why} doesn't use {flag}; leave it out" for flag in self.changed() if flag in set(flags)]
 
     def problems(self) -> list[str]:
         """What is wrong with these options together; a command adds its own."""
@@ -117,6 +130,24 @@ class CommonOptions:
         return self
 
 
+@dataclass(frozen=True, kw_only=True)
+class RowOptions(CommonOptions):
+    """Options of a command that reads rows."""
+
+    column: Annotated[
+        tuple[str, ...],
+        typer.Option("--column", help="OURS=THEIRS, for example prompt=question.", rich_help_panel=READING),
+    ] = ()
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The file's name of each of our columns that it names otherwise."""
+        return pairs("--column", self.column, "OURS=THEIRS, for example prompt=question")
+
+    def problems(self) -> list[str]:
+        return said(lambda: self.columns)
+
+
 OUT_HELP = "Folder to write; it appears whole or not at all."
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a finished run that is in --out.")]
 
@@ -130,10 +161,32 @@ class RunOptions(CommonOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OptionalRun(CommonOptions):
+    """A run folder only where it is asked for."""
+
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Run folder to write: JSON, items, tables, report.html.")
+    ] = None
+    overwrite: Overwrite = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ResumableOptions(CommonOptions):
     """Options of a command that goes on where it stopped when it is given again."""
 
     out: Annotated[Path, typer.Option("--out", help=OUT_HELP)]
+
+
+# Options that several commands have.
+Images = Annotated[bool, typer.Option(help="Write PNG and SVG of each chart.")]
+ModelName = Annotated[str, typer.Option("--model", help="Language model: smollm2 (embedded), a folder or a hub id.")]
+Pooling = Annotated[str, typer.Option("--pooling", help="Features: last, mean or last+mean token states.")]
+MaxLength = Annotated[int, typer.Option("--max-length", min=1, max=MOST_TOKENS, help="Longest conversation in tokens.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="Precision of the language model; by default what is fast.")]
+MaxPairs = Annotated[int | None, typer.Option("--max-pairs", min=2, help="Use at most so many pairs, drawn at random.")]
+MaxTestPairs = Annotated[
+    int | None, typer.Option("--max-test-pairs", min=2, help="Use at most so many test pairs, drawn at random.")
+]
 
 
 class Command(NamedTuple):
@@ -174,6 +227,51 @@ def fields_of(options: type[CommonOptions]) -> list[Field]:
         found.append(Field(field.name, hint, info, default, SOURCE in marks))
     owners = {name: place for place, owner in enumerate(options.__mro__) for name in inspect.get_annotations(owner)}
     return sorted(found, key=lambda field: owners[field.name])
+
+
+def pairs(flag: str, entries: Iterable[str], form: str) -> dict[str, str]:
+    """``NAME=VALUE`` texts as a mapping; PrudentError for another text and for a name that is given twice."""
+    found: dict[str, str] = {}
+    for entry in entries:
+        left, _, right = entry.partition("=")
+        if not left or not right:
+            raise PrudentError(f"{flag} {entry!r}: give {form}")
+        if left in found:
+            raise PrudentError(f"{flag} names {left!r} twice; keep one")
+        found[left] = right
+    return found
+
+
+def number_or_cv(flag: str, text: str | None) -> float | str | None:
+    """A positive number, or the word "cv", or nothing; PrudentError for another text."""
+    if text is None or text == "cv":
+        return text
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise PrudentError(f'{flag} is {text!r}, must be "cv" or a positive number')
+
+
+def numbers(flag: str, text: str) -> tuple[int, ...]:
+    """Whole numbers from 1 on, separated by commas; PrudentError for another text."""
+    try:
+        found = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1:
+        raise PrudentError(f"{flag} is {text!r}; give whole numbers from 1 on, separated by commas")
+    return found
+
+
+def said(*checks: Callable[[], Any]) -> list[str]:
+    """What these calls raise as PrudentError."""
+    found = []
+    for check in checks:
+        try:
+            check()
+        except PrudentError as error:
+            found.append(str(error))
+    return found
 
 
 def faults(field: Field, value: Any) -> list[str]:
@@ -230,7 +328,9 @@ def _one(field: Field, value: Any) -> Any:
 def build(options: type[O], given: Mapping[str, Any]) -> O:
     """Checked options from values by name; PrudentError lists near names for one that is unknown."""
     values = named(options, given)
-    return options(**{**options.presets(values), **values}).checked()
+    made = options(**{**options.presets(values), **values})
+    object.__setattr__(made, "given", frozenset(values))
+    return made.checked()
 
 
 def named(options: type[CommonOptions], given: Mapping[str, Any], where: str = "") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prudent.commands.clean.options import Settings
+from prudent.commands.clean.options import CleanOptions
 from prudent.data.files import open_records
 from prudent.data.preferences import draw_pairs, prompt_key, read_preferences_with_report
 from prudent.data.read_report import ReadReport
@@ -38,11 +38,11 @@ class Inputs:
     votes: dict[str, Any] | None
 
 
-def read_inputs(settings: Settings) -> Inputs:
+def read_inputs(settings: CleanOptions) -> Inputs:
     """Read the file to clean and the splits to compare it with. Raises PrudentError as ``read_preferences`` does."""
     options: dict[str, Any] = {
         "on_error": "skip",
-        "columns": dict(settings.columns),
+        "columns": settings.columns,
         "split": settings.split,
         "rating": settings.rating,
         "ties": settings.ties,
@@ -69,7 +69,7 @@ def read_inputs(settings: Settings) -> Inputs:
     return Inputs(data, report, keys, others, test, test_keys, votes)
 
 
-def vote_report(settings: Settings) -> dict[str, Any] | None:
+def vote_report(settings: CleanOptions) -> dict[str, Any] | None:
     """Agreement of the annotators over all rows with readable votes, ties and undecided rows included."""
     table = []
     name = settings.columns.get("votes", "votes")
@@ -110,13 +110,13 @@ class Features:
     what: str
 
 
-def open_encoder(settings: Settings) -> Any:
+def open_encoder(settings: CleanOptions) -> Any:
     """The encoder, or None without a model. Loads nothing heavy until it encodes."""
-    if settings.encoder is None:
+    if settings.model is None:
         return None
     from prudent.features.encoder import Encoder
 
-    return Encoder(settings.encoder, pooling=settings.pooling, max_length=settings.max_length)
+    return Encoder(settings.model, pooling=settings.pooling, max_length=settings.max_length)
 
 
 def token_ids(encoder: Any) -> Ids | None:
@@ -126,12 +126,12 @@ def token_ids(encoder: Any) -> Ids | None:
     return lambda prompts, answers: [found.ids for found in encoder.renderer.conversations(prompts, answers)]
 
 
-def load_features(settings: Settings, inputs: Inputs, encoder: Any) -> Features | None:
+def load_features(settings: CleanOptions, inputs: Inputs, encoder: Any) -> Features | None:
     """Features of all pairs, from a file or from the encoder (cached on disk); None when neither is given."""
     data, test = inputs.data, inputs.test
     if settings.features is not None:
         sides = _read_features(settings.features, len(data), None if test is None else len(test))
-        what = Path(settings.features).name
+        what = settings.features.name
     elif encoder is not None:
         parts = [
             (part["prompt"][:], part[side][:])
@@ -142,14 +142,14 @@ def load_features(settings: Settings, inputs: Inputs, encoder: Any) -> Features 
         # one call, in which the answers to one prompt share its computation
         both = encoder.encode([p for prompts, _ in parts for p in prompts], [a for _, side in parts for a in side])
         sides = list(both.split([len(side) for _, side in parts]))
-        what = f"{settings.encoder}, {settings.pooling} token states"
+        what = f"{settings.model}, {settings.pooling} token states"
     else:
         return None
     difference, *rest = standard_differences(*sides)
     return Features(difference, rest[0] if rest else None, what)
 
 
-def _read_features(path: str, n: int, test: int | None) -> list[torch.Tensor]:
+def _read_features(path: Path, n: int, test: int | None) -> list[torch.Tensor]:
     """chosen and rejected, and those of the test pairs when there are any."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file

@@ -1,121 +1,133 @@
-"""What a person can choose about one cleaning run, checked before any work is done."""
+"""Options of ``prudent clean``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
 
-from prudent.data.formats import SCORES
-from prudent.data.repairs import Plan, parse_deciles
-from prudent.data.rules import RULES, parse_actions
-from prudent.errors import PrudentError
+import typer
 
-NEEDS = {
-    "truncated": ("a model whose tokenizer trains on the pairs", "--encoder"),
-    "leak": ("another split to compare prompts with", "--against or --test"),
-}
+from prudent.commands.options import (
+    DEFAULT_MODEL,
+    MANY,
+    READING,
+    SOURCE,
+    MaxLength,
+    MaxPairs,
+    MaxTestPairs,
+    Pooling,
+    RowOptions,
+    RunOptions,
+    command,
+    number_or_cv,
+    said,
+)
+
+REPAIRS, PROOF = "Repairs (by strength)", "Proof"
+BY_STRENGTH = ("--flip", "--soften", "--widen", "--weigh", "--drop-deciles", "--plant", "--second-label")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """See ``prudent clean --help``; the names are those of its options."""
+@command(
+    "clean",
+    run="clean.run:run",
+    show="clean.output:show",
+    example="prudent clean train.jsonl --flip 0.1 --test test.jsonl --out runs/clean",
+)
+@dataclass(frozen=True, kw_only=True)
+class CleanOptions(RowOptions, RunOptions):
+    """Find faulty preference pairs, show why, and write a cleaned file in which every change has its evidence."""
 
-    source: str
-    rule: tuple[str, ...] = ()
-    encoder: str | None = "smollm2"
-    features: str | None = None
-    pooling: str = "last+mean"
-    max_length: int = 1024
-    split: str | None = None
-    columns: Mapping[str, str] = field(default_factory=dict)
-    rating: str | None = None
-    ties: str = "drop"
-    soft_votes: str = "half"
-    min_share: float = 0.5
-    max_pairs: int | None = None
-    max_test_pairs: int | None = None
-    against: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
-    holdout: float = 0.25
-    seeds: int = 20
-    members: int = 10
-    folds: int = 5
-    ridge: float | str = "cv"
-    in_sample: bool = False
-    flip: float = 0.0
-    soften: str = ""
-    soft_label: str = "strength"
-    widen: str = ""
-    weigh: str = ""
-    weight: float = 0.5
-    drop_deciles: str = ""
-    second_label: str | None = None
-    plant: tuple[float, ...] = ()
-    decisions: str | None = None
-    review: int = 100
-    seed: int = 0
+    source: Annotated[str, typer.Argument(metavar="FILE", help="Preference file or hub id."), SOURCE]
+    rule: Annotated[
+        tuple[str, ...],
+        typer.Option(
+            help="NAME=flag, drop, apply (what is suggested) or keep (off); NAME may be all. See docs/clean.md."
+        ),
+    ] = ()
+    encoder: Annotated[str, typer.Option(help='Model that gives the features; "none" for rules alone.')] = DEFAULT_MODEL
+    features: Annotated[
+        Path | None,
+        typer.Option(help="Safetensors file of features (chosen, rejected), in place of --encoder.", exists=True),
+    ] = None
+    pooling: Pooling = "last+mean"
+    max_length: MaxLength = 1024
+    split: Annotated[str | None, typer.Option(help="Split of a hub data set.", rich_help_panel=READING)] = None
+    max_pairs: MaxPairs = None
+    rating: Annotated[str | None, typer.Option(help="Rating column of single responses.", rich_help_panel=READING)] = (
+        None
+    )
+    ties: Annotated[
+        Literal["drop", "keep"], typer.Option(help="drop, or keep (soft label 1/2).", rich_help_panel=READING)
+    ] = "drop"
+    soft_votes: Annotated[
+        Literal["half", "ignore", "none"],
+        typer.Option(help="Soft labels from votes: half (of a tie), ignore (ties) or none.", rich_help_panel=READING),
+    ] = "half"
+    min_share: Annotated[
+        float, typer.Option(help="Share of votes that wins; 0.75 is three of four.", rich_help_panel=READING)
+    ] = 0.5
+    against: Annotated[tuple[str, ...], typer.Option(help="Other splits whose prompts must not recur."), SOURCE] = ()
+    flip: Annotated[float, typer.Option(help="Share of the weakest labels to flip.", rich_help_panel=REPAIRS)] = 0.0
+    soften: Annotated[str, typer.Option(help="Deciles to soften, as 1-4 or all.", rich_help_panel=REPAIRS)] = ""
+    soft_label: Annotated[
+        str, typer.Option(help='"strength" (the members\' probability) or a number.', rich_help_panel=REPAIRS)
+    ] = "strength"
+    widen: Annotated[str, typer.Option(help="Deciles that get a margin.", rich_help_panel=REPAIRS)] = ""
+    weigh: Annotated[str, typer.Option(help="Deciles that count less.", rich_help_panel=REPAIRS)] = ""
+    weight: Annotated[float, typer.Option(help="What they count.", rich_help_panel=REPAIRS)] = 0.5
+    drop_deciles: Annotated[str, typer.Option(help="Deciles to drop.", rich_help_panel=REPAIRS)] = ""
+    members: Annotated[
+        int, typer.Option(min=2, help="Members that judge a pair.", rich_help_panel=REPAIRS, max=MANY)
+    ] = 10
+    folds: Annotated[int, typer.Option(min=2, help="Parts of the cross-fit.", rich_help_panel=REPAIRS, max=MANY)] = 5
+    in_sample: Annotated[
+        bool, typer.Option("--in-sample", help="Let members judge pairs they trained on.", rich_help_panel=REPAIRS)
+    ] = False
+    ridge: Annotated[str, typer.Option(help='Number or "cv".', rich_help_panel=REPAIRS)] = "cv"
+    second_label: Annotated[
+        str | None, typer.Option(help="Column with another judge's probability.", rich_help_panel=REPAIRS)
+    ] = None
+    test: Annotated[tuple[str, ...], typer.Option(help="Untouched test files.", rich_help_panel=PROOF), SOURCE] = ()
+    max_test_pairs: MaxTestPairs = None
+    holdout: Annotated[
+        float, typer.Option(help="Share of prompts to test on without --test; 0 for none.", rich_help_panel=PROOF)
+    ] = 0.25
+    seeds: Annotated[int, typer.Option(min=2, help="Reward models per variant.", rich_help_panel=PROOF, max=MANY)] = 20
+    plant: Annotated[
+        tuple[float, ...], typer.Option(help="Share of labels to turn round and seek.", rich_help_panel=PROOF)
+    ] = ()
+    decisions: Annotated[Path | None, typer.Option(help="Decisions saved on the page review.html.", exists=True)] = None
+    review: Annotated[int, typer.Option(min=0, help="Changes of one rule on the review page.", max=1_000_000)] = 100
+    output: Annotated[Literal["jsonl", "parquet"], typer.Option(help="Cleaned file: jsonl or parquet.")] = "jsonl"
 
     @property
-    def judged(self) -> bool:
-        """Whether there are features to judge pairs by."""
-        return self.encoder is not None or self.features is not None
+    def model(self) -> str | None:
+        """Model that gives the features, or None for rules alone and for features from a file."""
+        return None if self.features is not None or self.encoder == "none" else self.encoder
 
-    def plan(self) -> Plan:
-        value = None
-        if self.soft_label != "strength":
-            try:
-                value = float(self.soft_label)
-            except ValueError:
-                raise PrudentError(f'soft label {self.soft_label!r}: give "strength" or a probability') from None
-        drop, soften, widen, weigh = map(parse_deciles, (self.drop_deciles, self.soften, self.widen, self.weigh))
-        return Plan(self.flip, drop, soften, widen, value, weigh, self.weight)
+    @property
+    def ridge_value(self) -> float | str:
+        return number_or_cv("--ridge", self.ridge) or "cv"
 
-    def actions(self, columns: list[str] | None = None) -> dict[str, str]:
-        """Action of every rule. A rule that lacks what it needs is off by default, and an error when asked for."""
-        actions = parse_actions(self.rule)
-        asked = {choice.partition("=")[0] for choice in self.rule if not choice.endswith("=keep")}
-        lacking = dict(NEEDS)
-        if self.encoder is not None:
-            lacking.pop("truncated")
-        if self.against or self.test:
-            lacking.pop("leak")
-        if columns is not None and "votes" not in columns:
-            lacking["votes"] = ("each annotator's vote", 'a column "votes"')
-        if columns is not None and not any(set(pair) <= set(columns) for pair in SCORES):
-            lacking["scores"] = ("both sides' scores", "columns such as score_chosen and score_rejected")
-        for name, (what, remedy) in lacking.items():
-            if name in asked:
-                raise PrudentError(f"rule {name!r} needs {what}; give {remedy}, or {name}=keep")
-            actions[name] = "keep"
-        return actions
-
-    def check(self) -> Settings:
-        """PrudentError for choices that no file can satisfy."""
-        plan = self.plan()
-        self.actions()
-        if not self.judged:
-            needs = {
-                "--flip, --soften, --widen, --weigh or --drop-deciles": plan.changes_anything,
-                "--plant": bool(self.plant),
-                "--second-label": self.second_label is not None,
-            }
-            for option, given in needs.items():
-                if given:
-                    raise PrudentError(f"{option} works on the strength of pairs, which needs --encoder or --features")
+    def problems(self) -> list[str]:
+        problems = super().problems() + said(lambda: self.ridge_value)
+        if self.model is None and self.features is None:
+            problems += [
+                f"{flag} works on the strength of pairs, which needs --encoder or --features"
+                for flag in self.changed()
+                if flag in BY_STRENGTH
+            ]
         if self.features is not None and (self.max_pairs is not None or self.max_test_pairs is not None):
-            raise PrudentError(
+            problems.append(
                 "--features holds one row for every pair of the files, so --max-pairs and --max-test-pairs can't go "
                 "with it; leave them out"
             )
         if not 0 <= self.holdout < 1:
-            raise PrudentError(f"holdout is {self.holdout}; it is a share of the prompts, 0 (no proof) to below 1")
-        for share in self.plant:
-            if not 0 < share < 0.5:
-                raise PrudentError(f"plant {share}: a share of labels to turn round, above 0 and below 0.5")
-        return self
-
-
-def rule_table() -> list[dict[str, Any]]:
-    """Names, defaults and meanings of the rules, for help and reports."""
-    return [{"rule": rule.name, "default": rule.default, "what": rule.what} for rule in RULES.values()]
+            problems.append(f"--holdout is {self.holdout}; it is a share of the prompts, 0 (no proof) to below 1")
+        problems += [
+            f"--plant is {share}: a share of labels to turn round, above 0 and below 0.5"
+            for share in self.plant
+            if not 0 < share < 0.5
+        ]
+        return problems

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from prudent.commands.clean.options import Settings
+from prudent.commands.clean.options import CleanOptions
+from prudent.commands.clean.plan import repair_plan
 from prudent.data.repairs import Plan, plan_repairs
 from prudent.evaluation.intervals import holm
 from prudent.evaluation.label_noise import Labels, Variant, compare_labels, find_flips, plant_flips
@@ -41,14 +42,16 @@ def some_prompts(keys: Sequence[str], rows: np.ndarray, most: int, seed: Any) ->
     return np.array(sorted(taken))
 
 
-def judge(difference: Any, keys: Sequence[str], given: Mapping[str, Any], settings: Settings, seed: Any) -> Strength:
+def judge(
+    difference: Any, keys: Sequence[str], given: Mapping[str, Any], settings: CleanOptions, seed: Any
+) -> Strength:
     """Strength of pairs whose standardised differences are given, as the settings say."""
     return strength_of_differences(
         difference,
         list(keys),
         members=settings.members,
         folds=settings.folds,
-        ridge=settings.ridge,
+        ridge=settings.ridge_value,
         in_sample=settings.in_sample,
         weight=given.get("weight"),
         soft_label=given.get("soft_label"),
@@ -87,7 +90,7 @@ def prove(
     test_keys: Sequence[str],
     given: Mapping[str, Any],
     cleaned: np.ndarray,
-    settings: Settings,
+    settings: CleanOptions,
 ) -> dict[str, Any]:
     """Test accuracy of reward models trained on the labels as given, after the rules, and after each kind of repair.
 
@@ -103,7 +106,7 @@ def prove(
     rows = np.flatnonzero(cleaned)
     part = {name: np.asarray(values)[rows] for name, values in given.items()}
     found = judge(difference[torch.from_numpy(rows)], [keys[i] for i in rows.tolist()], part, settings, judge_seed)
-    plan = settings.plan()
+    plan = repair_plan(settings)
     chosen = {"your options": plan} if plan.changes_anything else {}
     for name, option in {**chosen, **OPTIONS}.items():
         variants[name] = spread(repaired_labels(found, option, part), rows, n)
@@ -114,7 +117,7 @@ def prove(
         groups=keys,
         test_groups=test_keys,
         seeds=settings.seeds,
-        ridge=settings.ridge,
+        ridge=settings.ridge_value,
         seed=compare_seed,
     )
     return {"train_pairs": n, "test_pairs": len(test_difference), "seeds": settings.seeds, "table": rows_of(table)}
@@ -160,7 +163,7 @@ def plant(
     test_keys: Sequence[str],
     given: Mapping[str, Any],
     share: float,
-    settings: Settings,
+    settings: CleanOptions,
 ) -> dict[str, Any]:
     """Turn a known share of labels round at random, and see what strength finds and what repairs regain."""
     plant_seed, judge_seed, compare_seed = spawn(settings.seed, 7)[4:]
@@ -189,7 +192,7 @@ def plant(
         groups=keys,
         test_groups=test_keys,
         seeds=settings.seeds,
-        ridge=settings.ridge,
+        ridge=settings.ridge_value,
         seed=compare_seed,
     )
     result["training"] = rows_of(table)

@@ -1,4 +1,4 @@
-"""One cleaning run: the steps in order, each on the last one's result. Nothing is written here."""
+"""One cleaning run: the steps in order, each on the last one's result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from prudent.commands.clean.inputs import Features, Inputs, load_features, open_encoder, read_inputs, token_ids
-from prudent.commands.clean.options import Settings
+from prudent.commands.clean.options import CleanOptions
+from prudent.commands.clean.plan import repair_plan, rule_actions
 from prudent.commands.clean.proof import judge, plant, prove, some_prompts, split_prompts
 from prudent.data.cleaning import (
     Change,
@@ -26,12 +27,13 @@ from prudent.data.cleaning import (
 )
 from prudent.data.duplicates import noise_ceiling, repeated_prompts, squeezed_text
 from prudent.data.lengths import length_report, word_counts
-from prudent.data.preferences import training_columns
+from prudent.data.preferences import data_hash, training_columns
 from prudent.data.repairs import plan_repairs
 from prudent.data.rules import Rows, run_rules
 from prudent.errors import PrudentError
 from prudent.evaluation.intervals import correlation
 from prudent.rewards.strength import Strength, decile_groups, decile_table, shares
+from prudent.runs import new_run
 from prudent.seeding import spawn
 
 PROOF_PAIRS = 20_000  # more training pairs than this make a proof slower, not surer: test pairs decide that
@@ -55,7 +57,7 @@ class Judged:
 class Outcome:
     """All that a run found and did."""
 
-    settings: Settings
+    settings: CleanOptions
     inputs: Inputs
     actions: dict[str, str]
     changes: list[Change]
@@ -82,13 +84,27 @@ class Clock:
         self.seconds[name], self.last = now - self.last, now
 
 
-def clean(settings: Settings) -> Outcome:
+def run(options: CleanOptions) -> dict[str, Any]:
+    """The command: clean and write the folder; what result.json holds, with ``out``."""
+    from prudent.commands.clean.output import write
+
+    outcome = clean(options)
+    result = summary(outcome)
+    with new_run(options.out, "clean", options.chosen(), options.seed, options.overwrite) as written:
+        written.manifest["hashes"]["preferences"] = data_hash(outcome.inputs.data)
+        written.manifest["timings_s"] = outcome.timings
+        write(written, outcome, result)
+    return {**result, "out": str(options.out)}
+
+
+def clean(settings: CleanOptions) -> Outcome:
     """Read, apply rules, judge, repair, decide, apply, prove. Raises PrudentError for bad input; writes nothing."""
-    settings.check()
+    repair_plan(settings)
+    rule_actions(settings)
     decisions = read_decisions(settings.decisions) if settings.decisions else []
     clock = Clock()
     inputs = read_inputs(settings)
-    actions = settings.actions(inputs.data.column_names)
+    actions = rule_actions(settings, inputs.data.column_names)
     second = second_label(settings, inputs)
     lines, hashes = inputs.data["row"][:], hashes_of(inputs.data)
     clock.lap("read")
@@ -147,7 +163,7 @@ def given_columns(inputs: Inputs, rows: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def judge_pairs(
-    settings: Settings,
+    settings: CleanOptions,
     inputs: Inputs,
     features: Features,
     usable: np.ndarray,
@@ -170,7 +186,7 @@ def judge_pairs(
         known = ~np.isnan(other)
         rank = correlation(mean[known], other[known], "spearman", seed=settings.seed)
         judged.second = {"column": settings.second_label, "labelled": int(known.sum()), "spearman": rank}
-    repairs = plan_repairs(mean, found.probability.numpy(), decile, settings.plan())
+    repairs = plan_repairs(mean, found.probability.numpy(), decile, repair_plan(settings))
     changes = changes_of_repairs(repairs, places.tolist(), mean, std, decile, lines, hashes)
     weak = np.flatnonzero((mean < -std) & ~repairs.flip & ~repairs.drop)
     for i in weak[np.argsort(mean[weak], kind="stable")]:
@@ -180,7 +196,7 @@ def judge_pairs(
     return judged, changes
 
 
-def second_label(settings: Settings, inputs: Inputs) -> np.ndarray | None:
+def second_label(settings: CleanOptions, inputs: Inputs) -> np.ndarray | None:
     """The second label column as (n,) float64 with NaN where it is missing. PrudentError when it is not there, or not
     numbers in [0, 1]."""
     name = settings.second_label

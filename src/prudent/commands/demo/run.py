@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from prudent.commands.demo.options import DemoOptions
 from prudent.commands.demo.page import report
 from prudent.demo.shipped import load_features
 from prudent.demo.tone import tone_world
@@ -144,3 +145,14 @@ def run(
         report(result, world).write(folder, images=images)
         folder.write_json("results.json", result)
     return result
+
+
+def demo(options: DemoOptions) -> dict[str, Any]:
+    """The command: ``run`` in one thread, as the matrices are small and threads would mostly wait for each other."""
+    torch.set_num_threads(1)
+    return run(options.out, seed=options.seed, overwrite=options.overwrite, images=options.images)
+
+
+def show(found: dict[str, Any], options: DemoOptions) -> None:
+    """Print the answer and where the report is."""
+    print("\n".join([*printed(found), f"Report: {options.out / 'report.html'}"]))

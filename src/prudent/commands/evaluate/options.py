@@ -8,19 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from prudent.commands.options import SOURCE, CommonOptions, Overwrite, command
+from prudent.commands.options import SOURCE, OptionalRun, command
 
 RUN = "evaluate.run:evaluate"
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptionalRun(CommonOptions):
-    """A run folder only where it is asked for."""
-
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Run folder to write: JSON, items, tables, report.html.")
-    ] = None
-    overwrite: Overwrite = False
 
 
 @dataclass(frozen=True, kw_only=True)

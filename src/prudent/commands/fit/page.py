@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from prudent.commands.fit.options import FitOptions
     from prudent.rewards.model import RewardModel
     from prudent.runs import Run
 
@@ -109,3 +110,19 @@ def write_page(run: Run, result: dict[str, Any]) -> None:
         )
         report.chart(chart, f"accuracy-{name}", f"Accuracy on the {name} pairs, with 95 % intervals.")
     report.write(run, images=False)
+
+
+def show(result: dict[str, Any], options: FitOptions) -> None:
+    """The few lines that a person reads."""
+    print(f"{result['family']}: {result['members']} members on {result['pairs']} pairs in {result['seconds']:.1f} s")
+    for name in ("train", "test"):
+        found = result[name]
+        if found is None:
+            continue
+        mean, longer = found["accuracy"], found["longer_answer_accuracy"]
+        members = sorted(one.value for one in found["member_accuracy"])
+        print(
+            f"{name}: accuracy {mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}] on {found['pairs']} pairs; members "
+            f"{members[0]:.3f} to {members[-1]:.3f}; longer answer {longer.value:.3f}"
+        )
+    print(f"wrote {options.out}")

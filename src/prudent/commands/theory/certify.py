@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prudent.commands.common import say
+from prudent.commands.preflight.inputs import pool_gold
+from prudent.commands.theory.options import CertifyOptions
 from prudent.errors import PrudentError
+from prudent.evaluation.overoptimization.worlds import read_candidates
 from prudent.reporting import charts
 from prudent.reporting.report import Report
 from prudent.rewards.uncertainty import centre
@@ -78,28 +81,16 @@ def read_belief(model: Path, candidates: Pool) -> tuple[Belief, torch.Tensor | N
     return belief_from_members(scores, reference), centre(moved.double(), weights=reference)
 
 
-def certify_model(
-    out: Path,
-    model: Path,
-    pool: Path,
-    *,
-    betas: Sequence[float],
-    delta: float,
-    images: bool,
-    overwrite: bool,
-    seed: int,
-) -> dict[str, Any]:
-    """Write the certificate of a reward model on a pool; returns what results.json holds."""
-    from prudent.commands.preflight.inputs import pool_gold
-    from prudent.evaluation.overoptimization.worlds import read_candidates
-
-    options = {"model": str(model), "pool": str(pool), "betas": list(betas), "delta": delta}
-    with new_run(out, "theory certify", options, seed, overwrite) as run:
-        candidates = read_candidates(pool)
+def certify_model(asked: CertifyOptions) -> dict[str, Any]:
+    """Write the certificate of a reward model on a pool; returns what results.json holds, with ``out``."""
+    betas, delta, seed = asked.betas, asked.delta, asked.seed
+    options = {"model": str(asked.model), "pool": str(asked.pool), "betas": list(betas), "delta": delta}
+    with new_run(asked.out, "theory certify", options, seed, asked.overwrite) as run:
+        candidates = read_candidates(asked.pool)
         say("scoring the pool ...")
-        belief, deviations = read_belief(model, candidates)
+        belief, deviations = read_belief(asked.model, candidates)
         gold = pool_gold(candidates)
-        run.manifest["hashes"]["pool"] = hash_file(pool)
+        run.manifest["hashes"]["pool"] = hash_file(asked.pool)
         rows: list[dict[str, Any]] = []
         prompts: list[dict[str, Any]] = []
         curves: list[dict[str, Any]] = []
@@ -121,8 +112,8 @@ def certify_model(
         }
         run.write_json("results.json", result)
         run.write_table("prompts.parquet", {key: [row[key] for row in prompts] for key in prompts[0]})
-        _page(result).write(run, images=images)
-    return result
+        _page(result).write(run, images=asked.images)
+    return {**result, "out": str(asked.out)}
 
 
 def _row(found: Certificate, belief: Belief, deviations: torch.Tensor | None, delta: float) -> dict[str, Any]:

@@ -111,7 +111,12 @@ def train(
             "use_cpu": not torch.cuda.is_available(),
             "bf16": fast,
         }
-        arguments = TrainingArguments(output_dir=str(folder), **{**options, **training})
+        try:
+            arguments = TrainingArguments(output_dir=str(folder), **{**options, **training})
+        except (TypeError, ValueError, ImportError) as error:
+            if not training:
+                raise
+            raise PrudentError(f"training arguments {', '.join(training)}: {error}") from error
         trainer = EnsembleTrainer(
             model=model, args=arguments, train_dataset=examples, data_collator=partial(collate, pad=0)
         )

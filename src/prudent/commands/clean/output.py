@@ -1,0 +1,86 @@
+"""Files of ``prudent clean``, and what it says when it is done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prudent.commands.clean.options import CleanOptions
+from prudent.commands.clean.page import build_report
+from prudent.commands.clean.review import review_page
+from prudent.commands.clean.run import Outcome
+from prudent.commands.common import say
+from prudent.runs import Run
+
+
+def write(run: Run, outcome: Outcome, result: dict[str, Any]) -> None:
+    """Cleaned pairs, provenance, strength, results, report and review page."""
+    reading = outcome.inputs.report
+    unread = [
+        {
+            "pair": None,
+            "row": row.line,
+            "rule": row.reason,
+            "suggestion": "drop",
+            "action": "drop",
+            "before": None,
+            "after": None,
+            "evidence": {"field": row.field, "detail": row.detail},
+            "decided": None,
+            "hash": None,
+        }
+        for row in [*reading.bad, *reading.left_out]
+    ]
+    run.write_jsonl("changes.jsonl", [*unread, *outcome.cleaned.log])
+    if outcome.settings.output == "jsonl":
+        run.write_jsonl("cleaned.jsonl", outcome.cleaned.rows)
+    else:
+        from datasets import Dataset
+
+        Dataset.from_list(outcome.cleaned.rows).to_parquet(str(run.path("cleaned.parquet")))
+    if outcome.judged is not None:
+        judged = outcome.judged
+        lines = outcome.inputs.data["row"]
+        run.write_table(
+            "strength.parquet",
+            {
+                "pair": judged.places + 1,
+                "row": [lines[int(place)] for place in judged.places],
+                "mean": judged.mean,
+                "sigma": judged.std,
+                "decile": judged.decile,
+                "fold": judged.strength.fold,
+                "members": judged.strength.margins.T,
+            },
+        )
+    run.write_json("result.json", result)
+    build_report(outcome).write(run)
+    rows = outcome.inputs.data.select_columns(["prompt", "chosen", "rejected"])
+    run.write_text("review.html", review_page(rows, outcome.changes, outcome.settings.source, outcome.settings.review))
+
+
+def show(result: dict[str, Any], options: CleanOptions) -> None:
+    """Say what was found and done."""
+    out = options.out
+    say(
+        f"{result['pairs']} pairs read, {result['kept']} kept: {result['dropped']} dropped, {result['flipped']} flipped"
+    )
+    for row in result["changes"]:
+        say(
+            f"  {row['rule']}: {row['found']} found, {row['dropped']} dropped, {row['flipped']} flipped, "
+            f"{row['set']} set"
+        )
+    for name, counts in result["reading"]["counts"].items():
+        if counts:
+            say(f"  reading, {name.replace('_', ' ')}: " + ", ".join(f"{n} {reason}" for reason, n in counts.items()))
+    strength = result["strength"]
+    if strength:
+        shares = strength["shares"]
+        say(
+            f"strength ({strength['mode']}): {shares['below_zero']:.1%} below zero, {shares['near_zero']:.1%} near zero"
+        )
+    if result["proof"]:
+        for row in result["proof"]["table"]:
+            gain = row["gain"]
+            more = "" if gain is None else f", gain {gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
+            say(f"  {row['labels']}: test accuracy {row['accuracy']['value']:.3f}{more}")
+    say(f"report: {out / 'report.html'}; review: {out / 'review.html'}")

@@ -1,0 +1,121 @@
+"""Options of ``prudent fit``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from prudent.commands.options import (
+    DEFAULT_MODEL,
+    MANY,
+    SOURCE,
+    Dtype,
+    MaxLength,
+    MaxPairs,
+    ModelName,
+    RowOptions,
+    RunOptions,
+    command,
+)
+
+PANEL = "Options of some families (the others refuse them)"
+NAMES = (
+    "heads",
+    "laplace",
+    "last-layer",
+    "network-laplace",
+    "mlp",
+    "dropout",
+    "novelty",
+    "quantile",
+    "singles",
+    "linear",
+    "lora",
+    "external",
+)
+
+
+def _panel(text: str, **options: Any) -> Any:
+    return typer.Option(help=text, rich_help_panel=PANEL, **options)
+
+
+@command(
+    "fit",
+    run="fit.run:fit",
+    show="fit.page:show",
+    example="prudent fit --preferences train.jsonl --test test.jsonl --members 10 --out runs/rm",
+)
+@dataclass(frozen=True, kw_only=True)
+class FitOptions(RowOptions, RunOptions):
+    """Train K members on preference pairs and write a reward-model folder: weights, golden scores, fit.json."""
+
+    preferences: Annotated[
+        tuple[str, ...], typer.Option(help="Preference file or hub id; may be given several times."), SOURCE
+    ]
+    family: Annotated[str, typer.Option(help=f"Family: {', '.join(NAMES)}; see docs/reward-models.md.")] = "heads"
+    model: ModelName = DEFAULT_MODEL
+    members: Annotated[
+        int | None, typer.Option(min=1, help="Members K; by default the family's own (10 or 3).", max=MANY)
+    ] = None
+    test: Annotated[tuple[str, ...], typer.Option(help="Preference file to report accuracy on."), SOURCE] = ()
+    on_error: Annotated[
+        Literal["raise", "skip"], typer.Option(help="Bad rows: raise (list all, stop) or skip (drop, count).")
+    ] = "raise"
+    split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Read piece by piece onto disk: for data larger than memory.")
+    ] = False
+    max_pairs: MaxPairs = None
+    pooling: Annotated[
+        str | None, typer.Option(help="Features: last, mean or last+mean token states (by default both).")
+    ] = None
+    max_length: MaxLength = 1024
+    dtype: Dtype = None
+    feature_layer: Annotated[
+        int | None, typer.Option(min=1, help="Features: use the first so many blocks.", max=MANY)
+    ] = None
+    diversity: Annotated[str | None, _panel("What members differ in: bootstrap, shuffle, init, init+shuffle.")] = None
+    ridge: Annotated[str | None, _panel('Ridge of linear heads: a number, or "cv" (the default).')] = None
+    epochs: Annotated[int | None, _panel("Passes over the pairs, in stochastic training.", min=1, max=1_000_000)] = None
+    batch_size: Annotated[int | None, _panel("Pairs a step.", min=1, max=1_000_000)] = None
+    learning_rate: Annotated[float | None, _panel("Step size (of the backbone or adapters where they train).")] = None
+    head_learning_rate: Annotated[float | None, _panel("Step size of heads on a trained transformer.")] = None
+    weight_decay: Annotated[float | None, _panel("AdamW's, of two-layer heads.")] = None
+    prior: Annotated[str | None, _panel('Network-laplace: prior variance of a margin, or "cv" (the default).')] = None
+    sandwich: Annotated[bool, _panel("Laplace: covariance from residuals, as a bootstrap measures it.")] = False
+    width: Annotated[int | None, _panel("Hidden units of two-layer heads.", min=1, max=100_000)] = None
+    dropout: Annotated[float | None, _panel("Dropout of hidden units.")] = None
+    novelty_share: Annotated[float | None, _panel("How much novelty adds to the variance.")] = None
+    layers: Annotated[int | None, _panel("Top blocks that are trained or adapted.", min=1, max=MANY)] = None
+    rank: Annotated[int | None, _panel("LoRA rank.", min=1, max=MANY)] = None
+    alpha: Annotated[int | None, _panel("LoRA alpha.", min=1, max=1_000_000)] = None
+    targets: Annotated[tuple[str, ...], _panel("Linear maps to adapt, such as q_proj; by default all.")] = ()
+    phase_one: Annotated[float | None, _panel("Share of pairs that LoRA's shared base is trained on first.")] = None
+    average: Annotated[bool, _panel("WARM: average the members' weights into one scorer (singles, lora).")] = False
+    training_args: Annotated[
+        Path | None, _panel("YAML of transformers TrainingArguments (DeepSpeed, bf16).", exists=True)
+    ] = None
+    checkpoints: Annotated[Path | None, _panel("Folder of checkpoints; a half-trained run resumes from it.")] = None
+    contrastive: Annotated[str | None, _panel("Contrastive term: simcse or swav.")] = None
+    contrastive_on: Annotated[str | None, _panel("feature, or difference (of the pair).")] = None
+    contrastive_weight: Annotated[float | None, _panel("Weight of the contrastive term.")] = None
+    meta_pool: Annotated[Path | None, _panel("Pool sampled from the policy, for MetaRM.", exists=True)] = None
+    meta_rate: Annotated[float | None, _panel("MetaRM's ascent rate (0: ordinary training).")] = None
+    ratings: Annotated[
+        Path | None, _panel("Quantile: file of rated responses (prompt, response, ratings).", exists=True)
+    ] = None
+    attributes: Annotated[tuple[str, ...], _panel("Quantile: rating columns; by default all numeric ones.")] = ()
+    levels: Annotated[int | None, _panel("Quantile: number of levels.", min=2, max=MANY)] = None
+    crossing: Annotated[bool, _panel("Quantile: leave levels as fitted, though they may cross.")] = False
+    gate_hidden: Annotated[int | None, _panel("Quantile: hidden width of the gate.", min=1, max=100_000)] = None
+    models: Annotated[tuple[str, ...], _panel("External: folders or hub ids of the members.")] = ()
+
+    def problems(self) -> list[str]:
+        problems = super().problems()
+        if self.family == "external":
+            flags = ("--model", "--pooling", "--max-length", "--dtype", "--feature-layer", "--members")
+            problems += self.unusable(flags, "--family external reads its own --models and")
+        return problems

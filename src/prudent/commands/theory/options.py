@@ -1,0 +1,55 @@
+"""Options of ``prudent theory``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prudent.commands.options import Images, RowOptions, RunOptions, command
+
+
+@command(
+    "theory reproduce",
+    run="theory.run:reproduce",
+    show="theory.run:show",
+    example="prudent theory reproduce --out runs/theory",
+)
+@dataclass(frozen=True, kw_only=True)
+class ReproduceOptions(RunOptions):
+    """Recompute the theory section: claim, predicted, measured, interval and verdict, with charts."""
+
+    images: Images = True
+
+
+@command(
+    "theory certify",
+    run="theory.certify:certify_model",
+    show="theory.run:show",
+    example="prudent theory certify --model runs/heads --pool pool.jsonl --out runs/certificate",
+)
+@dataclass(frozen=True, kw_only=True)
+class CertifyOptions(RowOptions, RunOptions):
+    """Bounds on what a policy tuned against this reward model is worth, per prompt and overall, at each beta."""
+
+    model: Annotated[Path, typer.Option(help="Reward model folder: an ensemble or a Laplace posterior.", exists=True)]
+    pool: Annotated[
+        Path,
+        typer.Option(help="Prompts with responses and optionally gold, or solutions with is_correct.", exists=True),
+    ]
+    betas: Annotated[tuple[float, ...], typer.Option(help="KL weights, separated by commas.")] = (0.03, 0.1, 0.3, 1.0)
+    delta: Annotated[float, typer.Option(help="Chance of being wrong that the bounds allow.")] = 0.05
+    images: Images = True
+
+    def problems(self) -> list[str]:
+        problems = super().problems()
+        if any(not 0 < beta < math.inf for beta in self.betas):
+            problems.append(
+                f"--betas are {', '.join(f'{beta:g}' for beta in self.betas)}, every value must be positive and finite"
+            )
+        if not 0 < self.delta < 0.5:
+            problems.append(f"--delta is {self.delta}, must lie between 0 and 0.5")
+        return problems
