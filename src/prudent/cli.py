@@ -57,14 +57,7 @@ def root(
 
 
 def _build() -> None:
-    import os
-
     for name, text in NAMES.items():
-        if not os.path.exists(
-            os.path.join(os.path.dirname(__file__), "commands", name, "options.py")
-        ) or os.path.exists(os.path.join(os.path.dirname(__file__), "commands", name, "cli.py")):
-            importlib.import_module(f"prudent.commands.{name}.cli").register(app)
-            continue
         importlib.import_module(f"prudent.commands.{name}.options")
         declared = [options for options in COMMANDS if options.command.words.split()[0] == name.replace("_", "-")]
         parent = app

@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import typer
 from typer.testing import CliRunner
 
-from prudent.commands.common import guarded
 from prudent.errors import PrudentError
 from prudent.runs import dumps, new_run, resumable_run, room_named
 
@@ -189,15 +187,16 @@ def test_a_file_size_limit_is_named_whichever_library_meets_it(tmp_path):
     assert found.stdout.split() == ["named"] * 6, found.stderr
 
 
-def test_a_full_disk_is_named_in_every_command():
-    @guarded
-    def command():
+def test_a_full_disk_is_named_in_every_command(monkeypatch, tmp_path):
+    from prudent.cli import app
+
+    def full(options):
         with open("/dev/full", "w") as file:
             file.write("x" * 100_000)
 
-    with pytest.raises(typer.Exit) as caught:
-        command()
-    assert caught.value.exit_code == 2 and "the disk is full" in str(caught.value.__cause__)
+    monkeypatch.setattr("prudent.commands.line.load", lambda place: full)
+    done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "out"), "--json"])
+    assert done.exit_code == 2 and "the disk is full" in strict(done.stdout)["error"]
     with pytest.raises(PrudentError, match="the disk is full"), room_named("output o"):
         raise RuntimeError("I/O error: No space left on device (os error 28)")
     with pytest.raises(FileNotFoundError), room_named("output o"):

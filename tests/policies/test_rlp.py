@@ -337,5 +337,5 @@ def test_loop_by_reinforcement_learning(tiny_folder: Path, tmp_path: Path) -> No
     assert [row["round"] for row in rounds] == [0, 1] and rounds[0]["more"]["value"] == 0
     assert rounds[1]["pairs"] == 30 + round(rounds[0]["samples"]["coverage"] * 8) > 30
     assert (out / "round-1" / "manifest.json").is_file() and (out / "report.html").is_file()
-    refused = CliRunner().invoke(app, [*arguments[:-3], "--pool", "pool.jsonl", "--out", str(tmp_path / "no")])
+    refused = CliRunner().invoke(app, [*arguments[:-3], "--pool", __file__, "--out", str(tmp_path / "no")])
     assert refused.exit_code == 2 and "only the embedded world has" in refused.stderr

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prudent.data.files import read_records
 from prudent.data.formats import Message, Problem, Reject, read_side
-from prudent.data.records import brief, listed
+from prudent.data.records import brief, listed, mapped
 from prudent.errors import BadRow, DataError, PrudentError
 from prudent.runs import dumps, write_atomic
 
@@ -34,9 +35,10 @@ class Pool:
         return [self.prompts[place] for place in owner], [text for texts in self.responses for text in texts], owner
 
 
-def read_pool(path: str | Path, gold: str = "gold") -> Pool:
+def read_pool(path: str | Path, gold: str = "gold", columns: Mapping[str, str] | None = None) -> Pool:
     """Pool of a JSONL file (or any other kind that ``read_records`` knows) with ``prompt`` (text or messages),
     ``responses``, and optionally ``gold`` and ``id``. gold: the column's name where it is another.
+    columns: {our name: the file's} of the others.
 
     Raises DataError with every bad row: fewer than two responses, a response that is no text, gold that is not finite
     or not one number a response, gold in some rows only.
@@ -44,7 +46,7 @@ def read_pool(path: str | Path, gold: str = "gold") -> Pool:
     path = Path(path)
     bad: list[BadRow] = []
     rows: list[tuple[int, dict[str, Any]]] = []
-    for record in read_records(path):
+    for record in mapped(read_records(path), columns):
         bad += record.errors
         bad += [flag for flag in record.flags if flag.reason == "not-a-number" and flag.field == gold]
         if record.value is None:
@@ -60,7 +62,7 @@ def read_pool(path: str | Path, gold: str = "gold") -> Pool:
         bad += [BadRow(line, gold, "missing-field", detail) for line, row in rows if row["gold"] is None]
     if bad:
         unique = {(row.line, row.field, row.reason): row for row in bad}
-        raise DataError(str(path), sorted(unique.values(), key=lambda row: row.line), "mend these rows of the pool")
+        raise DataError(str(path), sorted(unique.values(), key=lambda row: row.line), "fix these rows of the pool")
     if not rows:
         raise PrudentError(f"{path} holds no prompt; a pool has one prompt with its responses a line")
     ids = [str(row["id"]) if row["id"] is not None else str(place) for place, (_, row) in enumerate(rows)]
@@ -75,11 +77,13 @@ def _read_prompt(row: dict[str, Any]) -> list[Message]:
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
-def read_prompts(path: str | Path) -> list[list[Message]]:
-    """The distinct prompts of a file's ``prompt`` column, in order. Raises DataError with every row that has none."""
+def read_prompts(path: str | Path, columns: Mapping[str, str] | None = None) -> list[list[Message]]:
+    """The distinct prompts of a file's ``prompt`` column, in order. columns: as in ``read_pool``.
+
+    Raises DataError with every row that has none."""
     found: dict[str, list[Message]] = {}
     bad: list[BadRow] = []
-    for record in read_records(path):
+    for record in mapped(read_records(path), columns):
         bad += record.errors
         if record.value is None:
             continue
@@ -105,7 +109,11 @@ def _read_row(row: dict[str, Any], gold_name: str = "gold") -> dict[str, Any]:
         problems += reject.problems
     responses = row.get("responses")
     if not isinstance(responses, list):
-        detail = "no list of responses" if responses is None else f"{type(responses).__name__} where a list is needed"
+        detail = (
+            f"no list of responses; columns found: {listed(row)}"
+            if responses is None
+            else f"{type(responses).__name__} where a list is needed"
+        )
         problems.append(Problem("responses", "missing-field", detail))
         responses = []
     elif len(responses) < 2:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from prudent.errors import BadRow, escape
@@ -23,6 +23,18 @@ class Record:
     value: dict[str, Any] | None
     errors: list[BadRow] = field(default_factory=list)
     flags: list[BadRow] = field(default_factory=list)
+
+
+def mapped(records: Iterable[Record], columns: Mapping[str, str] | None) -> Iterator[Record]:
+    """Records with a user's names in place of ours: columns = {our name: name in the file}. A row that lacks a name of
+    the file's keeps ours."""
+    for record in records:
+        if columns and record.value is not None:
+            ours = {theirs: name for name, theirs in columns.items() if theirs in record.value}
+            replaced = set(ours.values()) - set(ours)
+            value = {ours.get(key, key): cell for key, cell in record.value.items() if key not in replaced}
+            record = replace(record, value=value)
+        yield record
 
 
 def brief(value: Any, limit: int = 60) -> str:

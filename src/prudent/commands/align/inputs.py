@@ -117,6 +117,7 @@ def read_problem(settings: AlignOptions, encoder: Any, sample: Sampler) -> Probl
         preferences=settings.preferences,
         max_pairs=settings.max_pairs,
         on_error=settings.on_error,
+        column=settings.column,
         holdout=settings.holdout,
         seed=settings.seed,
     )
@@ -148,7 +149,7 @@ def _training_prompts(settings: AlignOptions, found: Any, encoder: Any, seed: Se
         seen = {str(prompt): prompt for source in found.sources for prompt in source.train["prompt"]}
         pool = [seen[key] for key in sorted(seen)]
     else:
-        pool = read_prompts(settings.prompts)
+        pool = read_prompts(settings.prompts, settings.columns)
     pool, long = fitting(pool, encoder, settings)
     if long:
         found.notes.append(f"{long} prompts leave no room for a completion within --max-length and were left out")

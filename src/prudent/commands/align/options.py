@@ -10,8 +10,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from prudent.commands.options import DEFAULT_MODEL, SOURCE, ResumableOptions, command
-from prudent.commands.preflight.options import bad_ridge
+from prudent.commands.options import (
+    DEFAULT_MODEL,
+    MOST_TOKENS,
+    SOURCE,
+    ResumableOptions,
+    RowOptions,
+    command,
+    number_or_cv,
+    said,
+)
 
 RL, SERIES, DATA = "Reinforcement learning", "Series and judging", "Data"
 DEFAULT_OBJECTIVES = ("vanilla", "proportional")
@@ -48,6 +56,7 @@ DEMO = {
 TRL_TAKES = {
     "--algorithm",
     "--beta",
+    "--column",
     "--config",
     "--engine",
     "--json",
@@ -71,7 +80,7 @@ TRL_TAKES = {
     example="prudent align --preferences train.jsonl --objective vanilla --objective proportional --out runs/a",
 )
 @dataclass(frozen=True, kw_only=True)
-class AlignOptions(ResumableOptions):
+class AlignOptions(RowOptions, ResumableOptions):
     """Fine-tune a policy so that it moves less where the reward is uncertain, and see what that is worth.
 
     An interrupted series goes on where it stopped when the same command is given again.
@@ -83,7 +92,9 @@ class AlignOptions(ResumableOptions):
         Literal["balanced", "restraint", "demand"],
         typer.Option(help="Embedded prompts that ask for more (demand), less (restraint), or both (balanced)."),
     ] = "demand"
-    demo_pairs: Annotated[int, typer.Option(min=20, help="Preferences that each run of --demo draws.")] = 400
+    demo_pairs: Annotated[
+        int, typer.Option(min=20, help="Preferences that each run of --demo draws.", max=1_000_000)
+    ] = 400
     demo_slope: Annotated[float, typer.Option(min=0.0, help="How sure those are; 0 is pure noise, 8 nearly clean.")] = (
         4.0
     )
@@ -100,18 +111,27 @@ class AlignOptions(ResumableOptions):
     ] = DEFAULT_OBJECTIVES
     algorithm: Annotated[str, typer.Option(help="rloo or ppo.", rich_help_panel=RL)] = "rloo"
     beta: Annotated[float, typer.Option(help="KL coefficient.", rich_help_panel=RL)] = 0.1
-    steps: Annotated[int, typer.Option(min=1, help="Policy updates a run.", rich_help_panel=RL)] = 40
-    prompts_per_step: Annotated[int, typer.Option(min=1, help="Prompts a step.", rich_help_panel=RL)] = 8
+    steps: Annotated[int, typer.Option(min=1, help="Policy updates a run.", rich_help_panel=RL, max=1_000_000)] = 40
+    prompts_per_step: Annotated[int, typer.Option(min=1, help="Prompts a step.", rich_help_panel=RL, max=1_000_000)] = 8
     completions: Annotated[int, typer.Option(min=2, max=10_000, help="Completions a prompt.", rich_help_panel=RL)] = 4
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of a completion.", rich_help_panel=RL)] = 48
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Length limit of a completion.", rich_help_panel=RL, max=MOST_TOKENS)
+    ] = 48
     learning_rate: Annotated[float, typer.Option(help="AdamW's rate.", rich_help_panel=RL)] = 3e-4
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over one set of rollouts.", rich_help_panel=RL)] = 1
-    minibatches: Annotated[int, typer.Option(min=1, help="PPO's minibatches a pass.", rich_help_panel=RL)] = 1
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Passes over one set of rollouts.", rich_help_panel=RL, max=1_000_000)
+    ] = 1
+    minibatches: Annotated[
+        int, typer.Option(min=1, help="PPO's minibatches a pass.", rich_help_panel=RL, max=1_000_000)
+    ] = 1
     lora_rank: Annotated[int, typer.Option(min=1, max=10_000, help="Rank of the adapters.", rich_help_panel=RL)] = 16
     lora_layers: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Adapters on so many layers from the top; fewer is faster. Default all.", rich_help_panel=RL
+            min=1,
+            help="Adapters on so many layers from the top; fewer is faster. Default all.",
+            rich_help_panel=RL,
+            max=10_000,
         ),
     ] = None
     full: Annotated[bool, typer.Option("--full", help="Train every weight (float32).", rich_help_panel=RL)] = False
@@ -138,25 +158,33 @@ class AlignOptions(ResumableOptions):
         str | None,
         typer.Option(help="Reward model that says what is true; default a cross-fit.", rich_help_panel=SERIES),
     ] = None
-    eval_prompts: Annotated[int, typer.Option(min=2, help="Held-out prompts to judge on.", rich_help_panel=SERIES)] = 32
+    eval_prompts: Annotated[
+        int, typer.Option(min=2, help="Held-out prompts to judge on.", rich_help_panel=SERIES, max=1_000_000)
+    ] = 32
     eval_samples: Annotated[
         int, typer.Option(min=1, max=10_000, help="Samples a held-out prompt.", rich_help_panel=SERIES)
     ] = 8
     reference_samples: Annotated[
         int, typer.Option(min=2, max=10_000, help="Samples of the reference a prompt.", rich_help_panel=SERIES)
     ] = 16
-    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.", rich_help_panel=SERIES)] = 10
+    save_every: Annotated[
+        int, typer.Option(min=1, help="Steps between checkpoints.", rich_help_panel=SERIES, max=1_000_000)
+    ] = 10
     prompts: Annotated[
         str | None, typer.Option(help="File of training prompts; default those of the pairs.", rich_help_panel=DATA)
     ] = None
-    train_prompts: Annotated[int, typer.Option(min=1, help="Training prompts at most.", rich_help_panel=DATA)] = 32
+    train_prompts: Annotated[
+        int, typer.Option(min=1, help="Training prompts at most.", rich_help_panel=DATA, max=1_000_000)
+    ] = 32
     max_pairs: Annotated[int | None, typer.Option(min=8, help="Preference pairs at most.", rich_help_panel=DATA)] = None
     holdout: Annotated[float, typer.Option(help="Share of prompts held out.", rich_help_panel=DATA)] = 0.3
     on_error: Annotated[
         Literal["raise", "skip"], typer.Option(help="Bad rows: raise or skip.", rich_help_panel=DATA)
     ] = "raise"
     pooling: Annotated[str, typer.Option(help="Features: last, mean or last+mean.", rich_help_panel=DATA)] = "last+mean"
-    max_length: Annotated[int, typer.Option(min=16, help="Tokens kept of a text.", rich_help_panel=DATA)] = 1024
+    max_length: Annotated[
+        int, typer.Option(min=16, help="Tokens kept of a text.", rich_help_panel=DATA, max=MOST_TOKENS)
+    ] = 1024
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16; default by processor.")] = None
     images: Annotated[bool, typer.Option(help="Write the charts as PNG and SVG too.")] = True
     engine: Annotated[
@@ -164,7 +192,8 @@ class AlignOptions(ResumableOptions):
         typer.Option(help="own (one machine), or trl (RLOO or GRPO of TRL, at scale).", rich_help_panel=RL),
     ] = "own"
     trl_config: Annotated[
-        Path | None, typer.Option(help="YAML with TRL's own field names, for --engine trl.", rich_help_panel=RL)
+        Path | None,
+        typer.Option(help="YAML with TRL's own field names, for --engine trl.", rich_help_panel=RL, exists=True),
     ] = None
     reward_model: Annotated[
         str | None, typer.Option(help="Folder of `prudent fit`, for --engine trl.", rich_help_panel=RL)
@@ -178,10 +207,10 @@ class AlignOptions(ResumableOptions):
 
     @property
     def ridge_value(self) -> float | str:
-        return "cv" if self.ridge == "cv" else float(self.ridge)
+        return number_or_cv("--ridge", self.ridge) or "cv"
 
     def problems(self) -> list[str]:
-        problems = [
+        problems = super().problems() + [
             f"--objective {name} is unknown: choose among {', '.join(OBJECTIVES)}"
             for name in self.objectives
             if name not in OBJECTIVES
@@ -211,7 +240,7 @@ class AlignOptions(ResumableOptions):
             )
         if not 0 < self.holdout < 1:
             problems.append(f"--holdout is {self.holdout}, it must lie between 0 and 1")
-        return problems + bad_ridge(self.ridge)
+        return problems + said(lambda: self.ridge_value)
 
     def _trl_problems(self) -> list[str]:
         """Every option given that TRL's engine wouldn't honour."""

@@ -77,7 +77,7 @@ def train_with_trl(settings: AlignOptions, *, say: Callable[[str], None]) -> dic
     if reward_model is None or prompts is None:
         raise PrudentError("--engine trl needs --reward-model (a folder of `prudent fit`) and --prompts (a file)")
     fields = read_config(settings.trl_config)
-    conversations = read_prompts(prompts)
+    conversations = read_prompts(prompts, settings.columns)
     processes = Processes()
     options = {
         "policy": policy,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def best_of_n(options: BestOfNOptions) -> dict[str, Any]:
     """Pick, write the run folder; what best_of_n.json holds."""
-    pool, rule = read_candidates(options.pool), options.rule
+    pool, rule = read_candidates(options.pool, options.columns), options.rule
     if options.n is not None:
         pool = first_candidates(pool, options.n)
     owners, texts, _ = pool.flat()

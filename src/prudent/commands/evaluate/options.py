@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from prudent.commands.options import SOURCE, OptionalRun, command
+from prudent.commands.options import SOURCE, OptionalRun, RowOptions, command
 
 RUN = "evaluate.run:evaluate"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(OptionalRun):
+class EvaluateOptions(RowOptions, OptionalRun):
     """What every benchmark takes."""
 
     data: Annotated[
@@ -31,7 +31,8 @@ class EvaluateOptions(OptionalRun):
         ),
     ] = ()
     scores: Annotated[
-        tuple[Path, ...], typer.Option("--scores", help="File of precomputed scores, of one or several models.")
+        tuple[Path, ...],
+        typer.Option("--scores", help="File of precomputed scores, of one or several models.", exists=True),
     ] = ()
     against: Annotated[
         tuple[str, ...],
@@ -123,7 +124,9 @@ class PreferencesOptions(EvaluateOptions):
 class ValidityOptions(OptionalRun):
     """Does a benchmark predict the outcome? Pearson and Spearman of every numeric column with it, with intervals."""
 
-    data: Annotated[Path, typer.Option(help="Table with a row a reward model: benchmark scores and an outcome.")]
+    data: Annotated[
+        Path, typer.Option(help="Table with a row a reward model: benchmark scores and an outcome.", exists=True)
+    ]
     outcome: Annotated[str, typer.Option(help="Column of the outcome: best-of-n accuracy, gold of a policy, ...")]
     name: Annotated[str, typer.Option(help="Column of the models' names.")] = "model"
     rounds: Annotated[int, typer.Option(min=10, max=1_000_000, help="Bootstrap rounds.")] = 2000

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from prudent.commands.overoptimize.options import OveroptimizeOptions
 from prudent.evaluation.intervals import Estimate
 from prudent.evaluation.overoptimization.curves import Curve, MethodCurve
 from prudent.evaluation.overoptimization.fits import n_of_kl
@@ -37,7 +38,7 @@ def report(
     methods: Sequence[MethodCurve],
     rl: Sequence[RLCurve],
     held: Sequence[Any],
-    given: dict[str, Any],
+    given: OveroptimizeOptions,
 ) -> Report:
     """The whole page."""
     base = curves["base"][0]
@@ -301,17 +302,17 @@ def published(page: Report, held: Sequence[Any]) -> None:
     )
 
 
-def method_notes(page: Report, curves: dict[str, list[Curve]], given: dict[str, Any]) -> None:
+def method_notes(page: Report, curves: dict[str, list[Curve]], given: OveroptimizeOptions) -> None:
     page.heading("How it was done")
     lines = [
         "Best of n: expected value over all subsets of n of a prompt's samples, never with replacement, ties averaged.",
         "KL of best of n: ln n - (n - 1) / n, exact without ties, an upper bound with them.",
         "Values are differences from the reference (n = 1); the proxy is centred per prompt, in units of its spread.",
     ]
-    if given["model"] is None:
+    if given.model is None:
         lines += [
             "Half of the prompts give preferences, the other half is judged on; every draw has preferences of its own "
-            f"(Bradley-Terry from gold, slope {given['slope']:g} unless swept).",
+            f"(Bradley-Terry from gold, slope {given.slope:g} unless swept).",
             "Steps of a sweep share seeds, so they differ by what is swept.",
             "Fits use the points of best of n alone: tilting a finite pool saturates, which is no turning down.",
         ]

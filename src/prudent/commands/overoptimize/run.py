@@ -7,12 +7,13 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from prudent.commands.common import print_json, result_console, say
+from prudent.commands.common import result_console, say
+from prudent.commands.options import numbers
+from prudent.commands.overoptimize.options import OveroptimizeOptions, WorldOptions
 from prudent.errors import PrudentError
 from prudent.evaluation.overoptimization.curves import Curve, MethodCurve, curve, drawn_curve
 from prudent.evaluation.overoptimization.goodhart import Setting, World, held_out_pairs, pair_accuracy, reward_of
@@ -27,47 +28,39 @@ from prudent.evaluation.overoptimization.sweeps import (
 )
 from prudent.evaluation.overoptimization.worlds import TextWorld, embedded, encode_world, read_world
 from prudent.rewards.uncertainty import centre, deviation_within
-from prudent.runs import hash_file, new_run, refuse_used
+from prudent.runs import hash_file, new_run
 from prudent.seeding import spawn
 
 
-def run(given: dict[str, Any]) -> None:
-    """The command from its options: writes the run folder, prints a summary or one JSON object."""
-    refuse_used(given["out"], given["overwrite"])
+def run(given: OveroptimizeOptions) -> dict[str, Any]:
+    """Draw or push, write the run folder; what overoptimize.json holds."""
     started = time.perf_counter()
-    rl = [found for folder in given["runs"] or [] for found in read_rl_curves(folder)]
+    rl = [found for folder in given.runs for found in read_rl_curves(folder)]
     text = text_world(given)
     sizes = sorted({len(r) for r in text.responses})
     say(f"{len(text)} prompts with {', '.join(map(str, sizes))} responses; gold: {text.unit}")
     sweeps = sweeps_of(given)
-    curves, methods = (pushed(text, given), []) if given["model"] is not None else drawn(text, sweeps, given)
+    curves, methods = (pushed(text, given, given.model), []) if given.model is not None else drawn(text, sweeps, given)
     held = findings(curves, methods)
     payload = describe(text, curves, methods, rl, held, given)
     payload["seconds"] = time.perf_counter() - started
     write(given, payload, text, curves, methods, rl, held)
-    say(f"wrote {given['out']}")
-    if given["as_json"]:
-        print_json(payload)
-    else:
-        summarise(curves, held)
+    say(f"wrote {given.out}")
+    return payload
 
 
-def text_world(given: dict[str, Any]) -> TextWorld:
-    if given["pool"] is None:
-        if given["gold"] is not None:
-            raise PrudentError("--gold is for a --pool without gold; the embedded world brings its own")
-        return embedded(given["prompts"], given["side"])
-    if given["side"] != "balanced":
-        raise PrudentError("--side is a part of the embedded world; leave it out, or --pool")
-    text = read_world(given["pool"], given["gold"])
-    most = given["prompts"]
+def text_world(given: WorldOptions) -> TextWorld:
+    if given.pool is None:
+        return embedded(given.prompts, given.side)
+    text = read_world(given.pool, given.gold, given.columns)
+    most = given.prompts
     if most is None or most >= len(text):
         return text
     return TextWorld(text.prompts[:most], text.responses[:most], text.gold[:most], text.name, text.unit)
 
 
-def sweeps_of(given: dict[str, Any]) -> list[str]:
-    named = given["sweep"] if given["sweep"] else [s for s in SWEEPS if s != "layers"]
+def sweeps_of(given: OveroptimizeOptions) -> list[str]:
+    named = given.sweep if given.sweep else [s for s in SWEEPS if s != "layers"]
     unknown = [name for name in named if name not in (*SWEEPS, "all", "none")]
     if unknown:
         raise PrudentError(f"sweep {unknown[0]!r} is unknown; known: {', '.join(SWEEPS)}, all, none")
@@ -76,67 +69,57 @@ def sweeps_of(given: dict[str, Any]) -> list[str]:
     return list(SWEEPS) if "all" in named else list(dict.fromkeys(named))
 
 
-def values_of_n(given: dict[str, Any], samples: int) -> list[int]:
+def values_of_n(given: OveroptimizeOptions, samples: int) -> list[int]:
     """The n asked for, or half powers of two up to the samples, and powers of two up to ``max_n`` beyond them."""
-    if given["n"]:
-        try:
-            return [int(part) for part in given["n"].split(",")]
-        except ValueError:
-            raise PrudentError(f"--n is {given['n']!r}; give whole numbers separated by commas") from None
+    if given.n:
+        return list(numbers("--n", given.n))
     halves = {round(2 ** (power / 2)) for power in range(2 * int(math.log2(max(2, samples))) + 1)}
-    beyond = {2**power for power in range(1, 64) if samples < 2**power <= given["max_n"]}
-    return sorted(n for n in {samples, *halves, *beyond} if n <= given["max_n"])
+    beyond = {2**power for power in range(1, 64) if samples < 2**power <= given.max_n}
+    return sorted(n for n in {samples, *halves, *beyond} if n <= given.max_n)
 
 
-def encoded(text: TextWorld, layers: list[int | None], given: dict[str, Any]) -> dict[int, World]:
-    split = spawn(given["seed"], 3)[0]
+def encoded(text: TextWorld, layers: list[int | None], given: OveroptimizeOptions) -> dict[int, World]:
+    split = spawn(given.seed, 3)[0]
     return encode_world(
-        text, given["language_model"], layers, seed=split, pooling=given["pooling"], max_length=given["max_length"]
+        text, given.language_model, layers, seed=split, pooling=given.pooling, max_length=given.max_length
     )
 
 
-def depths(given: dict[str, Any]) -> list[int]:
-    try:
-        return [int(part) for part in given["layers"].split(",") if part.strip()]
-    except ValueError:
-        raise PrudentError(f"--layers is {given['layers']!r}; give whole numbers separated by commas") from None
-
-
 def drawn(
-    text: TextWorld, sweeps: list[str], given: dict[str, Any]
+    text: TextWorld, sweeps: list[str], given: OveroptimizeOptions
 ) -> tuple[dict[str, list[Curve]], list[MethodCurve]]:
     """Curves of freshly drawn reward models: the base setting, and every sweep."""
-    layers: list[int | None] = [*depths(given), None] if "layers" in sweeps else [None]
+    layers: list[int | None] = [*numbers("--layers", given.layers), None] if "layers" in sweeps else [None]
     worlds = encoded(text, layers, given)
     world = worlds[max(worlds)]
-    base = Setting(given["pairs"], given["slope"], given["members"], given["rule"])
+    base = Setting(given.pairs, given.slope, given.members, given.rule)
     n = values_of_n(given, world.samples)
-    _, seed, variance_seed = spawn(given["seed"], 3)
-    with progress((1 + steps_of(sweeps, base, worlds)) * given["draws"]) as tick:
+    _, seed, variance_seed = spawn(given.seed, 3)
+    with progress((1 + steps_of(sweeps, base, worlds)) * given.draws) as tick:
         label = f"{base.pairs} pairs, K = {base.members}, {base.rule}"
-        curves = {"base": [drawn_curve(label, world, base, n, draws=given["draws"], seed=seed, tick=tick)]}
+        curves = {"base": [drawn_curve(label, world, base, n, draws=given.draws, seed=seed, tick=tick)]}
         for sweep in sweeps:
             if sweep != "variance":
-                curves[sweep] = sweep_curves(sweep, worlds, base, n, draws=given["draws"], seed=seed, tick=tick)
+                curves[sweep] = sweep_curves(sweep, worlds, base, n, draws=given.draws, seed=seed, tick=tick)
         methods = (
-            variance_sweep(world, base, draws=given["draws"], seed=variance_seed, tick=tick)
+            variance_sweep(world, base, draws=given.draws, seed=variance_seed, tick=tick)
             if "variance" in sweeps
             else []
         )
     return curves, methods
 
 
-def pushed(text: TextWorld, given: dict[str, Any]) -> dict[str, list[Curve]]:
+def pushed(text: TextWorld, given: OveroptimizeOptions, model: str) -> dict[str, list[Curve]]:
     """Curves of one given reward model: its members by the rule, and each member alone."""
     from prudent.rewards.model import RewardModel
 
     gold, present = text.padded_gold()
     prompts, responses = text.flat()
-    scores = RewardModel.load(given["model"]).score(prompts, responses)
+    scores = RewardModel.load(model).score(prompts, responses)
     members = torch.zeros(len(scores), *present.shape, dtype=torch.float64)
     members[:, present] = scores.double()
     reference = present.double() / present.double().sum(1, keepdim=True)
-    setting = Setting(members=len(scores), rule=given["rule"])
+    setting = Setting(members=len(scores), rule=given.rule)
     held, n = held_out_pairs(gold, present), values_of_n(given, int(present.sum(1).min()))
     truth = centre(gold, weights=reference)
 
@@ -149,14 +132,14 @@ def pushed(text: TextWorld, given: dict[str, Any]) -> dict[str, list[Curve]]:
             present,
             n,
             accuracy=[pair_accuracy(r, held) for r in rewards],
-            seed=given["seed"],
+            seed=given.seed,
             facts={
                 "gold_per_proxy": sum(slopes) / len(slopes),
                 "gold_spread": float(deviation_within(gold, reference)),
             },
         )
 
-    whole = one(f"{given['model']}, {given['rule']}", [reward_of(members, reference, setting)])
+    whole = one(f"{model}, {given.rule}", [reward_of(members, reference, setting)])
     if len(scores) == 1:
         return {"base": [whole]}
     alone = [reward_of(member[None], reference, setting) for member in members]
@@ -181,7 +164,7 @@ def describe(
     methods: list[MethodCurve],
     rl: list[RLCurve],
     held: list[Any],
-    given: dict[str, Any],
+    given: OveroptimizeOptions,
 ) -> dict[str, Any]:
     return {
         "world": text.name,
@@ -192,7 +175,7 @@ def describe(
             "proxy": "standard deviations of the proxy within a prompt, difference from the reference",
             "kl": "nats; best of n: analytic, ln n - (n - 1) / n",
         },
-        "draws": given["draws"] if given["model"] is None else 1,
+        "draws": given.draws if given.model is None else 1,
         "curves": {name: [replace(c, ends=None) for c in group] for name, group in curves.items()},
         "matched_kl": methods,
         "rl": rl,
@@ -201,7 +184,7 @@ def describe(
 
 
 def write(
-    given: dict[str, Any],
+    given: OveroptimizeOptions,
     payload: dict[str, Any],
     text: TextWorld,
     curves: dict[str, list[Curve]],
@@ -211,28 +194,28 @@ def write(
 ) -> None:
     from prudent.commands.overoptimize.page import report
 
-    options = {name: value for name, value in given.items() if name not in ("out", "as_json", "overwrite", "seed")}
-    with new_run(given["out"], "overoptimize", options, given["seed"], given["overwrite"]) as run:
-        if given["pool"] is not None and Path(given["pool"]).is_file():
-            run.manifest["hashes"]["pool"] = hash_file(given["pool"])
+    with new_run(given.out, "overoptimize", given.chosen(), given.seed, given.overwrite) as run:
+        if given.pool is not None and given.pool.is_file():
+            run.manifest["hashes"]["pool"] = hash_file(given.pool)
         run.write_json("overoptimize.json", payload)
         rows = curve_rows(curves)
         run.write_table("curves.parquet", {name: [row[name] for row in rows] for name in rows[0]})
         report(text, curves, methods, rl, held, given).write(run)
 
 
-def summarise(curves: dict[str, list[Curve]], held: list[Any]) -> None:
+def show(payload: dict[str, Any], options: OveroptimizeOptions) -> None:
+    """The table of curves and what of the published findings is there."""
     from rich.table import Table
 
     console = result_console(150)
     table = Table(title="Gold of best of n, from the reference")
     for name in ("reward model", "held-out accuracy", "largest n", "gold there", "peak n, d*"):
         table.add_column(name)
-    for group in curves.values():
+    for group in payload["curves"].values():
         for c in group:
             last = [point for point in c.points if point.how == "best of n"][-1]
             table.add_row(c.label, c.accuracy.text, f"{last.n:.0f}", last.gold.text, c.peak.text)
     console.print(table)
-    for finding in held:
+    for finding in payload["findings"]:
         mark = {True: "seen here", False: "not seen here", None: "can't tell"}[finding.seen]
         console.print(f"{mark}: {finding.claim} ({finding.evidence})", markup=False, highlight=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,13 +73,20 @@ def short_name(source: str) -> str:
     return path.name.split(".")[0] if path.suffix else source
 
 
+def pair_columns(columns: Mapping[str, str]) -> dict[str, str]:
+    """Of {our name: the file's}, what concerns preference files rather than pools."""
+    return {ours: theirs for ours, theirs in columns.items() if ours not in ("responses", "gold", "id")}
+
+
 def read_inputs(settings: PreflightOptions) -> Inputs:
     """Preference pairs of every file, capped and split by prompt. Raises DataError with every bad row."""
     notes: list[str] = []
     reports = []
     data = []
     for file in settings.preferences:
-        pairs, report = read_preferences_with_report(file, on_error=settings.on_error)
+        pairs, report = read_preferences_with_report(
+            file, on_error=settings.on_error, columns=pair_columns(settings.columns)
+        )
         data.append((short_name(file), pairs))
         reports.append(_reading(report))
         if report.dropped:
@@ -117,7 +125,9 @@ def _with_test_files(
     paired = len(settings.test) == len(data)
     tests = []
     for files in [[file] for file in settings.test] if paired else [list(settings.test)]:
-        held, report = read_preferences_with_report(files, on_error=settings.on_error)
+        held, report = read_preferences_with_report(
+            files, on_error=settings.on_error, columns=pair_columns(settings.columns)
+        )
         reports.append(_reading(report))
         if settings.max_test_pairs is not None and len(held) > settings.max_test_pairs:
             notes.append(f"{settings.max_test_pairs} of {len(held)} test pairs of {short_name(files[0])} used")
@@ -151,9 +161,9 @@ def held_out_prompts(inputs: Inputs, count: int, seed: int) -> list[list[dict[st
     return [found[keys[place]] for place in order]
 
 
-def read_candidates(path: str, gold: str | None) -> Pool:
+def read_candidates(path: str, gold: str | None, columns: Mapping[str, str] | None = None) -> Pool:
     """The pool of a file; a gold column that is named must be there."""
-    pool = read_pool(path, gold or "gold")
+    pool = read_pool(path, gold or "gold", columns)
     if gold and pool.gold is None:
         raise PrudentError(f"{path} has no column {gold!r}; name the column of gold rewards, or leave --gold out")
     return pool

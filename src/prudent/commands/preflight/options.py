@@ -8,7 +8,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from prudent.commands.options import DEFAULT_MODEL, SOURCE, RunOptions, command
+from prudent.commands.options import (
+    DEFAULT_MODEL,
+    MOST_TOKENS,
+    SOURCE,
+    RowOptions,
+    RunOptions,
+    command,
+    number_or_cv,
+    said,
+)
 
 REWARDS = {"member": "member:0", "mean": "mean"}
 BETAS = (0.03, 0.1, 0.3, 1.0)
@@ -22,7 +31,7 @@ FEATURES, DRAWS, SAMPLING = "Features", "Draws and risk", "Candidates sampled fr
     example="prudent preflight --preferences train.jsonl --policy smollm2 --out runs/preflight",
 )
 @dataclass(frozen=True, kw_only=True)
-class PreflightOptions(RunOptions):
+class PreflightOptions(RowOptions, RunOptions):
     """Tell the risk of optimising a policy against reward models trained on these preferences, before any training."""
 
     preferences: Annotated[
@@ -37,7 +46,7 @@ class PreflightOptions(RunOptions):
         DEFAULT_MODEL
     )
     pool: Annotated[
-        str | None, typer.Option(help="JSONL with prompt, responses and optionally gold, in place of sampling.")
+        str | None, typer.Option(help="JSONL with prompt, responses and optionally gold, in place of sampling."), SOURCE
     ] = None
     judge: Annotated[str | None, typer.Option(help="Reward model that says what is true: a folder or a hub id.")] = None
     gold: Annotated[
@@ -76,14 +85,18 @@ class PreflightOptions(RunOptions):
     pooling: Annotated[str, typer.Option(help="Token states: last, mean or last+mean.", rich_help_panel=FEATURES)] = (
         "last+mean"
     )
-    max_length: Annotated[int, typer.Option(min=8, help="Longest text in tokens.", rich_help_panel=FEATURES)] = 1024
+    max_length: Annotated[
+        int, typer.Option(min=8, help="Longest text in tokens.", rich_help_panel=FEATURES, max=MOST_TOKENS)
+    ] = 1024
     dtype: Annotated[
         str | None,
         typer.Option(help="Precision of language models; by default what is fast.", rich_help_panel=FEATURES),
     ] = None
-    prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts.", rich_help_panel=SAMPLING)] = 40
+    prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts.", rich_help_panel=SAMPLING, max=1_000_000)] = 40
     samples: Annotated[int, typer.Option(min=2, max=10_000, help="Responses a prompt.", rich_help_panel=SAMPLING)] = 16
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest response.", rich_help_panel=SAMPLING)] = 48
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Longest response.", rich_help_panel=SAMPLING, max=MOST_TOKENS)
+    ] = 48
     images: Annotated[bool, typer.Option(help="Also write each chart as PNG and SVG.")] = True
 
     @property
@@ -92,10 +105,10 @@ class PreflightOptions(RunOptions):
 
     @property
     def ridge_value(self) -> float | str:
-        return "cv" if self.ridge == "cv" else float(self.ridge)
+        return number_or_cv("--ridge", self.ridge) or "cv"
 
     def problems(self) -> list[str]:
-        problems = []
+        problems = super().problems()
         if not self.preferences and not self.demo:
             problems.append("no preference file was given; name one with --preferences, or try --demo")
         if self.demo and (self.preferences or self.pool or self.judge or self.test):
@@ -115,13 +128,4 @@ class PreflightOptions(RunOptions):
         for name, share in (("--max-risk", self.max_risk), ("--holdout", self.holdout)):
             if not 0 < share < 1:
                 problems.append(f"{name} is {share}, it must lie between 0 and 1")
-        return problems + bad_ridge(self.ridge)
-
-
-def bad_ridge(ridge: str) -> list[str]:
-    """What is wrong with --ridge, if anything."""
-    try:
-        usable = ridge == "cv" or 0 < float(ridge) < math.inf
-    except ValueError:
-        usable = False
-    return [] if usable else [f'--ridge is {ridge!r}, must be "cv" or a positive number']
+        return problems + said(lambda: self.ridge_value)

@@ -119,7 +119,7 @@ def _gather(settings: PreflightOptions) -> tuple[Inputs, Pool | None]:
         from prudent.commands.preflight.demonstration import demo_inputs
 
         return demo_inputs(settings.seed)
-    pool = reading.read_candidates(settings.pool, settings.gold) if settings.pool else None
+    pool = reading.read_candidates(settings.pool, settings.gold, settings.columns) if settings.pool else None
     return reading.read_inputs(settings), pool
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +17,9 @@ from prudent.commands.align.options import AlignOptions
 from prudent.commands.align.problem import Judged, side_values
 from prudent.commands.align.run import build_models, reference_sampler
 from prudent.commands.align.series import Models, judge, statistics_of, train_options
-from prudent.commands.common import print_json, say
-from prudent.errors import PrudentError
+from prudent.commands.common import say
+from prudent.commands.rlp.options import RlpOptions
+from prudent.commands.rlp.run import kept
 from prudent.evaluation.intervals import paired_bootstrap
 from prudent.policies.answer_groups import label_pool, synthetic_pair
 from prudent.policies.rl.engine import Step, Trainer, TrainingPrompts, TrueValues
@@ -47,48 +47,40 @@ class State:
     groups: list[int]
 
 
-def run(given: dict[str, Any]) -> None:
-    if given["pool"] is not None or given["gold"] is not None:
-        raise PrudentError("--policy align needs gold of any text, which only the embedded world has; leave --pool out")
-    if given["kind"] and given["kind"] != ["spg"]:
-        raise PrudentError("--policy align refreshes by spg; compare the other kinds with --policy exact")
-    steps = given["steps"] or 40
-    prompts = given["prompts"] or 64
+def refresh_by_rl(given: RlpOptions) -> dict[str, Any]:
+    """The loop, round by round, then the report; what rlp.json holds."""
+    steps = given.steps or 40
+    prompts = given.prompts or 64
     settings = AlignOptions(
-        out=given["out"],
+        out=given.out,
         demo=True,
-        policy=given["language_model"],
+        policy=given.language_model,
         objectives=("vanilla",),
         reward="mean",
-        members=given["members"],
+        members=given.members,
         steps=steps,
         train_prompts=prompts // 2,
         eval_prompts=prompts - prompts // 2,
-        pooling=given["pooling"],
-        max_length=given["max_length"],
-        seed=given["seed"],
-        demo_side=given["side"],
-        demo_pairs=given["pairs"],
-        demo_slope=given["slope"],
+        pooling=given.pooling,
+        max_length=given.max_length,
+        seed=given.seed,
+        demo_side=given.side,
+        demo_pairs=given.pairs,
+        demo_slope=given.slope,
     ).checked()
-    kept = {name: v for name, v in given.items() if name not in ("out", "as_json", "seed", "rounds")}
-    with resumable_run(given["out"], "rlp", kept, given["seed"]) as (outer, resumes):
+    with resumable_run(given.out, "rlp", kept(given), given.seed) as (outer, resumes):
         if resumes:
-            say(f"going on in {given['out']}")
+            say(f"going on in {given.out}")
         state = prepare(settings, given)
-        rounds = [one_round(state, number, given) for number in range(given["rounds"] + 1)]
+        rounds = [one_round(state, number, given) for number in range(given.rounds + 1)]
         payload = describe(rounds, given)
         outer.write_json("rlp.json", payload)
         report(payload, given).write(outer)
-    say(f"wrote {given['out']}")
-    if given["as_json"]:
-        print_json(payload)
-    else:
-        for row in payload["rounds"]:
-            say(f"round {row['round']}: gold {row['gold']:.3f}, KL {row['kl']:.2f}, over round 0 {row['more'].text}")
+    say(f"wrote {given.out}")
+    return payload
 
 
-def prepare(settings: AlignOptions, given: dict[str, Any]) -> State:
+def prepare(settings: AlignOptions, given: RlpOptions) -> State:
     """Models, the two sides with the reference's samples, and the labelled preferences."""
     split, label, sampling = spawn(settings.seed, 3)
     models = build_models(settings)
@@ -99,22 +91,20 @@ def prepare(settings: AlignOptions, given: dict[str, Any]) -> State:
     )
 
 
-def one_round(state: State, number: int, given: dict[str, Any]) -> dict[str, Any]:
+def one_round(state: State, number: int, given: RlpOptions) -> dict[str, Any]:
     """Round ``number``: reward model, policy, judgement, samples, synthetic pairs; read where it is finished."""
     from safetensors.torch import load_file
 
-    folder = Path(given["out"]) / f"round-{number}"
+    folder = given.out / f"round-{number}"
     if (folder / MANIFEST).is_file():
         return json.loads((folder / "round.json").read_text(encoding="utf-8"))
-    fit_seed, policy_seed, train_seed, judge_seed, sample_seed, pair_seed = spawn(
-        spawn(given["seed"], number + 3)[-1], 6
-    )
+    fit_seed, policy_seed, train_seed, judge_seed, sample_seed, pair_seed = spawn(spawn(given.seed, number + 3)[-1], 6)
     chosen, rejected, groups = state.chosen, state.rejected, list(state.groups)
     if number > 0:
-        extra = load_file(Path(given["out"]) / f"round-{number - 1}" / "synthetic.safetensors")
+        extra = load_file(given.out / f"round-{number - 1}" / "synthetic.safetensors")
         chosen, rejected = torch.cat([chosen, extra["chosen"]]), torch.cat([rejected, extra["rejected"]])
         groups += extra["prompt"].tolist()
-    heads = HeadEnsemble.fit(chosen, rejected, members=given["members"], groups=groups, seed=fit_seed)
+    heads = HeadEnsemble.fit(chosen, rejected, members=given.members, groups=groups, seed=fit_seed)
     policy = state.models.new_policy(policy_seed)
     history = trained(policy, heads, state, number, train_seed)
     test_ids = state.models.encoder.renderer.prompts(state.test.prompts)
@@ -125,13 +115,13 @@ def one_round(state: State, number: int, given: dict[str, Any]) -> dict[str, Any
         state.models.tokenizer,
         train_ids,
         range(len(state.train)),
-        completions=given["samples"],
+        completions=given.samples,
         max_new_tokens=state.settings.max_new_tokens,
         seed=sample_seed,
     )
     pairs, facts = synthetic(rollouts, heads, state, given, pair_seed)
     result = {"round": number, "pairs": len(chosen), "final": found, "history": history, "samples": facts}
-    with new_run(folder, f"rlp round {number}", {"policy": "align"}, given["seed"]) as inner:
+    with new_run(folder, f"rlp round {number}", {"policy": "align"}, given.seed) as inner:
         inner.write_json("round.json", result)
         inner.write_tensors("synthetic.safetensors", pairs)
         inner.write_tensors("heads.safetensors", {"weights": heads.weights, "mean": heads.mean, "scale": heads.scale})
@@ -167,7 +157,7 @@ def trained(policy: Policy, heads: HeadEnsemble, state: State, number: int, seed
 
 
 def synthetic(
-    rollouts: Rollouts, heads: HeadEnsemble, state: State, given: dict[str, Any], seed: Any
+    rollouts: Rollouts, heads: HeadEnsemble, state: State, given: RlpOptions, seed: Any
 ) -> tuple[dict[str, torch.Tensor], dict[str, float | None]]:
     """SPG's pairs from fresh samples, as features, and their facts with gold's opinion of them."""
     prompts = [state.train.prompts[p] for p in rollouts.prompts]
@@ -179,14 +169,14 @@ def synthetic(
     parts = (vectors - vectors.mean(0), [[rollouts.texts[int(i)] for i in own] for own in owners])
     labels = label_pool(
         parts[1],
-        given["group"] or "embedding",
+        given.group or "embedding",
         vectors=[parts[0][own] for own in owners],
-        threshold=given["threshold"],
-        nli=given["nli"],
+        threshold=given.threshold,
+        nli=given.nli,
     )
     made, confidence = [], 0.0
     for own, label, child in zip(owners, labels, spawn(seed, len(owners))):
-        found = synthetic_pair(label, rewards[own].tolist(), given["gamma"], child)
+        found = synthetic_pair(label, rewards[own].tolist(), given.gamma, child)
         confidence += found.confidence
         if found.chosen is not None and found.rejected is not None:
             made.append((int(own[found.chosen]), int(own[found.rejected])))
@@ -205,7 +195,7 @@ def synthetic(
     return pairs, facts
 
 
-def describe(rounds: list[dict[str, Any]], given: dict[str, Any]) -> dict[str, Any]:
+def describe(rounds: list[dict[str, Any]], given: RlpOptions) -> dict[str, Any]:
     first = torch.tensor(rounds[0]["final"]["value_by_prompt"], dtype=torch.float64)
     rows = [
         {
@@ -213,7 +203,7 @@ def describe(rounds: list[dict[str, Any]], given: dict[str, Any]) -> dict[str, A
             "pairs": found["pairs"],
             "gold": found["final"]["value"],
             "kl": found["final"]["kl"],
-            "more": paired_bootstrap(found["final"]["value_by_prompt"], first, seed=given["seed"]).difference,
+            "more": paired_bootstrap(found["final"]["value_by_prompt"], first, seed=given.seed).difference,
             "length_tokens": found["final"]["length_tokens"],
             "samples": found["samples"],
         }
@@ -231,7 +221,7 @@ def describe(rounds: list[dict[str, Any]], given: dict[str, Any]) -> dict[str, A
     ]
     return {
         "world": "embedded world",
-        "side": given["side"],
+        "side": given.side,
         "policy": "align",
         "rounds": rows,
         "training": training,
@@ -239,7 +229,7 @@ def describe(rounds: list[dict[str, Any]], given: dict[str, Any]) -> dict[str, A
     }
 
 
-def report(payload: dict[str, Any], given: dict[str, Any]) -> Any:
+def report(payload: dict[str, Any], given: RlpOptions) -> Any:
     from prudent.reporting import charts
     from prudent.reporting.report import Report
 

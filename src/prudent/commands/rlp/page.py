@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from prudent.commands.rlp.options import RlpOptions
 from prudent.evaluation.overoptimization.worlds import TextWorld
 from prudent.reporting import charts
 from prudent.reporting.report import Report
@@ -17,7 +18,7 @@ GLOSSARY = {
 }
 
 
-def report(text: TextWorld, payload: dict[str, Any], rounds: list[dict[str, Any]], given: dict[str, Any]) -> Report:
+def report(text: TextWorld, payload: dict[str, Any], rounds: list[dict[str, Any]], given: RlpOptions) -> Report:
     """Verdict, gold by round, what the samples gave, accuracy, variance on the policy's samples."""
     page = Report(
         "Does refreshing the reward model on the policy help?",
@@ -82,14 +83,13 @@ def report(text: TextWorld, payload: dict[str, Any], rounds: list[dict[str, Any]
     page.bullets(
         [
             *(f"{name}: {words}" for name, words in payload["kinds"].items()),
-            f"Equal answers: {payload['groups']}. "
-            f"Confidence at least {given['gamma']:g} of {given['samples']} samples.",
+            f"Equal answers: {payload['groups']}. Confidence at least {given.gamma:g} of {given.samples} samples.",
             "A candidate counts as often as it was drawn."
-            if given["repeats"]
+            if given.repeats
             else "A candidate counts once, however "
             "often the policy drew it: repeats of one text say how sharp the policy is, not that answers agree.",
             "Each repetition splits the prompts anew into labelled, unlabelled and test thirds, and draws its own "
-            f"{given['pairs']} noisy preferences (Bradley-Terry from gold, slope {given['slope']:g}).",
+            f"{given.pairs} noisy preferences (Bradley-Terry from gold, slope {given.slope:g}).",
             "Every policy is exact over a prompt's candidates, starts from the reference, and has the same mean KL.",
             "Repetitions share one pool, so intervals speak of this pool of prompts.",
         ]

@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from prudent.commands.common import print_json, result_console, say
+from prudent.commands.common import result_console, say
 from prudent.commands.overoptimize.run import progress, text_world
-from prudent.errors import PrudentError
+from prudent.commands.rlp.options import RlpOptions
 from prudent.evaluation.intervals import Estimate, paired_bootstrap
 from prudent.evaluation.overoptimization.worlds import TextWorld
 from prudent.policies.answer_groups import final_answer, label_pool
 from prudent.policies.rlp import (
     DESCRIPTIONS,
-    KINDS,
     Model,
     Options,
     PoolProblem,
@@ -36,33 +35,44 @@ METRICS = ("gold", "best", "accuracy", "policy_accuracy", "variance", "variance_
 DEFAULT_KINDS = ("spg", "spg-reference", "self")
 
 
-def run(given: dict[str, Any]) -> None:
-    if given["policy"] not in ("exact", "align"):
-        raise PrudentError(f"--policy is {given['policy']!r}; known: exact, align")
-    kinds = kinds_of(given)
+def run(given: RlpOptions) -> dict[str, Any]:
+    """The command, with policies of either kind."""
+    if given.policy == "exact":
+        return refresh(given)
+    from prudent.commands.rlp.align import refresh_by_rl
+
+    return refresh_by_rl(given)
+
+
+def kept(given: RlpOptions) -> dict[str, Any]:
+    """Options that a run that goes on must share: more rounds may be asked of one that is not finished."""
+    return {name: value for name, value in given.chosen().items() if name != "rounds"}
+
+
+def refresh(given: RlpOptions) -> dict[str, Any]:
+    """Repetitions round by round, then the report; what rlp.json holds."""
+    kinds = list(dict.fromkeys(given.kind or DEFAULT_KINDS))
     options = Options(
-        given["pairs"],
-        given["slope"],
-        given["members"],
-        given["kl"],
-        given["samples"],
-        given["gamma"],
-        given["weight"],
-        steps=given["steps"] or 200,
-        repeats=given["repeats"],
+        given.pairs,
+        given.slope,
+        given.members,
+        given.kl,
+        given.samples,
+        given.gamma,
+        given.weight,
+        steps=given.steps or 200,
+        repeats=given.repeats,
     )
-    skipped = ("out", "as_json", "seed", "rounds")  # more rounds may be asked of a run that is not finished
-    kept = {name: str(v) if isinstance(v, Path) else v for name, v in given.items() if name not in skipped}
-    with resumable_run(given["out"], "rlp", kept, given["seed"]) as (outer, resumes):
+    with resumable_run(given.out, "rlp", kept(given), given.seed) as (outer, resumes):
         if resumes:
-            say(f"going on in {given['out']}")
+            say(f"going on in {given.out}")
         text = text_world(given)
         problem, how = pool_problem(text, given)
-        say(f"{len(text)} prompts; equal answers by {how}; {given['repetitions']} repetitions of {', '.join(kinds)}")
-        rounds = [one_round(problem, kinds, options, number, given) for number in range(given["rounds"] + 1)]
+        say(f"{len(text)} prompts; equal answers by {how}; {given.repetitions} repetitions of {', '.join(kinds)}")
+        rounds = [one_round(problem, kinds, options, number, given) for number in range(given.rounds + 1)]
         payload = describe(text, how, kinds, rounds, given)
-        if given["pool"] is not None:
-            outer.manifest["hashes"]["pool"] = hash_file(given["pool"])
+        if given.pool is not None:
+            outer.manifest["hashes"]["pool"] = hash_file(given.pool)
         outer.write_json("rlp.json", payload)
         rows = [
             (number, repetition, kind, metric, entry[kind][metric])
@@ -76,42 +86,31 @@ def run(given: dict[str, Any]) -> None:
         from prudent.commands.rlp.page import report
 
         report(text, payload, rounds, given).write(outer)
-    say(f"wrote {given['out']}")
-    if given["as_json"]:
-        print_json(payload)
-    else:
-        show(payload)
+    say(f"wrote {given.out}")
+    return payload
 
 
-def kinds_of(given: dict[str, Any]) -> list[str]:
-    kinds = list(dict.fromkeys(given["kind"] or DEFAULT_KINDS))
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown:
-        raise PrudentError(f"--kind {unknown[0]!r} is unknown; known: {', '.join(KINDS)}")
-    return kinds
-
-
-def pool_problem(text: TextWorld, given: dict[str, Any]) -> tuple[PoolProblem, str]:
+def pool_problem(text: TextWorld, given: RlpOptions) -> tuple[PoolProblem, str]:
     """The pool with features and groups (splits are the repetitions'), and how answers were grouped."""
     from prudent.features.encoder import Encoder
 
     gold, present = text.padded_gold()
     prompts, responses = text.flat()
-    encoder = Encoder(given["language_model"], pooling=given["pooling"], max_length=given["max_length"])
+    encoder = Encoder(given.language_model, pooling=given.pooling, max_length=given.max_length)
     vectors = encoder.encode(prompts, responses)
     sizes = [len(r) for r in text.responses]
-    how = given["group"] or default_grouping(text)
+    how = given.group or default_grouping(text)
     centred = (vectors - vectors.mean(0)).split(sizes)
     labels = torch.full(present.shape, -1, dtype=torch.long)
-    found = label_pool(text.responses, how, vectors=centred, threshold=given["threshold"], nli=given["nli"])
+    found = label_pool(text.responses, how, vectors=centred, threshold=given.threshold, nli=given.nli)
     labels[present] = torch.tensor([label for row in found for label in row])
     features = torch.zeros(*present.shape, vectors.shape[1])
     features[present] = vectors
     none = torch.empty(0, dtype=torch.long)
     words = {
         "answer": "the final answer",
-        "embedding": f"cosine similarity of at least {given['threshold']}",
-        "entailment": f"entailment both ways by {given['nli']}",
+        "embedding": f"cosine similarity of at least {given.threshold}",
+        "entailment": f"entailment both ways by {given.nli}",
     }
     return PoolProblem(features, gold, present, labels, none, none, none), words[how]
 
@@ -132,18 +131,18 @@ def split(problem: PoolProblem, seed: Any) -> PoolProblem:
 
 
 def one_round(
-    problem: PoolProblem, kinds: list[str], options: Options, number: int, given: dict[str, Any]
+    problem: PoolProblem, kinds: list[str], options: Options, number: int, given: RlpOptions
 ) -> dict[str, Any]:
     """Round ``number`` of every repetition, read from its folder where it is finished."""
-    folder = Path(given["out"]) / f"round-{number}"
+    folder = given.out / f"round-{number}"
     if (folder / MANIFEST).is_file():
         return json.loads((folder / "round.json").read_text(encoding="utf-8"))
-    before = None if number == 0 else load_models(Path(given["out"]) / f"round-{number - 1}")
+    before = None if number == 0 else load_models(given.out / f"round-{number - 1}")
     judged: list[dict[str, Any]] = []
     facts: list[dict[str, Any]] = []
     tensors: dict[str, torch.Tensor] = {}
-    with progress(given["repetitions"], f"round {number}") as tick:
-        for repetition, seed in enumerate(spawn(given["seed"], given["repetitions"])):
+    with progress(given.repetitions, f"round {number}") as tick:
+        for repetition, seed in enumerate(spawn(given.seed, given.repetitions)):
             split_seed, own = spawn(seed, 2)
             mine = split(problem, split_seed)
             if repetition == 0 and number == 0:
@@ -161,7 +160,7 @@ def one_round(
             tick()
     found = {"round": number, "judged": judged, "facts": facts}
     with new_run(
-        folder, f"rlp round {number}", {"kinds": kinds, "repetitions": given["repetitions"]}, given["seed"]
+        folder, f"rlp round {number}", {"kinds": kinds, "repetitions": given.repetitions}, given.seed
     ) as inner:
         inner.write_json("round.json", found)
         inner.write_tensors("models.safetensors", tensors)
@@ -219,10 +218,10 @@ def difference(a: np.ndarray, b: np.ndarray, seed: int) -> Estimate:
 
 
 def describe(
-    text: TextWorld, how: str, kinds: list[str], rounds: list[dict[str, Any]], given: dict[str, Any]
+    text: TextWorld, how: str, kinds: list[str], rounds: list[dict[str, Any]], given: RlpOptions
 ) -> dict[str, Any]:
     """Means by round and kind, paired differences to the reward model that is not refreshed, and the samples' facts."""
-    table, seed = [], given["seed"]
+    table, seed = [], given.seed
     for number, found in enumerate(rounds):
         for kind in found["judged"][0]:
             base = "fixed-views" if kind == "uml" else "fixed"
@@ -245,7 +244,7 @@ def describe(
     variance = {
         kind: difference(values(last, kind, "variance"), values(rounds[0], "fixed", "variance"), seed)
         for kind in kinds
-        if kind != "uml" and given["members"] > 1
+        if kind != "uml" and given.members > 1
     }
     return {
         "world": text.name,
@@ -253,8 +252,8 @@ def describe(
         "prompts": len(text),
         "groups": how,
         "rounds": len(rounds) - 1,
-        "repetitions": given["repetitions"],
-        "kl_nats": given["kl"],
+        "repetitions": given.repetitions,
+        "kl_nats": given.kl,
         "kinds": {k: DESCRIPTIONS[k] for k in last["judged"][0]},
         "table": table,
         "contrasts_last_round": contrasts,
@@ -272,7 +271,12 @@ def fact_means(found: dict[str, Any], kind: str) -> dict[str, float | None]:
     return result
 
 
-def show(payload: dict[str, Any]) -> None:
+def show(payload: dict[str, Any], options: RlpOptions) -> None:
+    """The rounds, for a person."""
+    if options.policy == "align":
+        for row in payload["rounds"]:
+            say(f"round {row['round']}: gold {row['gold']:.3f}, KL {row['kl']:.2f}, over round 0 {row['more'].text}")
+        return
     from rich.table import Table
 
     table = Table(title=f"Reward learning on policy: gold at KL {payload['kl_nats']} nats, from the reference")

@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from prudent.commands.options import CommonOptions, command
+from prudent.commands.options import RowOptions, command
 
 
 @command(
     "score", run="score.run:score", example="prudent score --model runs/rm --data responses.jsonl --output scored.jsonl"
 )
 @dataclass(frozen=True, kw_only=True)
-class ScoreOptions(CommonOptions):
+class ScoreOptions(RowOptions):
     """Score responses with every member of a reward model.
 
     Each row comes back with its own columns and mean, standard_deviation (sample, ddof=1, over members; null for one
@@ -25,7 +25,10 @@ class ScoreOptions(CommonOptions):
 
     model: Annotated[str, typer.Option(help="Folder that prudent fit wrote, or a sequence-classification model.")]
     data: Annotated[
-        Path, typer.Option(help="JSONL with prompt and response, or a pool with prompt and responses, in every row.")
+        Path,
+        typer.Option(
+            help="JSONL with prompt and response, or a pool with prompt and responses, in every row.", exists=True
+        ),
     ]
     out: Annotated[Path | None, typer.Option("--out", help="Run folder to write scores.jsonl and a summary to.")] = None
     output: Annotated[Path | None, typer.Option("--output", help="File to write the scored rows to.")] = None
@@ -41,7 +44,7 @@ class ScoreOptions(CommonOptions):
     ] = False
 
     def problems(self) -> list[str]:
-        problems = []
+        problems = super().problems()
         if self.as_json and self.out is None and self.output is None:
             problems.append("--json prints one object, so name where the rows go: --out FOLDER or --output FILE")
         if self.output is not None and self.output.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ def score(options: ScoreOptions) -> dict[str, Any] | None:
     from prudent.rewards.model import RewardModel
     from prudent.runs import dumps, new_run
 
-    rows, prompts, responses = read_rows(options.data)
+    rows, prompts, responses = read_rows(options.data, options.columns)
     reward_model = RewardModel.load(options.model, model=options.language_model, dtype=options.dtype)
     processes = Processes()
     if processes.first:
@@ -60,21 +61,24 @@ def write_rows(path: Path, text: str) -> None:
         raise PrudentError(f"--output {path} can't be written: {error}; name another") from error
 
 
-def read_rows(path: Path) -> tuple[list[dict[str, Any]], list[Any], list[Any]]:
-    """(rows, prompts, responses): the rows as given, and one prompt and response for every response in them.
+def read_rows(
+    path: Path, columns: Mapping[str, str] | None = None
+) -> tuple[list[dict[str, Any]], list[Any], list[Any]]:
+    """(rows, prompts, responses): the rows with our column names, and one prompt and response a response.
 
     A row has ``response`` (text or messages) or ``responses`` (a list of texts). DataError names every bad row.
     """
     from prudent.data.files import read_records
     from prudent.data.formats import Reject
     from prudent.data.ratings import read_response
+    from prudent.data.records import mapped
     from prudent.errors import BadRow, DataError, PrudentError
 
     bad: list[BadRow] = []
     rows: list[dict[str, Any]] = []
     prompts: list[Any] = []
     responses: list[Any] = []
-    for record in read_records(path):
+    for record in mapped(read_records(path), columns):
         bad += record.errors
         row = record.value
         if row is None or record.errors:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from prudent.commands.options import CommonOptions, command
+from prudent.commands.options import RowOptions, command
 
 
 @command(
@@ -18,7 +18,7 @@ from prudent.commands.options import CommonOptions, command
     interrupted="the server has ended",
 )
 @dataclass(frozen=True, kw_only=True)
-class ServeOptions(CommonOptions):
+class ServeOptions(RowOptions):
     """Serve a reward model to trainers: OpenRLHF, slime, LLaMA-Factory, vLLM- and TEI-shaped clients, and our own.
 
     POST to /score; the form is told from the body's keys. /docs describes all forms; /healthz, /readyz and /metrics are
@@ -45,10 +45,12 @@ class ServeOptions(CommonOptions):
     )
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8010
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes, each with a model of its own.")] = 1
-    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens scored at once.")] = 16384
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens scored at once.", max=2**24)] = 16384
     wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a batch is held open for others.")] = 10.0
-    queue: Annotated[int, typer.Option(min=1, help="Samples that may wait; beyond it clients get 503.")] = 4096
-    body_limit: Annotated[int, typer.Option(min=1, help="Largest request body in bytes.")] = 8 * 2**20
+    queue: Annotated[
+        int, typer.Option(min=1, help="Samples that may wait; beyond it clients get 503.", max=1_000_000)
+    ] = 4096
+    body_limit: Annotated[int, typer.Option(min=1, help="Largest request body in bytes.", max=2**30)] = 8 * 2**20
     token: Annotated[str, typer.Option(envvar="PRUDENT_SERVE_TOKEN", help="Bearer token that requests must carry.")] = (
         ""
     )
@@ -59,8 +61,9 @@ class ServeOptions(CommonOptions):
 
     def problems(self) -> list[str]:
         """What is wrong with these options together."""
+        problems = super().problems()
         if self.rule == "proportional" and self.reference is None:
-            return ["--rule proportional takes the variance's scale from samples of the reference: give --reference"]
-        return (
-            ["--fallback is for prompts that --reference doesn't hold"] if self.fallback and not self.reference else []
-        )
+            problems.append("--rule proportional takes the variance's scale from the reference: give --reference")
+        elif self.fallback and not self.reference:
+            problems.append("--fallback is for prompts that --reference doesn't hold")
+        return problems

@@ -60,7 +60,7 @@ def open_scorer(options: ServeOptions) -> Any:
 
     model = RewardModel.load(options.model, model=options.language_model, dtype=options.dtype, keep_features=False)
     model.check()
-    pool = None if options.reference is None else read_pool(options.reference)
+    pool = None if options.reference is None else read_pool(options.reference, columns=options.columns)
     scorer = RewardScorer(model, options.rule, reference=pool, fallback=options.fallback)
     say(f"ready: {model.members} members ({model.family})")
     return scorer

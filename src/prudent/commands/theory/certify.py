@@ -86,7 +86,7 @@ def certify_model(asked: CertifyOptions) -> dict[str, Any]:
     betas, delta, seed = asked.betas, asked.delta, asked.seed
     options = {"model": str(asked.model), "pool": str(asked.pool), "betas": list(betas), "delta": delta}
     with new_run(asked.out, "theory certify", options, seed, asked.overwrite) as run:
-        candidates = read_candidates(asked.pool)
+        candidates = read_candidates(asked.pool, asked.columns)
         say("scoring the pool ...")
         belief, deviations = read_belief(asked.model, candidates)
         gold = pool_gold(candidates)

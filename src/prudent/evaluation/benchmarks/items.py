@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from prudent.data.files import Record, open_records
 from prudent.data.preferences import read_preferences_with_report
+from prudent.data.records import mapped
 from prudent.errors import BadRow, DataError, PrudentError
 
 BENCHMARKS = ("rewardbench", "rewardbench2", "rewardmath", "preferences")
@@ -72,11 +73,18 @@ class Items:
 
 
 def read_items(
-    benchmark: str, source: str | Path, *, split: str | None = None, subset: str | None = None, on_error: str = "raise"
+    benchmark: str,
+    source: str | Path,
+    *,
+    split: str | None = None,
+    subset: str | None = None,
+    on_error: str = "raise",
+    columns: Mapping[str, str] | None = None,
 ) -> Items:
     """Items of a local file or hub data set.
 
     subset: only its items; rows that name none are taken to be of it. on_error: "raise", or "skip" (counted).
+    columns: {our name: the file's}.
     """
     readers: dict[str, Callable[..., Items]] = {
         "rewardbench": read_pairs,
@@ -86,7 +94,8 @@ def read_items(
     }
     if benchmark not in readers:
         raise PrudentError(f"benchmark is {benchmark!r}, expected one of {', '.join(BENCHMARKS)}")
-    items = readers[benchmark](source, split=split, subset=subset, on_error=on_error, benchmark=benchmark)
+    asked = {"split": split, "subset": subset, "on_error": on_error, "columns": columns or {}}
+    items = readers[benchmark](source, benchmark=benchmark, **asked)
     if subset is None or set(items.subsets) == {subset}:
         return items
     kept = [place for place, name in enumerate(items.subsets) if name == subset]
@@ -109,21 +118,29 @@ def unique_ids(ids: Sequence[str], lines: Sequence[int], source: str | Path) -> 
         raise DataError(str(source), bad, "ids must be unique, since scores are matched by them")
 
 
-def read_pairs(source: str | Path, *, split: str | None, subset: str | None, on_error: str, benchmark: str) -> Items:
+def read_pairs(
+    source: str | Path,
+    *,
+    split: str | None,
+    subset: str | None,
+    on_error: str,
+    benchmark: str,
+    columns: Mapping[str, str],
+) -> Items:
     """RewardBench 1's columns, or any preference file that ``read_preferences`` reads."""
-    data, report = read_preferences_with_report(source, split=split, on_error=on_error)
-    columns = set(data.column_names)
+    data, report = read_preferences_with_report(source, split=split, on_error=on_error, columns=columns)
+    there = set(data.column_names)
     lines = data["row"]
-    has_ids = "id" in columns
+    has_ids = "id" in there
     ids = [str(name) for name in (data["id"] if has_ids else lines)]
     unique_ids(ids, lines, source)
-    if benchmark == "rewardbench" and "subset" not in columns and subset is None:
+    if benchmark == "rewardbench" and "subset" not in there and subset is None:
         raise PrudentError(f"{source} has no column 'subset'; name the subset of all its rows with --subset")
-    subsets = data["subset"] if "subset" in columns else [subset or "all"] * len(data)
+    subsets = data["subset"] if "subset" in there else [subset or "all"] * len(data)
     models = [
         [str(value or "") for value in pair]
         for pair in zip(
-            *(data[name] if name in columns else [""] * len(data) for name in ("chosen_model", "rejected_model"))
+            *(data[name] if name in there else [""] * len(data) for name in ("chosen_model", "rejected_model"))
         )
     ]
     left_out: Counter[str] = Counter(row.reason for row in [*report.bad, *report.left_out])
@@ -175,12 +192,19 @@ def texts(value: Any) -> list[str] | None:
 
 
 def read_best_of_k(
-    source: str | Path, *, split: str | None, subset: str | None, on_error: str, benchmark: str
+    source: str | Path,
+    *,
+    split: str | None,
+    subset: str | None,
+    on_error: str,
+    benchmark: str,
+    columns: Mapping[str, str],
 ) -> Items:
     """RewardBench 2's columns: prompt, chosen and rejected (lists of texts), subset, id."""
     rows = Rows(source)
     found: list[tuple[int, str, Any, list[str], int, str, list[str]]] = []
-    for line, value in objects(open_records(source, split or "test" if not Path(source).is_file() else None), rows):
+    records = open_records(source, split or "test" if not Path(source).is_file() else None)
+    for line, value in objects(mapped(records, columns), rows):
         chosen, rejected = texts(value.get("chosen")), texts(value.get("rejected"))
         named = value.get("subset", subset)
         for name, listed in (("chosen", chosen), ("rejected", rejected)):
@@ -205,12 +229,18 @@ def read_best_of_k(
 
 
 def read_solutions(
-    source: str | Path, *, split: str | None, subset: str | None, on_error: str, benchmark: str
+    source: str | Path,
+    *,
+    split: str | None,
+    subset: str | None,
+    on_error: str,
+    benchmark: str,
+    columns: Mapping[str, str],
 ) -> Items:
     """RewardMATH's direct format (a row a solution) or pairwise format (a row a comparison): an item a problem."""
     rows = Rows(source)
     problems: dict[str, dict[str, Any]] = {}
-    for line, value in objects(open_records(source, split), rows):
+    for line, value in objects(mapped(open_records(source, split), columns), rows):
         key = value.get("problem_id", value.get("problem"))
         if key is None or not isinstance(value.get("problem"), str):
             rows.note(line, "problem", "missing-field", "problem (a text) and problem_id are needed")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from prudent.data.files import read_records
 from prudent.data.pools import Pool, read_pool
+from prudent.data.records import mapped
 from prudent.errors import BadRow, DataError, PrudentError
 from prudent.evaluation.overoptimization.goodhart import World, split_world
 from prudent.seeding import Seed
@@ -63,32 +65,32 @@ def embedded(prompts: int | None = None, side: str = "balanced") -> TextWorld:
     )
 
 
-def holds_solutions(path: str | Path) -> bool:
+def holds_solutions(path: str | Path, columns: Mapping[str, str] | None = None) -> bool:
     """Whether a file's first row is a problem with ``solutions``."""
-    from prudent.data.files import read_records
-
-    first = next((record.value for record in read_records(path) if record.value is not None), None)
+    first = next((record.value for record in mapped(read_records(path), columns) if record.value is not None), None)
     return first is not None and isinstance(first.get("solutions"), list)
 
 
-def read_candidates(path: str | Path) -> Pool:
-    """A pool file, or solutions of problems (``question`` and ``solutions`` with ``is_correct``, which is the gold)."""
-    return _candidates(path)[0]
+def read_candidates(path: str | Path, columns: Mapping[str, str] | None = None) -> Pool:
+    """A pool file, or solutions of problems (``question`` and ``solutions`` with ``is_correct``, which is the gold).
+
+    columns: {our name: the file's}."""
+    return _candidates(path, columns)[0]
 
 
-def _candidates(path: str | Path) -> tuple[Pool, str]:
+def _candidates(path: str | Path, columns: Mapping[str, str] | None) -> tuple[Pool, str]:
     """The pool of a file, and the unit of its gold."""
-    if holds_solutions(path):
-        return read_solutions(path), "1 for a correct solution, 0 else"
-    return read_pool(path), "gold of the file"
+    if holds_solutions(path, columns):
+        return read_solutions(path, columns), "1 for a correct solution, 0 else"
+    return read_pool(path, columns=columns), "gold of the file"
 
 
-def read_world(path: str | Path, gold: str | None = None) -> TextWorld:
+def read_world(path: str | Path, gold: str | None = None, columns: Mapping[str, str] | None = None) -> TextWorld:
     """The prompts, responses and gold of ``read_candidates``.
 
     gold: a reward model (folder or hub id) that scores the responses in place of the file's own gold.
     """
-    pool, unit = _candidates(path)
+    pool, unit = _candidates(path, columns)
     values = pool.gold
     if gold is not None:
         from prudent.rewards.model import RewardModel
@@ -102,14 +104,12 @@ def read_world(path: str | Path, gold: str | None = None) -> TextWorld:
     return TextWorld(list(pool.prompts), list(pool.responses), values, str(path), unit)
 
 
-def read_solutions(path: str | Path) -> Pool:
+def read_solutions(path: str | Path, columns: Mapping[str, str] | None = None) -> Pool:
     """Problems with several solutions, gold 1 for a correct one and 0 for others."""
-    from prudent.data.files import read_records
-
     bad: list[BadRow] = []
     pool = Pool([], [], [], [])
     assert pool.gold is not None
-    for place, record in enumerate(read_records(path)):
+    for place, record in enumerate(mapped(read_records(path), columns)):
         bad += record.errors
         if record.value is None:
             continue
