@@ -11,6 +11,7 @@ from typer.models import ArgumentInfo
 from typer.testing import CliRunner
 
 from prudent.cli import app
+from prudent.commands.line import load
 from prudent.commands.options import COMMANDS, CommonOptions, RowOptions, build, faults, fields_of
 from prudent.errors import PrudentError
 
@@ -134,3 +135,9 @@ def test_options_that_a_family_lacks_are_refused_by_name(tmp_path: Path) -> None
     with pytest.raises(PrudentError, match="solved exactly, without --epochs"):
         asked(epochs=2)
     assert asked(epochs=2, diversity="shuffle") == {"epochs": 2, "diversity": "shuffle"}
+
+
+@pytest.mark.parametrize("words", sorted(BY_WORDS))
+def test_what_runs_and_shows_a_command_is_there(words: str) -> None:
+    about = BY_WORDS[words].command
+    assert callable(load(about.run)) and (not about.show or callable(load(about.show)))
