@@ -2,7 +2,8 @@
 #   make demo    install, run the demo (under a minute), say where the report is
 #   make test    install, run the whole suite
 # and one more for the curious:
-#   make bench   the short benchmarks: benchmarks/results/*.json and the table of docs/performance.md
+#   make bench   the short benchmarks: benchmarks/results/*.json and the table of benchmarks/NOTES-performance.md
+#   make docs    the documentation site: docs/_build/html, tutorials run, each page also as Markdown
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -12,7 +13,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install demo test bench lint types clean help
+.PHONY: install demo test bench docs lint types clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -38,12 +39,16 @@ test: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks
 
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/python docs/build.py
+
 lint: $(STAMP)
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs/*.py docs/_ext
+	$(BIN)/ruff format --check src tests benchmarks docs/*.py docs/_ext
 
 types: $(STAMP)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(DEMO) build dist src/*.egg-info
+	rm -rf $(DEMO) docs/_build docs/reference build dist src/*.egg-info

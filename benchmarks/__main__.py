@@ -1,4 +1,4 @@
-"""Run the short benchmarks and make the table of docs/performance.md from benchmarks/results/*.json.
+"""Run the short benchmarks and make the table of benchmarks/NOTES-performance.md from benchmarks/results/*.json.
 
     python benchmarks                      # what `make bench` does: about ten minutes on two idle cores
     python benchmarks --only heads growth  # some of them
@@ -23,7 +23,7 @@ from typing import Any
 import results
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "performance.md"
+PAGE = HERE / "NOTES-performance.md"
 BEGIN, END = "<!-- table: made by python benchmarks -->", "<!-- end of table -->"
 PEER = HERE.parent / ".venv-rewarduq" / "bin" / "python"
 SHORT: dict[str, list[str]] = {

@@ -48,7 +48,9 @@ def row(field: Field) -> str:
         values = field.default if field.many else (field.default,)
         default = "`" + " ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in values) + "`"
     least, most = getattr(field.info, "min", None), getattr(field.info, "max", None)
-    bounds = "".join(f" {word} {bound:g}." for word, bound in (("At least", least), ("At most", most)) if bound is not None)
+    bounds = "".join(
+        f" {word} {bound:g}." for word, bound in (("At least", least), ("At most", most)) if bound is not None
+    )
     name = f"`{field.flag}`" if hasattr(field.info, "is_flag") else f"`{field.name.upper()}`"
     return f"| {name} | {kind(field)} | {default} | {cell(field.info.help or '')}{bounds} |"
 
@@ -62,7 +64,14 @@ def command_page(options: type[CommonOptions]) -> str:
     for field in fields_of(options):
         panels.setdefault(getattr(field.info, "rich_help_panel", None) or "Options", []).append(field)
     for title, found in panels.items():
-        lines += [f"## {title}", "", "| option | value | default | |", "| --- | --- | --- | --- |", *map(row, found), ""]
+        lines += [
+            f"## {title}",
+            "",
+            "| option | value | default | |",
+            "| --- | --- | --- | --- |",
+            *map(row, found),
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -119,6 +128,11 @@ def docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: lis
 
 
 def setup(app: Any) -> dict[str, Any]:
+    from sphinx_markdown_builder.translator import MarkdownTranslator
+
+    # It knows no abbreviations, which Sphinx sets around the * of keyword-only arguments.
+    for step in ("visit", "depart"):
+        setattr(MarkdownTranslator, f"{step}_abbreviation", lambda self, node: None)
     app.connect("builder-inited", write)
     app.connect("autodoc-process-docstring", docstring)
     return {"version": prudent.__version__, "parallel_read_safe": True}
