@@ -86,9 +86,13 @@ def test_every_form_gives_the_same_number_in_its_own_shape(client, reward_model,
     vllm = client.post("/classify", json={"model": "m", "input": [text]}).json()
     one = client.post("/predict", json={"inputs": [PROMPTS[0], ANSWERS[0]]}).json()
     many = client.post("/predict", json={"inputs": [[text], [PROMPTS[0], ANSWERS[0]]]}).json()
+    message = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": ANSWERS[0]}]}
+    rollout = {"responses_create_params": {"input": turns[:1]}, "response": {"output": [message]}, "extra": 1}
+    verified = client.post("/verify", json=rollout).json()
+    assert verified["extra"] == 1 and verified["response"] == rollout["response"]
     own = client.post("/score", json={"messages": turns}).json()["results"][0]
     numbers = [slime["reward"], slime["score"], factory["scores"][0], vllm["data"][0]["probs"][-1], one[0]["score"]]
-    numbers += [row[0]["score"] for row in many] + [own["reward"]]
+    numbers += [row[0]["score"] for row in many] + [own["reward"], verified["reward"]]
     assert numbers == pytest.approx([want] * len(numbers), abs=1e-5)
     assert own["members"] == pytest.approx(offline[:, 0].tolist(), abs=1e-5)
     assert own["rule"] == "mean" and own["centred"] is False and own["truncated"] is False
@@ -106,6 +110,7 @@ def test_every_form_gives_the_same_number_in_its_own_shape(client, reward_model,
         ({"prompt": "ask", "response": 3}, 422, 0),
         ({"inputs": [["a", "b", "c"]]}, 422, 0),
         ({"conversations": 3}, 422, None),
+        ({"responses_create_params": {"input": "ask"}, "response": {"output": []}}, 422, 0),
     ],
 )
 def test_an_error_is_an_http_error_with_a_reason_and_the_index(client, body, status, index):

@@ -25,10 +25,14 @@ EXAMPLES = {
     "openrlhf": {"query": ["<rendered prompt and answer>"], "prompts": ["<rendered prompt>"], "labels": [""]},
     "slime": {"prompt": "Hi", "response": "Hello!", "label": ""},
     "llamafactory": {"model": "any", "messages": ["<rendered prompt and answer>"]},
+    "nemo_gym": {
+        "responses_create_params": {"input": [{"role": "user", "content": "Hi"}]},
+        "response": {"output": [{"type": "message", "content": [{"type": "output_text", "text": "Hello!"}]}]},
+    },
     "vllm": {"model": "any", "input": ["<rendered prompt and answer>"]},
     "tei": {"inputs": ["Hi", "Hello!"]},
 }
-PATHS = ("/score", "/", "/get_reward", "/classify", "/predict", "/v1/classify", "/v1/score")
+PATHS = ("/score", "/", "/get_reward", "/classify", "/predict", "/v1/classify", "/v1/score", "/verify")
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,10 @@ def create_app(
 
 
 _DESCRIPTION = (
-    "Rewards with their uncertainty. Bodies of OpenRLHF, slime, LLaMA-Factory, vLLM and text-embeddings-inference are "
-    "answered in their own shape; POST to any of " + ", ".join(PATHS) + ". An error is an HTTP error with a reason "
+    "Rewards with their uncertainty. Bodies of OpenRLHF, slime, LLaMA-Factory, NeMo Gym, vLLM and "
+    "text-embeddings-inference are answered in their own shape; POST to any of "
+    + ", ".join(PATHS)
+    + ". An error is an HTTP error with a reason "
     "and the index of the sample; a reward is never made up."
 )
 

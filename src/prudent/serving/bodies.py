@@ -7,6 +7,7 @@ openrlhf      query, prompts, labels             rewards, scores, extra_logs: nu
 slime         prompt, response, label            reward, mean, variance, ... of one sample
 llamafactory  model, messages (texts)            scores, one a text
 vllm          input (texts)                      data[i].probs: members, then the reward last
+nemo_gym      responses_create_params, response  the body, with reward, mean, variance, standard deviation
 tei           inputs (a text or [[text], ...])   label and score, one a text
 prudent       messages (turns), or               results[i]: reward, rule, mean, variance, standard_deviation, members
               conversations [{messages} or
@@ -14,7 +15,8 @@ prudent       messages (turns), or               results[i]: reward, rule, mean,
 ============  =================================  ==================================================================
 
 Bodies were read from OpenRLHF 0.11 (utils/agent.py, cli/serve_rm.py), slime 0.3 (rollout/rm_hub), LLaMA-Factory
-(train/ppo/ppo_utils.py), vLLM's /classify and text-embeddings-inference's /predict (router/src/http/types.rs).
+(train/ppo/ppo_utils.py), NeMo Gym's /verify (nemo_gym/base_resources_server.py, of the Responses API), vLLM's
+/classify and text-embeddings-inference's /predict (router/src/http/types.rs).
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Any, NamedTuple
 from prudent.errors import PrudentError
 from prudent.features.rendering import RenderedText, template_marks
 
-FORMS = ("openrlhf", "slime", "llamafactory", "vllm", "tei", "prudent")
+FORMS = ("openrlhf", "slime", "llamafactory", "nemo_gym", "vllm", "tei", "prudent")
 
 
 class Sample(NamedTuple):
@@ -67,6 +69,8 @@ def form_of(body: Any) -> str:
         raise BodyError(f"the body is a {type(body).__name__}; send one JSON object")
     if "query" in body:
         return "openrlhf"
+    if "responses_create_params" in body:
+        return "nemo_gym"
     if "inputs" in body:
         return "tei"
     if "input" in body:
@@ -172,6 +176,32 @@ def _read_tei(body: dict[str, Any], tokenizer: Any) -> list[Sample]:
     return samples
 
 
+def _read_nemo_gym(body: dict[str, Any], tokenizer: Any) -> list[Sample]:
+    """One rollout of the Responses API: the answer is the text of the last assistant message of its output."""
+    asked, answered = body["responses_create_params"], body.get("response")
+    turns = asked.get("input") if isinstance(asked, dict) else None
+    output = answered.get("output") if isinstance(answered, dict) else None
+    if isinstance(turns, str):
+        turns = [{"role": "user", "content": turns}]
+    if isinstance(turns, list):
+        turns = [t if not isinstance(t, dict) else {**t, "content": _joined(t.get("content"))} for t in turns]
+    spoken = [m for m in output or [] if isinstance(m, dict) and m.get("type", "message") == "message"]
+    text = _joined(spoken[-1].get("content")) if spoken else None
+    if not _are_turns(turns) or not isinstance(text, str):
+        return [
+            Sample("", "", "give responses_create_params.input (a text or turns) and response.output with a message")
+        ]
+    return [Sample([{"role": t["role"], "content": t["content"]} for t in turns or []], text)]
+
+
+def _joined(content: Any) -> Any:
+    """The text of a message's parts; other contents as they are."""
+    if not isinstance(content, list):
+        return content
+    parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+    return "".join(parts) if all(isinstance(part, str) for part in parts) else None  # type: ignore[arg-type]
+
+
 def _read_slime(body: dict[str, Any], tokenizer: Any) -> list[Sample]:
     return [_conversation(body, tokenizer)]
 
@@ -230,6 +260,12 @@ def _write_slime(body: dict[str, Any], scores: list[Score], model: str) -> dict[
     return {**_full(scores[0]), "score": scores[0].reward}
 
 
+def _write_nemo_gym(body: dict[str, Any], scores: list[Score], model: str) -> dict[str, Any]:
+    found = _full(scores[0])
+    beside = {f"reward_model_{name}": found[name] for name in ("mean", "variance", "standard_deviation")}
+    return {**body, "reward": scores[0].reward, **beside}
+
+
 def _write_llamafactory(body: dict[str, Any], scores: list[Score], model: str) -> dict[str, Any]:
     return {"model": model, "scores": [score.reward for score in scores]}
 
@@ -257,6 +293,7 @@ def _write_tei(body: dict[str, Any], scores: list[Score], model: str) -> list[An
 _READERS: dict[str, Callable[[dict[str, Any], Any], list[Sample]]] = {
     "openrlhf": _read_openrlhf,
     "slime": _read_slime,
+    "nemo_gym": _read_nemo_gym,
     "llamafactory": _read_texts("messages"),
     "vllm": _read_texts("input"),
     "tei": _read_tei,
@@ -265,6 +302,7 @@ _READERS: dict[str, Callable[[dict[str, Any], Any], list[Sample]]] = {
 _WRITERS: dict[str, Callable[[dict[str, Any], list[Score], str], Any]] = {
     "openrlhf": _write_openrlhf,
     "slime": _write_slime,
+    "nemo_gym": _write_nemo_gym,
     "llamafactory": _write_llamafactory,
     "vllm": _write_vllm,
     "tei": _write_tei,
