@@ -80,10 +80,8 @@ def create_app(
 
 _DESCRIPTION = (
     "Rewards with their uncertainty. Bodies of OpenRLHF, slime, LLaMA-Factory, NeMo Gym, vLLM and "
-    "text-embeddings-inference are answered in their own shape; POST to any of "
-    + ", ".join(PATHS)
-    + ". An error is an HTTP error with a reason "
-    "and the index of the sample; a reward is never made up."
+    "text-embeddings-inference are answered in their own shape; POST to any of " + ", ".join(PATHS) + ". "
+    "An error is an HTTP error with a reason and the index of the sample; a reward is never made up."
 )
 
 
