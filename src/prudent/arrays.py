@@ -28,7 +28,7 @@ def require_finite(values: torch.Tensor, name: str, axes: tuple[str, ...] = ()) 
     where = ", ".join(f"{axes[i] if i < len(axes) else f'axis {i}'} {index}" for i, index in enumerate(place))
     raise PrudentError(
         f"{name} is {values[tuple(place)].item()} at {where or 'its only value'} "
-        f"({int(bad.sum())} of {values.numel()} values are not finite); remove or mend them first"
+        f"({int(bad.sum())} of {values.numel()} values are not finite); remove or fix them first"
     )
 
 

@@ -177,7 +177,7 @@ def test_no_pair_at_all_is_an_error_with_counts(tmp_path: Path) -> None:
     st.sampled_from([".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz"]),
 )
 def test_no_file_breaks_the_reader(content: bytes, suffix: str) -> None:
-    """Whatever a file holds, reading it ends in pairs or in an error that a person can mend."""
+    """Whatever a file holds, reading it ends in pairs or in an error that a person can fix."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
 """Shapes of preference rows in the wild, each turned into one: prompt, chosen and rejected as lists of messages.
 
-Pure functions on one row. A row that can't be used raises ``Reject`` with every reason found in it; what was mended or
+Pure functions on one row. A row that can't be used raises ``Reject`` with every reason found in it; what was changed or
 deserves a look is noted as a flag. The rules are listed in docs/data.md.
 """
 

@@ -32,7 +32,7 @@ def length_report(chosen: np.ndarray, rejected: np.ndarray) -> dict[str, Any]:
     interval (half counts rounded down). cohen_d_pooled: difference of means over the pooled sample standard deviation;
     cohen_d_paired: mean over standard deviation of the differences; null with a reason where the spread is zero.
     relative_gap: difference of means over their mean. severe: the better of "longer" and "shorter" is right in at least
-    70 % of pairs, surely above one half, and the means lie at least 10 % apart; d alone never makes it so.
+    70 % of pairs, above one half beyond its interval, and the means lie at least 10 % apart; d alone never makes it so.
     """
     chosen, rejected = np.asarray(chosen, dtype=np.float64), np.asarray(rejected, dtype=np.float64)
     n = len(chosen)
@@ -51,7 +51,7 @@ def length_report(chosen: np.ndarray, rejected: np.ndarray) -> dict[str, Any]:
     for name, spread in (("cohen_d_pooled", pooled), ("cohen_d_paired", paired)):
         found[name] = (means[0] - means[1]) / spread if spread > 0 else None
         if spread == 0:
-            reasons[name] = "lengths do not vary" if n > 1 else "one pair has no spread"
+            reasons[name] = "lengths do not vary" if n > 1 else "one pair has no variance"
     gap = (means[0] - means[1]) / middle if middle > 0 else None
     best = max(accuracy, 1 - accuracy)
     low = interval.low if accuracy >= 0.5 else 1 - interval.high

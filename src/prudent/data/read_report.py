@@ -1,4 +1,4 @@
-"""What one pass over a file found: rows read, kept, mended and left out, each with line, field and reason."""
+"""What one pass over a file found: rows read, kept, repaired and left out, each with line, field and reason."""
 
 from __future__ import annotations
 

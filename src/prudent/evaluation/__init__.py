@@ -1,4 +1,4 @@
-"""What a reward model or a policy is worth, and how sure that is. Metrics take arrays and load no model."""
+"""How good a reward model or a policy is, with intervals. Metrics take arrays and load no model."""
 
 from prudent.lazy import attach
 

@@ -87,7 +87,7 @@ def calibration_estimates(
     counts = np.unique(code, return_counts=True)[1]
     brier, ece = float(square.mean()), float(np.abs(np.bincount(code, weights=gap)).sum() / n)
     if n < 2:
-        reason = "one item has no spread to resample"
+        reason = "one item has no variance to resample"
         return (
             Estimate(brier, None, None, n, level, "bootstrap", reason),
             Estimate(ece, None, None, n, level, "bootstrap", reason),
@@ -136,7 +136,7 @@ def auroc(score: ArrayLike, positive: ArrayLike, *, level: float = 0.95, cluster
     down = 1 - (whole[~yes] - ranks(x[~yes])) / m  # share of positives above each negative
     value = float(up.mean())
     if m < 2 or k < 2:
-        return Estimate(value, None, None, n, level, "auroc, DeLong", "one item in a class has no spread")
+        return Estimate(value, None, None, n, level, "auroc, DeLong", "one item in a class has no variance")
     codes = cluster_codes(clusters, n)
     if codes is None:
         variance = up.var(ddof=1) / m + down.var(ddof=1) / k

@@ -132,7 +132,7 @@ def effective_size(values: np.ndarray, codes: np.ndarray) -> float:
 def proportion(credit: ArrayLike, level: float = 0.95, clusters: Any = None) -> Estimate:
     """Mean of credits in [0, 1] with a Wilson interval, which never has width 0; of no item: None with the reason.
 
-    clusters: labels of items that share a prompt; the interval is then of as many items as they are worth
+    clusters: labels of items that share a prompt; the interval is then of the effective number of items
     (``effective_size``).
     """
     values = array(credit, "credit")
@@ -190,7 +190,7 @@ def bootstrap(
         return Estimate(None, None, None, 0, level, method, "no items")
     if drawn < 2:
         value = float(x.mean()) if statistic == "mean" else float(statistic(x))
-        return Estimate(value, None, None, n, level, method, "one item or cluster has no spread to resample")
+        return Estimate(value, None, None, n, level, method, "one item or cluster has no variance to resample")
     if statistic == "mean":
         draws = resampled_means(x[:, None], rounds, seed, codes)[:, 0]
         value = float(x.mean())

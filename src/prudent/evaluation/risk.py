@@ -1,7 +1,7 @@
-"""Empirical risk of policies: what they are worth over draws of the reward model, and how often that is too little.
+"""Empirical risk of policies: their expected reward over draws of the reward model, and how often that is too little.
 
 The protocol of arXiv 2410.23726 and 2507.15906: one policy a draw, its true value beside the reference policy's, and
-risk = share of draws whose policy is worth no more than the reference.
+risk = share of draws whose policy is no better than the reference.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class PolicyRisk:
 
     draws: how many. gain: mean of value - reference value; gain_low, gain_high: bootstrap interval of that mean over
     draws. variance, deviation: of the gain over draws (ddof=1; None for one draw). worst: 5 % quantile of the gain.
-    at_or_below: draws worth no more than the reference; risk: their share; low, high: its Wilson interval.
+    at_or_below: draws no better than the reference; risk: their share; low, high: its Wilson interval.
     """
 
     draws: int

@@ -28,7 +28,7 @@ Prompt: TypeAlias = "str | Messages"
 Response: TypeAlias = "str | Messages"
 
 ROLES = {"user": "User", "assistant": "Assistant", "system": "System"}
-# Some templates print today's date. Scores must not change overnight, so they are always told the same day.
+# Some templates print today's date. Scores must not change overnight, so they always get the same day.
 ONE_DAY = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
 
 

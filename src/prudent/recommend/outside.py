@@ -62,7 +62,7 @@ def from_table(
         else:
             cells[pair] = number
     if bad:
-        raise DataError(str(path), bad, "mend these rows of the outside scores")
+        raise DataError(str(path), bad, "fix these rows of the outside scores")
     if not cells:
         raise PrudentError(
             f"{path}: no score of a known user and item; check that its ids are those of the interactions"

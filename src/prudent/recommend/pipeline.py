@@ -201,7 +201,7 @@ def describe(settings: Settings) -> Mapping[str, Any]:
 
 
 def summary(model: Model) -> dict[str, Any]:
-    """What a fit is worth on its validation side, in plain types."""
+    """What a fit gains on its validation side, in plain types."""
     stages = {}
     for name, stage in (("backbone", model.backbone), ("uncertainty", model.uncertainty)):
         curve = stage.curve

@@ -127,7 +127,7 @@ def csv_rows(path: Path, wanted: Fields, delimiter: str) -> tuple[Iterator[Row],
                     )
                     yield reader.line_num, user, item, rating, time
             except csv.Error as error:
-                raise PrudentError(f"{path}, line {reader.line_num}: {error}; mend the line") from error
+                raise PrudentError(f"{path}, line {reader.line_num}: {error}; fix the line") from error
 
     return readable(rows(), path), fields, lambda: blanks[0]
 

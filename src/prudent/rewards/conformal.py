@@ -110,7 +110,7 @@ class MarginIntervals:
 
 
 def _columns(mean: ArrayLike, sigma: ArrayLike, floor: float) -> np.ndarray:
-    """(n, 2): margins and their spread, floored."""
+    """(n, 2): margins and their standard deviation, floored."""
     first, second = as_tensor(mean, torch.float64), as_tensor(sigma, torch.float64)
     if first.ndim != 1 or first.shape != second.shape:
         raise PrudentError(f"mean has shape {tuple(first.shape)}, sigma {tuple(second.shape)}; both must be (pairs,)")

@@ -138,5 +138,5 @@ def _resolved(gram: torch.Tensor, ridge: float) -> bool:
     """Whether single precision resolves whitened coordinates, where small Hessians are differences of numbers near 1.
     gram: X'X / n or X X' / n, whose traces are equal; PrudentError where it isn't finite."""
     if not bool(torch.isfinite(gram).all()):
-        raise PrudentError("feature differences hold values that are not finite; remove or mend those pairs first")
+        raise PrudentError("feature differences hold values that are not finite; remove or fix those pairs first")
     return ridge > SMALL_RIDGE * CURVATURE * float(gram.diagonal().sum())

@@ -67,7 +67,7 @@ FAMILIES: dict[str, Family] = {
         (*STOCHASTIC, *EXTRA, "width", "dropout", "weight_decay"),
     ),
     "novelty": Family(
-        "linear heads whose spread is widened by random network distillation",
+        "linear heads whose variance is widened by random network distillation",
         "prudent.rewards.novelty.NoveltyEnsemble",
         ("diversity", "ridge", *STOCHASTIC, "novelty_share"),
     ),

@@ -77,6 +77,6 @@ def bradley_terry_loss(
         pairs = sorted({int(place[-1]) for place in bad})[:10]
         raise PrudentError(
             f"the loss is {float(total)}: pairs {pairs} of this batch have scores or weights that are not finite; "
-            "lower the learning rate or mend these pairs"
+            "lower the learning rate or fix these pairs"
         )
     return total

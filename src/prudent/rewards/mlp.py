@@ -196,7 +196,7 @@ class DropoutEnsemble(MLPEnsemble):
     ) -> DropoutEnsemble:
         """As ``MLPEnsemble.fit`` for one head; ``members`` counts the thinned networks behind ``scores``."""
         if not 0 < dropout < 1:
-            raise PrudentError(f"dropout must lie between 0 and 1 (both excluded) to give a spread, got {dropout}")
+            raise PrudentError(f"dropout must lie between 0 and 1 (both excluded) to give a variance, got {dropout}")
         head = MLPEnsemble.fit(chosen, rejected, members=1, dropout=dropout, seed=seed, **options)
         units = head.tensors["outer.weight"].shape[1]
         masks = [numpy_generator(one).random(units) >= dropout for one in member_seeds(shared_seed(seed), members)]

@@ -109,7 +109,7 @@ class NoveltyEnsemble:
     ) -> NoveltyEnsemble:
         """As ``HeadEnsemble.fit``, with its options. novelty_share: what novelty adds where a response is ordinary."""
         if members < 2:
-            raise PrudentError("novelty widens the spread of an ensemble; give at least 2 members")
+            raise PrudentError("novelty widens the standard deviation of an ensemble; give at least 2 members")
         if not novelty_share >= 0:
             raise PrudentError(f"novelty_share must not be negative, got {novelty_share}")
         heads = HeadEnsemble.fit(chosen, rejected, members=members, seed=seed, **options)

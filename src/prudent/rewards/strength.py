@@ -193,7 +193,7 @@ def decile_table(
 
 
 def shares(mean: ArrayLike, std: ArrayLike) -> dict[str, float]:
-    """Shares of pairs: below zero (members speak against the label), near zero (|mu| <= sigma: undecided), and surely
+    """Shares of pairs: below zero (members speak against the label), near zero (|mu| <= sigma: undecided), and clearly
     below zero (mu < -sigma)."""
     mu, sigma = as_tensor(mean, torch.float64), as_tensor(std, torch.float64)
     return {

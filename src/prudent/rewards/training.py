@@ -100,7 +100,7 @@ def train_members(
                     member = int(torch.nonzero(~torch.isfinite(each))[0])
                     raise PrudentError(
                         f"the loss of member {member} is {float(each[member].detach())} at step {step} (rows "
-                        f"{batch[member].tolist()[:10]}); stopped before the step: lower the learning rate or mend the "
+                        f"{batch[member].tolist()[:10]}); stopped before the step: lower the learning rate or fix the "
                         "rows"
                     )
                 each.sum().backward()

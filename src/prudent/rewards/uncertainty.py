@@ -22,7 +22,7 @@ IDENTICAL_CAUSES = (
 
 
 class IdenticalMembersWarning(UserWarning):
-    """Some members give the same scores, so their spread says nothing."""
+    """Some members give the same scores, so their variance says nothing."""
 
 
 def as_scores(scores: ArrayLike, members_at_least: int = 1) -> torch.Tensor:
@@ -42,7 +42,7 @@ def as_scores(scores: ArrayLike, members_at_least: int = 1) -> torch.Tensor:
         member = place[-1] + 1
         raise PrudentError(
             f"the score of item {item}, member {member} is {tensor[(place[-1], *place[:-1])].item()} (counted from 1; "
-            f"{int(bad.sum())} of {tensor.numel()} scores are not finite); mend the member, or leave it out for every "
+            f"{int(bad.sum())} of {tensor.numel()} scores are not finite); fix the member, or leave it out for every "
             "item with drop_members(scores)"
         )
     if len(tensor) < members_at_least:

@@ -69,7 +69,7 @@ def create_app(
             methods=["POST"],
             include_in_schema=path == PATHS[0],
             openapi_extra={"requestBody": body},
-            summary="Score responses; the form is told from the body's keys",
+            summary="Score responses; the form is known by the body's keys",
             response_model=None,
         )
     app.add_api_route("/healthz", service.healthy, response_model=None, summary="The process answers")

@@ -2,7 +2,7 @@
 
 The belief is m = R + eta with eta ~ N(0, Sigma): m the members' mean or the posterior mean, Sigma = F F' over the whole
 pool. The plug-in promise <pi - pi0, m> is too good, since pi was chosen by m. Two corrections, both unbiased for what
-the policy is truly worth when the belief is right (docs/theory.md, equations (34) to (39)):
+the policy truly gains when the belief is right (docs/theory.md, equations (34) to (39)):
 
 * Stein: the optimism E<v(m), eta> is E tr(Sigma dv/dm), which each form has in closed form;
 * cross-fit: with omega ~ N(0, Sigma), m + omega and m - omega have independent errors: choose by one, value by the
@@ -260,7 +260,7 @@ class CrossFit(NamedTuple):
 
 
 def cross_fit(belief: Belief, deviations: torch.Tensor, beta: float, method: str, *, delta: float = 0.05) -> CrossFit:
-    """What a policy is worth whose reward is one member (or posterior draw), equation (39).
+    """Expected reward of a policy whose reward is one member (or posterior draw), equation (39).
 
     deviations (S, P, n): draws omega ~ N(0, Sigma), such as members minus their mean, or factor times normal noise. The
     member m + omega errs by eta + omega, which m - omega's error eta - omega is independent of when omega has eta's

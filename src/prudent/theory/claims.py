@@ -276,7 +276,7 @@ def penalty_claims(rows: list[dict[str, Any]]) -> Iterator[Claim]:
 
 
 def level_claims(seed: Seed) -> Iterator[Claim]:
-    """The forms differ in their level alone, and what the level is worth to first order."""
+    """The forms differ in their level alone, and what the level gains to first order."""
     section, generator = "Between the forms", torch_generator(seed)
     n, prompts = 8, 50
     reward = torch.randn(prompts, n, generator=generator, dtype=torch.float64)

@@ -22,7 +22,7 @@ CHUNK = (1 << 15) - 1  # rewards worked on at once (see policies.finite)
 
 
 class Simulated(NamedTuple):
-    """Risk over simulated draws with its Wilson interval, and mean, spread (ddof=1) and KL of the gains."""
+    """Risk over simulated draws with its Wilson interval, and mean, standard deviation (ddof=1) and KL of the gains."""
 
     risk: float
     low: float

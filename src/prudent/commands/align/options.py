@@ -81,7 +81,7 @@ TRL_TAKES = {
 )
 @dataclass(frozen=True, kw_only=True)
 class AlignOptions(RowOptions, ResumableOptions):
-    """Fine-tune a policy so that it moves less where the reward is uncertain, and see what that is worth.
+    """Fine-tune a policy so that it moves less where the reward is uncertain, and measure what that gains.
 
     An interrupted series goes on where it stopped when the same command is given again.
     """

@@ -13,7 +13,7 @@ from prudent.runs import Run
 
 GLOSSARY = {
     "gain": "true value of the final policy minus the reference's, on the same held-out prompts",
-    "risk": "share of runs whose policy is worth no more than the reference",
+    "risk": "share of runs whose policy is no better than the reference",
     "KL": "mean over completions of log pi - log pi0, in nats",
     "promised": "what the exact policy over the reference's own samples, same draw and beta, would gain",
 }
@@ -91,8 +91,8 @@ def _objectives(report: Report, summary: dict[str, Any], settings: AlignOptions)
     rows = summary["objectives"]
     report.heading("Value and risk by objective")
     report.text(
-        f"The reference is worth {summary['reference_value']:.4f} ({summary['truth']['unit']}). Every objective "
-        "trained against the same reward-model draws with the same seeds."
+        f"Expected reward of the reference: {summary['reference_value']:.4f} ({summary['truth']['unit']}). "
+        "Every objective trained against the same reward-model draws with the same seeds."
     )
     report.table(
         [

@@ -2,7 +2,7 @@
 
 A *side* is a set of prompts with the reference's samples and their features. Policies train on one and are judged on
 the other. The samples of the first also give the centre of the rewards and the scale of the variance, and those of the
-second what the reference is worth and what preflight promises.
+second the reference's expected reward and what preflight promises.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Judged:
 
 
 def side_values(side: CandidateFeatures, truth: Truth) -> torch.Tensor:
-    """(P,) what the reference is worth on each prompt of a side, from its own samples."""
+    """(P,) expected reward of the reference on each prompt of a side, from its own samples."""
     owner, texts = side.flat()
     return truth(owner, texts, side.features.flatten(0, 1)).reshape(len(side), -1).mean(1)
 

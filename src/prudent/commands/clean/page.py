@@ -64,7 +64,7 @@ def _answer(report: Report, outcome: Outcome) -> None:
         words.append(
             f"Judged by members ({mode}), {percent(share['below_zero'])} of the pairs have negative strength, "
             f"{percent(share['near_zero'])} are near zero (within one standard deviation of the members), and "
-            f"{percent(share['surely_below_zero'])} are surely below zero."
+            f"{percent(share['surely_below_zero'])} are below zero by more than one sigma."
         )
     if outcome.length["severe"]:
         tone = "warn"

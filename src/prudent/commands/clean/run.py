@@ -171,7 +171,7 @@ def judge_pairs(
     lines: list[int],
     hashes: list[str],
 ) -> tuple[Judged, list[Change]]:
-    """Strength of the usable pairs and the changes that follow: the repair plan's, and flags on surely weak labels."""
+    """Strength of the usable pairs and the changes that follow: the repair plan's, and flags on the weakest labels."""
     places = np.flatnonzero(usable)
     if len(places) < settings.folds:
         raise PrudentError(f"{settings.source}: {len(places)} pairs left to judge; too few for {settings.folds} folds")

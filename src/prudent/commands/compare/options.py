@@ -31,7 +31,7 @@ from prudent.commands.options import (
 )
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions(RowOptions, RunOptions):
-    """Fit each family on the same pairs, each in a process of its own, and compare what its spread is worth.
+    """Fit each family on the same pairs, each in a process of its own, and compare what its standard deviation says.
 
     Accuracy, calibration, whether the spread finds errors (AUROC, risk-coverage), the spread on unlike pairs,
     parameters, seconds and peak memory.

@@ -18,14 +18,14 @@ def write_report(run: Any, result: dict[str, Any]) -> None:
         f"{result['pairs']} training pairs, {result['test_pairs']} test pairs, {result['model']}",
     )
     report.text(
-        "Every family was fitted on the same pairs in a process of its own. The spread is the members' sample standard "
+        "Every family was fitted on the same pairs in a process of its own. Sigma is the members' sample standard "
         "deviation (ddof=1) of a pair's margin; log loss and calibration are of the mean over members of the "
         f"probability that the chosen answer is better. Unlike pairs: {result['ood']}."
     )
     report.table(COLUMNS, [table_row(row) for row in result["families"]], caption="Families side by side.")
     points = []
     for row in result["families"]:
-        for key, label in (("accuracy", "accuracy"), ("error_auroc_sigma", "spread finds errors (AUROC)")):
+        for key, label in (("accuracy", "accuracy"), ("error_auroc_sigma", "sigma finds errors (AUROC)")):
             one = row.get(key)
             if one is not None and one.value is not None:
                 points.append(
@@ -42,7 +42,7 @@ def write_report(run: Any, result: dict[str, Any]) -> None:
         reference=0.5,
         reference_label="chance",
     )
-    report.chart(chart, "families", "Accuracy of the mean, and how well the spread ranks its errors.")
+    report.chart(chart, "families", "Accuracy of the mean, and how well sigma ranks its errors.")
     report.write(run)
 
 
@@ -58,7 +58,7 @@ COLUMNS = (
     "AUROC sigma",
     "AUROC |margin|",
     "risk-coverage gain",
-    "unlike/test spread",
+    "unlike/test sigma",
     "parameters",
     "fit s",
     "score s",

@@ -221,7 +221,7 @@ def measure(
         "info": found.info,
     }
     if found.members < 2:
-        row["reason"] = "the spread of one member is undefined"
+        row["reason"] = "the standard deviation of one member is undefined"
         return row
     sigma = margin.std(0)
     row["sigma_over_margin"] = float((sigma / mean.abs()).median())

@@ -11,9 +11,9 @@ from prudent.reporting.report import Report
 TERMS = {
     "beta": "Weight of the KL term: the larger, the closer the policy stays to the reference.",
     "reference": "The model that you start from; here its own 16 sampled responses to a prompt, with equal weight.",
-    "risk": "Probability that the optimised policy is worth no more than the reference.",
+    "risk": "Probability that the optimised policy is no better than the reference.",
     "promised": "What prudent.estimate_risk says from the preference pairs alone; mean over some data sets.",
-    "came": "Share of fresh data sets whose policy is worth no more than the reference, by gold.",
+    "came": "Share of fresh data sets whose policy is no better than the reference, by gold.",
     "gain": "Gold of the policy minus gold of the reference.",
     "gold": "The truth: friendliness of a response by a word list, from -1 to 1. No reward model sees it.",
     "vanilla": "KL-regularised optimum of one reward, fitted on all pairs.",

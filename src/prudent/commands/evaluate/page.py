@@ -191,7 +191,7 @@ def subsets(page: Report, results: list[Result]) -> None:
             ties = bench.ties
             page.text(
                 f"Ties of {result.name}: {ties.score:.3f} from tied accuracy {ties.tied_accuracy:.3f}, reference "
-                f"accuracy {ties.reference_accuracy:.3f}, gap above spread {ties.preferred:.3f} and "
+                f"accuracy {ties.reference_accuracy:.3f}, gap above range {ties.preferred:.3f} and "
                 f"{ties.preferred_hard:.3f}, margin {ties.margin:.3f}, over {ties.pairs} prompts."
             )
 

@@ -165,7 +165,7 @@ WORDS = {
     "interval": "95 %: Wilson for proportions (on effective items where items share a prompt), else bootstrap (within "
     "subsets, whole prompts drawn where items share one)",
     "p": "exact McNemar on strict correctness; p_holm corrected over subsets",
-    "members": "members are centred per item before rules that compare them; spread is the sample deviation (ddof=1)",
+    "members": "members are centred per item before rules that compare them; sigma is the sample deviation (ddof=1)",
 }
 
 

@@ -58,7 +58,7 @@ def accuracy_of(reward_model: RewardModel, data: Dataset) -> dict[str, Any]:
         found["median_sigma_over_margin"] = float((variance.sqrt() / average.abs()).median())
         found["identical_members"] = warn_if_identical(chosen) if n > 1 else []
     else:
-        found["reason"] = {"margin_standard_deviation": "the spread of one member is undefined"}
+        found["reason"] = {"margin_standard_deviation": "the standard deviation of one member is undefined"}
     return found
 
 
@@ -93,7 +93,7 @@ def write_page(run: Run, result: dict[str, Any]) -> None:
             f"answer on {found['longer_answer_accuracy'].text}. Intervals are Wilson's, at 95 %."
         )
         if found["margin_standard_deviation"] is None:
-            report.text("The spread of one member is undefined.")
+            report.text("The standard deviation of one member is undefined.")
         else:
             report.text(
                 f"Members disagree about a pair's margin by {found['margin_standard_deviation']:.3g} on average "

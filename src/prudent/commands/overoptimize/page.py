@@ -1,4 +1,4 @@
-"""The overoptimisation page: the curve, the fits, the sweeps, RL, and what is seen of the published findings."""
+"""The overoptimisation page: the curve, the fits, the sweeps, RL, and what holds of the published findings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TITLES = {
     "rule": "Aggregation rule",
 }
 DISTANCE = "square root of KL (nats)"
-SEEN = {True: "seen here", False: "not seen here", None: "can't tell"}
+SEEN = {True: "holds here", False: "doesn't hold here", None: "can't tell"}
 GLOSSARY = {
     "gold": "the true reward, known exactly here or given by a judge",
     "proxy": "the reward model's score, which is what gets optimised",
@@ -74,7 +74,7 @@ def verdict(page: Report, base: Curve) -> None:
         text += f"Gold is best near n = {top.n:.0f} and clearly lower at the end ({base.fall.text}): stop there. "
         tone = "warn"
     elif last.gold.low is not None and last.gold.low <= 0:
-        text += "That can't be told from nothing: this reward is not worth optimising. "
+        text += "That can't be distinguished from nothing: don't optimise this reward. "
         tone = "warn"
     else:
         text += "Gold has not clearly turned down within the samples. "
@@ -294,7 +294,7 @@ def reinforcement(page: Report, rl: Sequence[RLCurve]) -> None:
 
 
 def published(page: Report, held: Sequence[Any]) -> None:
-    page.heading("What is published, and what is seen here")
+    page.heading("What is published, and what holds here")
     page.table(
         ["finding", "here", "evidence"],
         [[f.claim, SEEN[f.seen], f.evidence] for f in held],

@@ -217,5 +217,5 @@ def show(payload: dict[str, Any], options: OveroptimizeOptions) -> None:
             table.add_row(c.label, c.accuracy.text, f"{last.n:.0f}", last.gold.text, c.peak.text)
     console.print(table)
     for finding in payload["findings"]:
-        mark = {True: "seen here", False: "not seen here", None: "can't tell"}[finding.seen]
+        mark = {True: "holds here", False: "doesn't hold here", None: "can't tell"}[finding.seen]
         console.print(f"{mark}: {finding.claim} ({finding.evidence})", markup=False, highlight=False)

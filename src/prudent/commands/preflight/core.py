@@ -1,7 +1,7 @@
 """The computation at the heart of preflight, on arrays alone.
 
 Draws of the reward model -> scores of the policy's candidates -> the policy of every method at every beta -> what each
-is worth. The same draws serve every method, so methods are compared in pairs.
+is worth. All methods share draws, so differences are paired.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class DrawnScores:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What policies of M methods at B settings are worth over D draws: all (M, B, D) float64.
+    """Expected rewards of policies of M methods at B settings over D draws: all (M, B, D) float64.
 
     beta: used. gain: value minus the reference's. kl: mean over prompts, nats. worse: share of prompts made worse.
     by_judge: (M, B, J, D) gains by J resampled judges, where the truth is a judge.

@@ -231,7 +231,7 @@ def encode_distinct(encoder: Encoder, data: Dataset, name: str, notes: list[str]
 
 
 def encode_sources(encoder: Encoder, found: Inputs) -> tuple[Inputs, list[PairFeatures], list[PairFeatures]]:
-    """The inputs without the pairs that can't be told apart, and the features of every source's train and test."""
+    """The inputs without the pairs that can't be distinguished, and the features of every source's train and test."""
     notes = list(found.notes)
     trains = [encode_distinct(encoder, source.train, f"{source.name}, train", notes) for source in found.sources]
     tests = [encode_distinct(encoder, source.test, f"{source.name}, test", notes) for source in found.sources]

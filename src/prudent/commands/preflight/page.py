@@ -101,7 +101,7 @@ def _cards(answer: Answer) -> list[dict[str, Any]]:
             {
                 "label": "the judge is right on",
                 "value": percent(judge["accuracy"]),
-                "note": f"of pairs it has not seen ({percent(judge['low'])} to {percent(judge['high'])})",
+                "note": f"of held-out pairs ({percent(judge['low'])} to {percent(judge['high'])})",
                 "tone": "bad" if judge["low"] <= 0.5 else "",
             }
         )
@@ -373,7 +373,7 @@ def outlook_section(report: Report, answer: Answer) -> None:
             ]
             for row in answer.outlook
         ],
-        "Measured with half of the pairs and with all; the doubling continues the trend of mean gain over its spread "
+        "Measured with half of the pairs and with all; the doubling continues the trend of mean gain over its sd "
         f"and is rough. `mean` takes the members' mean as the reward, {BASELINE} one reward model.",
     )
 

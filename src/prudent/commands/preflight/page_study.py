@@ -32,7 +32,7 @@ def study_section(report: Report, files: Sequence[StudiedFile], diversities: Seq
     members = files[0].study.facts["members"]
     report.text(
         f"{members} reward models that differ by chance alone (each head learnt from its own resample of the pairs), "
-        "on pairs that none of them has seen. The spread is the sample standard deviation over members (ddof = 1); a "
+        "on pairs that none of them was fitted on. Sigma is the sample standard deviation over members (ddof = 1); a "
         "margin is the score of the chosen answer minus that of the rejected one."
     )
     for number, file in enumerate(files):
@@ -43,8 +43,8 @@ def study_section(report: Report, files: Sequence[StudiedFile], diversities: Seq
                 "members differ by",
                 "accuracy of the mean",
                 "members' accuracies",
-                "median spread of margins",
-                "median spread / |margin|",
+                "median sigma of margins",
+                "median sigma / |margin|",
                 "not unanimous",
             ),
             [
@@ -73,8 +73,8 @@ def _one_file(report: Report, file: StudiedFile, number: int, several: bool) -> 
         f"{percent(facts['member_accuracy_lowest'])} and {percent(facts['member_accuracy_highest'])}; their mean is "
         f"right on {percent(found.ensemble['accuracy'])} "
         f'({percent(found.ensemble["low"])} to {percent(found.ensemble["high"])}), "the longer answer" on '
-        f"{percent(found.longer['accuracy'])}. For {percent(facts['share_ratio_above_1'])} of the pairs the spread is "
-        f"larger than the margin itself (median spread / |margin| {facts['median_ratio']:.2f}); on "
+        f"{percent(found.longer['accuracy'])}. For {percent(facts['share_ratio_above_1'])} of the pairs sigma is "
+        f"larger than the margin itself (median sigma / |margin| {facts['median_ratio']:.2f}); on "
         f"{percent(facts['share_not_unanimous'])} the members don't vote alike."
     )
     rows = [{"who": f"member {i + 1}", "group": "member", **row} for i, row in enumerate(found.by_member)]
@@ -112,7 +112,7 @@ def _one_file(report: Report, file: StudiedFile, number: int, several: bool) -> 
     )
     step = max(1, len(found.mean) // SHOWN_POINTS)
     points = [
-        {"margin": abs(float(m)), "spread": float(s), "members": "agree" if r <= 1 else "spread exceeds margin"}
+        {"margin": abs(float(m)), "spread": float(s), "members": "agree" if r <= 1 else "sigma exceeds margin"}
         for m, s, r in zip(found.mean[::step], found.spread[::step], found.ratio[::step])
     ]
     report.chart(
@@ -122,12 +122,12 @@ def _one_file(report: Report, file: StudiedFile, number: int, several: bool) -> 
             "spread",
             group="members",
             x_title="|mean margin|",
-            y_title="spread over members",
+            y_title="sigma over members",
             title="Spread against margin",
             diagonal=False,
         ),
         f"spread-against-margin{stem}",
-        "One point a held-out pair. Where the spread exceeds the margin, another resample could have turned the order.",
+        "One point a held-out pair. Where sigma exceeds the margin, another resample could have turned the order.",
     )
     _disputed(report, file)
 

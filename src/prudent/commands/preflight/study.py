@@ -70,7 +70,7 @@ def study(name: str, chosen: ArrayLike, rejected: ArrayLike, length_difference: 
 
 
 def most_disputed(found: Study, count: int = 5) -> list[int]:
-    """Pairs whose members' votes are split most evenly; among those, the widest spread first."""
+    """Pairs whose members' votes are split most evenly; among those, the largest sigma first."""
     votes = (found.margins > 0).double().mean(0)
     order = sorted(range(len(votes)), key=lambda i: (round(abs(float(votes[i]) - 0.5), 9), -float(found.spread[i])))
     return order[:count]

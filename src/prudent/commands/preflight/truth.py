@@ -44,7 +44,7 @@ def spread_within(values: ArrayLike, reference: ArrayLike) -> float:
 def standardised(scores: ArrayLike, reference: ArrayLike) -> torch.Tensor:
     """Scores (..., P, C) centred per prompt and divided by their spread within prompts, each leading index by itself.
 
-    A judge's scale and its offset per prompt mean nothing; in these units the reference is worth 0 and a gain of 1 is
+    A judge's scale and its offset per prompt mean nothing; in these units the reference has 0 and a gain of 1 is
     one standard deviation among the reference policy's own responses.
     """
     found, weight = as_tensor(scores, torch.float64), as_tensor(reference, torch.float64)
@@ -77,7 +77,7 @@ def judge_truth(scores: ArrayLike, reference: ArrayLike, quality: dict[str, Any]
 
 
 def accuracy(margins: ArrayLike, level: float = 0.95) -> dict[str, Any]:
-    """Share of pairs (n,) with a positive margin, ties counted half and told apart, with its Wilson interval."""
+    """Share of pairs (n,) with a positive margin, ties count 0.5 and are counted apart, with its Wilson interval."""
     found = as_tensor(margins, torch.float64).reshape(-1)
     right, ties = float(credit(found).sum()), int((found == 0).sum())
     share = right / len(found) if len(found) else float("nan")

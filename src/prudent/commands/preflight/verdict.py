@@ -9,7 +9,7 @@ from typing import Any
 from prudent.commands.preflight.core import BASELINE
 from prudent.commands.preflight.truth import WORDS
 
-NEAR_GUESSING = 0.55  # below this share of rightly ordered candidate pairs there is hardly a signal
+NEAR_GUESSING = 0.55  # below this share of correctly ordered candidate pairs there is hardly a signal
 
 Row = Mapping[str, Any]
 
@@ -79,8 +79,9 @@ def conclude(
 ) -> Verdict:
     """Verdict from the tables at equal beta and equal KL (``core.table``) and the outlook (``outlook.compare``).
 
-    kind: of the truth, a key of ``truth.WORDS``. judge: its accuracy with interval; where that can't be told from
-    guessing, no setting is called safe. order: share of candidate pairs that a reward model orders as the truth does.
+    kind: of the truth, a key of ``truth.WORDS``. judge: its accuracy with interval; where that can't be
+    distinguished from guessing, no setting is called safe. order: share of candidate pairs that a reward model
+    orders as the truth does.
     """
     weak_judge = judge is not None and judge["low"] <= 0.5
     vanilla_rows = [row for row in rows if row["method"] == BASELINE and row.get("risk") is not None]
@@ -92,7 +93,7 @@ def conclude(
     if weak_judge:
         tone, headline = "warn", "These data can't tell whether any setting is safe"
         sentences.append(
-            "The judge that values the policies can't be told from guessing on pairs that it has not seen, so its "
+            "The judge that values the policies can't be distinguished from guessing on held-out pairs, so its "
             "risks say little: give a pool with a gold column, or a better judge."
         )
     elif choice is None:

@@ -142,7 +142,7 @@ def add_sweep(report: Report, model: Model, found: Comparison) -> None:
 
 
 def add_tables(report: Report, found: Comparison) -> None:
-    """All rankings: recall, NDCG, spread, and differences from the backbone's score."""
+    """All rankings: recall, NDCG, coverage, and differences from the backbone's score."""
     report.heading("All rankings")
     columns = ["ranking", "overall", "tail absolute", "tail relative"]
     views = ("overall", "tail absolute", "tail relative")
@@ -183,7 +183,7 @@ def add_popularity(report: Report, found: Comparison) -> None:
         else:
             words.append(f"{label} {about['spearman']:+.2f} [{about['low']:+.2f}, {about['high']:+.2f}]")
     report.text(
-        "Rank correlation of an item's mean with its popularity, over the users who have not seen it: "
+        "Rank correlation of an item's mean with its popularity, over the users who have not met it: "
         f"{'; '.join(words)}."
     )
     items = found.items

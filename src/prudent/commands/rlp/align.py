@@ -240,7 +240,7 @@ def report(payload: dict[str, Any], given: RlpOptions) -> Any:
     last = payload["rounds"][-1]
     clear = last["more"].low is not None and last["more"].low > 0
     page.verdict(
-        f"After {last['round']} refresh{'' if last['round'] == 1 else 'es'} the policy is worth {last['gold']:.3f}; "
+        f"After {last['round']} refresh{'' if last['round'] == 1 else 'es'} the policy's gold is {last['gold']:.3f}; "
         f"against round 0 {last['more'].text} (bootstrap over prompts; one training run a round, so luck of the run is "
         "not in the interval).",
         "good" if clear else "neutral",

@@ -132,7 +132,7 @@ def scored_rows(rows: list[dict[str, Any]], scores: torch.Tensor, rule: str | No
 
 
 def summarise(reward_model: RewardModel, scores: torch.Tensor, rows: int, rule: str | None) -> dict[str, Any]:
-    """What ``--json`` prints: counts, the spread's definition, and the mean spread (null for one member)."""
+    """What ``--json`` prints: counts, the definition of sigma, and its mean (null for one member)."""
     from prudent.rewards.aggregation import describe
     from prudent.rewards.uncertainty import moments, warn_if_identical
 
@@ -152,5 +152,5 @@ def summarise(reward_model: RewardModel, scores: torch.Tensor, rows: int, rule: 
         if scores.shape[1] > 1:
             summary["identical_members"] = warn_if_identical(scores)
     else:
-        summary["reason"] = {"mean_standard_deviation": "the spread of one member is undefined"}
+        summary["reason"] = {"mean_standard_deviation": "the standard deviation of one member is undefined"}
     return summary

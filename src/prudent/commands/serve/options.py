@@ -21,7 +21,7 @@ from prudent.commands.options import RowOptions, command
 class ServeOptions(RowOptions):
     """Serve a reward model to trainers: OpenRLHF, slime, LLaMA-Factory, vLLM- and TEI-shaped clients, and our own.
 
-    POST to /score; the form is told from the body's keys. /docs describes all forms; /healthz, /readyz and /metrics are
+    POST to /score; the form is known by the body's keys. /docs describes all forms; /healthz, /readyz and /metrics are
     for operators. SIGTERM answers what is in flight, then ends.
     """
 

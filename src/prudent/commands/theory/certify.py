@@ -179,7 +179,7 @@ def _verdict(rows: Sequence[dict[str, Any]], delta: float) -> str:
         text = (
             f"{len(sure)} of {len(rows)} settings are certified to improve on the reference at {level}; the largest "
             f"bound is {best['bound']:.3g} ({best['method']}, beta {best['beta']:g}), where the plug-in promises "
-            f"{best['plug_in']:.3g}. It rests on the members' spread being the whole error of their mean."
+            f"{best['plug_in']:.3g}. It rests on the members' variance being the whole error of their mean."
         )
     if "realised" in rows[0]:
         better = sum(row["realised"] > 0 for row in rows)

@@ -33,7 +33,7 @@ class ReproduceOptions(RunOptions):
 )
 @dataclass(frozen=True, kw_only=True)
 class CertifyOptions(RowOptions, RunOptions):
-    """Bounds on what a policy tuned against this reward model is worth, per prompt and overall, at each beta."""
+    """Bounds on the value of a policy tuned against this reward model, per prompt and overall, at each beta."""
 
     model: Annotated[Path, typer.Option(help="Reward model folder: an ensemble or a Laplace posterior.", exists=True)]
     pool: Annotated[

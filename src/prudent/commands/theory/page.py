@@ -140,7 +140,7 @@ def _penalty(report: Report, rows: Sequence[Mapping[str, Any]]) -> None:
             x_title="true reward above the reference's",
             reference=0.0,
             reference_label="reference",
-            title="What the policies are worth at beta 0.3",
+            title="Expected reward of the policies at beta 0.3",
         ),
         "penalty-values",
         "Each ridge is 4000 draws of the reward; left of the line the policy is worse than its start.",

@@ -106,8 +106,8 @@ def estimate(
 ) -> Estimate:
     """A number with the 95 % interval of its bootstrap ``draws`` (none where they are None).
 
-    units: of how many independent items the value is worth; where every draw is the same (all right, say), the interval
-    is Wilson's for so many.
+    units: the effective number of independent items of the value; where every draw is the same (all right, say), the
+    interval is Wilson's for so many.
     """
     if value is None:
         return Estimate(None, None, None, n, 0.95, method, reason)

@@ -42,7 +42,7 @@ class TiesScore:
 
 
 def tie_statistics(scores: np.ndarray, correct: int) -> tuple[float, float, float]:
-    """(accurate, spread of the correct scores, worst correct - best wrong) of one Ties item."""
+    """(accurate, range of the correct scores, worst correct - best wrong) of one Ties item."""
     right, wrong = scores[:correct], scores[correct:]
     gap = float(right.min() - wrong.max())
     return float(gap > 0), float(right.max() - right.min()), gap

@@ -131,7 +131,7 @@ def read_solutions(path: str | Path, columns: Mapping[str, str] | None = None) -
         pool.gold.append([float(s["is_correct"]) for s in listed])
         pool.ids.append(str(record.value.get("problem_id", record.value.get("id", place))))
     if bad:
-        raise DataError(str(path), bad, "mend these rows")
+        raise DataError(str(path), bad, "fix these rows")
     return pool
 
 

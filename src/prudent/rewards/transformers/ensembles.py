@@ -133,7 +133,7 @@ class TransformerEnsemble:
         return cls(rest, tensors, torch.tensor(config["offsets"]))
 
     def averaged(self) -> TransformerEnsemble:
-        """WARM: one member whose weights are the mean of all members' (arXiv 2401.12187). No spread is left."""
+        """WARM: one member whose weights are the mean of all members' (arXiv 2401.12187). No variance is left."""
         config = {**self.config, "info": {**self.info, "averaged_members": self.members}}
         if self.family == "singles":
             names = part_under("member0.", self.tensors)

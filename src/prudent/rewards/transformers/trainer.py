@@ -63,7 +63,7 @@ class EnsembleTrainer(Trainer):
             bad = torch.nonzero(~torch.isfinite(outputs["scores"]).all(2).all(1))[:, 0].tolist()
             raise PrudentError(
                 f"the loss is {float(loss.detach())} at step {self.state.global_step} (members {bad}, rows "
-                f"{rows.tolist()}); stopped before the step: lower the learning rate or mend these rows"
+                f"{rows.tolist()}); stopped before the step: lower the learning rate or fix these rows"
             )
         return (loss, outputs) if return_outputs else loss
 
