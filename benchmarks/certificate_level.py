@@ -1,9 +1,10 @@
 """Does the certificate's 95 % bound hold its level at every number of members?
 
-    python benchmarks/certificate_level.py [--sets 400] [--members 5 10 20 40]
+    python benchmarks/certificate_level.py [--sets 400] [--members 5 10 20 40 0]
 
 A data set gives an estimate R + eta with eta ~ N(0, Sigma), and members drawn about it with the same Sigma, as a
-bootstrap's are. Sigma, of low rank with unequal variances, and the truth R are drawn anew for each of the sets.
+bootstrap's are. 0 members: Sigma itself is given, so that what is missed isn't the members' doing. Sigma, of low rank
+with unequal variances, and the truth R are drawn anew for each of the sets.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import results
 import torch
 
 from prudent.evaluation.intervals import wilson
-from prudent.theory.certificates import RULES, belief_from_members, certify, policy_of
+from prudent.theory.certificates import RULES, belief_from_members, belief_from_posterior, certify, policy_of
 
 PROMPTS, RESPONSES, RANK = 20, 8, 60
 
@@ -32,7 +33,10 @@ def held(members: int, beta: float, sets: int, seed: int) -> dict[str, int]:
         factor = 0.4 / RANK**0.5 * normal(PROMPTS, RESPONSES, RANK) * torch.exp(0.7 * normal(PROMPTS, RESPONSES, 1))
         truth = 0.3 * normal(PROMPTS, RESPONSES)
         drawn = torch.einsum("pnr,kr->kpn", factor, normal(members + 1, RANK))
-        belief = belief_from_members(truth + drawn[0] + drawn[1:], reference)
+        if members:
+            belief = belief_from_members(truth + drawn[0] + drawn[1:], reference)
+        else:
+            belief = belief_from_posterior(truth + drawn[0], factor, reference)
         for method in RULES:
             step = policy_of(belief, belief.reward, beta, method) - reference
             count[method] += float((step * truth).sum(-1).mean()) >= certify(belief, beta, method).bound
@@ -42,7 +46,7 @@ def held(members: int, beta: float, sets: int, seed: int) -> dict[str, int]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sets", type=int, default=400)
-    parser.add_argument("--members", type=int, nargs="+", default=[5, 10, 20, 40])
+    parser.add_argument("--members", type=int, nargs="+", default=[5, 10, 20, 40, 0])
     parser.add_argument("--betas", type=float, nargs="+", default=[0.3, 1.0])
     parser.add_argument("--out", default=None)
     options = parser.parse_args()
@@ -54,7 +58,8 @@ if __name__ == "__main__":
             found = held(many, weight, options.sets, many)
             rows.append({"members": many, "beta": weight, **{name: n / options.sets for name, n in found.items()}})
             print(
-                f"| {many} | {weight:g} | {' | '.join(f'{n / options.sets:.3f}' for n in found.values())} |", flush=True
+                f"| {many or 'known'} | {weight:g} | {' | '.join(f'{n / options.sets:.3f}' for n in found.values())} |",
+                flush=True,
             )
     least = min(row[name] for row in rows for name in RULES)
     low, high = wilson(round(least * options.sets), options.sets)

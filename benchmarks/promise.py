@@ -3,150 +3,49 @@
     python benchmarks/promise.py [--quick] [--held-out] [--worlds tone gsm8k] [--sets 40] [--cells runs/promise]
 
 A data set: half of the prompts give pairs (Bradley-Terry on gold, slope 1 a standard deviation of gold within prompts),
-the policies are valued by gold on the other half. ``--held-out`` takes the worlds that no setting was chosen on. Cells
-that are there already aren't computed again. gsm8k needs ../shared/data (its gold: correct; its candidates: four real
-models' solutions). Features come from the package's encoder and its cache.
+the policies are valued by gold on the other half. ``--held-out`` takes the worlds that no setting was chosen on.
+Policies that are there already aren't fitted again. ``--limit`` prints what an oracle could promise. gsm8k needs
+../shared/data (its gold: correct; its candidates: four real models' solutions). Features come from the package's
+encoder and its cache.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
-import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import results
 import torch
+from promise_worlds import World, draw_pairs, worlds
+from scipy.special import expit
+from scipy.stats import norm
 
-from prudent.demo.world import load_world, side_places
 from prudent.evaluation.intervals import wilson
-from prudent.evaluation.risk_estimate import fit_policies, promised
+from prudent.evaluation.risk_estimate import Fit, fit_policies, promised
+from prudent.rewards.draws import standardisation
 
 METHODS, BETAS = ("vanilla", "lcb", "proportional"), (0.1, 0.3)
 SIZES, QUICK_SIZES = (50, 100, 200, 400, 800, 1600), (50, 200)
 QUICK = ("tone", "restraint", "planted_linear", "no_signal")
 HELD_OUT = ("questions", "first_person", "planted_sparse", "planted_steps")
-GSM8K = Path(__file__).resolve().parents[2] / "shared/data/evaluation/gsm8k_solutions.jsonl.gz"
-GOOD = set(re.findall(r"\w+", "good great best fresh love enjoy happy wonderful beautiful easy")) | set(
-    re.findall(r"\w+", "perfect safe fun warm nice")
-)
-BAD = set(re.findall(r"\w+", "bad worst hate sad ugly hard difficult never no not")) | set(
-    re.findall(r"\w+", "wrong problem worry fear danger risk hurt")
-)
-POLITE = frozenset(["please", "thank", "thanks", "you", "your", "hello", "hi", "dear", "hope", "sorry", "kindly"])
+ROWS: list[dict[str, Any]] = [{"method": name, "beta": beta} for name in METHODS for beta in BETAS]
 
 
-class World(NamedTuple):
-    """features (P, C, d) float32. gold: a generator to (P, C), drawn anew for each data set where planted. pairs_from:
-    the prompts that pairs come from and those that policies are valued on; None halves them at random. half: pairs come
-    from the half of each prompt's responses with fewer words only."""
+class Drawn(NamedTuple):
+    """A data set's arrays as ``estimate_risk`` takes them. gold (P, C): of the candidates."""
 
-    features: np.ndarray
-    gold: Callable[[np.random.Generator], np.ndarray]
-    sides: tuple[np.ndarray, np.ndarray] | None = None
-    half: np.ndarray | None = None
-
-
-def words(text: str) -> list[str]:
-    return re.findall(r"[a-z']+", text.lower())
+    better: torch.Tensor
+    worse: torch.Tensor
+    groups: list[int]
+    pool: torch.Tensor
+    weight: torch.Tensor
+    gold: torch.Tensor
 
 
-def tone(text: str) -> float:
-    found = words(text)
-    return (sum(w in GOOD for w in found) - sum(w in BAD for w in found)) / max(3, len(found)) ** 0.5
-
-
-GOLDS: dict[str, Callable[[str], float]] = {
-    "tone": tone,
-    "letters": lambda text: -float(np.mean([len(w) for w in words(text)] or [4])),
-    "polite": lambda text: float(sum(w in POLITE for w in words(text)) >= 2),
-    "lists": lambda text: float(len(re.findall(r"(?m)^\s*(?:[-*•]|\d+[.)])\s", text)) >= 2),
-    "questions": lambda text: float(min(2, text.count("?"))),
-    "first_person": lambda text: sum(w in {"i", "me", "my", "i'm"} for w in words(text)) / max(5, len(words(text))),
-}
-
-
-def unit(gold: np.ndarray) -> np.ndarray:
-    """Centred within prompts, root mean square 1."""
-    centred = gold - gold.mean(1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean())
-
-
-def planted(z: np.ndarray) -> dict[str, Callable[[np.random.Generator], np.ndarray]]:
-    """Golds drawn anew on standardised features z (P, C, d)."""
-    width = z.shape[-1]
-
-    def linear(g: np.random.Generator) -> np.ndarray:
-        return unit(z @ g.normal(size=width))
-
-    def nonlinear(g: np.random.Generator) -> np.ndarray:
-        inner = z @ g.normal(size=(width, 300)) / width**0.5 * 1.5
-        return unit(np.cos(inner + g.uniform(0, 2 * np.pi, 300)) @ g.normal(size=300))
-
-    return {
-        "planted_linear": linear,
-        "planted_weak": lambda g: unit(0.5 * linear(g) + unit(g.normal(size=z.shape[:2]))),
-        "planted_nonlinear": nonlinear,
-        "no_signal": lambda g: unit(g.normal(size=z.shape[:2])),
-        "planted_sparse": lambda g: unit(z[..., g.permutation(width)[:20]] @ g.standard_t(3, 20)),
-        "planted_steps": lambda g: unit(np.sign(linear(g)) + np.sign(linear(g))),
-    }
-
-
-def encoded(prompts: list[Any], responses: list[str], shape: tuple[int, int]) -> np.ndarray:
-    from prudent.features.encoder import Encoder
-
-    return np.asarray(Encoder("smollm2", pooling="last+mean").encode(prompts, responses)).reshape(*shape, -1)
-
-
-def worlds(real: bool) -> dict[str, World]:
-    """All worlds, by name; real: gsm8k, too, whose texts take minutes to encode the first time."""
-    embedded = load_world()
-    features = encoded(*embedded.flat(), (len(embedded), 16))
-    flat = features.reshape(-1, features.shape[-1])
-    z = (features - flat.mean(0)) / np.where(flat.std(0) > 0, flat.std(0), 1.0)
-    texts = embedded.responses
-    golds = {name: unit(np.array([[rule(t) for t in row] for row in texts])) for name, rule in GOLDS.items()}
-    golds["balanced"] = unit(embedded.gold.numpy())
-    found = {name: World(features, lambda g, gold=gold: gold) for name, gold in golds.items()}
-    found |= {name: World(features, draw) for name, draw in planted(z).items()}
-    restraint, demand = (side_places(embedded, side).numpy() for side in ("restraint", "demand"))
-    own = unit(embedded.gold.numpy()[restraint])
-    found["restraint"] = World(features[restraint], lambda g: own)
-    short = np.argsort([[len(words(t)) for t in row] for row in texts], axis=1)[:, :8]
-    found["polite_short"] = found["polite"]._replace(half=short)
-    found["other_prompts"] = found["balanced"]._replace(sides=(restraint, demand))
-    if real and GSM8K.exists():
-        with gzip.open(GSM8K, "rt", encoding="utf-8") as file:
-            rows = [json.loads(line) for line in file]
-        texts = [solution["solution"] for row in rows for solution in row["solutions"]]
-        problems = [row["question"] for row in rows for _ in row["solutions"]]
-        right = unit(np.array([[float(s["is_correct"]) for s in row["solutions"]] for row in rows]))
-        found["gsm8k"] = World(encoded(problems, texts, right.shape), lambda g: right)
-    return found
-
-
-def draw_pairs(world: World, gold: np.ndarray, n: int, g: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Prompts of the n pairs, places of chosen and rejected, and the prompts that the policies are valued on."""
-    order = g.permutation(len(gold))
-    train, test = world.sides or (order[: len(order) // 2], order[len(order) // 2 :])
-    prompts = np.concatenate([g.permutation(train) for _ in range(-(-n // len(train)))])[:n]
-    many = gold.shape[1] if world.half is None else world.half.shape[1]
-    first = g.integers(0, many, n)
-    second = (first + g.integers(1, many, n)) % many
-    if world.half is not None:
-        first, second = world.half[prompts, first], world.half[prompts, second]
-    wins = g.random(n) < 1 / (1 + np.exp(-(gold[prompts, first] - gold[prompts, second])))
-    return prompts, np.where(wins, first, second), np.where(wins, second, first), test
-
-
-def data_set(world: World, n: int, seed: int, draws: int) -> list[dict[str, Any]]:
-    """Rows of ``estimate_risk`` for one data set, and ``realised``: its own policy's gain in gold."""
+def drawn(world: World, n: int, seed: int) -> Drawn:
     g = np.random.default_rng([seed, n])
     gold = world.gold(g)
     prompts, won, lost, test = draw_pairs(world, gold, n, g)
@@ -155,22 +54,32 @@ def data_set(world: World, n: int, seed: int, draws: int) -> list[dict[str, Any]
         torch.tensor(x).double() for x in (features[prompts, won], features[prompts, lost], features[test])
     )
     weight = torch.full(pool.shape[:2], 1 / pool.shape[1], dtype=torch.float64)
-    rows: list[dict[str, Any]] = [{"method": name, "beta": beta} for name in METHODS for beta in BETAS]
-    groups = prompts.tolist()
-    fit = fit_policies(better, worse, groups, pool, weight, rows, members=10, seed=seed)
-    gains = (fit.moved * torch.tensor(gold[test])).sum(-1).mean(-1)
-    said = promised(fit, groups, weight, rows, draws=draws, seed=seed)
-    return [{**row, "realised": float(gain)} for row, gain in zip(said, gains)]
+    return Drawn(better, worse, prompts.tolist(), pool, weight, torch.tensor(gold[test]))
+
+
+def fitted(path: Path, data: Drawn, seed: int) -> Fit:
+    """The policies, which no setting of the estimate moves: from their file where they are there."""
+    if not path.exists():
+        fit = fit_policies(data.better, data.worse, data.groups, data.pool, data.weight, ROWS, members=10, seed=seed)
+        kept = {name: getattr(fit, name).numpy() for name in ("full", "ensemble", "moved")}
+        np.savez_compressed(path, ridge=fit.ridge, **{k: v.astype(np.float32) for k, v in kept.items()})
+    mean, scale = standardisation(data.better.float(), data.worse.float())
+    with np.load(path) as file:
+        full, ensemble, moved = (torch.tensor(file[name]).double() for name in ("full", "ensemble", "moved"))
+        ridge = float(file["ridge"])
+    difference = ((data.better - data.worse) / scale).float()
+    return Fit(difference, (data.pool - mean) / scale, ridge, full, ensemble, full[:0], moved)
 
 
 def cell(folder: Path, name: str, world: World, n: int, sets: int, forecasts: int) -> list[list[dict[str, Any]]]:
-    """Rows of a cell's data sets, from its file where they are there."""
-    path = folder / f"{name}-{n}-{sets}.json"
-    if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
-    started = time.perf_counter()
-    rows = [data_set(world, n, seed, 200 if seed < forecasts else 0) for seed in range(sets)]
-    path.write_text(json.dumps(rows), encoding="utf-8")
+    """Rows of ``estimate_risk`` of a cell's data sets, and ``realised``: the gain in gold of their own policies."""
+    started, rows = time.perf_counter(), []
+    for seed in range(sets):
+        data = drawn(world, n, seed)
+        fit = fitted(folder / f"{name}-{n}-{seed}.npz", data, seed)
+        said = promised(fit, data.groups, data.weight, ROWS, draws=200 if seed < forecasts else 0, seed=seed)
+        gains = (fit.moved * data.gold).sum(-1).mean(-1)
+        rows.append([{**row, "realised": float(gain)} for row, gain in zip(said, gains)])
     found = summary(name, n, rows)[0]
     print(
         f"{name}, {n} pairs: promised {found['promised']:.0%}, realised {found['realised']:.0%}, "
@@ -204,7 +113,6 @@ def summary(name: str, n: int, sets: list[list[dict[str, Any]]]) -> list[dict[st
                 "realised": share,
                 "brier": float(((risk - failed) ** 2).mean()),
                 "own_mean": share * (1 - share),
-                "low": float(np.mean([row["low"] for row in column])),
                 "high": float(np.mean([row["high"] for row in column])),
                 "holds": float(np.mean([row["low"] <= share <= row["high"] for row in column])),
                 "holds_counting": float(np.mean([overlaps(row["low"], row["high"], below, count) for row in column])),
@@ -273,7 +181,7 @@ def figures(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "worlds whose Brier score is no worse than their own mean's", 100 * np.mean(beaten), unit="%", at_least=100
         ),
         results.figure(
-            "low to high hold the realised share", 100 * np.mean([r["holds"] for r in cells]), unit="%", at_least=95
+            "0 to high holds the realised share", 100 * np.mean([r["holds"] for r in cells]), unit="%", at_least=95
         ),
         results.figure(
             "the same, up to what 40 data sets tell",
@@ -302,8 +210,8 @@ def figures(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def table(cells: list[dict[str, Any]]) -> str:
     """One line a world and size, vanilla at beta .1, for docs/calibration.md."""
     lines = [
-        "| world | pairs | promised | low | high | realised | Brier | own mean | holds | procedure | holds |",
-        "|---" * 11 + "|",
+        "| world | pairs | promised | high | realised | Brier | own mean | holds | procedure | holds |",
+        "|---" * 10 + "|",
     ]
     for row in cells:
         if (row["method"], row["beta"]) == (METHODS[0], BETAS[0]):
@@ -315,13 +223,62 @@ def table(cells: list[dict[str, Any]]) -> str:
             found = [
                 row["world"],
                 str(row["pairs"]),
-                *(f"{100 * row[name]:.0f}" for name in ("promised", "low", "high", "realised")),
+                *(f"{100 * row[name]:.0f}" for name in ("promised", "high", "realised")),
                 *(f"{row[name]:.3f}" for name in ("brier", "own_mean")),
-                f"{row['holds_counting']:.2f}",
+                f"{row['holds']:.2f}",
                 *other,
             ]
             lines.append(f"| {' | '.join(found)} |")
     return "\n".join(lines)
+
+
+def limit(
+    pairs: int, none: float = 0.5, margin: float = 0.6, width: int = 60, draws: int = 200_000
+) -> dict[str, float]:
+    """What an oracle can promise that knows the mixture of two worlds, but not in which of them it is.
+
+    With probability ``none`` the features say nothing about the reward, else margins have root mean square ``margin``
+    along a direction w ~ N(0, margin^2 / width I). ``pairs`` pairs measure w as u ~ N(w, 4 / pairs I) (the information
+    of answers near 1/2), the policy follows u, and the oracle promises P(gain <= 0 | u), which nothing that sees the
+    pairs alone can beat in Brier score.
+    """
+    g = np.random.default_rng(pairs)
+    noise, prior = 4 / pairs, margin**2 / width
+    empty = g.random(draws) < none
+    square = np.where(empty, noise, noise + prior) * g.chisquare(width, draws)
+    trust = prior / (prior + noise)
+    risk = norm.cdf(-np.sqrt(trust * square / noise))  # w'u given u is N(trust u'u, trust noise u'u)
+    odds = np.log(none / (1 - none)) + 0.5 * (width * np.log1p(prior / noise) - trust * square / noise)
+    chance = expit(odds)
+    promise = 0.5 * chance + (1 - chance) * risk
+    truth = np.where(empty, 0.5, risk)
+    sides = {"none": empty, "signal": ~empty}
+    found = {f"{name}_promised": float(promise[side].mean()) for name, side in sides.items()}
+    came = {f"{name}_realised": float(truth[side].mean()) for name, side in sides.items()}
+    off = np.mean([abs(found[f"{name}_promised"] - came[f"{name}_realised"]) for name in sides])
+    return {
+        "pairs": pairs,
+        **found,
+        **came,
+        "absolute": float(off),
+        "brier": float((promise * (1 - promise)).mean()),
+        "brier_knowing": float((truth * (1 - truth)).mean()),
+    }
+
+
+def limits() -> str:
+    head = (
+        "| pairs | promised without signal | with | realised without | with | off, points | Brier | knowing the world |"
+    )
+    rows = [limit(pairs) for pairs in (50, 100, 200, 400, 800, 1600, 3200)]
+    names = ("none_promised", "signal_promised", "none_realised", "signal_realised", "absolute")
+    lines = [
+        f"| {row['pairs']} | "
+        + " | ".join(f"{100 * row[name]:.0f}" for name in names)
+        + f" | {row['brier']:.3f} | {row['brier_knowing']:.3f} |"
+        for row in rows
+    ]
+    return "\n".join([head, "|---" * 8 + "|", *lines])
 
 
 if __name__ == "__main__":
@@ -332,9 +289,12 @@ if __name__ == "__main__":
     parser.add_argument("--sizes", nargs="+", type=int, default=None)
     parser.add_argument("--sets", type=int, default=None, help="data sets a cell (40; quick: 20)")
     parser.add_argument("--forecasts", type=int, default=10, help="data sets a cell whose procedure risk is estimated")
-    parser.add_argument("--cells", default="runs/promise", help="folder of finished cells")
+    parser.add_argument("--cells", default="runs/promise", help="folder of fitted policies")
     parser.add_argument("--out", default=None, help="result file as JSON")
+    parser.add_argument("--limit", action="store_true", help="only what an oracle could promise of two worlds")
     options = parser.parse_args()
+    if options.limit:
+        raise SystemExit(print(limits()))
     torch.set_num_threads(1)
     folder = Path(options.cells)
     folder.mkdir(parents=True, exist_ok=True)

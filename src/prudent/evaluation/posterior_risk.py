@@ -13,8 +13,9 @@ so that given s it is normal with, for rows X (n, q) in units of the prior and r
     variance = s^2 (a'a - a' X' (X X' + I / (b s^2))^-1 X a)
 
 and the risk is the average of Phi(-mean / deviation) over the posterior of (s, no signal): Bayesian model averaging
-(Hoeting et al. 1999). low, high: the central 95 % of that posterior of the risk: how far the answer hangs on what the
-pairs can't settle.
+(Hoeting et al. 1999). high: the upper end of the central 95 % of that posterior of the risk. low: 0, since pairs alone
+never exclude a world in which policies like this one are all better (docs/calibration.md: the posterior's lower end was
+above the share that came more often than not).
 """
 
 from __future__ import annotations
@@ -112,8 +113,8 @@ def component_risks(posterior: Posterior, moves: np.ndarray) -> tuple[np.ndarray
 def risk_without_gold(posterior: Posterior, moves: np.ndarray, level: float = 0.95) -> Risks:
     """Risk, its interval and gain of policies with ``moves`` (M, q) as in ``component_risks``."""
     risks, mean = component_risks(posterior, moves)
-    low, high = weighted_interval(risks, posterior.weight, level)
-    return Risks(posterior.weight @ risks, low, high, posterior.weight[1:] @ mean)
+    high = weighted_interval(risks, posterior.weight, level)[1]
+    return Risks(posterior.weight @ risks, np.zeros_like(high), high, posterior.weight[1:] @ mean)
 
 
 def weighted_interval(values: np.ndarray, weight: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:

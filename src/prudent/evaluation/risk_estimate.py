@@ -37,7 +37,7 @@ from prudent.seeding import Seed, numpy_generator, spawn
 LEAST_PAIRS, LEAST_PROMPTS = 30, 8
 FRESH = 8  # data sets a drawn reward, without gold
 LEAST_DRAWS = 10 * FRESH
-OUTSIDE = 1.25  # leverage_ratio where pairs and candidates are alike: .7 to 1.2 (docs/calibration.md)
+OUTSIDE = 1.25  # leverage_ratio is 1 where pairs and candidates are alike; docs/calibration.md
 
 
 def estimate_risk(
@@ -61,7 +61,7 @@ def estimate_risk(
     reward is the head fitted on all pairs; ``members`` bootstrap heads serve the mean and the variance.
 
     risk, low, high, gain: the data-set risk. Without ``gold`` by the posterior of the reward given the pairs
-    (``posterior_risk``; gain in logits of the preference model; low and high are that posterior's 95 %). With ``gold``
+    (``posterior_risk``; gain in logits of the preference model; low is 0, high that posterior's 97.5 %). With ``gold``
     (P, C), the true reward, by Student's t over prompts.
 
     procedure_risk, procedure_low, procedure_high: the share of fresh data sets of this size whose policy is no better,
