@@ -65,11 +65,13 @@ def open_report(title: str, subtitle: str, answer: Answer) -> Report:
     report = Report(title, subtitle)
     verdict = answer.verdict
     report.heading("Verdict")
-    report.verdict("\n\n".join(verdict.sentences), verdict.tone, verdict.headline)
+    report.verdict("\n\n".join(verdict.sentences[:2]), verdict.tone, verdict.headline)
     report.cards(_cards(answer))
     if verdict.advice:
         report.text(verdict.advice[0])
         report.bullets(verdict.advice[1:])
+    for sentence in verdict.sentences[2:]:
+        report.text(sentence)
     return report
 
 

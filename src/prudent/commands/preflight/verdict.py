@@ -98,7 +98,7 @@ def conclude(
         )
     elif choice is None:
         tone, headline = "bad", f"No setting is safe with these data (risk under {percent(max_risk)})"
-        least = min(usable(rows), key=lambda row: (row["high"], -row["gain"]))
+        least = min(usable(rows), key=lambda row: (row["risk"], row["high"], -row["gain"]))
         sentences.append(
             f"The least risk found is {with_interval(least)}: {least['method']} at beta {least['setting']:g}"
             + (f"; its interval reaches above {percent(max_risk)}." if least["risk"] <= max_risk else ".")
@@ -202,14 +202,19 @@ def _controls(equal_kl: Sequence[Row]) -> list[str]:
     return [words + " " + _weighed(best, only, shuffled, measure)]  # type: ignore[arg-type]
 
 
+def points(value: float) -> str:
+    """A difference in percentage points, with a decimal where it is small."""
+    return f"{value:+.0f}" if abs(value) >= 2 else f"{value:+.1f}"
+
+
 def _at_equal_kl(row: Row, verdict: str, gains_less: bool = False) -> str:
     vanilla_risk, vanilla_gain = row["risk"] - row["vs_risk"], row["gain"] - row["vs_gain"]
     low, high = (100 * row[f"vs_risk_{end}"] for end in ("low", "high"))
     less = " and gains less" if gains_less else ""
     return (
         f"At the KL that vanilla spends at beta {row['setting']:g}, **{row['method']}** is {verdict} vanilla{less}: "
-        f"risk {percent(row['risk'])} against {percent(vanilla_risk)} (paired: {low:+.0f} to {high:+.0f} points), gain "
-        f"{signed(row['gain'])} against {signed(vanilla_gain)} ({signed(row['vs_gain_low'])} to "
+        f"risk {percent(row['risk'])} against {percent(vanilla_risk)} (paired: {points(low)} to {points(high)} "
+        f"points), gain {signed(row['gain'])} against {signed(vanilla_gain)} ({signed(row['vs_gain_low'])} to "
         f"{signed(row['vs_gain_high'])})."
     )
 
