@@ -25,7 +25,7 @@ from prudent.data.formats import (
     squeeze,
 )
 from prudent.data.ratings import Rated, pairs_of_ratings, pick_rating, read_rated
-from prudent.data.read_report import ReadReport
+from prudent.data.read_report import SKIP, ReadReport
 from prudent.data.records import listed
 from prudent.data.votes import SOFT_RULES, pair_of_votes, read_votes
 from prudent.errors import BadRow, PrudentError
@@ -185,7 +185,7 @@ def _one_class(report: ReadReport, on_error: str) -> None:
         return
     text = f"all {total} votes are {next(iter(report.votes))}: votes of one class hold no judgement; check the column"
     if on_error == "raise":
-        raise PrudentError(f'{report.source}: {text}, or give on_error="skip" to read them all the same')
+        raise PrudentError(f"{report.source}: {text}, or read them all the same: {SKIP}")
     report.notes.append(text)
 
 
@@ -269,7 +269,7 @@ def _read_row(
     found = listed(row)
     detail = (
         f"columns found: {found}; expected chosen and rejected, response_1, response_2 and votes, or response and a "
-        'rating; map yours with columns={"chosen": "your_column", ...}'
+        'rating; map yours with --column chosen=your_column (in Python columns={"chosen": "your_column"})'
     )
     raise Reject(Problem("", "unknown-columns", detail))
 

@@ -35,9 +35,8 @@ def pick_rating(columns: Sequence[str], wanted: str | None) -> str:
     found = wanted or next((name for name in RATINGS if name in columns), None)
     if found is None or found not in columns:
         what = f"no rating column {wanted!r}" if wanted else "responses without a known rating column"
-        raise Reject(
-            Problem(wanted or "rating", "missing-field", f"{what}; columns found: {listed(columns)}; give rating=")
-        )
+        detail = f"{what}; columns found: {listed(columns)}; name one with --rating"
+        raise Reject(Problem(wanted or "rating", "missing-field", detail))
     return found
 
 

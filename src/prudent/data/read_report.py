@@ -9,6 +9,8 @@ from typing import Any
 
 from prudent.errors import BadRow, DataError, escape
 
+SKIP = '--on-error skip (in Python on_error="skip")'
+
 
 @dataclass
 class ReadReport:
@@ -69,5 +71,5 @@ class ReadReport:
         promoted = [row for row in [*self.left_out, *self.flagged] if "all" in wanted or row.reason in wanted]
         bad = ([] if on_error == "skip" else self.bad) + promoted
         if bad:
-            remedy = f'{self.read} rows read. Fix these rows, or give on_error="skip" to leave the unusable ones out'
+            remedy = f"{self.read} rows read. Fix these rows, or leave the unusable ones out: {SKIP}"
             raise DataError(self.source, sorted(bad, key=lambda row: row.line), remedy)

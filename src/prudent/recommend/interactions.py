@@ -182,7 +182,7 @@ def read_interactions(
     if blank():
         report.counts["blank-line"] += blank()
     if report.bad and on_error == "raise":
-        raise DataError(name, report.bad, "fix these rows, or leave them out with on_error='drop' (--on-error drop)")
+        raise DataError(name, report.bad, "fix these rows, or leave them out: --on-error drop")
     return distinct(cells, report, fields.timestamp is not None), report
 
 

@@ -106,7 +106,7 @@ def sides(found: Interactions, how: str, valid: float, test: float, seed: Seed) 
                 "no time column" if found.time is None else f"{int(np.isnan(found.time).sum())} pairs without a time"
             )
             raise PrudentError(
-                f"split by time needs a time for every pair, found {missing}; use split='user' or 'random'"
+                f"split by time needs a time for every pair, found {missing}; give --split user or --split random"
             )
         # Cut at moments of positives, since these are what is trained on and tested.
         cuts = np.quantile(found.time[found.positive], [1 - test - valid, 1 - test])

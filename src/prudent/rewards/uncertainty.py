@@ -17,7 +17,7 @@ from prudent.errors import PrudentError
 DDOF = 1
 IDENTICAL_CAUSES = (
     "members are identical; likely causes: every member has the same seed, convex heads were fitted on the same rows "
-    '(use diversity="bootstrap"), training did not move them, or one file was loaded for all of them'
+    "(give --diversity bootstrap), training did not move them, or one file was loaded for all of them"
 )
 
 
