@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -53,3 +54,24 @@ class DataError(PrudentError):
         if remedy:
             lines.append(remedy)
         super().__init__("\n".join(lines))
+
+
+class RowsError(PrudentError):
+    """Texts of a list that can't be rendered or scored. ``rows``: place in that list (from 0) -> what is wrong.
+
+    Raised once for all of them, so that whoever made the list can name items and lines, and leave them out.
+    """
+
+    def __init__(self, rows: Mapping[int, str], shown: int = 5) -> None:
+        self.rows = dict(rows)
+        lines = [f"row {row}: {detail}" for row, detail in list(self.rows.items())[:shown]]
+        if len(self.rows) > shown:
+            lines.append(f"... and {len(self.rows) - shown} more")
+        super().__init__("\n".join(lines))
+
+    def moved(self, owners: Sequence[int]) -> RowsError:
+        """The same faults by the owners of the texts; one of several texts of an owner stands for it."""
+        rows: dict[int, str] = {}
+        for row, detail in self.rows.items():
+            rows.setdefault(int(owners[row]), detail)
+        return RowsError(rows)

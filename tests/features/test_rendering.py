@@ -130,7 +130,8 @@ def test_half_an_emoji_costs_nothing_but_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "response", "said"), [([], "a", "prompt 0 has no message"), ("a", [], "response 0 has no message")]
+    ("prompt", "response", "said"),
+    [([], "a", "row 0: the prompt has no message"), ("a", [], "row 0: the response has no message")],
 )
 def test_nothing_to_render_is_an_error(prompt, response, said: str) -> None:
     with pytest.raises(PrudentError, match=said):

@@ -29,6 +29,14 @@ class Pool:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    def take(self, rows: list[int]) -> Pool:
+        """The prompts at these places; the pool itself where they are all."""
+        if len(rows) == len(self):
+            return self
+        gold = None if self.gold is None else [self.gold[row] for row in rows]
+        kept = [self.prompts[row] for row in rows], [self.responses[row] for row in rows]
+        return Pool(*kept, gold, [self.ids[row] for row in rows])
+
     def flat(self) -> tuple[list[list[Message]], list[str], list[int]]:
         """(prompts, responses, prompt number) with one entry a response: what an encoder takes."""
         owner = [place for place, texts in enumerate(self.responses) for _ in texts]

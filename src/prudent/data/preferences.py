@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from prudent.data.failing import FILE_COLUMN
 from prudent.data.files import Record, file_kind, open_records
 from prudent.data.formats import (
     LEFT_OUT,
@@ -229,6 +230,8 @@ def _read_one(
         if isinstance(outcome, Rated):
             rated.append(outcome)
         else:
+            if label:
+                outcome.extra[FILE_COLUMN] = label.removesuffix(": ")
             pairs.append((line, outcome))
     if rated:
         if not whole:

@@ -103,7 +103,9 @@ def _truncated(data: Rows) -> Iterator[Finding]:
         for place, (chosen, rejected) in enumerate(zip(*sides), start=start):
             same = data.rows[place]["chosen"] == data.rows[place]["rejected"]
             if not same and identical_after_truncation(chosen, rejected, data.limit):
-                evidence = {"limit_tokens": data.limit, "reason": f"identical after truncation at {data.limit}"}
+                cut = len(chosen) >= data.limit
+                reason = f"identical after truncation at {data.limit}" if cut else "same after the template"
+                evidence = {"limit_tokens": data.limit, "reason": reason}
                 yield Finding(place, "truncated", "drop", evidence)
 
 
@@ -281,7 +283,7 @@ RULES = {
         Rule("empty", "drop", "An answer holds no text.", _empty),
         Rule("identical", "drop", "Both answers are the same text.", _identical),
         Rule("near-identical", "flag", "Both answers are nearly the same text.", _near_identical),
-        Rule("truncated", "drop", "Both answers are the same after the model's truncation.", _truncated),
+        Rule("truncated", "drop", "Both answers are the same after the model's template or truncation.", _truncated),
         Rule("duplicate", "drop", "An exact copy of an earlier pair.", _duplicate),
         Rule("near-duplicate", "flag", "Nearly a copy of an earlier pair.", _near_duplicate),
         Rule(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from prudent.errors import PrudentError
+from prudent.errors import PrudentError, RowsError
 from prudent.features.backbone import Runner, backbone_of
 from prudent.features.cache import FORMAT, FeatureCache, row_key
 from prudent.features.cpu.attention import fast_attention
@@ -142,7 +142,7 @@ class Encoder:
 
         prompts: strings or message lists; responses: strings or message lists; one response a prompt (repeat a
         prompt for each of its answers: its tokens are still computed once). Raises PrudentError for unequal numbers
-        and for turns that the chat template refuses.
+        and RowsError for turns that the chat template refuses, all rows at once.
         """
         _same_number(prompts, responses)
         out = torch.empty(len(prompts), self.width)
@@ -180,7 +180,11 @@ class Encoder:
         rows = rows[together([prompts[row] for row in rows])]
         with token_progress("encoding", len(rows), self.progress and world.first) as advance:
             for start in range(0, len(rows), CHUNK):
-                self._chunk(self._render(prompts, responses, rows[start : start + CHUNK]), advance)
+                part = rows[start : start + CHUNK]
+                try:
+                    self._chunk(self._render(prompts, responses, part), advance)
+                except RowsError as error:
+                    raise error.moved(part.tolist()) from error
         self.stats.seconds += time.perf_counter() - began
 
     def _pieces(
@@ -197,9 +201,24 @@ class Encoder:
         with token_progress("encoding", len(order), self.progress and world.first) as advance:
             for start in range(0, len(order), CHUNK):
                 rows = order[start : start + CHUNK]
-                features = self._chunk(self._render(prompts, responses, rows), advance)
+                try:
+                    features = self._chunk(self._render(prompts, responses, rows), advance)
+                except RowsError as error:
+                    raise self._all_failing(prompts, responses, order, start, error) from error
                 self.stats.seconds = time.perf_counter() - began
                 yield rows, features
+
+    def _all_failing(
+        self, prompts: Sequence[Prompt], responses: Sequence[Response], order: np.ndarray, start: int, first: RowsError
+    ) -> RowsError:
+        """What failed in the piece that begins at ``start``, and what can't be rendered in those after it."""
+        bad = first.moved(order[start:].tolist()).rows
+        for later in range(start + CHUNK, len(order), CHUNK):
+            try:
+                self._render(prompts, responses, order[later : later + CHUNK])
+            except RowsError as error:
+                bad |= error.moved(order[later:].tolist()).rows
+        return RowsError(bad)
 
     def _render(self, prompts: Sequence[Prompt], responses: Sequence[Response], rows: np.ndarray) -> list[Rendered]:
         if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and bool((np.diff(rows) == 1).all()):
@@ -207,9 +226,9 @@ class Encoder:
             texts = self.renderer.conversations(prompts[part], responses[part])
         else:
             texts = self.renderer.conversations([prompts[row] for row in rows], [responses[row] for row in rows])
-        for row, text in zip(rows, texts):
-            if not text.ids:
-                raise PrudentError(f"row {row} has no tokens; leave it out")
+        empty = {place: "it has no tokens; leave it out" for place, text in enumerate(texts) if not text.ids}
+        if empty:
+            raise RowsError(empty)
         return texts
 
     def _chunk(self, texts: list[Rendered], advance: Any) -> torch.Tensor:
@@ -237,10 +256,8 @@ class Encoder:
         with torch.inference_mode(), fast_attention(self.body):
             for batch, values in runner.run([texts[row] for row in rows]):
                 if not bool(torch.isfinite(values).all()):
-                    bad = batch[int((~torch.isfinite(values).all(-1)).nonzero()[0])]
-                    raise PrudentError(
-                        f"features are not finite in {dtype_name(self.dtype)}, first those of the text "
-                        f"{self.tokenizer.decode(texts[rows[bad]].ids)[:200]!r}; use dtype float32"
+                    self._not_finite(
+                        texts, keys, {int(rows[batch[place]]) for place in torch.nonzero(~values.isfinite().all(-1))}
                     )
                 fresh[batch] = values
                 if self.cache is not None:
@@ -256,6 +273,17 @@ class Encoder:
         stats.padding += runner.padding
         stats.shared += runner.shared
         return features
+
+    def _not_finite(self, texts: list[Rendered], keys: np.ndarray, bad: set[int]) -> None:
+        said = f"its features are not finite in {dtype_name(self.dtype)}, use dtype float32; the text is "
+        wanted = {keys[row].tobytes() for row in bad}
+        raise RowsError(
+            {
+                row: said + repr(self.tokenizer.decode(texts[row].ids)[:200])
+                for row, key in enumerate(keys)
+                if key.tobytes() in wanted
+            }
+        )
 
 
 def _same_number(prompts: Sequence[Prompt], responses: Sequence[Response]) -> None:

@@ -14,13 +14,13 @@ import shutil
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from prudent.errors import PrudentError
+from prudent.errors import PrudentError, RowsError
 from prudent.runs import fsync_folder, hash_file, refuse_pickle
 
 DEFAULT_MODEL = "smollm2"
@@ -135,6 +135,28 @@ def _is_causal(config: Any) -> bool:
         return any("CausalLM" in name or "LMHeadModel" in name for name in names)
     kind = config.model_type
     return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def context_of(model: Any) -> int | None:
+    """Positions that a model reads at most; None where its configuration names no limit."""
+    config = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
+    found = [value for name in names if isinstance(value := getattr(text, name, None), int) and value > 0]
+    return found[0] if found else None
+
+
+def require_room(model: Any, lengths: Sequence[int], new_tokens: int = 0) -> None:
+    """RowsError naming every text of so many tokens that, with ``new_tokens`` more, is longer than the context."""
+    limit = context_of(model)
+    more = f" and {new_tokens} new ones" if new_tokens else ""
+    bad = {
+        row: f"its {length} tokens{more} are over the model's context of {limit}; shorten it or leave it out"
+        for row, length in enumerate(lengths)
+        if limit is not None and length + new_tokens > limit
+    }
+    if bad:
+        raise RowsError(bad)
 
 
 def _forget_quantisation(model: Any) -> None:

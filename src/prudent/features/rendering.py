@@ -13,19 +13,20 @@ way the ids hold exactly one begin mark where the tokenizer has a begin mark: th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jinja2
 
-from prudent.errors import PrudentError
+from prudent.errors import PrudentError, RowsError
 from prudent.runs import clean_text
 
 Messages: TypeAlias = list[dict[str, Any]]
 Prompt: TypeAlias = "str | Messages"
 Response: TypeAlias = "str | Messages"
+T = TypeVar("T")
 
 ROLES = {"user": "User", "assistant": "Assistant", "system": "System"}
 # Some templates print today's date. Scores must not change overnight, so they always get the same day.
@@ -71,7 +72,7 @@ def as_messages(turns: Prompt, role: str) -> Messages:
     ]
 
 
-def prompt_text(tokenizer: Any, prompt: Prompt, row: int = 0) -> str:
+def prompt_text(tokenizer: Any, prompt: Prompt) -> str:
     """The text that a policy continues: the prompt and whatever opens the assistant's turn."""
     if isinstance(prompt, RenderedText):
         begin = template_marks(tokenizer, tokenizer.chat_template).begin
@@ -81,25 +82,25 @@ def prompt_text(tokenizer: Any, prompt: Prompt, row: int = 0) -> str:
         return text if text.startswith(begin) else begin + text
     messages = as_messages(prompt, "user")
     if not messages:
-        raise PrudentError(f"prompt {row} has no message; give at least one turn")
+        raise PrudentError("the prompt has no message; give at least one turn")
     if has_template(tokenizer):
-        return _apply(tokenizer, messages, True, row)
+        return _apply(tokenizer, messages, True)
     return _plain(messages) + "\n\nAssistant:"
 
 
-def answer_text(tokenizer: Any, prompt: Prompt, response: Response, opened: str, row: int = 0) -> tuple[str, str]:
+def answer_text(tokenizer: Any, prompt: Prompt, response: Response, opened: str) -> tuple[str, str]:
     """(prompt text, answer text) of one conversation; ``opened`` is ``prompt_text`` of its prompt.
 
     The prompt's text is ``opened``, unless the template rewrites earlier turns once an answer follows.
     """
     if isinstance(prompt, RenderedText):
-        return opened, _closed_answer(tokenizer, response, row)
+        return opened, _closed_answer(tokenizer, response)
     answer = as_messages(response, "assistant")
     if not answer:
-        raise PrudentError(f"response {row} has no message; give at least one turn")
+        raise PrudentError("the response has no message; give at least one turn")
     if not has_template(tokenizer):
-        return opened, " " + _content(answer[0], row) + "".join("\n\n" + _plain([turn]) for turn in answer[1:])
-    whole = _apply(tokenizer, [*as_messages(prompt, "user"), *answer], False, row)
+        return opened, " " + _content(answer[0]) + "".join("\n\n" + _plain([turn]) for turn in answer[1:])
+    whole = _apply(tokenizer, [*as_messages(prompt, "user"), *answer], False)
     if not whole.startswith(opened):
         same = (place for place, (a, b) in enumerate(zip(whole, opened)) if a != b)
         opened = opened[: next(same, min(len(whole), len(opened)))]
@@ -121,8 +122,8 @@ def template_marks(tokenizer: Any, template: str | None) -> TemplateMarks:
     if not template:
         return TemplateMarks("", "\n\nAssistant:", "")
     question: Messages = [{"role": "user", "content": "question"}]
-    bare, opened = (_apply(tokenizer, question, generation, 0) for generation in (False, True))
-    whole = _apply(tokenizer, [*question, {"role": "assistant", "content": "prudent-answer"}], False, 0)
+    bare, opened = (_apply(tokenizer, question, generation) for generation in (False, True))
+    whole = _apply(tokenizer, [*question, {"role": "assistant", "content": "prudent-answer"}], False)
     begin = tokenizer.bos_token or ""
     return TemplateMarks(
         begin if begin and opened.startswith(begin) else "",
@@ -131,13 +132,13 @@ def template_marks(tokenizer: Any, template: str | None) -> TemplateMarks:
     )
 
 
-def _closed_answer(tokenizer: Any, response: Response, row: int) -> str:
+def _closed_answer(tokenizer: Any, response: Response) -> str:
     """A rendered answer, ended once as the template ends an assistant's turn.
 
     It may come with that ending, with its end mark alone (where generation stops), or cut without one.
     """
     if not isinstance(response, str):
-        raise PrudentError(f"response {row} of a rendered prompt is {type(response).__name__}, expected text")
+        raise PrudentError(f"the response to a rendered prompt is {type(response).__name__}, expected text")
     closing = template_marks(tokenizer, tokenizer.chat_template).closing
     for ending in (closing, closing.rstrip(), tokenizer.eos_token):
         if ending and response.endswith(ending):
@@ -150,29 +151,43 @@ def has_template(tokenizer: Any) -> bool:
     return bool(getattr(tokenizer, "chat_template", None))
 
 
-def _content(turn: dict[str, Any], row: int) -> str:
+def _content(turn: dict[str, Any]) -> str:
     content = turn.get("content")
     if not isinstance(content, str):
-        raise PrudentError(f"row {row}: a message's content is {type(content).__name__}, expected text")
+        raise PrudentError(f"a message's content is {type(content).__name__}, expected text")
     return content
 
 
 def _plain(messages: Messages) -> str:
-    return "\n\n".join(f"{ROLES.get(turn['role'], turn['role'])}: {_content(turn, 0)}" for turn in messages)
+    return "\n\n".join(f"{ROLES.get(turn['role'], turn['role'])}: {_content(turn)}" for turn in messages)
 
 
-def _apply(tokenizer: Any, messages: Messages, generation: bool, row: int) -> str:
+def _apply(tokenizer: Any, messages: Messages, generation: bool) -> str:
     options = {}
     if "strftime_now" in str(tokenizer.chat_template):
         options["chat_template"] = ONE_DAY + tokenizer.get_chat_template()
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation, **options)
-    except (jinja2.TemplateError, TypeError, KeyError) as error:
+    except (jinja2.TemplateError, TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
         roles = ", ".join(str(turn.get("role")) for turn in messages)
         raise PrudentError(
-            f"row {row}: the model's chat template refuses turns with roles {roles}: {error}; change the turns, "
-            "or give the tokenizer another chat_template"
+            f"the model's chat template refuses turns with roles {roles}: {error}; change the turns, or give the "
+            "tokenizer another chat_template"
         ) from error
+
+
+def each_row(function: Callable[..., T], *columns: Sequence[Any]) -> list[T]:
+    """``function`` of every row; one RowsError with all rows for which it raises a PrudentError."""
+    found: list[T] = []
+    bad: dict[int, str] = {}
+    for row, values in enumerate(zip(*columns)):
+        try:
+            found.append(function(*values))
+        except PrudentError as error:
+            bad[row] = str(error)
+    if bad:
+        raise RowsError(bad)
+    return found
 
 
 class Renderer:
@@ -195,19 +210,22 @@ class Renderer:
 
     def prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Ids of each prompt as a policy is shown it, one begin mark first; uncut."""
-        return self._prompt_ids([prompt_text(self.tokenizer, prompt, row) for row, prompt in enumerate(prompts)])
+        texts = each_row(lambda prompt: prompt_text(self.tokenizer, prompt), prompts)
+        return self._prompt_ids(texts)
 
     def conversations(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Rendered]:
-        """Ids of each (prompt, response), in two parts."""
+        """Ids of each (prompt, response), in two parts. RowsError names all that the template refuses."""
         if len(prompts) != len(responses):
             raise PrudentError(f"{len(prompts)} prompts but {len(responses)} responses; give one response a prompt")
         opened: dict[str, str] = {}
-        pairs = []
-        for row, (prompt, response) in enumerate(zip(prompts, responses)):
+
+        def texts(prompt: Prompt, response: Response) -> tuple[str, str]:
             key = prompt if type(prompt) is str else repr(prompt)
             if key not in opened:
-                opened[key] = prompt_text(self.tokenizer, prompt, row)
-            pairs.append(answer_text(self.tokenizer, prompt, response, opened[key], row))
+                opened[key] = prompt_text(self.tokenizer, prompt)
+            return answer_text(self.tokenizer, prompt, response, opened[key])
+
+        pairs = each_row(texts, prompts, responses)
         heads = list(dict.fromkeys(head for head, _ in pairs))
         tails = list(dict.fromkeys(tail for _, tail in pairs))
         head_ids = dict(zip(heads, self._prompt_ids(heads)))

@@ -23,6 +23,7 @@ import torch
 from prudent.errors import PrudentError
 from prudent.features.attention_cache import cache_argument, is_roomy, new_cache, roomy_layers
 from prudent.features.backbone import stack
+from prudent.features.models import require_room
 from prudent.features.progress import token_progress
 from prudent.features.rendering import Prompt, Renderer, has_template
 from prudent.seeding import Seed, sequence
@@ -287,11 +288,14 @@ def sample(
 ) -> list[list[str]]:
     """Texts of ``samples`` answers to each prompt (a string or messages): a list of ``samples`` strings a prompt.
 
-    Prompts are rendered as training and scoring render them. Same seed, prompts and batch size: the same texts.
+    Prompts are rendered as training and scoring render them. RowsError names all that the model's context has no room
+    for before anything is sampled. Same seed, prompts and batch size: the same texts.
     """
+    ids = Renderer(tokenizer).prompts(prompts)
+    require_room(model, [len(row) for row in ids], max_new_tokens)
     drawn = sample_ids(
         model,
-        Renderer(tokenizer).prompts(prompts),
+        ids,
         samples=samples,
         max_new_tokens=max_new_tokens,
         stop=stop_tokens(model, tokenizer),

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from prudent.errors import PrudentError
+from prudent.errors import PrudentError, RowsError
 from prudent.features.large import encode_held
+from prudent.features.limits import SAME_TEMPLATE, shown
 from prudent.rewards.columns import pair_columns
 from prudent.rewards.containers import PairFeatures
 from prudent.rewards.model import RewardModel, encode_prompts
+from prudent.rewards.uncertainty import finite_rows
 from prudent.seeding import Seed
 
 if TYPE_CHECKING:
@@ -105,12 +108,22 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
+@contextlib.contextmanager
+def by_pair(n: int) -> Iterator[None]:
+    """Inside, the chosen and then the rejected answers of n pairs are used: a RowsError is one of the pairs."""
+    try:
+        yield
+    except RowsError as error:
+        raise error.moved([*range(n), *range(n)]) from error
+
+
 def encode_pairs(encoder: Any, preferences: Dataset | Mapping[str, list]) -> tuple[Any, Any]:
     """Features (n, d) of the chosen and of the rejected answers, in one pass: float32 tensors, or memory maps where
-    they are too large to hold (``features.large``)."""
+    they are too large to hold (``features.large``). RowsError names the pairs that can't be rendered."""
     prompts = list(preferences["prompt"])
     n = len(prompts)
-    both = encode_held(encoder, prompts * 2, [*preferences["chosen"], *preferences["rejected"]])
+    with by_pair(n):
+        both = encode_held(encoder, prompts * 2, [*preferences["chosen"], *preferences["rejected"]])
     return both[:n], both[n:]
 
 
@@ -201,28 +214,48 @@ def fit_on_features(
     columns = pair_columns(len(preferences), **training_columns(preferences))
     pairs = PairFeatures(chosen, rejected, prompt_groups(preferences), columns)
     rows = pairs.distinct()
-    same = len(pairs) - len(rows)
+    same = sorted(set(range(len(pairs))) - set(rows.tolist()))
     if len(rows) == 0:
-        raise PrudentError("chosen and rejected answers of every pair have equal features; give a larger --max-length")
+        raise PrudentError(
+            "chosen and rejected answers of every pair have equal features; give a larger --max-length, or a model "
+            "whose template shows what they differ in"
+        )
     if same:
         pairs = pairs.take(rows)
     pool = given.pop("meta_pool", None)
     if pool is not None:
         given["meta_features"] = _meta_features(encoder, pool)
     scorer = target.fit(**pairs.fit_arguments(), members=members, seed=seed, **given)
-    scorer.info["identical_after_truncation"] = same
+    scorer.info.update(trained_pairs=len(pairs), **why_same(preferences, same, encoder))
     return scorer
+
+
+def why_same(preferences: Dataset, rows: Sequence[int], encoder: Any) -> dict[str, int]:
+    """How many of the pairs whose sides have equal features are the same after truncation, and how many uncut: their
+    template leaves out what they differ in. Without an encoder the cause isn't known, and truncation is the usual."""
+    uncut = 0
+    if encoder is not None and len(rows):
+        part = preferences.select(rows)
+        prompts = list(part["prompt"])
+        found = shown(encoder.renderer, prompts * 2, [*part["chosen"], *part["rejected"]])
+        uncut = sum(found.same(row, len(rows) + row) == SAME_TEMPLATE for row in range(len(rows)))
+    return {"identical_after_truncation": len(rows) - uncut, "identical_after_template": uncut}
 
 
 def _meta_features(encoder: Any, path: str | Path) -> torch.Tensor:
     """Features (prompts, k, d) of a pool's responses, with k the smallest number of them a prompt has."""
+    from prudent.data.failing import Origin, name_failing
     from prudent.data.pools import read_pool
 
     pool = read_pool(path)
     k = min(len(texts) for texts in pool.responses)
     prompts = [prompt for prompt in pool.prompts for _ in range(k)]
     texts = [text for responses in pool.responses for text in responses[:k]]
-    return encoder.encode(prompts, texts).unflatten(0, (len(pool), k))
+    try:
+        return encoder.encode(prompts, texts).unflatten(0, (len(pool), k))
+    except RowsError as error:
+        origins = [Origin(row + 1, str(pool.ids[row])) for row in range(len(pool)) for _ in range(k)]
+        raise name_failing(error, origins, path) from error
 
 
 def _transformers(
@@ -258,12 +291,15 @@ def _external(preferences: Dataset, given: dict[str, Any]) -> RewardModel:
     scorer = ExternalModels.open(list(given.get("models") or []))
     prompts = list(preferences["prompt"])
     both = [*preferences["chosen"], *preferences["rejected"]]
-    return RewardModel(scorer.standardised_on(prompts * 2, both, f"both answers of {len(prompts)} preference pairs"))
+    with by_pair(len(prompts)):
+        scaled = scorer.standardised_on(prompts * 2, both, f"both answers of {len(prompts)} preference pairs")
+    return RewardModel(scaled)
 
 
 def _quantile(
     preferences: Dataset, encoder: Any, chosen: torch.Tensor, rejected: torch.Tensor, seed: Seed, given: dict[str, Any]
 ) -> Any:
+    from prudent.data.failing import Origin, name_failing
     from prudent.data.preferences import training_columns
     from prudent.data.ratings import read_ratings
     from prudent.rewards.quantiles import QuantileModel
@@ -272,10 +308,14 @@ def _quantile(
         raise PrudentError(
             "family 'quantile' learns from rated responses; give --ratings FILE (prompt, response, ratings)"
         )
-    rated, _ = read_ratings(given.pop("ratings"), given.pop("attributes", None))
+    source = given.pop("ratings")
+    rated, _ = read_ratings(source, given.pop("attributes", None))
     names = [name for name in rated.column_names if name not in ("prompt", "response", "row")]
     values = [[float("nan") if value is None else value for value in rated[name]] for name in names]
-    features = encoder.encode(list(rated["prompt"]), list(rated["response"]))
+    try:
+        features = encoder.encode(list(rated["prompt"]), list(rated["response"]))
+    except RowsError as error:
+        raise name_failing(error, [Origin(line) for line in rated["row"]], source) from error
     own = {"count": given.pop("levels")} if "levels" in given else {}
     gate = {"hidden": given.pop("gate_hidden")} if "gate_hidden" in given else {}
     heads = QuantileModel.fit(features, torch.tensor(values).T, attributes=names, seed=seed, **own, **given)
@@ -285,7 +325,8 @@ def _quantile(
 
 
 def pair_scores(reward_model: RewardModel, preferences: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores (K, n) of the chosen and of the rejected answers."""
+    """Scores (K, n) of the chosen and of the rejected answers. RowsError names the pairs that have none."""
     prompts: Sequence[Any] = list(preferences["prompt"])
-    both = reward_model.score([*prompts, *prompts], [*preferences["chosen"], *preferences["rejected"]])
+    with by_pair(len(prompts)):
+        both = finite_rows(reward_model.score([*prompts, *prompts], [*preferences["chosen"], *preferences["rejected"]]))
     return both[:, : len(prompts)], both[:, len(prompts) :]

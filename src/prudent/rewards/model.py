@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prudent.errors import PrudentError
+from prudent.errors import PrudentError, RowsError
 from prudent.features.processes import Processes
 from prudent.rewards import artefact
 from prudent.rewards.uncertainty import warn_if_identical
@@ -139,6 +139,7 @@ class RewardModel:
         """Scores (K, N) float32 of N responses, each with its prompt (a text or messages).
 
         The first call also scores eight built-in texts and compares them with the scores kept in the artefact.
+        RowsError names every row that can't be rendered or scored.
         distributed: under ``accelerate launch`` each process scores the rows whose prompts fall to it, and all of them
         get all scores; every process must be given the same rows.
         """
@@ -152,7 +153,10 @@ class RewardModel:
         rows = processes.share(prompts)
         mine = torch.empty(self.members, 0)
         if len(rows):
-            mine = self._score([prompts[row] for row in rows], [responses[row] for row in rows])
+            try:
+                mine = self._score([prompts[row] for row in rows], [responses[row] for row in rows])
+            except RowsError as error:
+                raise error.moved(rows.tolist()) from error
         return processes.joined(mine, rows, len(prompts))
 
     def _score(self, prompts: Sequence[Prompt], responses: Sequence[Any]) -> torch.Tensor:
@@ -168,7 +172,10 @@ class RewardModel:
 
     def _check_texts(self) -> None:
         with artefact.damage_named(f"reward model {self.name}", artefact.REMEDY):
-            found = self._score(artefact.PROBE_PROMPTS, artefact.PROBE_RESPONSES)
+            try:
+                found = self._score(artefact.PROBE_PROMPTS, artefact.PROBE_RESPONSES)
+            except RowsError as error:  # not one of the texts that are to be scored
+                raise PrudentError(f"the built-in texts can't be scored: {next(iter(error.rows.values()))}") from error
         own = (self._card.get("encoder") or {}, getattr(self.scorer, "config", {}), getattr(self.scorer, "options", {}))
         exact = all(held.get(key) in (None, "float32") for held in own for key in ("dtype", "products"))
         tolerance = TEXT_TOLERANCE if exact else HALF_TOLERANCE
@@ -213,6 +220,11 @@ def encode_prompts(encoder: Any, prompts: Sequence[Prompt]) -> torch.Tensor:
     keys = [repr(prompt) for prompt in prompts]
     first = {key: place for place, key in reversed(list(enumerate(keys)))}
     distinct = list(first)
-    encoded = encoder.encode([prompts[first[key]] for key in distinct], [""] * len(distinct))
     where = {key: place for place, key in enumerate(distinct)}
-    return encoded[torch.tensor([where[key] for key in keys])]
+    places = [where[key] for key in keys]
+    try:
+        encoded = encoder.encode([prompts[first[key]] for key in distinct], [""] * len(distinct))
+    except RowsError as error:
+        bad = {row: error.rows[place] for row, place in enumerate(places) if place in error.rows}
+        raise RowsError(bad) from error
+    return encoded[torch.tensor(places)]

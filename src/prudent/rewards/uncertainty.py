@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from prudent.arrays import ArrayLike, as_tensor
-from prudent.errors import PrudentError
+from prudent.errors import PrudentError, RowsError
 
 DDOF = 1
 IDENTICAL_CAUSES = (
@@ -51,6 +51,14 @@ def as_scores(scores: ArrayLike, members_at_least: int = 1) -> torch.Tensor:
             f"ddof={DDOF}); give at least {members_at_least} members"
         )
     return tensor
+
+
+def finite_rows(scores: torch.Tensor) -> torch.Tensor:
+    """``scores`` (K, N) as they are; RowsError names every response for which a member's score is not finite."""
+    bad = torch.nonzero(~torch.isfinite(scores).all(0))[:, 0].tolist()
+    if bad:
+        raise RowsError({row: f"its scores are {[round(v, 4) for v in scores[:3, row].tolist()]}" for row in bad})
+    return scores
 
 
 def drop_members(scores: ArrayLike) -> tuple[torch.Tensor, list[int]]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from prudent.data.pools import Pool
-from prudent.errors import PrudentError
+from prudent.errors import PrudentError, RowsError
 from prudent.features.rendering import prompt_text
 from prudent.policies.estimates import ReferenceStatistics, reference_statistics
 from prudent.policies.objectives import shape
@@ -74,8 +74,8 @@ class RewardScorer:
             try:
                 row = self.renderer.conversations([sample.prompt], [sample.response])[0]
                 found.append(sample.error or Size(len(row.ids), row.removed > 0))
-            except PrudentError as error:
-                found.append(sample.error or str(error))
+            except RowsError as error:
+                found.append(sample.error or error.rows[0])
         return found
 
     def score(self, samples: Sequence[Sample], truncated: Sequence[bool] | None = None) -> list[Score | str]:

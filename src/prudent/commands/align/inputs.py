@@ -15,7 +15,8 @@ from prudent.commands.preflight.truth import accuracy
 from prudent.data.pools import read_prompts
 from prudent.demo.world import World, draw_preferences, gold_reward, load_world
 from prudent.errors import PrudentError
-from prudent.features.models import DEFAULT_MODEL
+from prudent.features.models import DEFAULT_MODEL, context_of
+from prudent.features.rendering import as_messages
 from prudent.rewards.containers import CandidateFeatures, PairFeatures, candidate_features
 from prudent.rewards.families import pair_scores
 from prudent.rewards.model import RewardModel
@@ -123,8 +124,17 @@ def read_problem(settings: AlignOptions, encoder: Any, sample: Sampler) -> Probl
     )
     found = read_inputs(reading)
     pick, sampling, draw = spawn(settings.seed, 3)
-    pairs = combine([encode_distinct(encoder, source.train, source.name, found.notes)[1] for source in found.sources])
-    test_prompts = held_out_prompts(found, settings.eval_prompts, settings.seed)
+    pairs = combine(
+        [
+            encode_distinct(encoder, source.train, source.name, found.notes, settings.on_error)[1]
+            for source in found.sources
+        ]
+    )
+    test_prompts, long = fitting(held_out_prompts(found, settings.eval_prompts, settings.seed), encoder, settings)
+    if long:
+        found.notes.append(f"{len(long)} held-out prompts {NO_ROOM}: {long[0]}")
+    if not test_prompts:
+        raise PrudentError(f"every held-out prompt {NO_ROOM}; lower --max-new-tokens or give shorter prompts")
     train_prompts = _training_prompts(settings, found, encoder, pick)
     sides = [
         sampled_side(prompts, encoder, sample, seed)
@@ -152,7 +162,7 @@ def _training_prompts(settings: AlignOptions, found: Any, encoder: Any, seed: Se
         pool = read_prompts(settings.prompts, settings.columns)
     pool, long = fitting(pool, encoder, settings)
     if long:
-        found.notes.append(f"{long} prompts leave no room for a completion within --max-length and were left out")
+        found.notes.append(f"{len(long)} prompts {NO_ROOM}: {long[0]}")
     order = numpy_generator(seed).permutation(len(pool))[: settings.train_prompts]
     if len(order) < settings.prompts_per_step:
         raise PrudentError(
@@ -161,11 +171,21 @@ def _training_prompts(settings: AlignOptions, found: Any, encoder: Any, seed: Se
     return [pool[i] for i in order]
 
 
-def fitting(prompts: list[Any], encoder: Any, settings: AlignOptions) -> tuple[list[Any], int]:
-    """Prompts that leave room for a completion and its closing marks within the encoder's limit; how many don't."""
-    room = encoder.max_length - settings.max_new_tokens - 8
-    kept = [p for p, ids in zip(prompts, encoder.renderer.prompts(prompts), strict=True) if len(ids) <= room]
-    return kept, len(prompts) - len(kept)
+NO_ROOM = "leave no room for a completion within --max-length and the model's context and were left out, the first"
+
+
+def fitting(prompts: list[Any], encoder: Any, settings: AlignOptions) -> tuple[list[Any], list[str]]:
+    """Prompts that leave room for a completion and its closing marks within the encoder's limit and the model's
+    context; how the others begin."""
+    room = min(encoder.max_length, context_of(encoder.model) or encoder.max_length) - settings.max_new_tokens - 8
+    rendered = encoder.renderer.prompts(prompts)
+    kept = [p for p, ids in zip(prompts, rendered, strict=True) if len(ids) <= room]
+    long = [
+        f"{len(ids)} tokens, {as_messages(p, 'user')[-1]['content'][:60]!r}"
+        for p, ids in zip(prompts, rendered, strict=True)
+        if len(ids) > room
+    ]
+    return kept, long
 
 
 def _model_judge(name: str, sides: dict[str, CandidateFeatures], found: Any) -> Judged:

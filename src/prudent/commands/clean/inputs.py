@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prudent.commands.clean.options import CleanOptions
+from prudent.data.failing import origins_of, use_rows
 from prudent.data.files import open_records
 from prudent.data.preferences import draw_pairs, prompt_key, read_preferences_with_report
 from prudent.data.read_report import ReadReport
 from prudent.data.votes import krippendorff_alpha, merge_votes, read_votes, win_rates
-from prudent.errors import PrudentError
+from prudent.errors import BadRow, PrudentError, RowsError
 from prudent.rewards.strength import standard_differences
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+PIECE = 512  # pairs rendered together
 FAULTS_TO_RULES = ("empty", "blank", "identical-sides")  # the reader notes these, rules decide about them
 
 
@@ -124,6 +126,41 @@ def token_ids(encoder: Any) -> Ids | None:
     if encoder is None:
         return None
     return lambda prompts, answers: [found.ids for found in encoder.renderer.conversations(prompts, answers)]
+
+
+def without_failing(inputs: Inputs, settings: CleanOptions, encoder: Any) -> Inputs:
+    """The inputs without the pairs that the model's template refuses; they are named in the report and counted out."""
+    if encoder is None:
+        return inputs
+
+    def renderable(data: Dataset, source: str) -> tuple[list[int], list[BadRow]]:
+        def use(rows: list[int]) -> None:
+            part = data if len(rows) == len(data) else data.select(rows)
+            for side in ("chosen", "rejected"):
+                for start in range(0, len(part), PIECE):
+                    rendered(encoder, part[start : start + PIECE], side, start)
+
+        on_error = "skip" if settings.features is None else "raise"  # a file of features has a row for every pair
+        _, kept, bad = use_rows(use, origins_of(data), source, on_error)
+        return kept, bad
+
+    kept, bad = renderable(inputs.data, settings.source)
+    if bad:
+        inputs.report.bad += bad
+        inputs.data, inputs.keys = inputs.data.select(kept), [inputs.keys[row] for row in kept]
+    if inputs.test is not None:
+        kept, bad = renderable(inputs.test, ", ".join(settings.test))
+        inputs.report.notes += [f"{len(bad)} test pairs left out, the first: {bad[0]}"] if bad else []
+        inputs.test, inputs.test_keys = inputs.test.select(kept), [inputs.test_keys[row] for row in kept]
+    return inputs
+
+
+def rendered(encoder: Any, part: dict[str, list[Any]], side: str, start: int) -> None:
+    """Render one side of some pairs, the first of which stands at ``start``."""
+    try:
+        encoder.renderer.conversations(part["prompt"], part[side])
+    except RowsError as error:
+        raise RowsError({start + row: detail for row, detail in error.rows.items()}) from error
 
 
 def load_features(settings: CleanOptions, inputs: Inputs, encoder: Any) -> Features | None:

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from prudent.commands.clean.inputs import Features, Inputs, load_features, open_encoder, read_inputs, token_ids
+from prudent.commands.clean.inputs import (
+    Features,
+    Inputs,
+    load_features,
+    open_encoder,
+    read_inputs,
+    token_ids,
+    without_failing,
+)
 from prudent.commands.clean.options import CleanOptions
 from prudent.commands.clean.plan import repair_plan, rule_actions
 from prudent.commands.clean.proof import judge, plant, prove, some_prompts, split_prompts
@@ -69,6 +77,7 @@ class Outcome:
     proof: dict[str, Any] | None = None
     planted: list[dict[str, Any]] = field(default_factory=list)
     features: str | None = None
+    shown: dict[str, Any] | None = None
     timings: dict[str, float] = field(default_factory=dict)
 
 
@@ -103,12 +112,12 @@ def clean(settings: CleanOptions) -> Outcome:
     rule_actions(settings)
     decisions = read_decisions(settings.decisions) if settings.decisions else []
     clock = Clock()
-    inputs = read_inputs(settings)
+    encoder = open_encoder(settings)
+    inputs = without_failing(read_inputs(settings), settings, encoder)
     actions = rule_actions(settings, inputs.data.column_names)
     second = second_label(settings, inputs)
     lines, hashes = inputs.data["row"][:], hashes_of(inputs.data)
     clock.lap("read")
-    encoder = open_encoder(settings)
     rows = Rows(inputs.data.to_list(), inputs.keys, inputs.others, token_ids(encoder), settings.max_length)
     changes = changes_of_findings(run_rules(rows, actions), actions, lines, hashes)
     ceiling = {"exact": noise_ceiling(rows.rows), "white_space_set_aside": noise_ceiling(rows.rows, squeezed_text)}
@@ -139,6 +148,7 @@ def clean(settings: CleanOptions) -> Outcome:
         repeated_prompts(inputs.keys),
         judged,
         features=None if features is None else features.what,
+        shown=None if encoder is None or settings.features is not None else shown_counts(encoder),
     )
     clock.lap("apply")
     if features is not None:
@@ -146,6 +156,17 @@ def clean(settings: CleanOptions) -> Outcome:
         clock.lap("proof")
     outcome.timings = clock.seconds
     return outcome
+
+
+def shown_counts(encoder: Any) -> dict[str, Any]:
+    """What the encoder's length limit did to the texts that it read (as ``features.limits.Shown.counts``)."""
+    stats = encoder.stats
+    return {
+        "limit": encoder.max_length,
+        "texts": stats.rows,
+        "cut": stats.truncated,
+        "answers_cut_off": stats.answerless,
+    }
 
 
 def trainable(n: int, changes: list[Change]) -> np.ndarray:
@@ -277,6 +298,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
         "noise_ceiling": outcome.ceiling,
         "votes": outcome.inputs.votes,
         "features": outcome.features,
+        "shown": outcome.shown,
         "strength": strength,
         "proof": outcome.proof,
         "planted": outcome.planted,

@@ -85,7 +85,7 @@ def items_for(benchmark: str, given: EvaluateOptions, tables: list[ScoreTable]) 
 def score_models(specs: list[str], items: Items, given: EvaluateOptions) -> list[Contestant]:
     if not specs:
         return []
-    from prudent.evaluation.benchmarks.scorers import Options, score_items
+    from prudent.evaluation.benchmarks.scorers import Options, score_usable
 
     options = Options(
         beta=given.dpo_beta,
@@ -101,7 +101,7 @@ def score_models(specs: list[str], items: Items, given: EvaluateOptions) -> list
     found = []
     for spec in specs:
         say(f"scoring {sum(items.sizes)} responses of {len(items)} items with {spec}")
-        found.append(score_items(spec, items, options))
+        found.append(score_usable(spec, items, options, given.on_error))
     return found
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from prudent.errors import PrudentError
+from prudent.features.limits import shown, words
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -12,32 +16,52 @@ if TYPE_CHECKING:
     from prudent.runs import Run
 
 
-def describe_fit(reward_model: RewardModel, data: Dataset, held: Dataset | None, seconds: float) -> dict[str, Any]:
-    """What fit.json holds: members, parameters, cost, accuracy with intervals and the length-only baseline."""
+def describe_fit(
+    reward_model: RewardModel, data: Dataset, held: Dataset | None, seconds: float, on_error: str = "raise"
+) -> dict[str, Any]:
+    """What fit.json holds: members, parameters, cost, accuracy with intervals and the length-only baseline. pairs:
+    those that were trained on."""
     from prudent.rewards.trial import peak_bytes
 
+    info = getattr(reward_model.scorer, "info", {})
     result: dict[str, Any] = {
         "family": reward_model.family,
         "members": reward_model.members,
-        "pairs": len(data),
+        "pairs": info.get("trained_pairs", len(data)),
+        "pairs_given": len(data),
         "parameters": reward_model.parameters(),
         "seconds": seconds,
         "peak_mib": peak_bytes() / 2**20,
-        "info": getattr(reward_model.scorer, "info", {}),
-        "train": accuracy_of(reward_model, data),
-        "test": accuracy_of(reward_model, held) if held is not None else None,
+        "info": info,
+        "train": accuracy_of(reward_model, data, on_error, "training pairs"),
+        "test": accuracy_of(reward_model, held, on_error, "test pairs") if held is not None else None,
     }
     return result
 
 
-def accuracy_of(reward_model: RewardModel, data: Dataset) -> dict[str, Any]:
-    """Accuracy of the mean and of every member (ties half), the longer answer's, and the members' disagreement."""
+def accuracy_of(
+    reward_model: RewardModel, data: Dataset, on_error: str = "raise", source: str = "pairs"
+) -> dict[str, Any]:
+    """Accuracy of the mean and of every member (ties half), the longer answer's, and the members' disagreement.
+
+    Left out and counted: pairs that can't be scored (with ``on_error="skip"``; else DataError names them) and pairs
+    whose sides are the same text for the model, by truncation or by its template.
+    """
+    from prudent.data.failing import counted, origins_of, use_rows
     from prudent.evaluation.statistics import proportion
     from prudent.rewards.accuracy import credit
     from prudent.rewards.families import pair_scores
     from prudent.rewards.uncertainty import margin_moments, warn_if_identical
 
-    chosen, rejected = pair_scores(reward_model, data)
+    (chosen, rejected), kept, bad = use_rows(
+        lambda rows: pair_scores(reward_model, picked(data, rows)), origins_of(data), source, on_error
+    )
+    data = picked(data, kept)
+    seen = shown_pairs(reward_model, data)
+    different = [row for row in range(len(data)) if row not in seen.same]
+    if not different:
+        raise PrudentError(f"{source}: both sides of every pair are the same for the model ({words(seen.counts)})")
+    data, chosen, rejected = picked(data, different), chosen[:, different], rejected[:, different]
     margin = chosen - rejected
     mean = margin.mean(0)
     length = [sum(len(m["content"]) for m in side) for name in ("chosen", "rejected") for side in data[name]]
@@ -51,6 +75,8 @@ def accuracy_of(reward_model: RewardModel, data: Dataset) -> dict[str, Any]:
         "longer_answer_accuracy": proportion(credit(longer)),
         "margin_standard_deviation": None,
         "identical_members": [],
+        "shown": seen.counts,
+        **counted(bad),
     }
     if len(chosen) > 1:
         average, variance = margin_moments(chosen, rejected)
@@ -60,6 +86,26 @@ def accuracy_of(reward_model: RewardModel, data: Dataset) -> dict[str, Any]:
     else:
         found["reason"] = {"margin_standard_deviation": "the standard deviation of one member is undefined"}
     return found
+
+
+def picked(data: Dataset, rows: list[int]) -> Dataset:
+    """Some pairs of a data set; itself where they are all."""
+    return data if len(rows) == len(data) else data.select(rows)
+
+
+class ShownPairs(NamedTuple):
+    """counts: of ``features.limits.words``. same: pair -> why its sides are the same for the model."""
+
+    counts: dict[str, Any]
+    same: dict[int, str]
+
+
+def shown_pairs(reward_model: RewardModel, data: Dataset) -> ShownPairs:
+    """What the model's length limit and template do to pairs."""
+    prompts, n = list(data["prompt"]), len(data)
+    found = shown(reward_model.renderer(), prompts * 2, [*data["chosen"], *data["rejected"]])
+    same = {row: why for row in range(n) if (why := found.same(row, n + row)) is not None}
+    return ShownPairs({**found.counts(), "same": dict(Counter(same.values()))}, same)
 
 
 def write_page(run: Run, result: dict[str, Any]) -> None:
@@ -125,4 +171,8 @@ def show(result: dict[str, Any], options: FitOptions) -> None:
             f"{name}: accuracy {mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}] on {found['pairs']} pairs; members "
             f"{members[0]:.3f} to {members[-1]:.3f}; longer answer {longer.value:.3f}"
         )
+        if found["left_out"]:
+            print(f"  {found['left_out']} pairs that can't be scored were left out")
+        if said := words(found["shown"]):
+            print(f"  {said}" + (", left out" if found["shown"]["same"] else ""))
     print(f"wrote {options.out}")

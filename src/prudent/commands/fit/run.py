@@ -9,13 +9,15 @@ from typing import Any
 
 from prudent.commands.common import say
 from prudent.commands.fit.options import FitOptions
-from prudent.commands.fit.page import describe_fit, write_page
+from prudent.commands.fit.page import describe_fit, picked, write_page
 from prudent.commands.fit.training_arguments import training_arguments
 from prudent.commands.options import fields_of, number_or_cv
+from prudent.data.failing import counted, origins_of, use_rows
 from prudent.data.preferences import data_hash, draw_pairs, read_preferences_with_report
 from prudent.errors import PrudentError
 from prudent.features.processes import Processes
 from prudent.rewards.families import FAMILIES, ON_TEXT, family, fill_cache, fit_reward_model
+from prudent.rewards.model import RewardModel
 from prudent.runs import new_run
 
 RENAMED = {"training_args": "training", "crossing": "monotone"}  # options by the families' own names
@@ -47,21 +49,28 @@ def fit(options: FitOptions) -> dict[str, Any] | None:
     if processes.size > 1 and not on_text:
         encoder = fill_cache(options.model, encoder_options, [data, held], processes)
     if encoder is None or processes.first:
-        reward_model = fit_reward_model(
-            data,
-            options.family,
-            model=options.model,
-            members=options.members,
-            seed=options.seed,
-            encoder=encoder,
-            encoder_options=encoder_options,
-            **given,
-        )
+
+        def train(rows: list[int]) -> RewardModel:
+            return fit_reward_model(
+                picked(data, rows),
+                options.family,
+                model=options.model,
+                members=options.members,
+                seed=options.seed,
+                encoder=encoder,
+                encoder_options=encoder_options,
+                **given,
+            )
+
+        alone = options.on_error if processes.size == 1 else "raise"  # those that train together need the same rows
+        reward_model, kept, failing = use_rows(train, origins_of(data), report.source, alone)
+        data = picked(data, kept)
     if not processes.first:
         return None  # under accelerate launch all processes encode, or train together, and the first one writes
     seconds = time.perf_counter() - started
-    result = describe_fit(reward_model, data, held, seconds)
-    result["reading"] = {"read": report.read, "kept": report.kept, **report.counts()}
+    result = describe_fit(reward_model, data, held, seconds, options.on_error)
+    result["reading"] = {"read": report.read, "kept": report.kept, **report.counts(), **counted(failing)}
+    say("\n".join([report.summary(), *map(str, failing[:20])]))
     wanted = {
         name: getattr(options, name) for name in ("preferences", "family", "model", "members", "max_pairs", "test")
     }

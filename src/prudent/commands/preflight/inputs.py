@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prudent.commands.preflight.options import PreflightOptions
+from prudent.data.failing import Origin, origins_of, use_rows
 from prudent.data.pools import Pool, read_pool
 from prudent.data.preferences import (
     NEUTRAL,
@@ -21,9 +22,10 @@ from prudent.data.preferences import (
     split_by_prompt,
     training_columns,
 )
-from prudent.errors import PrudentError
+from prudent.errors import PrudentError, RowsError
 from prudent.rewards.columns import PairColumns
 from prudent.rewards.containers import CandidateFeatures, PairFeatures, candidate_features, padded
+from prudent.rewards.families import by_pair, why_same
 from prudent.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -169,22 +171,37 @@ def read_candidates(path: str, gold: str | None, columns: Mapping[str, str] | No
     return pool
 
 
-def sample_candidates(settings: PreflightOptions, prompts: list[list[dict[str, str]]]) -> Pool:
+def sample_candidates(settings: PreflightOptions, found: Inputs, prompts: list[list[dict[str, str]]]) -> Pool:
     """Responses sampled from the policy at temperature 1, nothing truncated."""
     from prudent.features.models import load_language_model
     from prudent.features.sampling import sample
 
     model, tokenizer = load_language_model(settings.policy, dtype=settings.dtype)
-    responses = sample(
-        model,
-        tokenizer,
-        prompts,
-        samples=settings.samples,
-        max_new_tokens=settings.max_new_tokens,
-        temperature=1.0,
-        seed=settings.seed,
-    )
-    return Pool(prompts, responses, None, [f"prompt-{number}" for number in range(len(prompts))])
+
+    def use(rows: list[int]) -> list[list[str]]:
+        return sample(
+            model,
+            tokenizer,
+            [prompts[row] for row in rows],
+            samples=settings.samples,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=1.0,
+            seed=settings.seed,
+        )
+
+    responses, kept, bad = use_rows(use, prompt_origins(found, prompts), "held-out prompts", settings.on_error)
+    if bad:
+        found.notes.append(f"{len(bad)} held-out prompts can't be sampled and were left out, the first: {bad[0]}")
+    return Pool([prompts[row] for row in kept], responses, None, [f"prompt-{row}" for row in kept])
+
+
+def prompt_origins(found: Inputs, prompts: list[list[dict[str, str]]]) -> list[Origin]:
+    """Where each held-out prompt first stands."""
+    first: dict[str, Origin] = {}
+    for source in found.sources:
+        for prompt, origin in zip(source.test["prompt"], origins_of(source.test), strict=True):
+            first.setdefault(prompt_key(prompt), origin._replace(file=origin.file or source.name))
+    return [first[prompt_key(prompt)] for prompt in prompts]
 
 
 def pool_counts(pool: Pool) -> list[int]:
@@ -199,42 +216,85 @@ def pool_gold(pool: Pool) -> torch.Tensor | None:
     return padded(flat, pool_counts(pool))
 
 
-def encode_pool(encoder: Encoder, pool: Pool) -> CandidateFeatures:
-    prompts, responses, _ = pool.flat()
-    return candidate_features(encoder.encode(prompts, responses), pool.prompts, pool.responses)
+def encode_pool(
+    encoder: Encoder, pool: Pool, notes: list[str] | None = None, on_error: str = "raise"
+) -> tuple[Pool, CandidateFeatures]:
+    """The pool and its features; prompts that can't be rendered are named in one DataError, or left out and noted."""
+
+    def use(rows: list[int]) -> torch.Tensor:
+        prompts, responses, owners = pool.take(rows).flat()
+        try:
+            return encoder.encode(prompts, responses)
+        except RowsError as error:
+            raise error.moved(owners) from error
+
+    origins = [Origin(row + 1, key) for row, key in enumerate(pool.ids)]
+    flat, kept, bad = use_rows(use, origins, "candidates", on_error)
+    if notes is not None and bad:
+        notes.append(f"candidates: {len(bad)} prompts can't be rendered and were left out, the first: {bad[0]}")
+    if notes is not None and encoder.stats.truncated:
+        cut = f"{encoder.stats.truncated} of {len(flat)} candidates are longer than --max-length {encoder.max_length}"
+        notes.append(f"{cut} and were cut, {encoder.stats.answerless} of them before the answer begins")
+    pool = pool.take(kept)
+    return pool, candidate_features(flat, pool.prompts, pool.responses)
 
 
 def encode_pairs(encoder: Encoder, data: Dataset) -> PairFeatures:
     """Features of a data set's pairs, both sides in one pass, with weights, soft labels and margins where there are."""
     prompts = data["prompt"]
-    both = encoder.encode([*prompts, *prompts], [*data["chosen"], *data["rejected"]])
+    with by_pair(len(data)):
+        both = encoder.encode([*prompts, *prompts], [*data["chosen"], *data["rejected"]])
     columns = {name: torch.from_numpy(values) for name, values in training_columns(data).items()}
     groups = [prompt_key(prompt) for prompt in prompts]
     return PairFeatures(both[: len(data)], both[len(data) :], groups, PairColumns(**columns))
 
 
-def encode_distinct(encoder: Encoder, data: Dataset, name: str, notes: list[str]) -> tuple[Dataset, PairFeatures]:
-    """The pairs that the encoder can tell apart, and their features; what its length limit did is told in ``notes``."""
-    pairs = encode_pairs(encoder, data)
+def encode_distinct(
+    encoder: Encoder, data: Dataset, name: str, notes: list[str], on_error: str = "raise"
+) -> tuple[Dataset, PairFeatures]:
+    """The pairs that the encoder can tell apart, and their features; what its length limit did is told in ``notes``.
+
+    Pairs that can't be rendered are named in one DataError, or left out with ``on_error="skip"``.
+    """
+
+    def part(rows: list[int]) -> Dataset:
+        return data if len(rows) == len(data) else data.select(rows)
+
+    pairs, kept, bad = use_rows(lambda rows: encode_pairs(encoder, part(rows)), origins_of(data), name, on_error)
+    data = part(kept)
+    if bad:
+        notes.append(f"{name}: {len(bad)} pairs can't be rendered and were left out, the first: {bad[0]}")
     rows = pairs.distinct()
     same, cut = len(pairs) - len(rows), encoder.stats.truncated
     if cut:
-        note = f"{name}: {cut} of {2 * len(pairs)} texts are longer than --max-length {encoder.max_length} and were cut"
         notes.append(
-            note + (f"; {same} of {len(pairs)} pairs are then the same on both sides, left out" if same else "")
+            f"{name}: {cut} of {2 * len(pairs)} texts are longer than --max-length {encoder.max_length} and were cut"
         )
+    if same:
+        why = why_same(data, sorted(set(range(len(pairs))) - set(rows.tolist())), encoder)
+        causes = (("truncation", "identical_after_truncation"), ("the template", "identical_after_template"))
+        parts = [f"{why[key]} pairs are the same after {cause}" for cause, key in causes if why[key]]
+        notes.append(f"{name}: of {len(pairs)} pairs, {' and '.join(parts)}: left out")
     if not len(rows):
         raise PrudentError(
-            f"{name}: both sides of every pair are the same within {encoder.max_length} tokens; raise --max-length"
+            f"{name}: both sides of every pair are the same within {encoder.max_length} tokens; raise --max-length, or "
+            "give a model whose template shows what they differ in"
         )
     return (data.select(rows.tolist()), pairs.take(rows)) if same else (data, pairs)
 
 
-def encode_sources(encoder: Encoder, found: Inputs) -> tuple[Inputs, list[PairFeatures], list[PairFeatures]]:
+def encode_sources(
+    encoder: Encoder, found: Inputs, on_error: str = "raise"
+) -> tuple[Inputs, list[PairFeatures], list[PairFeatures]]:
     """The inputs without the pairs that can't be distinguished, and the features of every source's train and test."""
     notes = list(found.notes)
-    trains = [encode_distinct(encoder, source.train, f"{source.name}, train", notes) for source in found.sources]
-    tests = [encode_distinct(encoder, source.test, f"{source.name}, test", notes) for source in found.sources]
+    trains, tests = (
+        [
+            encode_distinct(encoder, getattr(source, part), f"{source.name}, {part}", notes, on_error)
+            for source in found.sources
+        ]
+        for part in ("train", "test")
+    )
     sources = [
         Source(source.name, train, test)
         for source, (train, _), (test, _) in zip(found.sources, trains, tests, strict=True)

@@ -76,8 +76,8 @@ def preflight(settings: PreflightOptions, *, say: Say = say) -> dict[str, Any]:
         pool = pool or _sample(settings, found, run, stage, pick_seed)
         with stage("encoding"):
             encoder = _encoder(settings)
-            found, trains, tests = reading.encode_sources(encoder, found)
-            candidates = reading.encode_pool(encoder, pool)
+            found, trains, tests = reading.encode_sources(encoder, found, settings.on_error)
+            pool, candidates = reading.encode_pool(encoder, pool, found.notes, settings.on_error)
         with stage("judging"):
             truth = _truth(settings, found, pool, candidates, judge)
         with stage("draws and policies"):
@@ -136,7 +136,7 @@ def _sample(settings: PreflightOptions, found: Inputs, run: Run, stage: Callable
     if len(prompts) < settings.prompts:
         found.notes.append(f"{len(prompts)} distinct prompts are held out; candidates were sampled for all of them")
     with stage("sampling"):
-        return reading.sample_candidates(settings, prompts)
+        return reading.sample_candidates(settings, found, prompts)
 
 
 def _encoder(settings: PreflightOptions) -> Encoder:

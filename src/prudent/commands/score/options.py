@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -38,6 +38,9 @@ class ScoreOptions(RowOptions):
     language_model: Annotated[
         str | None, typer.Option(help="Language model to use in place of the one named in the folder (same weights).")
     ] = None
+    on_error: Annotated[
+        Literal["raise", "skip"], typer.Option(help="Rows that can't be scored: raise (list all) or skip (counted).")
+    ] = "raise"
     dtype: Annotated[str | None, typer.Option(help="Precision of the language model: float32, bfloat16.")] = None
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a finished run that is in --out, or the file --output.")

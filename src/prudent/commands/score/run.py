@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prudent.commands.common import say
 from prudent.commands.score.options import ScoreOptions
@@ -12,25 +12,37 @@ from prudent.commands.score.options import ScoreOptions
 if TYPE_CHECKING:
     import torch
 
+    from prudent.data.failing import Origin
+    from prudent.errors import BadRow
     from prudent.rewards.model import RewardModel
 
 
 def score(options: ScoreOptions) -> dict[str, Any] | None:
     """Score, write or print the rows; the summary (None in a process that another one writes for)."""
+    from prudent.data.failing import counted, use_rows
     from prudent.features.processes import Processes
     from prudent.rewards.model import RewardModel
     from prudent.runs import dumps, new_run
 
-    rows, prompts, responses = read_rows(options.data, options.columns)
+    items, bad = read_rows(options.data, options.columns, options.on_error)
     reward_model = RewardModel.load(options.model, model=options.language_model, dtype=options.dtype)
     processes = Processes()
     if processes.first:
-        say(f"scoring {len(responses)} responses with {reward_model.members} members ({reward_model.family})")
-    scores = reward_model.score(prompts, responses, distributed=True)
+        texts = sum(len(item.responses) for item in items)
+        say(f"scoring {texts} responses with {reward_model.members} members ({reward_model.family})")
+    scores, kept, failing = use_rows(
+        lambda rows: score_items(reward_model, [items[row] for row in rows], processes.size > 1),
+        [item.origin for item in items],
+        options.data,
+        options.on_error,
+    )
     if not processes.first:
         return None  # under accelerate launch all processes score and the first one writes
+    rows = [items[row].row for row in kept]
     scored = scored_rows(rows, scores, options.rule)
-    summary = summarise(reward_model, scores, len(rows), options.rule)
+    summary = summarise(reward_model, scores, len(rows), options.rule) | counted([*bad, *failing])
+    if summary["left_out"]:
+        say("\n".join([f"{summary['left_out']} rows left out:", *summary["left_out_rows"]]))
     text = "".join(dumps(row, indent=None) + "\n" for row in scored)
     if options.output is not None:
         write_rows(options.output, text)
@@ -61,13 +73,39 @@ def write_rows(path: Path, text: str) -> None:
         raise PrudentError(f"--output {path} can't be written: {error}; name another") from error
 
 
+class Item(NamedTuple):
+    """A row as it was given, where it stands, and a prompt for each of its responses."""
+
+    row: dict[str, Any]
+    origin: Origin
+    prompts: list[Any]
+    responses: list[Any]
+
+
+def score_items(reward_model: RewardModel, items: list[Item], distributed: bool) -> torch.Tensor:
+    """Scores (K, N) of all responses of the items; RowsError names the items that have none."""
+    from prudent.errors import RowsError
+    from prudent.rewards.uncertainty import finite_rows
+
+    owners = [place for place, item in enumerate(items) for _ in item.responses]
+    prompts = [prompt for item in items for prompt in item.prompts]
+    responses = [response for item in items for response in item.responses]
+    try:
+        if distributed:  # every process must leave out the same rows
+            reward_model.renderer().conversations(prompts, responses)
+        return finite_rows(reward_model.score(prompts, responses, distributed=True))
+    except RowsError as error:
+        raise error.moved(owners) from error
+
+
 def read_rows(
-    path: Path, columns: Mapping[str, str] | None = None
-) -> tuple[list[dict[str, Any]], list[Any], list[Any]]:
-    """(rows, prompts, responses): the rows with our column names, and one prompt and response a response.
+    path: Path, columns: Mapping[str, str] | None = None, on_error: str = "raise"
+) -> tuple[list[Item], list[BadRow]]:
+    """The items of a file and the rows left out (none unless ``on_error`` is "skip").
 
     A row has ``response`` (text or messages) or ``responses`` (a list of texts). DataError names every bad row.
     """
+    from prudent.data.failing import Origin
     from prudent.data.files import read_records
     from prudent.data.formats import Reject
     from prudent.data.ratings import read_response
@@ -75,9 +113,7 @@ def read_rows(
     from prudent.errors import BadRow, DataError, PrudentError
 
     bad: list[BadRow] = []
-    rows: list[dict[str, Any]] = []
-    prompts: list[Any] = []
-    responses: list[Any] = []
+    items: list[Item] = []
     for record in mapped(read_records(path), columns):
         bad += record.errors
         row = record.value
@@ -88,21 +124,21 @@ def read_rows(
             bad.append(BadRow(record.line, "responses", "not-a-list", "give a list with at least one text"))
             continue
         try:
+            pairs = []
             for answer in many if many is not None else [row.get("response")]:
                 single = {"response": answer} if many is not None or "response" in row else {}
-                prompt, response = read_response(
-                    {**({"prompt": row["prompt"]} if "prompt" in row else {}), **single}, lambda *_: None
-                )
-                prompts.append(prompt)
-                responses.append(response)
-            rows.append(row)
+                prompt = {"prompt": row["prompt"]} if "prompt" in row else {}
+                pairs.append(read_response({**prompt, **single}, lambda *_: None))
+            origin = Origin(record.line, "" if row.get("id") is None else str(row["id"]))
+            items.append(Item(row, origin, [prompt for prompt, _ in pairs], [response for _, response in pairs]))
         except Reject as reject:
             bad += [BadRow(record.line, p.field, p.reason, p.detail) for p in reject.problems]
-    if bad:
-        raise DataError(str(path), bad, "every row needs a prompt and a response (or a list of responses)")
-    if not rows:
-        raise PrudentError(f"{path} holds no row to score")
-    return rows, prompts, responses
+    if bad and on_error != "skip":
+        remedy = "every row needs a prompt and a response (or a list of responses); --on-error skip leaves these out"
+        raise DataError(str(path), bad, remedy)
+    if not items:
+        raise PrudentError(f"{path} holds no row to score" + (f"; the first of {len(bad)}: {bad[0]}" if bad else ""))
+    return items, bad
 
 
 def scored_rows(rows: list[dict[str, Any]], scores: torch.Tensor, rule: str | None) -> list[dict[str, Any]]:

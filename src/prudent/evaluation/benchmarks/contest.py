@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from prudent.errors import PrudentError
+from prudent.errors import PrudentError, RowsError
 from prudent.evaluation.benchmarks.items import Items
 from prudent.evaluation.benchmarks.judges import JudgeScore, credit, judge_score
 from prudent.evaluation.benchmarks.pair_metrics import (
@@ -118,10 +118,12 @@ def of_scores(name: str, scores: Any, items: Items) -> Contestant:
     values = values[None] if values.ndim == 1 else values
     if values.ndim != 2 or values.shape[1] != sum(items.sizes):
         raise PrudentError(f"{name} gave scores of shape {values.shape} for {sum(items.sizes)} responses")
-    bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        owner = int(np.repeat(np.arange(len(items)), items.sizes)[bad[0][1]])
-        raise PrudentError(f"{name} gave {values[tuple(bad[0])]} for a response of item {items.ids[owner]!r}")
+    owners = items.owners()
+    bad = {
+        owners[place]: f"{name} gave it {values[member, place]}" for member, place in np.argwhere(~np.isfinite(values))
+    }
+    if bad:
+        raise RowsError(bad)
     return Contestant(name, "members" if len(values) > 1 else "scores", list(range(len(items))), values)
 
 

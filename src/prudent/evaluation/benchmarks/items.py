@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from prudent.data.failing import Origin
 from prudent.data.files import Record, open_records
 from prudent.data.preferences import read_preferences_with_report
 from prudent.data.records import mapped
@@ -19,7 +20,7 @@ BENCHMARKS = ("rewardbench", "rewardbench2", "rewardmath", "preferences")
 @dataclass
 class Items:
     """Items of a benchmark. correct: how many of each item's candidates, the first ones, are correct. sources: which
-    model wrote each candidate ("" unknown). steps: solution steps, where the file lists them. has_ids: ids come from
+    model wrote each candidate ("" unknown). lines: where each item (its first row) stands in the file. steps: solution steps, where the file lists them. has_ids: ids come from
     the file (else they are row numbers, and scores match by position). left_out: rows not used, by reason."""
 
     benchmark: str
@@ -33,6 +34,7 @@ class Items:
     steps: list[list[list[str]]] | None = None
     has_ids: bool = True
     left_out: dict[str, int] = field(default_factory=dict)
+    lines: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -69,7 +71,17 @@ class Items:
             None if self.steps is None else take(self.steps),
             self.has_ids,
             dict(self.left_out),
+            None if self.lines is None else take(self.lines),
         )
+
+    def origins(self) -> list[Origin]:
+        """Where each item comes from."""
+        lines = self.lines or [place + 1 for place in range(len(self))]
+        return [Origin(line, key) for line, key in zip(lines, self.ids, strict=True)]
+
+    def owners(self) -> list[int]:
+        """The item of each candidate, in the order of ``flat``."""
+        return [place for place, size in enumerate(self.sizes) for _ in range(size)]
 
 
 def read_items(
@@ -155,6 +167,7 @@ def read_pairs(
         models,
         has_ids=has_ids,
         left_out=dict(left_out),
+        lines=list(lines),
     )
 
 
@@ -225,7 +238,9 @@ def read_best_of_k(
         raise PrudentError(f"{source} holds no usable item")
     lines, ids, prompts, candidates, correct, subsets, sources_ = map(list, zip(*found))
     unique_ids(ids, lines, source)
-    return Items(benchmark, str(source), ids, prompts, candidates, correct, subsets, sources_, left_out=left_out)
+    return Items(
+        benchmark, str(source), ids, prompts, candidates, correct, subsets, sources_, left_out=left_out, lines=lines
+    )
 
 
 def read_solutions(
@@ -309,4 +324,5 @@ def settle_problems(
         steps,
         True,
         left_out,
+        [entry["line"] for entry in kept.values()],
     )

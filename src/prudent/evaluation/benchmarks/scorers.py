@@ -11,12 +11,15 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from prudent.errors import PrudentError
+from prudent.data.failing import use_rows
+from prudent.errors import PrudentError, RowsError
 from prudent.evaluation.benchmarks.contest import Contestant, of_scores
 from prudent.evaluation.benchmarks.items import Items
 from prudent.evaluation.benchmarks.judges import (
@@ -27,7 +30,7 @@ from prudent.evaluation.benchmarks.judges import (
     placement,
     swapped_outcome,
 )
-from prudent.features.models import require_finite_weights
+from prudent.features.models import require_finite_weights, require_room
 from prudent.runs import damage_named
 
 CALLABLE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
@@ -73,13 +76,36 @@ def score_items(spec: str, items: Items, options: Options) -> Contestant:
     """Scores of all items by the scorer that ``spec`` names. Each text is read once, whatever is asked of them."""
     if not items.has_text:
         raise PrudentError(f"{spec} needs texts, and {items.source} holds scores alone; give the benchmark with --data")
-    judge = judge_ratings if options.ratings else judge_verdicts
-    for prefix, function in (("dpo:", dpo_scores), ("prm:", process_scores), ("judge:", judge)):
-        if spec.startswith(prefix):
-            return function(spec.removeprefix(prefix), items, options)
-    if CALLABLE.match(spec) and not Path(spec).exists():
-        return callable_scores(spec, items)
-    return model_scores(spec, items, options)
+    found, rest = next(((f, spec.removeprefix(p)) for p, f in SPECIAL.items() if spec.startswith(p)), (None, spec))
+    if found is judge_verdicts and options.ratings:
+        found = judge_ratings
+    if found is None:
+        found = callable_scores if CALLABLE.match(spec) and not Path(spec).exists() else model_scores
+    return found(rest, items, options)
+
+
+def score_usable(spec: str, items: Items, options: Options, on_error: str) -> Contestant:
+    """``score_items``, each item that can't be rendered or scored named by id and line in one DataError, or left out
+    of this contestant with ``on_error="skip"``, which its notes tell."""
+
+    def use(rows: list[int]) -> Contestant:
+        return score_items(spec, items if len(rows) == len(items) else items.chosen(rows), options)
+
+    found, rows, bad = use_rows(use, items.origins(), items.source, on_error)
+    if bad:
+        found.places = [rows[place] for place in found.places]
+        found.notes += [f"{len(bad)} of {len(items)} items left out", *(str(row) for row in bad[:20])]
+    return found
+
+
+def of_items(score: Callable[[list[Any], list[Any]], Any], items: Items) -> Any:
+    """``score`` (..., N) of the candidates' texts, each distinct one read once; RowsError names the items' places."""
+    prompts, responses, places = unique_texts(items)
+    try:
+        return score(prompts, responses)[..., places]
+    except RowsError as error:
+        bad = {row: error.rows[place] for row, place in enumerate(places) if place in error.rows}
+        raise RowsError(bad).moved(items.owners()) from error
 
 
 def unique_texts(items: Items) -> tuple[list[Any], list[Any], list[int]]:
@@ -99,15 +125,14 @@ def model_scores(name: str, items: Items, options: Options) -> Contestant:
     from prudent.rewards.model import RewardModel
 
     model = RewardModel.load(name, model=options.language_model, dtype=options.dtype, device=options.device)
-    prompts, responses, places = unique_texts(items)
-    scores = model.score(prompts, responses)[:, places]
-    found = of_scores(name, scores, items)
+    found = of_scores(name, of_items(model.score, items), items)
     found.notes.append(f"{model.family}, {model.members} member{'s' if model.members != 1 else ''}")
     return found
 
 
-def callable_scores(spec: str, items: Items) -> Contestant:
-    """``module:function``, called once as function(prompts, responses) -> (N,) or (K, N)."""
+def callable_scores(spec: str, items: Items, options: Options) -> Contestant:
+    """``module:function``, called once as function(prompts, responses) -> (N,) or (K, N). Where it raises, the items
+    are found for which it does."""
     module, _, function = spec.partition(":")
     sys.path.insert(0, "")  # a module beside the user, as python -m finds it
     try:
@@ -117,7 +142,34 @@ def callable_scores(spec: str, items: Items) -> Contestant:
     finally:
         sys.path.remove("")
     prompts, responses = items.flat()
-    return of_scores(spec, target(prompts, responses), items)
+    try:
+        scores = target(prompts, responses)
+    except Exception as error:
+        owners = items.owners()
+        bad = {owners[row]: said for row, said in raising(target, prompts, responses).items()}
+        if bad:
+            raise RowsError({place: f"scorer {spec} raised {said}" for place, said in bad.items()}) from error
+        raise PrudentError(
+            f"scorer {spec} raised {type(error).__name__}: {error} for all {len(prompts)} texts together, for none alone"
+        ) from error
+    return of_scores(spec, scores, items)
+
+
+def raising(function: Callable[..., Any], prompts: Sequence[Any], responses: Sequence[Any]) -> dict[int, str]:
+    """Rows for which ``function`` raises alone, and what it raises: halved until they are found."""
+    bad: dict[int, str] = {}
+    waiting = [(0, len(prompts))]
+    while waiting:
+        start, stop = waiting.pop()
+        try:
+            function(list(prompts[start:stop]), list(responses[start:stop]))
+        except Exception as error:
+            if stop - start > 1:
+                middle = (start + stop) // 2
+                waiting += [(middle, stop), (start, middle)]
+            else:
+                bad[start] = f"{type(error).__name__}: {error}"
+    return bad
 
 
 def causal(name: str, options: Options) -> tuple[Any, Any]:
@@ -135,6 +187,7 @@ def response_log_probabilities(
     from prudent.rewards.transformers.external import padded, token_batches
 
     rows = Renderer(tokenizer).conversations(prompts, responses)
+    require_room(model, [len(row.ids) for row in rows])
     totals = torch.zeros(len(rows), dtype=torch.float64)
     for batch in token_batches([len(row.ids) for row in rows], TOKENS):
         ids, mask = padded([rows[i].ids for i in batch], tokenizer.pad_token_id or 0, model.device)
@@ -153,13 +206,12 @@ def dpo_scores(names: str, items: Items, options: Options) -> Contestant:
     policy, _, reference = names.partition(",")
     if not policy or not reference:
         raise PrudentError(f"dpo:{names} names no pair; write dpo:POLICY,REFERENCE")
-    prompts, responses, places = unique_texts(items)
     totals = []
     for name in (policy, reference):
         model, tokenizer = causal(name, options)
-        totals.append(response_log_probabilities(model, tokenizer, prompts, responses))
+        totals.append(of_items(partial(response_log_probabilities, model, tokenizer), items))
         del model
-    found = of_scores(f"dpo:{names}", (options.beta * (totals[0] - totals[1]))[places], items)
+    found = of_scores(f"dpo:{names}", options.beta * (totals[0] - totals[1]), items)
     found.notes.append(f"DPO implicit reward, beta {options.beta}")
     return found
 
@@ -199,6 +251,11 @@ def process_scores(name: str, items: Items, options: Options) -> Contestant:
             ids = ids if classifier else ids + encode("\n")
         rows.append(ids)
         ends.append(marks)
+    owners = items.owners()
+    try:
+        require_room(model, [len(row) for row in rows])
+    except RowsError as error:
+        raise error.moved(owners) from error
     labels = None if classifier else [encode(options.good)[-1], encode(options.bad)[-1]]
     values = step_probabilities(model, tokenizer, rows, ends, labels)
     found = Contestant(f"prm:{name}", "steps", list(range(len(items))), values)
@@ -274,7 +331,10 @@ def judge_verdicts(
                 ordered = list(answers[1:])
                 ordered.insert(slots.index(chosen), answers[0])
                 questions.append((place, chosen, slots, judge_prompt(prompt, ordered)))
-    texts = (write or generate)(name, [question for *_, question in questions], options)
+    try:
+        texts = (write or generate)(name, [question for *_, question in questions], options)
+    except RowsError as error:
+        raise error.moved([place for place, *_ in questions]) from error
     outcomes: list[list[str]] = [[] for _ in items.ids]
     for (place, chosen, slots, _), text in zip(questions, texts):
         outcomes[place].append(outcome(parse_verdict(text, slots, "C" if len(slots) == 2 else "T"), chosen))
@@ -296,15 +356,17 @@ def judge_ratings(
     item: as below the scale for a correct answer, above it for others. write: gives texts for prompts."""
     if options.swap:
         raise PrudentError("--swap is for verdicts; with --ratings a judge reads each answer alone")
-    prompts, responses, places = unique_texts(items)
     low, high = RATINGS
-    asked = [
-        RATING_PROMPT.format(low=low, high=high, prompt=conversation(prompt), answer=plain(response))
-        for prompt, response in zip(prompts, responses)
-    ]
-    given = [parse_rating(text) for text in (write or generate)(name, asked, options)]
+
+    def rate(prompts: list[Any], responses: list[Any]) -> np.ndarray:
+        asked = [
+            RATING_PROMPT.format(low=low, high=high, prompt=conversation(prompt), answer=plain(response))
+            for prompt, response in zip(prompts, responses)
+        ]
+        return np.array([parse_rating(text) for text in (write or generate)(name, asked, options)], dtype=object)
+
+    values = of_items(rate, items).tolist()
     right = [place < count for count, size in zip(items.correct, items.sizes) for place in range(size)]
-    values = [given[place] for place in places]
     worst = [low - 1 if correct else high + 1 for correct in right]
     found = of_scores(f"judge:{name}", [w if v is None else v for v, w in zip(values, worst)], items)
     found.notes.append(f"generative judge, each answer rated alone from {low:g} to {high:g}")
@@ -326,3 +388,6 @@ def generate(name: str, prompts: list[str], options: Options) -> list[str]:
         model, tokenizer, prompts, samples=1, max_new_tokens=options.max_new_tokens, temperature=0.0, seed=options.seed
     )
     return [texts[0] for texts in drawn]
+
+
+SPECIAL: dict[str, Callable[..., Contestant]] = {"dpo:": dpo_scores, "prm:": process_scores, "judge:": judge_verdicts}

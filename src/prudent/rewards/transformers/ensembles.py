@@ -225,10 +225,10 @@ def fit_transformers(
         )
     seeds, common = member_seeds(seed, members), shared_seed(seed)
     language_model, tokenizer = load_language_model(model, dtype="float32" if kind != "lora" or phase_one else dtype)
-    examples, dropped = prepare(preferences, tokenizer, max_length)
+    examples, counts = prepare(preferences, tokenizer, max_length)
     info: dict[str, Any] = {
         "pairs": len(examples),
-        "identical_after_truncation": len(dropped),
+        **counts,
         "epochs": epochs,
         "batch_size": batch_size,
         "diversity": diversity,

@@ -24,32 +24,43 @@ if TYPE_CHECKING:
 Sampler = Callable[[int], tuple[Sequence[Any], Sequence[Sequence[str]]]]
 
 
-def prepare(preferences: Dataset, tokenizer: Any, max_length: int) -> tuple[list[dict[str, Any]], list[int]]:
-    """Examples of token ids with their columns, and the rows left out: both sides equal after truncation (they train
-    nothing; the check uses the very ids that training uses)."""
+def prepare(preferences: Dataset, tokenizer: Any, max_length: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Examples of token ids with their columns, and what was cut or left out: both sides equal after truncation or
+    after the template (they train nothing; the check uses the very ids that training uses)."""
     from prudent.data.preferences import training_columns
     from prudent.data.rules import identical_after_truncation
     from prudent.features.rendering import Renderer
+    from prudent.rewards.families import by_pair
 
     prompts = list(preferences["prompt"])
     n = len(prompts)
     both = [*preferences["chosen"], *preferences["rejected"]]
-    ids = [one.ids for one in Renderer(tokenizer, max_length).conversations(prompts * 2, both)]
+    with by_pair(n):
+        texts = Renderer(tokenizer, max_length).conversations(prompts * 2, both)
+    ids = [one.ids for one in texts]
     columns = training_columns(preferences)
     if "weight" in columns:
         columns["weight"] = columns["weight"] / columns["weight"].mean()
-    examples, dropped = [], []
+    examples, same_cut, same_uncut = [], 0, 0
     for row in range(n):
         if identical_after_truncation(ids[row], ids[n + row], max_length):
-            dropped.append(row)
+            cut = texts[row].removed or texts[n + row].removed
+            same_cut, same_uncut = same_cut + bool(cut), same_uncut + (not cut)
             continue
         numbers = {name: float(column[row]) for name, column in columns.items()}
         examples.append({"chosen": ids[row], "rejected": ids[n + row], "row": row, **numbers})
     if not examples:
         raise PrudentError(
-            f"all {n} pairs are identical after truncation at {max_length} tokens; give a larger --max-length"
+            f"all {n} pairs are the same for the model: {same_cut} after truncation at {max_length} tokens (give a "
+            f"larger --max-length), {same_uncut} after its template"
         )
-    return examples, dropped
+    return examples, {
+        "trained_pairs": len(examples),
+        "truncated": sum(text.removed > 0 for text in texts),
+        "answerless": sum(text.removed > 0 and not text.response for text in texts),
+        "identical_after_truncation": same_cut,
+        "identical_after_template": same_uncut,
+    }
 
 
 def with_counts(examples: list[dict[str, Any]], seeds: Sequence[np.random.SeedSequence]) -> list[dict[str, Any]]:
