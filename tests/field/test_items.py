@@ -205,6 +205,4 @@ def test_a_pair_that_the_template_makes_equal_is_left_out_by_that_name(tmp_path:
     )
     assert cleaned["kept"] == 6
     assert [row["dropped"] for row in cleaned["changes"] if row["rule"] == "truncated"] == [1]
-    assert "same after the template" in (tmp_path / "c" / "report.html").read_text() or any(
-        "same after the template" in line for line in (tmp_path / "c" / "provenance.jsonl").read_text().splitlines()
-    )
+    assert any("same after the template" in path.read_text() for path in (tmp_path / "c").glob("*.jsonl"))

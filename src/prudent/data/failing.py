@@ -53,7 +53,8 @@ def use_rows(
 ) -> tuple[R, list[int], list[BadRow]]:
     """(``use(rows)``, the rows used, what was left out): rows that ``use`` names in a RowsError (places in the list
     that it was given) end in one DataError, or are left out with ``on_error="skip"`` and the others used again."""
-    rows, bad = list(range(len(origins))), []
+    rows = list(range(len(origins)))
+    bad: list[BadRow] = []
     while True:
         try:
             return use(rows), rows, bad
@@ -69,11 +70,6 @@ def use_rows(
                 raise PrudentError(
                     f"{source}: no row can be scored, {len(bad)} were left out; the last: {first}"
                 ) from error
-
-
-def both_sides(n: int) -> list[int]:
-    """Owners of 2n texts: the first sides of n pairs, then the second."""
-    return [*range(n), *range(n)]
 
 
 def counted(bad: Sequence[BadRow]) -> dict[str, Any]:

@@ -20,8 +20,9 @@ BENCHMARKS = ("rewardbench", "rewardbench2", "rewardmath", "preferences")
 @dataclass
 class Items:
     """Items of a benchmark. correct: how many of each item's candidates, the first ones, are correct. sources: which
-    model wrote each candidate ("" unknown). lines: where each item (its first row) stands in the file. steps: solution steps, where the file lists them. has_ids: ids come from
-    the file (else they are row numbers, and scores match by position). left_out: rows not used, by reason."""
+    model wrote each candidate ("" unknown). steps: solution steps, where the file lists them. has_ids: ids come from
+    the file (else they are row numbers, and scores match by position). left_out: rows not used, by reason. lines: where
+    each item (its first row) stands in the file."""
 
     benchmark: str
     source: str

@@ -150,7 +150,7 @@ def callable_scores(spec: str, items: Items, options: Options) -> Contestant:
         if bad:
             raise RowsError({place: f"scorer {spec} raised {said}" for place, said in bad.items()}) from error
         raise PrudentError(
-            f"scorer {spec} raised {type(error).__name__}: {error} for all {len(prompts)} texts together, for none alone"
+            f"scorer {spec} raised {type(error).__name__}: {error} for all texts together, for none alone"
         ) from error
     return of_scores(spec, scores, items)
 
