@@ -47,14 +47,14 @@ def test_sharegpt_names_and_text_parts() -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"chosen": "a", "rejected": "b"}, "missing-field"),
+        ({"chosen": "a", "rejected": "b"}, "no-prompt"),
         ({"prompt": "Q", "chosen": messages("u:Q", "a:x"), "rejected": messages("u:Q")}, "empty"),
         ({"prompt": "Q", "chosen": messages("u:Q", "a:x"), "rejected": messages("u:Q", "a:x")}, "identical-sides"),
         ({"prompt": "other", "chosen": messages("u:Q", "a:x"), "rejected": messages("u:Q", "a:y")}, "prompt-mismatch"),
         ({"prompt": "Q", "chosen": [{"role": "narrator", "content": "x"}], "rejected": "y"}, "unknown-role"),
         ({"prompt": "Q", "chosen": [], "rejected": "y"}, "empty"),
         ({"prompt": "  ", "chosen": "x", "rejected": "y"}, "blank"),
-        ({"prompt": "Q", "chosen": [{"from": "gpt", "content": [{"image": 1}]}], "rejected": "y"}, "null-content"),
+        ({"prompt": "Q", "chosen": [{"from": "gpt", "content": [{"image": 1}]}], "rejected": "y"}, "image-part"),
     ],
 )
 def test_rows_that_give_no_pair(row: dict, reason: str) -> None:
@@ -94,3 +94,65 @@ def test_shared_prefix_of_plain_texts_on_request() -> None:
 def test_transcript_marks_need_an_empty_line_before_them() -> None:
     found = parse_transcript("Human: a\nAssistant: b\n\nAssistant: c", "x", no_note)
     assert found == messages("u:a\nAssistant: b", "a:c")
+
+
+CALL = [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Bern"}}}]
+
+
+def turn(content: object, role: str = "assistant", **more: object) -> list[dict]:
+    return [{"role": role, "content": content, **more}]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "said"),
+    [
+        (
+            {"prompt": turn([{"type": "image", "image": "a.png"}, {"type": "text", "text": "b"}], "user")},
+            "image-part",
+            "image part",
+        ),
+        ({"prompt": turn([{"type": "image_url", "image_url": {"url": "a"}}], "user")}, "image-part", "image part"),
+        ({"prompt": turn([{"type": "input_audio", "data": "a"}], "user")}, "input_audio-part", "audio part"),
+        ({"chosen": turn(None, tool_calls=CALL)}, "tool-calls", "message 1 (assistant) makes a tool call"),
+        ({"chosen": turn("I look.", tool_calls=CALL)}, "tool-calls", "tool_calls"),
+        ({"prompt": [*turn("q", "user"), *turn("", tool_calls=CALL), *turn("12", "tool")]}, "tool-calls", "message 2"),
+        (
+            {"chosen": turn("x", reasoning_content="a"), "rejected": turn("x", reasoning_content="b")},
+            "differs-unread",
+            "differ in reasoning_content only",
+        ),
+    ],
+)
+def test_what_is_not_read_is_named_for_what_it_is(row: dict, reason: str, said: str) -> None:
+    base = {"prompt": "q", "chosen": turn("a"), "rejected": turn("b")}
+    with pytest.raises(Reject) as caught:
+        pair_of_sides({**base, **row}, Choices(allow=frozenset({"identical-sides"})), lambda *_: None)
+    [problem] = caught.value.problems
+    assert problem.reason == reason and said in problem.detail
+
+
+def test_text_parts_are_joined_and_an_empty_list_of_calls_is_none() -> None:
+    parts = [{"type": "text", "text": "Name a"}, {"type": "text", "text": " river."}]
+    row = {"prompt": turn(parts, "user"), "chosen": turn("Elbe", tool_calls=[]), "rejected": turn("hill")}
+    pair = pair_of_sides(row, Choices(), lambda *_: None)
+    assert pair.prompt == turn("Name a river.", "user") and pair.chosen == turn("Elbe")
+
+
+def test_sharegpt_pairs_with_one_message_a_side() -> None:
+    row = {
+        "conversations": [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "Name a bird."}],
+        "chosen": {"from": "gpt", "value": "A wren."},
+        "rejected": {"from": "gpt", "value": "A wasp."},
+    }
+    pair = pair_of_sides(row, Choices(), lambda *_: None)
+    assert pair.prompt == [*turn("Be brief.", "system"), *turn("Name a bird.", "user")]
+    assert (pair.chosen, pair.rejected, pair.extra) == (turn("A wren."), turn("A wasp."), {})
+
+
+@pytest.mark.parametrize("sides", [("yes", "no"), (turn("yes"), turn("no"))])
+def test_a_pair_without_a_prompt_is_refused_by_that_name_with_the_columns(sides: tuple) -> None:
+    row = {"chosen": sides[0], "rejected": sides[1], "question": "q"}
+    with pytest.raises(Reject) as caught:
+        pair_of_sides(row, Choices(), lambda *_: None)
+    [problem] = caught.value.problems
+    assert problem.reason == "no-prompt" and "question" in problem.detail

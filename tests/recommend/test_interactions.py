@@ -143,3 +143,10 @@ def test_named_columns_and_damaged_files(tmp_path):
         read_interactions(tmp_path / "none.csv")
     with pytest.raises(PrudentError, match="unknown kind"):
         read_interactions(write(tmp_path / "a.csv").rename(tmp_path / "a.xlsx"))
+
+
+def test_recboles_typed_headers_are_read_and_ids_stay_text(tmp_path):
+    path = tmp_path / "a.inter"
+    path.write_text("user_id:token\titem_id:token\trating:float\ttimestamp:float\nu0\t001\t5.0\t10\nu1\t1\t4.0\t11\n")
+    found, _ = read_interactions(path)
+    assert found.items == ["001", "1"] and len(found) == 2 and found.time is not None

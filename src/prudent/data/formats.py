@@ -35,6 +35,7 @@ ROLES = {
 }
 MARK = re.compile(r"(?:\A|\n[ \t]*\r?\n)\s*(Human|Assistant):")
 LISTED = re.compile(r"""\s*\[\s*\{\s*['"](role|from|content|value)['"]\s*:""")
+READ_KEYS = ("role", "content", "from", "value")
 SCORES = (
     ("score_chosen", "score_rejected"),
     ("chosen_score", "rejected_score"),
@@ -113,6 +114,29 @@ def text_of(message: Mapping[str, Any]) -> Any:
     return content
 
 
+def unread_parts(content: Any) -> list[str]:
+    """Kinds of the parts of a content that hold no text: image, audio, ..."""
+    parts = content if isinstance(content, list) else []
+    kinds = [
+        str(part.get("type") or next(iter(part), "unknown")) if isinstance(part, Mapping) else type(part).__name__
+        for part in parts
+    ]
+    held = [
+        isinstance(part, str) or (isinstance(part, Mapping) and isinstance(part.get("text"), str)) for part in parts
+    ]
+    return [kind.removesuffix("_url") for kind, text in zip(kinds, held) if not text]
+
+
+def unread_keys(side: Any) -> list[dict[str, Any]]:
+    """What messages hold besides role and content, and is not read."""
+    turns = [side] if isinstance(side, Mapping) else side if isinstance(side, (list, tuple)) else []
+    return [
+        {key: value for key, value in turn.items() if value is not None and key not in READ_KEYS}
+        for turn in turns
+        if isinstance(turn, Mapping)
+    ]
+
+
 def read_messages(value: Sequence[Any], name: str, note: Note) -> list[Message]:
     """Chat messages with role and content alone. Null keys (Arrow's union of keys) vanish, other keys are noted."""
     if not value:
@@ -129,11 +153,20 @@ def read_messages(value: Sequence[Any], name: str, note: Note) -> list[Message]:
             raise Reject(
                 Problem(name, "unknown-role", f"{where} has role {brief(role)}; known: {', '.join(sorted(ROLES))}")
             )
+        calls = [key for key in ("tool_calls", "function_call") if item.get(key)]
+        if calls:
+            detail = f"{where} ({role}) makes a tool call ({calls[0]}), which isn't read: without it the turn says less"
+            raise Reject(
+                Problem(name, "tool-calls", f"{detail}; leave the row out, or write the call into the content")
+            )
+        if kinds := unread_parts(item.get("content", item.get("value"))):
+            detail = f"{where} ({role}) holds an {kinds[0]} part; only text is read"
+            raise Reject(Problem(name, f"{kinds[0]}-part", detail.replace("an video", "a video")))
         if content is None:
             raise Reject(Problem(name, "null-content", f"{where} ({role}) has no text content"))
         if not isinstance(content, str):
             raise Reject(Problem(name, "not-text", f"{where} ({role}) has content of type {type(content).__name__}"))
-        other = sorted(k for k, v in item.items() if v is not None and k not in ("role", "content", "from", "value"))
+        other = sorted(unread_keys(item)[0])
         if other:
             note(name, "extra-message-keys", f"{where}: {', '.join(other)} left out; templates get role and content")
         messages.append({"role": ROLES[role.lower()], "content": content})
@@ -238,7 +271,7 @@ def _parted(chosen: list[Message], rejected: list[Message], choices: Choices) ->
     return prompt, *answers
 
 
-def _whole(side: str | list[Message]) -> bool:
+def _whole(side: Any) -> bool:
     return isinstance(side, list) and side[0]["role"] != "assistant"
 
 
@@ -265,8 +298,9 @@ def split_sides(
             name = "rejected" if transcripts[0] else "chosen"
             raise Reject(Problem(name, "no-speaker-mark", 'does not begin with "Human:" as the other side does'))
         else:
-            remedy = 'no prompt column and no "Human:" mark; name the prompt column or give shared_prefix=True'
-            raise Reject(Problem("prompt", "missing-field", remedy))
+            remedy = 'two plain texts without a prompt column or a "Human:" mark'
+            where = "" if chosen[:1] != rejected[:1] else "; shared_prefix=True takes what both begin with"
+            raise Reject(Problem("prompt", "no-prompt", f"{remedy}; name the column that holds the prompts{where}"))
     if isinstance(prompt, str) and is_transcript(prompt) and prompt.rstrip().endswith("Assistant:"):
         prompt = parse_transcript(prompt, "prompt", note)[:-1]
     if _whole(chosen) and _whole(rejected):
@@ -280,7 +314,8 @@ def split_sides(
             return agreed, better, worse, shape if shape == "transcripts" else "repeated-prompt"
         return found, better, worse, shape if shape == "transcripts" else "implicit-prompt"
     if prompt is None:
-        raise Reject(Problem("prompt", "missing-field", "no prompt column and the sides hold answers alone"))
+        detail = 'no prompt column and the sides hold answers alone; map yours with columns={"prompt": "your_column"}'
+        raise Reject(Problem("prompt", "no-prompt", detail))
     start = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     answers = [_answer(side, start, name) for name, side in (("chosen", chosen), ("rejected", rejected))]
     return start, answers[0], answers[1], shape
@@ -303,7 +338,7 @@ def _text_prefix(chosen: str, rejected: str) -> tuple[str, str, str]:
     while count and not chosen[count - 1].isspace():
         count -= 1
     if not chosen[:count].strip():
-        raise Reject(Problem("prompt", "missing-field", "the sides share no beginning that could be the prompt"))
+        raise Reject(Problem("prompt", "no-prompt", "the sides share no beginning that could be the prompt"))
     return chosen[:count], chosen[count:], rejected[count:]
 
 
@@ -371,6 +406,13 @@ def compare_scores(row: Mapping[str, Any], choices: Choices, numbers: dict[str, 
         return
 
 
+def _with_columns(problem: Problem, row: Mapping[str, Any]) -> Problem:
+    """A missing prompt, with the columns that might hold it."""
+    if problem.reason != "no-prompt":
+        return problem
+    return Problem(problem.field, problem.reason, f"{problem.detail}; columns found: {listed(row)}")
+
+
 def pair_of_sides(row: Mapping[str, Any], choices: Choices, note: Note) -> Pair:
     """Pair of a row with chosen and rejected (and perhaps a prompt)."""
     problems: list[Problem] = []
@@ -386,11 +428,27 @@ def pair_of_sides(row: Mapping[str, Any], choices: Choices, note: Note) -> Pair:
             # A prompt column that is null in some rows (mixed files) counts as absent when the sides carry the prompt.
             if name != "prompt" or row[name] is not None:
                 problems += reject.problems
+    known = {"prompt", "chosen", "rejected", *NUMBERS}
+    if "prompt" not in row and isinstance(row.get("conversations"), (list, tuple)) and not _whole(sides.get("chosen")):
+        known.add("conversations")  # ShareGPT's pairs: the turns before, and one answer a side
+        try:
+            sides["prompt"] = read_side(row["conversations"], "conversations", note)
+        except Reject as reject:
+            problems += reject.problems
     if problems:
         raise Reject(*problems)
-    prompt, chosen, rejected, shape = split_sides(sides["prompt"], sides["chosen"], sides["rejected"], choices, note)
+    unread = unread_keys(row["chosen"]), unread_keys(row["rejected"])
+    if sides["chosen"] == sides["rejected"] and unread[0] != unread[1]:
+        names = sorted({key for side in unread for turn in side for key in turn})
+        detail = f"the sides differ in {listed(names)} only, which isn't read"
+        raise Reject(Problem("chosen", "differs-unread", detail))
+    try:
+        prompt, chosen, rejected, shape = split_sides(
+            sides["prompt"], sides["chosen"], sides["rejected"], choices, note
+        )
+    except Reject as reject:
+        raise Reject(*(_with_columns(problem, row) for problem in reject.problems)) from None
     check_answers(prompt, chosen, rejected, choices, note)
     numbers = read_numbers(row, note)
     compare_scores(row, choices, numbers, note)
-    known = {"prompt", "chosen", "rejected", *NUMBERS}
     return Pair(prompt, chosen, rejected, numbers, {k: v for k, v in row.items() if k not in known}, shape)

@@ -7,6 +7,7 @@ import gzip
 import io
 import itertools
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ USUAL = {
     "rating": ("rating", "value", "score", "count", "weight"),
     "timestamp": ("timestamp", "time", "ts", "datetime"),
 }
+TYPED = re.compile(r":(token|float)(_seq)?$")  # RecBole's headers name each column's type
 Row = tuple[int, Any, Any, Any, Any] | BadRow  # a row that can't even be taken apart is told as a BadRow
 Blank = Callable[[], int]
 
@@ -37,7 +39,7 @@ class Fields:
 
 def find_fields(columns: Sequence[str], wanted: Fields, source: str) -> Fields:
     """Columns by their given or their usual names; PrudentError names what is missing and what is there."""
-    lowered = {column.strip().lower(): column for column in reversed(columns)}
+    lowered = {TYPED.sub("", column.strip().lower()): column for column in reversed(columns)}
     found = Fields()
     for role, names in USUAL.items():
         given = getattr(wanted, role)
@@ -64,13 +66,13 @@ def rows_of(source: str | Path | Mapping[str, Any], wanted: Fields) -> tuple[Ite
         raise PrudentError(f"{path}: no such file; give a CSV, TSV, JSONL or Parquet file of interactions")
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     kind = suffixes[-1] if suffixes else ""
-    if kind in (".csv", ".tsv", ".txt"):
+    if kind in (".csv", ".tsv", ".txt", ".inter"):
         return csv_rows(path, wanted, "," if kind == ".csv" else "\t")
     if kind in (".jsonl", ".ndjson", ".json"):
         return json_rows(path, wanted)
     if kind in (".parquet", ".pq"):
         return parquet_rows(path, wanted)
-    raise PrudentError(f"{path}: unknown kind of file {kind!r}; give .csv, .tsv, .jsonl (also .gz) or .parquet")
+    raise PrudentError(f"{path}: unknown kind of file {kind!r}; give .csv, .tsv, .inter, .jsonl (also .gz) or .parquet")
 
 
 def open_text(path: Path) -> io.TextIOBase:
