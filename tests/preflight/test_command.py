@@ -114,9 +114,9 @@ def test_pairs_that_are_the_same_once_cut_are_left_out_and_told(data, model, tmp
         row["prompt"] = "long " * 60 + row["prompt"]
     file = lines(tmp_path / "long.jsonl", rows)
     found = preflight(small(data, model, preferences=(file,), max_length=64), tmp_path / "out")
-    told = [note for note in found["notes"] if "same on both sides, left out" in note]
-    left_out = sum(int(note.split("; ")[1].split(" of ")[0]) for note in told)
-    assert left_out == 12 and all("--max-length 64" in note for note in told)
+    told = [note for note in found["notes"] if "same after truncation: left out" in note]
+    left_out = sum(int(note.split(" pairs are the same")[0].split(", ")[-1]) for note in told)
+    assert left_out == 12 and any("longer than --max-length 64 and were cut" in note for note in found["notes"])
     with pytest.raises(PrudentError, match="raise --max-length"):
         preflight(small(data, model, max_length=12), tmp_path / "none")
     assert not (tmp_path / "none").exists()
