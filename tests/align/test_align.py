@@ -170,7 +170,8 @@ def test_ppo_s_first_step_takes_each_objective_s_reward_and_kl_weight(series):
         assert row["kl_weight"] == (variance if name in ("bregman", "exact") else 1.0)
     promised = {name: run["promised"] for name, run in runs.items()}
     assert promised["vanilla"] == promised["mean"] and all(row["kl"] > 0 for row in promised.values())
-    assert len({row["kl"] for row in promised.values()}) == len(objectives) - 1
+    # proportional and permuted may both put all weight on one response of each prompt: equal in KL, not in gain
+    assert len({(row["kl"], row["gain"]) for row in promised.values()}) == len(objectives) - 1
 
 
 @pytest.mark.parametrize(
