@@ -29,6 +29,7 @@ class RoomyLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append keys and values, each (rows, heads, tokens, width); returns all that are held."""
         new = key_states.shape[2]
         if not self.buffers:
             self.count = key_states.shape[0]

@@ -205,14 +205,14 @@ class Runner:
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Answers to a block of prompts: the prompts once, then the answers behind their prompts' caches."""
         caches: list[Any] = []
-        place: dict[tuple[int, ...], int] = {}
+        order_of: dict[tuple[int, ...], int] = {}
         for batch in batches([len(prompt) for prompt in prompts], self.budget, self.spare):
             ids, mask = stack([prompts[number] for number in batch], self.pad)
             self._count(mask)
             cache = new_cache(self.body, 0)
             self.body(input_ids=ids.to(self.body.device), use_cache=True, **{self.argument: cache})
             caches.append(cache)
-            place |= {prompts[number]: len(place) + order for order, number in enumerate(batch)}
+            order_of |= {prompts[number]: len(order_of) + order for order, number in enumerate(batch)}
         rows = [row for prompt in prompts for row in groups[prompt]]
         self.shared += sum(len(prompt) * (len(groups[prompt]) - 1) for prompt in prompts)
         sizes = [len(texts[row].response) for row in rows]
@@ -220,21 +220,21 @@ class Runner:
             chosen = [rows[number] for number in batch]
 
             def compute(part: list[Rendered]) -> torch.Tensor:
-                return self._behind(part, caches, [place[tuple(text.prompt)] for text in part])
+                return self._behind(part, caches, [order_of[tuple(text.prompt)] for text in part])
 
             yield from self._safely(compute, [texts[row] for row in chosen], chosen)
 
-    def _behind(self, texts: list[Rendered], caches: list[Any], places: list[int]) -> torch.Tensor:
+    def _behind(self, texts: list[Rendered], caches: list[Any], indices: list[int]) -> torch.Tensor:
         ids, read = stack([text.response for text in texts], self.pad)
         self._count(read)
         sizes = torch.tensor([len(text.prompt) for text in texts])
         width = int(sizes.max())
         device = self.body.device
-        cache = branch(caches, places, width, ids.shape[1])
-        seen = (torch.arange(width) < sizes.unsqueeze(1)).long()
+        cache = branch(caches, indices, width, ids.shape[1])
+        visible = (torch.arange(width) < sizes.unsqueeze(1)).long()
         output = self.body(
             input_ids=ids.to(device),
-            attention_mask=torch.cat([seen, torch.ones_like(read)], 1).to(device),  # what is right of a token is unseen
+            attention_mask=torch.cat([visible, torch.ones_like(read)], 1).to(device),  # a token attends to its left
             position_ids=(sizes.unsqueeze(1) + torch.arange(ids.shape[1])).to(device),
             use_cache=True,
             **{self.argument: cache},

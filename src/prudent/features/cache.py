@@ -1,6 +1,6 @@
 """Features on disk: memory-mapped, shared by processes, valid whenever a process dies.
 
-A folder a fingerprint, holding shards that are only ever added: each is written beside its place, flushed, renamed. A
+A folder a fingerprint, holding shards that are only ever added: each is written under another name, flushed, renamed. A
 shard is a safetensors file with ``keys`` (rows, 2) int64, a 128-bit hash of each text's ids, and ``features``
 (rows, width) float32. The index is rebuilt from the shards, so there is nothing to fall out of step with them. A row
 that two processes computed at once is there twice and read once; many small shards are merged into one.
@@ -179,14 +179,14 @@ class _Index:
     def read(self, keys: np.ndarray, width: int) -> tuple[np.ndarray, torch.Tensor]:
         if not self.distinct or not len(keys):
             return np.zeros(len(keys), bool), torch.empty(0, width)
-        place = np.searchsorted(self.keys[:, 0], keys[:, 0]).clip(max=self.distinct - 1)
+        index = np.searchsorted(self.keys[:, 0], keys[:, 0]).clip(max=self.distinct - 1)
         # Two keys with one first half and different second halves would take 2**32 texts; such a row is computed again.
-        held = (self.keys[place] == keys).all(-1)
-        place = place[held]
-        found = torch.empty(len(place), width)
-        for number in np.unique(self.shard[place]):
-            here = np.flatnonzero(self.shard[place] == number)
-            found[torch.from_numpy(here)] = self.features[number][torch.from_numpy(self.row[place[here]])]
+        held = (self.keys[index] == keys).all(-1)
+        index = index[held]
+        found = torch.empty(len(index), width)
+        for number in np.unique(self.shard[index]):
+            here = np.flatnonzero(self.shard[index] == number)
+            found[torch.from_numpy(here)] = self.features[number][torch.from_numpy(self.row[index[here]])]
         return held, found
 
 

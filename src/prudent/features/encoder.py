@@ -294,8 +294,8 @@ def _same_number(prompts: Sequence[Prompt], responses: Sequence[Response]) -> No
 def together(prompts: Sequence[Prompt]) -> np.ndarray:
     """Row numbers in which equal prompts stand together, each where its first one stood."""
     first: dict[int, int] = {}
-    places = [first.setdefault(hash(p if isinstance(p, str) else repr(p)), row) for row, p in enumerate(prompts)]
-    return np.argsort(np.array(places, dtype=np.int64), kind="stable")
+    firsts = [first.setdefault(hash(p if isinstance(p, str) else repr(p)), row) for row, p in enumerate(prompts)]
+    return np.argsort(np.array(firsts, dtype=np.int64), kind="stable")
 
 
 def hash_weights(module: torch.nn.Module) -> str:

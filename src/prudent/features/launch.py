@@ -39,6 +39,7 @@ def rows_of(preferences: list[str], pools: list[str], stream: bool, **options: A
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Encode this process's share of the rows into the cache; ends with status 2 on a PrudentError."""
     from prudent.features.models import DEFAULT_MODEL
     from prudent.features.pooling import POOLINGS
 

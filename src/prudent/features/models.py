@@ -37,9 +37,9 @@ def cache_folder() -> Path:
 def default_gguf() -> Path | None:
     """Path of the embedded model's file, or None where its package is not installed. The package is not imported."""
     spec = importlib.util.find_spec(DEFAULT_PACKAGE)
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        if (Path(place) / DEFAULT_FILE).is_file():
-            return Path(place) / DEFAULT_FILE
+    for location in (spec.submodule_search_locations or ()) if spec else ():
+        if (Path(location) / DEFAULT_FILE).is_file():
+            return Path(location) / DEFAULT_FILE
     return None
 
 
@@ -178,7 +178,7 @@ def locked(path: Path) -> Iterator[None]:
 def converted_default() -> Path:
     """Folder with the embedded model de-quantised to float32 safetensors, made on first use (about 15 s, 540 MB).
 
-    Reading the GGUF file costs seconds each time, the folder a fraction of one. Written beside its place and renamed,
+    Reading the GGUF file costs seconds each time, the folder a fraction of one. Written under another name and renamed,
     under a lock, so that two processes can ask for it at once and a killed one leaves nothing that is read.
     """
     gguf = default_gguf()

@@ -10,7 +10,7 @@ POOLINGS = ("last", "mean", "last+mean")
 
 
 def last_position(mask: torch.Tensor) -> torch.Tensor:
-    """(rows,) place of the last attended token of each row of ``mask`` (rows, tokens); the padding side is no matter.
+    """(rows,) index of the last attended token of each row of ``mask`` (rows, tokens); the padding side is no matter.
 
     Raises PrudentError naming the first row whose mask is all zero: it has no token to read.
     """
@@ -19,8 +19,8 @@ def last_position(mask: torch.Tensor) -> torch.Tensor:
     if bool(empty.any()):
         row = int(empty.nonzero()[0])
         raise PrudentError(f"row {row} has an attention mask of zeros only, so no token to read; leave it out")
-    places = torch.arange(1, mask.shape[-1] + 1, device=mask.device)
-    return (attended * places).argmax(-1)
+    positions = torch.arange(1, mask.shape[-1] + 1, device=mask.device)
+    return (attended * positions).argmax(-1)
 
 
 def pool(states: torch.Tensor, mask: torch.Tensor, pooling: str = "last") -> torch.Tensor:
@@ -31,10 +31,10 @@ def pool(states: torch.Tensor, mask: torch.Tensor, pooling: str = "last") -> tor
     """
     if pooling not in POOLINGS:
         raise PrudentError(f"pooling is {pooling!r}; use one of {', '.join(POOLINGS)}")
-    place = last_position(mask)
+    index = last_position(mask)
     parts = []
     if "last" in pooling:
-        parts.append(states[torch.arange(len(states), device=states.device), place].float())
+        parts.append(states[torch.arange(len(states), device=states.device), index].float())
     if "mean" in pooling:
         weight = (mask != 0).float()
         weight = weight / weight.sum(-1, keepdim=True)

@@ -59,6 +59,7 @@ class Rendered:
 
     @property
     def ids(self) -> list[int]:
+        """Token ids of the prompt, then of the response."""
         return self.prompt + self.response
 
 
@@ -102,7 +103,7 @@ def answer_text(tokenizer: Any, prompt: Prompt, response: Response, opened: str)
         return opened, " " + _content(answer[0]) + "".join("\n\n" + _plain([turn]) for turn in answer[1:])
     whole = _apply(tokenizer, [*as_messages(prompt, "user"), *answer], False)
     if not whole.startswith(opened):
-        same = (place for place, (a, b) in enumerate(zip(whole, opened)) if a != b)
+        same = (index for index, (a, b) in enumerate(zip(whole, opened)) if a != b)
         opened = opened[: next(same, min(len(whole), len(opened)))]
     return opened, whole[len(opened) :]
 
@@ -304,12 +305,12 @@ def count_begin_marks(tokenizer: Any, ids: Sequence[int]) -> int:
 
 
 def show_ids(tokenizer: Any, prompt: Prompt, response: Response, max_length: int | None = None) -> str:
-    """One line a token: place, id, token, and where the answer begins; for a person who checks the assembly."""
+    """One line a token: index, id, token, and where the answer begins; for a person who checks the assembly."""
     parts = render_parts(tokenizer, prompt, response, max_length)
     names = tokenizer.convert_ids_to_tokens(parts.ids)
     lines = [
-        f"{place:5d} {token:7d} {'response' if place >= len(parts.prompt) else 'prompt  '} {name!r}"
-        for place, (token, name) in enumerate(zip(parts.ids, names))
+        f"{index:5d} {token:7d} {'response' if index >= len(parts.prompt) else 'prompt  '} {name!r}"
+        for index, (token, name) in enumerate(zip(parts.ids, names))
     ]
     begin = count_begin_marks(tokenizer, parts.ids)
     lines.append(

@@ -1,7 +1,7 @@
 """Sample answers from a language model: many prompts, several answers each, in one batch that stays full.
 
 A prompt is read once and its key-value cache expanded over its samples; finished rows leave the batch and the next
-prompts take their place. Every answer has random numbers of its own, drawn from (seed, prompt ids, sample number), so
+prompts follow. Every answer has random numbers of its own, drawn from (seed, prompt ids, sample number), so
 batch size, order and the other prompts change nothing but the last bits of the logits: in float32 the answers are the
 same for every batch size save where a random number falls within rounding of a boundary; in bfloat16 logits round
 coarsely and answers may part.
@@ -82,13 +82,13 @@ def pick(logits: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, tor
 def _streams(prompt_ids: Sequence[Sequence[int]], samples: int, length: int, seed: Seed) -> list[np.ndarray]:
     """For each prompt (samples, length) uniform numbers that depend on (seed, its ids, repeat, sample) alone."""
     root = sequence(seed).generate_state(4, np.uint32).tolist()
-    seen: Counter[bytes] = Counter()
+    repeats: Counter[bytes] = Counter()
     streams = []
     for ids in prompt_ids:
         digest = hashlib.sha256(np.asarray(ids, dtype=np.int64).tobytes()).digest()
         words = np.frombuffer(digest[:16], dtype=np.uint32).tolist()
-        keys = [[*root, *words, seen[digest], sample] for sample in range(samples)]
-        seen[digest] += 1
+        keys = [[*root, *words, repeats[digest], sample] for sample in range(samples)]
+        repeats[digest] += 1
         streams.append(np.stack([np.random.Generator(np.random.Philox(key)).random(length) for key in map(_key, keys)]))
     return streams
 
@@ -115,12 +115,12 @@ class _Batch:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def forward(self, cache: Any, ids: torch.Tensor, mask: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        ids, mask, places = (tensor.to(self.device) for tensor in (ids, mask, places))
+    def forward(self, cache: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        ids, mask, positions = (tensor.to(self.device) for tensor in (ids, mask, positions))
         output = self.model(
             input_ids=ids,
             attention_mask=mask,
-            position_ids=places,
+            position_ids=positions,
             use_cache=True,
             logits_to_keep=self.last,
             **{self.argument: cache},
@@ -176,9 +176,9 @@ class _Batch:
             self.first, self.end = self.first - moved, self.end - moved
         start = int(self.first.min()) if self.movable else 0
         mask = (torch.arange(start, self.end + 1) >= self.first.unsqueeze(1)).long()
-        places = (self.end - self.first).unsqueeze(1)
+        positions = (self.end - self.first).unsqueeze(1)
         self.end += 1
-        return self.forward(self.cache, tokens.unsqueeze(1), mask, places)
+        return self.forward(self.cache, tokens.unsqueeze(1), mask, positions)
 
 
 def sample_ids(

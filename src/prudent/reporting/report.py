@@ -57,9 +57,11 @@ class Report:
         return self._add("heading", text=text, level=level, anchor=anchor)
 
     def text(self, paragraph: str) -> Report:
+        """Add a paragraph; ``**bold**`` and `code` are read as Markdown."""
         return self._add("text", text=paragraph)
 
     def bullets(self, items: Sequence[str]) -> Report:
+        """Add a list of one-line items."""
         return self._add("bullets", items=list(items))
 
     def code(self, text: str) -> Report:
@@ -67,7 +69,7 @@ class Report:
         return self._add("code", text=text)
 
     def verdict(self, text: str, tone: str = "neutral", title: str = "") -> Report:
-        """The answer in words. tone: good, warn, bad or neutral; told by a word and a mark, not by colour alone."""
+        """The answer in words. tone: good, warn, bad or neutral; shown by a word and a mark, not by colour alone."""
         if tone not in TONES:
             raise ValueError(f"tone {tone!r} is unknown; choose one of {', '.join(TONES)}")
         return self._add("verdict", text=text, tone=tone, title=title)
@@ -184,6 +186,7 @@ def cell(value: Any) -> str:
 
 
 def number(value: float) -> str:
+    """A number as the tables print it: three significant digits, large ones with separators."""
     if not math.isfinite(value):
         return "–"
     size = abs(value)

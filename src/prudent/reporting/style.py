@@ -111,10 +111,12 @@ def with_text(rows: list[dict[str, Any]], *fields: str | None) -> list[dict[str,
 
 
 def name_of(value: Any) -> str:
+    """Text of a category as a chart shows it."""
     return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def values(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
+    """Rows as Vega-Lite data, kept in the page itself."""
     return alt.InlineData(values=list(rows))
 
 
@@ -174,6 +176,7 @@ def shape(field: str | None, names: Sequence[str], legend: bool = True, width: i
 
 
 def quantitative(channel: Any, field: str, title: str | None, scale: str, zero: bool, domain: Any, form: str) -> Any:
+    """Axis of numbers: the channel of a field with its title, scale, zero and format."""
     options: dict[str, Any] = {"type": scale} if scale != "linear" else {"zero": zero}
     if domain is not None:
         options["domain"] = list(domain)

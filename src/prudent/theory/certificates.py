@@ -96,7 +96,7 @@ def _relative(raw: torch.Tensor, reference: torch.Tensor, floor: float) -> torch
 def belief_from_members(scores: ArrayLike, reference: ArrayLike, *, floor: float = 1e-2) -> Belief:
     """Belief of an ensemble from scores (K, P, n): mean and sample covariance (ddof=1), centred per prompt.
 
-    PrudentError under LEAST_MEMBERS members: the bound was not seen to hold its level with fewer.
+    PrudentError under LEAST_MEMBERS members: the bound did not hold its level with fewer.
     """
     members, pi0 = as_tensor(scores, torch.float64), as_tensor(reference, torch.float64)
     if members.ndim != 3 or len(members) < LEAST_MEMBERS:

@@ -111,6 +111,7 @@ def risk_claims(seed: Seed) -> Iterator[Claim]:
 
 
 def random_risks(generator: torch.Generator) -> Any:
+    """``theory.risks`` of a random true reward and covariance of 2 to 8 responses."""
     n = int(torch.randint(2, 9, (1,), generator=generator))
     reward = torch.randn(n, generator=generator, dtype=torch.float64)
     return risks(reward, random_covariance(n, generator), on_simplex=bool(torch.rand(1, generator=generator) < 0.5))
@@ -320,9 +321,9 @@ def promise_claims(seed: Seed, draws: int = 2000) -> Iterator[Claim]:
     gaps: dict[str, list[float]] = {"plug": [], "stein": []}
     covered = []
     for eta in noise:
-        seen = belief._replace(reward=truth + eta)
-        found = certify(seen, 1.0, "bregman")
-        real = float(((policy_of(seen, seen.reward, 1.0, "bregman") - reference) * truth).sum(-1).mean())
+        observed = belief._replace(reward=truth + eta)
+        found = certify(observed, 1.0, "bregman")
+        real = float(((policy_of(observed, observed.reward, 1.0, "bregman") - reference) * truth).sum(-1).mean())
         gaps["plug"].append(found.plug_in - real)
         gaps["stein"].append(found.improvement - real)
         covered.append(found.bound <= real)
@@ -360,7 +361,7 @@ def promise_claims(seed: Seed, draws: int = 2000) -> Iterator[Claim]:
     )
 
 
-def all_claims(seed: Seed = 0, tick: Callable[[str], None] = lambda text: None) -> tuple[list[Claim], dict[str, Any]]:
+def all_claims(seed: Seed = 0, note: Callable[[str], None] = lambda text: None) -> tuple[list[Claim], dict[str, Any]]:
     """Every claim, and the rows behind the charts: ``size``, ``penalty`` and ``pairs`` of risks."""
     seeds = spawn(seed, 10)
     penalty = penalty_draws(seeds[0])
@@ -376,9 +377,9 @@ def all_claims(seed: Seed = 0, tick: Callable[[str], None] = lambda text: None) 
         ("promises", lambda: promise_claims(seeds[7])),
     ]
     for name, part in parts:
-        tick(name)
+        note(name)
         claims += part()
-    tick("risk by size of the ball")
+    note("risk by size of the ball")
     generator = torch_generator(seeds[8])
     pairs = [random_risks(generator) for _ in range(400)]
     return claims, {

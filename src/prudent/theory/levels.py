@@ -29,6 +29,7 @@ class Tilts(NamedTuple):
 
     @property
     def proportional(self) -> torch.Tensor:
+        """Log-tilt of the proportional form: the Bregman tilt plus the link."""
         return self.bregman + self.link
 
 
@@ -40,10 +41,10 @@ def precision_mean(reward: torch.Tensor, reference: torch.Tensor, variance: torc
 
 def tilts(reward: ArrayLike, reference: ArrayLike, beta: float, variance: ArrayLike) -> Tilts:
     """First-order tilts of the two forms, equation (30). Rewards are centred on their plain mean here."""
-    r, pi0, spread = (as_tensor(x, torch.float64) for x in (reward, reference, variance))
+    r, pi0, sigma2 = (as_tensor(x, torch.float64) for x in (reward, reference, variance))
     r = r - (pi0 * r).sum(-1, keepdim=True)
-    level = precision_mean(r, pi0, spread)
-    return Tilts((r - level) / (beta * spread), level / (beta * spread))
+    level = precision_mean(r, pi0, sigma2)
+    return Tilts((r - level) / (beta * sigma2), level / (beta * sigma2))
 
 
 def tilt_gain(tilt: torch.Tensor, reference: ArrayLike, gold: ArrayLike) -> torch.Tensor:

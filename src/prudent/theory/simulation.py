@@ -107,28 +107,28 @@ def kl_ball(
     second order it is half the squared Sigma-ball norm with weights sigma2 / pi0. A ball that holds the best
     candidate's corner gives that corner.
     """
-    spread = torch.ones_like(reference) if variance is None else variance
+    sigma2 = torch.ones_like(reference) if variance is None else variance
     out = torch.empty_like(reward)
     step = max(1, CHUNK // reward.shape[1])
     for at in range(0, len(reward), step):
         rows = slice(at, at + step)
-        out[rows] = _kl_rows(reward[rows] - reward[rows].amax(-1, keepdim=True), reference, divergence, spread)
+        out[rows] = _kl_rows(reward[rows] - reward[rows].amax(-1, keepdim=True), reference, divergence, sigma2)
     return out
 
 
-def _kl_rows(r: torch.Tensor, pi0: torch.Tensor, divergence: float, spread: torch.Tensor) -> torch.Tensor:
-    """pi0 exp(theta (r - lam) / spread) with theta by Newton's method on the logarithms of theta and of the divergence,
+def _kl_rows(r: torch.Tensor, pi0: torch.Tensor, divergence: float, sigma2: torch.Tensor) -> torch.Tensor:
+    """pi0 exp(theta (r - lam) / sigma2) with theta by Newton's method on the logarithms of theta and of the divergence,
     lam following theta (equation (29)); inside a bracket that halves where Newton would leave it."""
-    policy = solve(r[:, None, :], pi0, 1e-12, variance=spread, form="bregman")[:, 0]
-    corner = -objective(policy, torch.zeros_like(r), pi0, 1.0, variance=spread, bregman=True)
+    policy = solve(r[:, None, :], pi0, 1e-12, variance=sigma2, form="bregman")[:, 0]
+    corner = -objective(policy, torch.zeros_like(r), pi0, 1.0, variance=sigma2, bregman=True)
     todo = torch.nonzero(corner > divergence * (1 + 1e-9))[:, 0]
-    r, log_pi0, precision = r[todo], torch.log(pi0), 1.0 / spread
+    r, log_pi0, precision = r[todo], torch.log(pi0), 1.0 / sigma2
     lam = (pi0 * precision * r).sum(-1, keepdim=True) / (pi0 * precision).sum(-1, keepdim=True)
     theta = (2 * divergence / (pi0 * precision * (r - lam).square()).sum(-1, keepdim=True)).sqrt()
     low, high = torch.zeros_like(theta), torch.full_like(theta, float("inf"))
     for _ in range(200):
         lam, found, tilt = _sum_to_one(r, log_pi0, precision, theta, lam)
-        spent = (spread * (found * tilt - found + pi0)).sum(-1, keepdim=True)
+        spent = (sigma2 * (found * tilt - found + pi0)).sum(-1, keepdim=True)
         pull = (found * (r - lam) * precision).sum(-1, keepdim=True)
         turn = (found * (r - lam).square() * precision).sum(-1, keepdim=True)
         slope = theta.square() * (turn - pull.square() / (found * precision).sum(-1, keepdim=True)) / spent

@@ -22,6 +22,7 @@ class LeanLinear(Linear):
     saved, merged and switched off as peft does it."""
 
     def forward(self, x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        """Product of x (..., in) with the frozen weight plus that of the adapter: (..., out)."""
         base, name = self.get_base_layer(), self.active_adapters[0]
         if self.disable_adapters or self.merged or type(base) not in PLAIN:
             return super().forward(x, *arguments, **options)

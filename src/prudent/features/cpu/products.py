@@ -24,6 +24,7 @@ class FrozenLinear(nn.Linear):
     """``nn.Linear`` by ``product`` wherever no gradient goes through it."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Product of x (..., in) with the frozen weight: (..., out)."""
         if torch.is_grad_enabled() and x.requires_grad:
             return super().forward(x)
         return product(x, self.weight, self.bias)
