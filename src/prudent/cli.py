@@ -29,6 +29,7 @@ NAMES: dict[str, str] = {
     "score": "",
     "serve": "",
     "export": "",
+    "acquire": "",
     "align": "",
     "evaluate": "Measure reward models on public benchmarks, with intervals, ties, baselines and paired tests.",
     "clean": "",

@@ -219,3 +219,9 @@ def test_a_value_that_is_not_finite_is_named_by_its_pair():
     pool[7, 1, 2] = torch.nan
     with pytest.raises(PrudentError, match=r"pair 7"):
         prudent.acquire(chosen, rejected, pool, 5, settings=GIVEN)
+
+
+def test_only_rules_that_know_a_second_labels_worth_repeat():
+    chosen, rejected, pool = draw()
+    with pytest.raises(PrudentError, match="'margin' can't say"):
+        prudent.acquire(chosen, rejected, pool, 5, rule="margin", settings=GIVEN._replace(repeat=2))

@@ -7,6 +7,8 @@ __getattr__, __all__ = attach(
     exports={
         "acquire": "prudent.acquisition.pick",
         "AcquireSettings": "prudent.acquisition.pick",
+        "ForecastSettings": "prudent.acquisition.forecast",
+        "forecast_risk": "prudent.acquisition.forecast",
         "LabelModel": "prudent.acquisition.information",
         "RULES": "prudent.acquisition.rules",
     },

@@ -10,7 +10,7 @@ import torch
 
 from prudent.acquisition.information import LabelModel
 from prudent.acquisition.known import known_pairs
-from prudent.acquisition.rules import Task, rule_of
+from prudent.acquisition.rules import RULES, Task, rule_of
 from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
 from prudent.seeding import numpy_generator, spawn
@@ -57,8 +57,14 @@ def acquire(
         raise PrudentError(f"noise must lie in [0, 0.5) and ties in [0, 1), got {settings.labels}")
     if settings.repeat < 1 or not settings.beta > 0:
         raise PrudentError(f"repeat must be at least 1 and beta positive, got {settings.repeat} and {settings.beta}")
-    if not 1 <= k <= count:
-        raise PrudentError(f"k is {k}, but there are {count} candidates; it must be from 1 to as many as there are")
+    if settings.repeat > 1 and not found.repeats:
+        known_rules = ", ".join(name for name, row in RULES.items() if row.repeats)
+        raise PrudentError(f"rule {rule!r} can't say what a second label is worth; repeat works with {known_rules}")
+    if not 1 <= k <= count * settings.repeat:
+        raise PrudentError(
+            f"k is {k}, but {count} candidates with {settings.repeat} label{'s' * (settings.repeat > 1)} each allow 1 "
+            f"to {count * settings.repeat}"
+        )
     fit_seed, pick_seed = spawn(seed, 2)
     known = known_pairs(
         chosen, rejected, candidates, groups, ridge=settings.ridge, labels=settings.labels, seed=fit_seed

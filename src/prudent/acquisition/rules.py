@@ -175,25 +175,27 @@ def _delta_ucb(known: KnownPairs, task: Task) -> Picks:
 
 
 class Rule(NamedTuple):
-    """pick: the function. why: what its score is, in words. sided: needs both sides of the candidates."""
+    """pick: the function. why: what its score is, in words. sided: needs both sides of the candidates. repeats: knows
+    what a second label of one pair still says."""
 
     pick: Callable[[KnownPairs, Task], Picks]
     why: str
     sided: bool = False
+    repeats: bool = False
 
 
 RULES: dict[str, Rule] = {
     "random": Rule(_random, "drawn at random"),
     "diversity": Rule(_diversity, "distance to the nearest labelled or picked pair"),
     "margin": Rule(_margin, "minus the absolute expected logit"),
-    "bald": Rule(_bald, "nats that the label is expected to say about the reward"),
-    "d-optimal": Rule(_d_optimal, "gain of log det of the Fisher information"),
-    "bal-pm": Rule(_bal_pm, "nats of the label, plus the prompts' entropy", True),
+    "bald": Rule(_bald, "nats that the label is expected to say about the reward", repeats=True),
+    "d-optimal": Rule(_d_optimal, "gain of log det of the Fisher information", repeats=True),
+    "bal-pm": Rule(_bal_pm, "nats of the label, plus the prompts' entropy", True, True),
     "maxmin-lcb": Rule(_maxmin_lcb, "the leader's worst lower bound", True),
     "drts": Rule(_drts, "gap between the best of one draw and the worst of another", True),
     "delta-ucb": Rule(_delta_ucb, "upper bound of the gap"),
-    "envelope": Rule(_envelope, "nats of the label, times the tilted policy's share", True),
-    "risk": Rule(_risk, "share taken off the variance of the tilted policy's gain", True),
+    "envelope": Rule(_envelope, "nats of the label, times the tilted policy's share", True, True),
+    "risk": Rule(_risk, "share taken off the variance of the tilted policy's gain", True, True),
 }
 
 

@@ -28,7 +28,7 @@ from prudent.data.formats import (
 from prudent.data.ratings import Rated, pairs_of_ratings, pick_rating, read_rated
 from prudent.data.read_report import SKIP, ReadReport
 from prudent.data.records import listed
-from prudent.data.votes import SOFT_RULES, pair_of_votes, read_votes
+from prudent.data.votes import SOFT_RULES, of_argilla, pair_of_votes, read_votes
 from prudent.errors import BadRow, PrudentError
 from prudent.runs import clean_text, hash_text
 from prudent.seeding import numpy_generator, spawn
@@ -218,7 +218,7 @@ def _read_one(
             report.flagged.append(named(BadRow(line, name, reason, detail)))
 
         try:
-            row = rename(record.value, plan.columns)
+            row = of_argilla(rename(record.value, plan.columns))
             if "response_1" in row:
                 report.votes.update(vote_codes(row.get("votes")))
             outcome = _read_row(row, line, plan.choices, plan.rating, note)

@@ -63,6 +63,20 @@ def read_votes(value: Any) -> list[int]:
     return votes
 
 
+def of_argilla(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as Argilla exports it, as a row of votes; any other row as it is.
+
+    fields: prompt, response_1, response_2. responses: answers by question, of which ``votes`` (or the only one) counts.
+    """
+    fields, responses = row.get("fields"), row.get("responses")
+    if not isinstance(fields, Mapping) or "response_1" not in fields or not isinstance(responses, Mapping):
+        return dict(row)
+    answers = responses.get("votes", next(iter(responses.values())) if len(responses) == 1 else None) or []
+    listed_answers = answers if isinstance(answers, list) else [answers]
+    votes = [answer.get("value") if isinstance(answer, Mapping) else answer for answer in listed_answers]
+    return {**fields, "votes": votes, "id": row.get("id")}
+
+
 def merge_votes(votes: Sequence[int], soft: str | None = "half", min_share: float = 0.5) -> Verdict:
     """One verdict of k annotators (codes as ``read_votes`` gives them).
 

@@ -1,0 +1,308 @@
+"""Which pairs to label next: does any rule need fewer labels than drawing at random?
+
+    python benchmarks/acquire.py [--quick] [--worlds tone restraint hh_harmless] [--seeds 20] [--cells DIR]
+
+A seed: half of the prompts give the pool, the other half judges. The first 25 labels are random and the same for every
+rule; then each rule labels batches of 25, 50 and 100 up to the budget, refitting in between. tone and restraint are the
+embedded worlds: labels are Bradley-Terry on gold (slope 1 a standard deviation within prompts), one draw a pair and
+seed, so that rules are compared on the same answers, and policies are valued by gold. hh_harmless (../shared/data) is
+labelled by its own people's choices. Features are the principal components (--width) of the pool's. The prior's
+strength is one number a seed for all rules and budgets: the ridge cross-validated on 400 random labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import results
+import torch
+
+from prudent.acquisition import RULES, AcquireSettings, acquire
+from prudent.demo.shipped import load_features
+from prudent.demo.tone import tone_world
+from prudent.demo.world import load_world, side_places
+from prudent.evaluation.posterior_risk import reward_posterior, risk_without_gold
+from prudent.policies.finite import beta_for_kl, solve
+from prudent.rewards.accuracy import credit
+from prudent.rewards.draws import choose_ridge
+from prudent.rewards.laplace import LaplacePosterior
+from prudent.runs import dumps, write_atomic
+
+BUDGETS, QUICK_BUDGETS = (50, 75, 100, 150, 200, 400, 800, 1600), (50, 75, 100)
+START, MATCHED, KL, BETA = 25, 400, 1.0, 0.1
+SHARED = Path(__file__).resolve().parents[2] / "shared/data/preference"
+LOWER_IS_BETTER = {"log loss": True, "accuracy": False, "risk": True, "gain": False}
+
+
+class Split(NamedTuple):
+    """One seed of a world. pool (m, 2, d) with prompts (m,) and whether the first side is chosen (m,) bool; test (t, 2,
+    d) with the same; candidates (P, C, d) and gold (P, C) that value policies, or None."""
+
+    pool: np.ndarray
+    prompts: np.ndarray
+    first: np.ndarray
+    test: np.ndarray
+    test_first: np.ndarray
+    candidates: np.ndarray | None = None
+    gold: np.ndarray | None = None
+
+
+def components(rows: np.ndarray, width: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Projection onto the leading principal components of standardised rows (n, d)."""
+    mean, deviation = rows.mean(0), np.maximum(rows.std(0), 1e-6)
+    standard = (rows - mean) / deviation
+    vectors = np.linalg.eigh(standard.T @ standard)[1][:, ::-1][:, :width]
+    return lambda x: (((x - mean) / deviation) @ vectors).astype(np.float32)
+
+
+def gold_split(features: np.ndarray, gold: np.ndarray, width: int, seed: int, most: int = 4000) -> Split:
+    """Pairs of half of an embedded world's prompts, labelled by Bradley-Terry on gold."""
+    g = np.random.default_rng(seed)
+    unit = gold - gold.mean(1, keepdims=True)
+    unit = unit / np.sqrt((unit**2).mean())
+    order = g.permutation(len(gold))
+    train, test = order[: len(order) // 2], order[len(order) // 2 :]
+    project = components(features[train].reshape(-1, features.shape[-1]), width)
+    made = project(features)
+    a, b = np.triu_indices(gold.shape[1], 1)
+
+    def pairs(chosen: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        prompt = np.repeat(chosen, len(a))
+        one, two = np.tile(a, len(chosen)), np.tile(b, len(chosen))
+        kept = g.permutation(len(prompt))[:count]
+        prompt, one, two = prompt[kept], one[kept], two[kept]
+        wins = g.random(len(kept)) < 1 / (1 + np.exp(unit[prompt, two] - unit[prompt, one]))
+        return np.stack([made[prompt, one], made[prompt, two]], 1), prompt, wins
+
+    pool, prompts, first = pairs(train, most)
+    held, _, held_first = pairs(test, 4000)
+    return Split(pool, prompts, first, held, held_first, made[test], unit[test])
+
+
+def people_split(name: str, width: int, seed: int) -> Split:
+    """The pairs of a file of people's choices, its own test file to judge; sides in random order."""
+    from prudent import Encoder, read_preferences
+
+    g = np.random.default_rng(seed)
+    sides = []
+    for part in ("train", "test"):
+        if (name, part) not in ENCODED:
+            data = read_preferences(SHARED / f"{name}.{part}.jsonl.gz")
+            encoder = Encoder("smollm2", pooling="last+mean")
+            both = encoder.encode([*data["prompt"], *data["prompt"]], [*data["chosen"], *data["rejected"]])
+            ENCODED[name, part] = np.asarray(both).reshape(2, len(data), -1).swapaxes(0, 1)
+        sides.append(ENCODED[name, part])
+    project = components(sides[0].reshape(-1, sides[0].shape[-1]), width)
+    found: list[np.ndarray] = []
+    for part in sides:
+        first = g.random(len(part)) < 0.5
+        made = project(part)
+        found += [np.where(first[:, None, None], made, made[:, ::-1]), first]
+    return Split(found[0], np.arange(len(found[0])), found[1], found[2], found[3])
+
+
+ENCODED: dict[tuple[str, str], np.ndarray] = {}
+
+
+def worlds(width: int) -> dict[str, Callable[[int], Split]]:
+    """A split by seed, for every world that can be had here."""
+    toned = tone_world()
+    features = load_features(toned)[0].numpy()
+    embedded = load_world()
+    places = side_places(embedded, "restraint")
+    found: dict[str, Callable[[int], Split]] = {
+        "tone": lambda seed: gold_split(features, toned.gold.numpy(), width, seed),
+        "restraint": lambda seed: gold_split(features[places], embedded.gold[places].numpy(), width, seed),
+    }
+    if (SHARED / "hh_harmless.train.jsonl.gz").exists():
+        found["hh_harmless"] = lambda seed: people_split("hh_harmless", width, seed)
+    return found
+
+
+def labelled(split: Split, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(chosen, rejected) features of pool rows, by their labels."""
+    pairs, first = split.pool[rows], split.first[rows][:, None]
+    return np.where(first, pairs[:, 0], pairs[:, 1]), np.where(first, pairs[:, 1], pairs[:, 0])
+
+
+def outcomes(split: Split, rows: np.ndarray, prior: float) -> dict[str, float]:
+    """What the head fitted on these rows is worth: held-out log loss and accuracy; the risk that preflight states for
+    the vanilla policy at BETA, and the gold gain of the policy at KL, where gold is known."""
+    chosen, rejected = labelled(split, rows)
+    head = LaplacePosterior.fit(chosen, rejected, ridge=prior / len(rows), members=2)
+    logit = (head.expected(split.test[:, 0]) - head.expected(split.test[:, 1])).numpy()
+    margin = np.where(split.test_first, logit, -logit)
+    found = {"log loss": float(np.logaddexp(0, -margin).mean()), "accuracy": float(credit(margin).mean())}
+    if split.candidates is None or split.gold is None:
+        return found
+    flat = torch.from_numpy(split.candidates).flatten(0, 1)
+    reward = head.expected(flat).reshape(split.gold.shape)
+    reference = torch.full_like(reward, 1 / reward.shape[1])
+    beta = beta_for_kl(lambda value: solve(reward, reference, value), reference, KL, shape=())
+    found["gain"] = float(((solve(reward, reference, beta) - reference).numpy() * split.gold).sum(1).mean())
+    moved = (solve(reward, reference, BETA) - reference).flatten()
+    standard = (flat.double() - head.mean) / head.scale
+    pairs = (torch.from_numpy(chosen - rejected).double() / head.scale).numpy()
+    move = (moved @ standard / len(reward)).numpy()[None]
+    found["risk"] = float(risk_without_gold(reward_posterior(pairs), move).risk[0])
+    return found
+
+
+def run(split: Split, rule: str, budgets: tuple[int, ...], prior: float, seed: int) -> list[dict[str, float]]:
+    """Outcomes at each budget of one rule that labels, refits and labels again."""
+    g = np.random.default_rng(seed)
+    known = g.permutation(len(split.pool))[:START]
+    left = np.setdiff1d(np.arange(len(split.pool)), known)
+    found = []
+    for budget in budgets:
+        while len(known) < budget:
+            k = min(budget - len(known), 25 if len(known) < 100 else 50 if len(known) < 200 else 100)
+            settings = AcquireSettings(ridge=prior / len(known), beta=BETA)
+            picked = acquire(
+                *labelled(split, known),
+                split.pool[left],
+                k,
+                rule=rule,
+                groups=split.prompts[left].tolist(),
+                seed=seed * 1000 + len(known),
+                settings=settings,
+            )[0].numpy()
+            known = np.concatenate([known, left[picked]])
+            left = np.delete(left, picked)
+        found.append(outcomes(split, known, prior))
+    return found
+
+
+def prior_of(split: Split, seed: int) -> float:
+    """Ridge times pairs, cross-validated on 400 random labels: the same prior for every rule and budget."""
+    rows = np.random.default_rng(seed + 10_000).permutation(len(split.pool))[:MATCHED]
+    chosen, rejected = labelled(split, rows)
+    scale = np.concatenate([chosen, rejected]).std(0)
+    difference = torch.from_numpy((chosen - rejected) / np.maximum(scale, 1e-6)).float()
+    return choose_ridge(difference, groups=split.prompts[rows].tolist(), seed=seed)[0] * len(rows)
+
+
+def labels_to_match(curve: np.ndarray, target: float, budgets: np.ndarray) -> float:
+    """Where a falling curve over budgets first reaches the target, straight in log labels between; inf: not reached."""
+    below = np.flatnonzero(curve <= target)
+    if not len(below):
+        return np.inf
+    i = int(below[0])
+    if i == 0:
+        return float(budgets[0])
+    share = (curve[i - 1] - target) / (curve[i - 1] - curve[i])
+    return float(np.exp(np.log(budgets[i - 1]) + share * np.log(budgets[i] / budgets[i - 1])))
+
+
+def compare(table: np.ndarray, rules: list[str], budgets: tuple[int, ...], lower: bool) -> list[dict[str, Any]]:
+    """table (seeds, rules, budgets) of one outcome: each rule at MATCHED labels, its paired difference from random
+    there, and the labels it needs for random's mean at MATCHED, with 95 % bootstrap intervals over seeds."""
+    sign = 1.0 if lower else -1.0
+    matched = budgets.index(MATCHED) if MATCHED in budgets else len(budgets) - 1
+    g = np.random.default_rng(0)
+    draws = g.integers(0, len(table), (2000, len(table)))
+    base = rules.index("random")
+    found = []
+    for number, rule in enumerate(rules):
+        difference = table[:, number, matched] - table[:, base, matched]
+        low, high = np.quantile(difference[draws].mean(1), [0.025, 0.975])
+        counts = [
+            labels_to_match(
+                sign * table[rows, number].mean(0), float(sign * table[rows, base, matched].mean()), np.array(budgets)
+            )
+            for rows in (np.arange(len(table)), *draws[:1000])
+        ]
+        ends = np.quantile(np.array(counts[1:]), [0.025, 0.975], method="nearest")
+        found.append(
+            {
+                "rule": rule,
+                "curve": table[:, number].mean(0).tolist(),
+                "difference": float(difference.mean()),
+                "low": float(low),
+                "high": float(high),
+                "labels": counts[0],
+                "labels_low": float(ends[0]),
+                "labels_high": float(ends[1]),
+            }
+        )
+    return found
+
+
+def shown(count: float, most: int) -> str:
+    return f"over {most}" if np.isinf(count) else f"{count:.0f}"
+
+
+def show(world: str, outcome: str, rows: list[dict[str, Any]], budgets: tuple[int, ...], seeds: int) -> str:
+    """A Markdown table: the curve, the paired difference from random (bold: excludes 0), the labels needed."""
+    at = MATCHED if MATCHED in budgets else budgets[-1]
+    lines = [
+        f"\n**{world}, {outcome}** ({seeds} seeds)\n",
+        f"| rule | {' | '.join(map(str, budgets))} | less random at {at} | labels for random's {at} |",
+        "| --- " * (len(budgets) + 3) + "|",
+    ]
+    for row in rows:
+        curve = " | ".join(f"{value:.3f}" for value in row["curve"])
+        sure = "**" if row["low"] > 0 or row["high"] < 0 else ""
+        needs = f"{shown(row['labels'], budgets[-1])} [{shown(row['labels_low'], budgets[-1])}, "
+        needs += f"{shown(row['labels_high'], budgets[-1])}]"
+        step = f"{sure}{row['difference']:+.3f}{sure} [{row['low']:+.3f}, {row['high']:+.3f}]"
+        lines.append(f"| {row['rule']} | {curve} | {step} | {needs} |")
+    return "\n".join(lines)
+
+
+def cell(world: str, split: Callable[[int], Split], seed: int, budgets: tuple[int, ...], given: Any) -> dict[str, Any]:
+    """Budgets and outcomes by rule of one seed; read from --cells where they are there already."""
+    path = None if given.cells is None else Path(given.cells) / f"{world}-{given.width}-{len(budgets)}-{seed}.json"
+    if path is not None and path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    made, started = split(seed), time.perf_counter()
+    there = tuple(budget for budget in budgets if budget <= 0.9 * len(made.pool))
+    prior = prior_of(made, seed)
+    found = {"budgets": there, "rules": {rule: run(made, rule, there, prior, seed) for rule in RULES}}
+    print(f"{world} seed {seed}: {time.perf_counter() - started:.0f} s", flush=True)
+    if path is not None:
+        write_atomic(path, dumps(found))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--worlds", nargs="+", default=None)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--width", type=int, default=96, help="principal components")
+    parser.add_argument("--quick", action="store_true", help="two seeds, three budgets, the tone world")
+    parser.add_argument("--cells", default=None, help="folder that keeps each seed's outcomes")
+    parser.add_argument("--out", default=None)
+    given = parser.parse_args()
+    seeds, budgets = (2, QUICK_BUDGETS) if given.quick else (given.seeds, BUDGETS)
+    had = worlds(given.width)
+    rules, rows, figures = list(RULES), [], []
+    for world in given.worlds or (["tone"] if given.quick else list(had)):
+        if world not in had:
+            parser.error(f"world {world} can't be had here; there are {', '.join(had)}")
+        cells = [cell(world, had[world], seed, budgets, given) for seed in range(seeds)]
+        there = tuple(cells[0]["budgets"])
+        for outcome in cells[0]["rules"]["random"][0]:
+            table = np.array([[[at[outcome] for at in one["rules"][rule]] for rule in rules] for one in cells])
+            compared = compare(table, rules, there, LOWER_IS_BETTER[outcome])
+            print(show(world, outcome, compared, there, seeds), flush=True)
+            rows += [{"world": world, "outcome": outcome, "budgets": there, **row} for row in compared]
+            if outcome == "log loss":
+                figures += [
+                    results.figure(
+                        f"{world}: labels of {row['rule']} for random's log loss", row["labels"], unit="labels"
+                    )
+                    for row in compared
+                    if np.isfinite(row["labels"])
+                ]
+    results.write(given.out, "Does any rule need fewer labels than drawing at random?", figures, rows=rows)
+
+
+if __name__ == "__main__":
+    main()

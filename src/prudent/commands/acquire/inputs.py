@@ -1,0 +1,116 @@
+"""What acquire reads: labelled pairs, and every two responses of a pool that nobody has labelled."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prudent.commands.acquire.options import AcquireOptions
+from prudent.commands.preflight.inputs import combine, encode_distinct, short_name
+from prudent.data.formats import squeeze
+from prudent.data.pools import Pool, read_pool
+from prudent.data.preferences import prompt_key, read_preferences_with_report
+from prudent.errors import PrudentError
+from prudent.rewards.containers import CandidateFeatures, PairFeatures, candidate_features
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from prudent.features.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class OpenPairs:
+    """Pairs without a label. prompt (m,): index into the pool; sides (m, 2): indices of its responses; counts: what
+    was left out, by reason."""
+
+    prompt: list[int]
+    sides: list[tuple[int, int]]
+    counts: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.prompt)
+
+
+def read_labelled(options: AcquireOptions) -> tuple[list[tuple[str, Dataset]], list[str]]:
+    """Preference files by name, and notes on rows left out."""
+    found, notes = [], []
+    for file in options.preferences:
+        pairs, report = read_preferences_with_report(file, on_error=options.on_error)
+        found.append((short_name(file), pairs))
+        if report.dropped:
+            notes.append(f"{short_name(file)}: {report.dropped} of {report.read} rows could not be used, left out")
+    return found, notes
+
+
+def _text(answer: Any) -> str:
+    return squeeze(answer if isinstance(answer, str) else "\n".join(turn["content"] for turn in answer))
+
+
+def labelled_keys(data: list[tuple[str, Dataset]]) -> set[tuple[str, frozenset[str]]]:
+    """Prompt and two answers of every labelled pair, whichever was chosen."""
+    return {
+        (prompt_key(prompt), frozenset((_text(chosen), _text(rejected))))
+        for _, pairs in data
+        for prompt, chosen, rejected in zip(pairs["prompt"], pairs["chosen"], pairs["rejected"])
+    }
+
+
+def open_pairs(pool: Pool, known: set[tuple[str, frozenset[str]]]) -> OpenPairs:
+    """Every two responses of a prompt that differ and that nobody has labelled."""
+    prompts, sides = [], []
+    counts = {"already labelled": 0, "same text": 0, "listed twice": 0}
+    seen: set[tuple[str, frozenset[str]]] = set()
+    for place, (prompt, responses) in enumerate(zip(pool.prompts, pool.responses)):
+        key, texts = prompt_key(prompt), [squeeze(text) for text in responses]
+        for a, b in itertools.combinations(range(len(texts)), 2):
+            pair = (key, frozenset((texts[a], texts[b])))
+            reason = (
+                "same text"
+                if texts[a] == texts[b]
+                else "already labelled"
+                if pair in known
+                else "listed twice"
+                if pair in seen
+                else ""
+            )
+            if reason:
+                counts[reason] += 1
+                continue
+            seen.add(pair)
+            prompts.append(place)
+            sides.append((a, b))
+    return OpenPairs(prompts, sides, counts)
+
+
+def read_open(options: AcquireOptions, data: list[tuple[str, Dataset]]) -> tuple[Pool, OpenPairs]:
+    """The pool and its open pairs. PrudentError where the budget is beyond them."""
+    pool = read_pool(options.candidates)
+    found = open_pairs(pool, labelled_keys(data))
+    most = len(found) * options.repeat
+    if options.budget > most:
+        left = ", ".join(f"{count} {reason}" for reason, count in found.counts.items() if count)
+        raise PrudentError(
+            f"--budget is {options.budget}, but {options.candidates} holds {len(found)} pairs to label"
+            f"{f' ({left} left out)' if left else ''}; give --budget {most} or less, or more --candidates"
+            if most
+            else f"{options.candidates} holds no pair to label ({left} left out); give other --candidates"
+        )
+    return pool, found
+
+
+def encode(
+    encoder: Encoder, data: list[tuple[str, Dataset]], pool: Pool, notes: list[str]
+) -> tuple[PairFeatures, CandidateFeatures]:
+    """Features of the labelled pairs and of the pool's responses, by one encoder."""
+    pairs = combine([encode_distinct(encoder, part, name, notes)[1] for name, part in data])
+    prompts, responses, _ = pool.flat()
+    return pairs, candidate_features(encoder.encode(prompts, responses), pool.prompts, pool.responses)
+
+
+def sides_of(candidates: CandidateFeatures, found: OpenPairs) -> torch.Tensor:
+    """Features (m, 2, d) of the open pairs."""
+    return candidates.features[torch.tensor(found.prompt)[:, None], torch.tensor(found.sides)]

@@ -1,0 +1,107 @@
+"""Options of ``prudent acquire``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from prudent.commands.options import DEFAULT_MODEL, SOURCE, RunOptions, command
+
+FEATURES, LABELS, FORECAST = "Features", "How people label", "How many labels"
+
+
+@command(
+    "acquire",
+    run="acquire.run:acquire",
+    show="acquire.page:show",
+    example="prudent acquire --preferences train.jsonl --candidates pool.jsonl --budget 200 --out runs/acquire",
+)
+@dataclass(frozen=True, kw_only=True)
+class AcquireOptions(RunOptions):
+    """Say which pairs to label next, and how many labels until the risk is low enough.
+
+    Writes to_label.jsonl in the order to label, label.html (a form for people, offline), argilla.json, and a report.
+    What the form saves and what Argilla exports are preference files for every command.
+    """
+
+    preferences: Annotated[
+        tuple[str, ...], typer.Option(help="Labelled preference files or hub ids, one or several."), SOURCE
+    ] = ()
+    candidates: Annotated[
+        Path, typer.Option(exists=True, help="Pool, JSONL with prompt and responses: every two of a prompt are a pair.")
+    ]
+    budget: Annotated[int, typer.Option(min=1, help="Labels to ask for.")] = 200
+    rule: Annotated[
+        Literal[
+            "random",
+            "diversity",
+            "margin",
+            "bald",
+            "d-optimal",
+            "bal-pm",
+            "maxmin-lcb",
+            "drts",
+            "delta-ucb",
+            "envelope",
+            "risk",
+        ],
+        typer.Option(help="How pairs are picked; docs/acquire.md says what each was worth."),
+    ] = "random"
+    policy_tilt: Annotated[
+        float, typer.Option("--policy-tilt", help="Beta of the policy that the pairs and the forecast are for.")
+    ] = 0.1
+    noise: Annotated[
+        float, typer.Option(help="Share of labels that are the wrong way round.", rich_help_panel=LABELS)
+    ] = 0.0
+    ties: Annotated[float, typer.Option(help="Share of labels that are ties.", rich_help_panel=LABELS)] = 0.0
+    repeat: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=100,
+            help="Most labels of one pair; the rule asks again where that says more than a new pair.",
+            rich_help_panel=LABELS,
+        ),
+    ] = 1
+    max_risk: Annotated[float, typer.Option(help="Risk that is low enough.", rich_help_panel=FORECAST)] = 0.05
+    method: Annotated[
+        Literal["vanilla", "mean", "proportional", "bregman", "exact", "lcb", "min", "uwo", "entropic"],
+        typer.Option(help="How the policy will be optimised.", rich_help_panel=FORECAST),
+    ] = "vanilla"
+    simulations: Annotated[
+        int, typer.Option(min=0, max=10_000, help="Rewards simulated; 0 makes no forecast.", rich_help_panel=FORECAST)
+    ] = 40
+    on_error: Annotated[
+        Literal["raise", "skip"], typer.Option(help="Bad rows: raise (list all and stop) or skip (drop, counted).")
+    ] = "raise"
+    encoder: Annotated[str, typer.Option(help="Language model that gives the features.", rich_help_panel=FEATURES)] = (
+        DEFAULT_MODEL
+    )
+    pooling: Annotated[str, typer.Option(help="Token states: last, mean or last+mean.", rich_help_panel=FEATURES)] = (
+        "last+mean"
+    )
+    max_length: Annotated[int, typer.Option(min=8, help="Longest text in tokens.", rich_help_panel=FEATURES)] = 1024
+    dtype: Annotated[
+        str | None, typer.Option(help="Precision of the language model: float32, bfloat16.", rich_help_panel=FEATURES)
+    ] = None
+
+    def problems(self) -> list[str]:
+        """What is wrong with these options together."""
+        problems = [] if self.preferences else ["no labelled preferences were given; name a file with --preferences"]
+        if not self.policy_tilt > 0:
+            problems.append(f"--policy-tilt is {self.policy_tilt}, it must be positive")
+        if not 0 <= self.noise < 0.5:
+            problems.append(f"--noise is {self.noise}, it must lie in [0, 0.5): half of all labels wrong says nothing")
+        if not 0 <= self.ties < 1:
+            problems.append(f"--ties is {self.ties}, it must lie in [0, 1)")
+        if not 0 < self.max_risk < 1:
+            problems.append(f"--max-risk is {self.max_risk}, it must lie between 0 and 1")
+        if self.repeat > 1 and self.rule in ("random", "diversity", "margin", "maxmin-lcb", "drts", "delta-ucb"):
+            problems.append(
+                f"--rule {self.rule} can't say what a second label is worth; --repeat works with bald, d-optimal, "
+                "bal-pm, envelope and risk"
+            )
+        return problems

@@ -1,0 +1,141 @@
+"""``prudent acquire``: read, encode, pick, forecast, write."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from prudent.acquisition.forecast import FACTORS, ForecastSettings, forecast_risk
+from prudent.acquisition.information import LabelModel
+from prudent.acquisition.pick import AcquireSettings
+from prudent.acquisition.pick import acquire as pick
+from prudent.acquisition.rules import RULES
+from prudent.commands.acquire import inputs, page
+from prudent.commands.acquire.options import AcquireOptions
+from prudent.commands.common import say
+from prudent.commands.preflight.run import timer
+from prudent.data.pools import Pool
+from prudent.evaluation.risk_estimate import LEAST_PAIRS
+from prudent.rewards.containers import CandidateFeatures, PairFeatures
+from prudent.runs import new_run
+from prudent.seeding import Seed, numpy_generator, spawn
+
+
+def acquire(options: AcquireOptions) -> dict[str, Any]:
+    """Run everything and write the folder ``out``; returns what results.json holds, with ``out``."""
+    with new_run(options.out, "acquire", options.chosen(), options.seed, options.overwrite) as run:
+        stage = timer(run, say)
+        order_seed, forecast_seed = spawn(options.seed, 2)
+        with stage("reading"):
+            data, notes = inputs.read_labelled(options)
+            pool, found = inputs.read_open(options, data)
+        with stage("encoding"):
+            from prudent.features.encoder import Encoder
+
+            encoder = Encoder(
+                options.encoder, pooling=options.pooling, max_length=options.max_length, dtype=options.dtype
+            )
+            pairs, candidates = inputs.encode(encoder, data, pool, notes)
+            sides = inputs.sides_of(candidates, found)
+        with stage("picking"):
+            labels = LabelModel(options.noise, options.ties)
+            index, score = pick(
+                pairs.chosen,
+                pairs.rejected,
+                sides,
+                options.budget,
+                rule=options.rule,
+                groups=found.prompt,
+                seed=options.seed,
+                settings=AcquireSettings(beta=options.policy_tilt, labels=labels, repeat=options.repeat),
+            )
+        rows = to_label(pool, found, index.tolist(), score.tolist(), options.rule, order_seed)
+        outlook = None
+        if options.simulations and len(pairs) < LEAST_PAIRS:
+            notes.append(f"{len(pairs)} labelled pairs; a forecast needs {LEAST_PAIRS} to start from")
+        elif options.simulations:
+            with stage("forecast"):
+                outlook = _forecast(options, pairs, candidates, sides, index, forecast_seed)
+        value = {
+            "rule": options.rule,
+            "labelled": len(pairs),
+            "open": len(found),
+            "left_out": found.counts,
+            "picked": len(rows),
+            "second_labels": len(rows) - len(set(index.tolist())),
+            "forecast": outlook,
+            "notes": notes,
+        }
+        run.manifest["hashes"] |= {"encoder": encoder.fingerprint}
+        run.write_jsonl("to_label.jsonl", rows)
+        run.write_json("argilla.json", page.argilla_records(rows))
+        run.write_text("label.html", page.label_form(rows))
+        run.write_json("results.json", value)
+        page.report(value, rows, options).write(run, images=False)
+    return {**value, "out": str(options.out)}
+
+
+def to_label(
+    pool: Pool, found: inputs.OpenPairs, index: Sequence[int], score: Sequence[float], rule: str, seed: Seed
+) -> list[dict[str, Any]]:
+    """One row a label, in order. Which response stands first is drawn, so that its place says nothing."""
+    swaps = numpy_generator(seed).random(len(index)) < 0.5
+    asked: dict[int, int] = {}
+    rows = []
+    for order, (place, value, swap) in enumerate(zip(index, score, swaps.tolist()), start=1):
+        prompt, (a, b) = found.prompt[place], found.sides[place]
+        first, second = (b, a) if swap else (a, b)
+        asked[place] = asked.get(place, 0) + 1
+        again = f", label {asked[place]} of this pair" if asked[place] > 1 else ""
+        rows.append(
+            {
+                "id": f"{pool.ids[prompt]}:{a}:{b}:{asked[place]}",
+                "prompt": pool.prompts[prompt],
+                "response_1": pool.responses[prompt][first],
+                "response_2": pool.responses[prompt][second],
+                "order": order,
+                "rule": rule,
+                "score": value,
+                "why": RULES[rule].why + again,
+            }
+        )
+    return rows
+
+
+def _forecast(
+    options: AcquireOptions,
+    pairs: PairFeatures,
+    candidates: CandidateFeatures,
+    sides: torch.Tensor,
+    index: torch.Tensor,
+    seed: Seed,
+) -> dict[str, Any]:
+    """Risk at more labels: the picks first, in order, then other open pairs at random."""
+    order, simulate = spawn(seed, 2)
+    picked = list(dict.fromkeys(index.tolist()))
+    rest = np.setdiff1d(np.arange(len(sides)), picked)
+    planned = torch.tensor([*picked, *numpy_generator(order).permutation(rest).tolist()])
+    n = len(pairs)
+    sizes = {n + options.budget, *(math.ceil(n * factor) for factor in FACTORS)}
+    sizes = {size for size in sizes if size <= n + len(planned)} or {n + len(planned)}
+    planned = planned[: max(sizes) - n]
+    return forecast_risk(
+        pairs.chosen,
+        pairs.rejected,
+        candidates.features,
+        candidates.reference,
+        sides[planned, 0] - sides[planned, 1],
+        sorted(sizes),
+        settings=ForecastSettings(
+            beta=options.policy_tilt,
+            method=options.method,
+            simulations=options.simulations,
+            labels=LabelModel(options.noise, options.ties),
+            max_risk=options.max_risk,
+        ),
+        seed=simulate,
+    )
