@@ -7,6 +7,8 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from typer.models import ArgumentInfo
+
 import prudent
 import prudent.cli  # every command's options are declared when it is imported
 from prudent.commands.options import COMMANDS, CommonOptions, Field, fields_of
@@ -51,7 +53,7 @@ def row(field: Field) -> str:
     bounds = "".join(
         f" {word} {bound:g}." for word, bound in (("At least", least), ("At most", most)) if bound is not None
     )
-    name = f"`{field.flag}`" if hasattr(field.info, "is_flag") else f"`{field.name.upper()}`"
+    name = f"`{field.name.upper()}`" if isinstance(field.info, ArgumentInfo) else f"`{field.flag}`"
     return f"| {name} | {kind(field)} | {default} | {cell(field.info.help or '')}{bounds} |"
 
 
