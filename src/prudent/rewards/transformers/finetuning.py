@@ -51,8 +51,8 @@ def prepare(preferences: Dataset, tokenizer: Any, max_length: int) -> tuple[list
         examples.append({"chosen": ids[row], "rejected": ids[n + row], "row": row, **numbers})
     if not examples:
         raise PrudentError(
-            f"all {n} pairs are the same for the model: {same_cut} after truncation at {max_length} tokens (give a "
-            f"larger --max-length), {same_uncut} after its template"
+            f"all {n} pairs are the same for the model: {same_cut} identical after truncation at {max_length} tokens "
+            f"(give a larger --max-length), {same_uncut} after its template"
         )
     return examples, {
         "trained_pairs": len(examples),
