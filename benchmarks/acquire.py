@@ -271,6 +271,20 @@ def cell(world: str, split: Callable[[int], Split], seed: int, budgets: tuple[in
     return found
 
 
+def speed(pairs: int = 100_000, width: int = 1152, picks: int = 200) -> list[dict[str, Any]]:
+    """Seconds, reading apart, that 200 picks of 100,000 candidate pairs take from 500 labelled ones."""
+    g = torch.Generator().manual_seed(0)
+    mix = torch.randn(width, width, generator=g) * (torch.arange(1, width + 1) ** -0.5)[:, None]
+    chosen, rejected, pool = (torch.randn(n, width, generator=g) @ mix for n in (500, 500, pairs))
+    found = []
+    for rule in ("d-optimal", "bald", "diversity"):
+        started = time.perf_counter()
+        acquire(chosen, rejected, pool, picks, rule=rule, settings=AcquireSettings(ridge=0.01))
+        seconds = time.perf_counter() - started
+        found.append(results.figure(f"{rule}: {picks} of {pairs:,} pairs x {width}", seconds, unit="s", at_most=30))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--worlds", nargs="+", default=None)
@@ -279,7 +293,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two seeds, three budgets, the tone world")
     parser.add_argument("--cells", default=None, help="folder that keeps each seed's outcomes")
     parser.add_argument("--out", default=None)
+    parser.add_argument("--speed", action="store_true", help="only how long picking takes")
     given = parser.parse_args()
+    if given.speed:
+        results.write(given.out, "How long does picking take?", speed())
+        return
     seeds, budgets = (2, QUICK_BUDGETS) if given.quick else (given.seeds, BUDGETS)
     had = worlds(given.width)
     rules, rows, figures = list(RULES), [], []
