@@ -1,19 +1,21 @@
 # Two commands do everything on a fresh machine with Python 3.11+, pip and make:
-#   make demo    install, run the demo (under a minute), say where the report is
-#   make test    install, run the whole suite
-# and one more for the curious:
-#   make bench   the short benchmarks: benchmarks/results/*.json and the table of benchmarks/NOTES-performance.md
-#   make docs    the documentation site: docs/_build/html, tutorials run, each page also as Markdown
+#   make demo       install, run the demo (under a minute), say where the report is
+#   make test       install, run the suite (JOBS=2 workers)
+# and more for the curious:
+#   make test-all   the suite with its slow tests, which repeat at length what faster ones check
+#   make bench      the short benchmarks: benchmarks/results/*.json and the table of benchmarks/NOTES-performance.md
+#   make docs       the documentation site: docs/_build/html, tutorials run, each page also as Markdown
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO   ?= demo-report
+JOBS   ?= 2
 export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install demo test bench docs lint types clean help
+.PHONY: install demo test test-all bench docs lint types clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -34,7 +36,10 @@ demo: $(STAMP)
 	$(BIN)/prudent demo --out $(DEMO) --overwrite
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks

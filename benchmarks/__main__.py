@@ -33,7 +33,6 @@ SHORT: dict[str, list[str]] = {
     "scoring": ["--short"],
     "align_step": ["--short"],
     "waiting": [],
-    "products": [],
     "finite": ["--short"],
     "growth": ["--short"],
     "variances": ["--short"],

@@ -52,8 +52,8 @@ def ensemble(encoder: Encoder) -> HeadEnsemble:
     return HeadEnsemble.fit(features[0], features[1], members=10, ridge=1.0)
 
 
-def own(dtype: torch.dtype, steps: int, layers: int | None, shared: bool) -> list[dict[str, float]]:
-    """Seconds by part of each step of the own engine."""
+def own_trainer(dtype: torch.dtype, steps: int, layers: int | None = None, shared: bool = True) -> Trainer:
+    """The own engine, ready to take its first step."""
     model, tokenizer = load_language_model("smollm2", dtype=dtype)
     encoder = Encoder((load_language_model("smollm2", dtype=dtype)[0], tokenizer), cache=False, progress=False)
     prompts = [[{"role": "user", "content": text}] for text in ASKS]
@@ -67,10 +67,15 @@ def own(dtype: torch.dtype, steps: int, layers: int | None, shared: bool) -> lis
         prompts=len(ASKS),
         max_new_tokens=TOKENS,
     )
-    trainer = Trainer(
+    return Trainer(
         policy, tokenizer, TrainingPrompts(Renderer(tokenizer).prompts(prompts), ASKS), scorer, statistics_, options
     )
-    return [{**h["seconds"], "tokens": h["length_tokens"]} for h in trainer.train()]
+
+
+def own(dtype: torch.dtype, steps: int, layers: int | None, shared: bool) -> list[dict[str, float]]:
+    """Seconds by part of each step of the own engine."""
+    history = own_trainer(dtype, steps, layers, shared).train()
+    return [{**h["seconds"], "tokens": h["length_tokens"]} for h in history]
 
 
 class Scores:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -13,6 +14,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Threads that wait for each other sleep rather than spin: on a busy machine spinning costs ten times the work itself.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are shared out among the workers already
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that tests can import tests.tiny
 
@@ -22,14 +25,27 @@ USUAL_MODELS = Path(os.environ.get("PRUDENT_CACHE") or Path.home() / ".cache" / 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test has a feature cache of its own, so that none reads what another left; converted models are shared."""
-    cache = tmp_path_factory.mktemp("cache")
+def new_cache(folders: pytest.TempPathFactory, patch: pytest.MonkeyPatch) -> None:
+    """An empty feature cache from here on."""
+    cache = folders.mktemp("cache")
     with contextlib.suppress(OSError):
         USUAL_MODELS.mkdir(parents=True, exist_ok=True)
         (cache / "models").symlink_to(USUAL_MODELS, target_is_directory=True)
-    monkeypatch.setenv("PRUDENT_CACHE", str(cache))
+    patch.setenv("PRUDENT_CACHE", str(cache))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def first_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What fixtures of modules and of the session write to, so that they don't fill the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        new_cache(tmp_path_factory, patch)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has a feature cache of its own, so that none reads what another left; converted models are shared."""
+    new_cache(tmp_path_factory, monkeypatch)
 
 
 @pytest.fixture
@@ -49,17 +65,18 @@ def chromium() -> str:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_model() -> tuple:
-    """(model, tokenizer): a tiny random Llama-style model and a byte-level tokenizer with a chat template."""
+    """(model, tokenizer): a tiny random Llama-style model and a byte-level tokenizer with a chat template. All tests
+    share them: who trains or changes a model makes its own by ``tiny_causal_lm``."""
     from tests.tiny import tiny_causal_lm
 
     return tiny_causal_lm()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder that holds the tiny model and its tokenizer, as ``save_pretrained`` writes them."""
+    """Folder that holds the tiny model and its tokenizer, as ``save_pretrained`` writes them, for all tests."""
     from tests.tiny import tiny_causal_lm
 
     folder = tmp_path_factory.mktemp("tiny-model")

@@ -1,14 +1,12 @@
 """``prudent align`` on a tiny model: scores off the reference's pass, a whole series, resuming it, and bad input."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tests.launch import in_two_processes
 from tests.tiny import tiny_causal_lm
 from typer.testing import CliRunner
 
@@ -88,32 +86,41 @@ def test_scores_off_the_reference_s_pass_equal_scoring_apart(pooling):
     assert shared.features is not None and apart.features is None
 
 
+@pytest.fixture(scope="module")
+def preferences(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("align") / "pairs.jsonl")
+
+
 @pytest.fixture
-def series(tmp_path, tiny_folder):
-    preferences = write_pairs(tmp_path / "pairs.jsonl")
+def series(tmp_path, preferences, tiny_folder):
     return small(preferences, tiny_folder), tmp_path
 
 
-def test_a_series_is_judged_written_and_reported(series):
-    settings, folder = series
-    summary = align(settings, folder / "out")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, preferences, tiny_folder):
+    """Summary and folder of a series that was run at once."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    return align(small(preferences, tiny_folder), out), out
+
+
+def test_a_series_is_judged_written_and_reported(whole):
+    summary, out = whole
     assert [row["objective"] for row in summary["objectives"]] == ["vanilla", "proportional"]
     assert len(summary["runs"]) == 4 and len(summary["paired"]) == 1
     for row in summary["objectives"]:
         assert 0 <= row["low"] <= row["risk"] <= row["high"] <= 1 and row["draws"] == 2
-    names = {path.name for path in (folder / "out").iterdir()}
+    names = {path.name for path in out.iterdir()}
     assert {"manifest.json", "results.json", "runs.parquet", "report.html", "runs", "policies"} <= names
     assert "checkpoints" not in names
-    run = json.loads((folder / "out/runs/run-001-vanilla.json").read_text())
+    run = json.loads((out / "runs/run-001-vanilla.json").read_text())
     assert {"reward", "truth", "truth_gain", "kl", "variance", "length_tokens", "entropy"} <= set(run["history"][0])
     with pytest.raises(PrudentError, match="2 steps; a curve needs at least three"):  # it reads what align wrote
-        read_rl_curves(folder / "out")
+        read_rl_curves(out)
     assert len(run["final"]["value_by_prompt"]) == 4 and len(run["samples"]) == 4
 
 
-def test_an_interrupted_series_goes_on_and_ends_the_same(series):
+def test_an_interrupted_series_goes_on_and_ends_the_same(series, whole):
     settings, folder = series
-    whole = align(settings, folder / "whole")
 
     class Stop(Exception):
         pass
@@ -132,7 +139,7 @@ def test_an_interrupted_series_goes_on_and_ends_the_same(series):
     said = []
     rest = align(settings, folder / "part", say=said.append)
     assert "going on" in said[0]
-    strip = [[{k: v for k, v in row.items() if k != "seconds"} for row in found["runs"]] for found in (whole, rest)]
+    strip = [[{k: v for k, v in row.items() if k != "seconds"} for row in found["runs"]] for found in (whole[0], rest)]
     assert json.dumps(strip[0]) == json.dumps(strip[1])
     with pytest.raises(PrudentError, match="holds a finished run"):
         align(settings, folder / "part")
@@ -308,6 +315,8 @@ def test_two_processes_write_one_series(series):
         settings.policy,
         "--objective",
         "proportional",
+        "--runs",
+        "1",
         "--steps",
         "2",
         "--prompts-per-step",
@@ -336,9 +345,7 @@ def test_two_processes_write_one_series(series):
         "--out",
         str(folder / "two"),
     ]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    subprocess.run([*launcher, *command], check=True, capture_output=True, env=environment)
+    in_two_processes(*command)
     align(replace(settings, objectives=("proportional",), runs=1), folder / "one")
     one, two = (json.loads((folder / name / "runs/run-000-proportional.json").read_text()) for name in ("one", "two"))
     for mine, theirs in zip(one["history"], two["history"], strict=True):

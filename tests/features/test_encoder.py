@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tests.launch import in_two_processes
 from tests.tiny import tiny_causal_lm, tiny_tokenizer
 from transformers import BertConfig, BertModel
 
@@ -130,7 +127,7 @@ def test_equal_texts_are_computed_once(tiny_model) -> None:
 
 
 def test_fingerprint_names_everything_that_matters(tiny_model) -> None:
-    model, tokenizer = tiny_model
+    model, tokenizer = tiny_model[0], tiny_tokenizer()  # it is left changed
 
     def fingerprint(**options) -> str:
         return Encoder((model, tokenizer), **{"cache": None, **options}).fingerprint
@@ -193,11 +190,12 @@ def test_no_rows_and_unequal_rows(tiny_model) -> None:
         encoder.encode(["a"], ["b", "c"])
 
 
-def test_features_that_are_not_finite_name_the_text(tiny_model) -> None:
+def test_features_that_are_not_finite_name_the_text() -> None:
+    model, tokenizer = tiny_causal_lm()
     with torch.no_grad():
-        tiny_model[0].model.embed_tokens.weight[tiny_model[1].convert_tokens_to_ids("Z")] = float("nan")
+        model.model.embed_tokens.weight[tokenizer.convert_tokens_to_ids("Z")] = float("nan")
     with pytest.raises(PrudentError, match=r"not finite in float32.*Zebra"):
-        Encoder(tiny_model, cache=None, progress=False).encode(["Name one.", "Name one."], ["Ape", "Zebra"])
+        Encoder((model, tokenizer), cache=None, progress=False).encode(["Name one.", "Name one."], ["Ape", "Zebra"])
 
 
 def test_options_that_make_no_sense(tiny_model) -> None:
@@ -221,21 +219,7 @@ print(encoder.stats.encoded, encoder.stats.cached, features.double().sum().item(
 
 
 def test_two_processes_share_the_work_and_get_the_same(tiny_folder: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", SHARE, str(tiny_folder)],
-            env={**environment, "RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in "01"
-    ]
-    output = [worker.communicate(timeout=240)[0].split() for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0]
+    output = [printed.split() for printed in in_two_processes("-c", SHARE, str(tiny_folder))]
     encoded = [int(words[0]) for words in output]
     assert sum(encoded) == 24
     assert min(encoded) > 0

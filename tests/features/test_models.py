@@ -93,11 +93,12 @@ def test_what_isnt_there_says_where_it_was_looked_for(tmp_path: Path, monkeypatc
         load_language_model("empty", dtype="int8")
 
 
-def test_a_damaged_folder_is_named(tiny_folder: Path) -> None:
-    weights = tiny_folder / "model.safetensors"
+def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
+    tiny_causal_lm(tmp_path)
+    weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(PrudentError, match=f"language model in {tiny_folder} could not be loaded"):
-        load_language_model(tiny_folder)
+    with pytest.raises(PrudentError, match=f"language model in {tmp_path} could not be loaded"):
+        load_language_model(tmp_path)
 
 
 def test_a_hub_that_doesnt_answer_costs_one_try(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,13 @@
 """The RL engine on a tiny model: passes, packs, learning, resuming, processes, and what it refuses."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tests.launch import in_two_processes
 from tests.tiny import tiny_causal_lm
 
 from prudent.errors import PrudentError
@@ -274,18 +274,19 @@ new_trainer(Path({folder!r}), steps=9, save_every=1).train(lambda s: print(s.ste
 """
 
 
-@pytest.mark.parametrize("after", [1, 3, 5])
-def test_kill_in_the_middle_always_resumes(after, tmp_path):
+def test_kill_in_the_middle_always_resumes(tmp_path):
+    """Killed, resumed, killed again and resumed: the run that nothing stopped."""
     root = str(Path(__file__).resolve().parents[2])
     code = KILLED.format(root=root, folder=str(tmp_path))
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if int(line) >= after:
-            process.kill()
-            break
-    process.wait()
+    for after in (1, 4):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for line in process.stdout:
+            if int(line) >= after:
+                process.kill()
+                break
+        process.wait()
     rest = new_trainer(tmp_path, steps=9, save_every=1)
-    assert rest.done >= after
+    assert rest.done >= 4
     rest.train()
     whole = new_trainer(steps=9)
     whole.train()
@@ -296,7 +297,6 @@ TWO = """
 import sys; sys.path.insert(0, {root!r})
 import torch
 from tests.policies.test_rlhf import new_trainer, state
-torch.set_num_threads(1)
 trainer = new_trainer(steps=2, prompts=4)
 assert trainer.accelerator.num_processes == 2, trainer.accelerator.num_processes
 trainer.train()
@@ -305,14 +305,11 @@ if trainer.accelerator.is_main_process:
 """
 
 
+@pytest.mark.slow  # align's own test of two processes is the faster one
 def test_two_processes_take_one_process_s_step(tmp_path):
     root = str(Path(__file__).resolve().parents[2])
     out = str(tmp_path / "state.pt")
-    script = tmp_path / "two.py"
-    script.write_text(TWO.format(root=root, out=out))
-    # `accelerate launch --cpu` starts a single process without a cluster; torchrun starts two, accelerate joins them.
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "ACCELERATE_USE_CPU": "true"})
+    in_two_processes("-c", TWO.format(root=root, out=out))
     one = new_trainer(steps=2, prompts=4)
     one.train()
     for mine, theirs in zip(state(one), torch.load(out), strict=True):

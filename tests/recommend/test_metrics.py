@@ -131,19 +131,19 @@ def tied_world(users=25, items=30, seed=3):
 
 
 def test_equal_scores_give_the_mean_over_orders():
-    """The closed form against 4,000 random orders of the tied."""
+    """The closed form against 800 random orders of the tied."""
     scores, held, seen, tail = tied_world()
     found = evaluate(lambda users: scores[users], held, seen, tail, ks=(5,))
     generator = np.random.default_rng(0)
     sums = {name: np.zeros(25) for name in found.values}
-    rounds = 4000
+    rounds = 800
     for _ in range(rounds):
         noise = torch.from_numpy(generator.random(scores.shape).astype(np.float32)) * 0.5
         one = evaluate(lambda users, noise=noise: (scores + noise)[users], held, seen, tail, ks=(5,))
         for name, values in one.values.items():
             sums[name] += values
     for name, values in found.values.items():
-        np.testing.assert_allclose(values, sums[name] / rounds, atol=0.02)
+        np.testing.assert_allclose(values, sums[name] / rounds, atol=0.045)
 
 
 def test_a_constant_scorer_gets_the_share_of_items_shown_whatever_their_order():

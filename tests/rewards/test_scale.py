@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tests.launch import in_two_processes
 from typer.testing import CliRunner
 
 from prudent.data.preferences import read_preferences
@@ -96,28 +93,7 @@ def test_two_processes_fit_and_score_as_one(pairs: Path, tiny_folder: Path, tmp_
     for command in ([*fit, "--ridge", "0.1", "--out", str(tmp_path / "one")], [*score, str(tmp_path / "one.jsonl")]):
         done = CliRunner().invoke(app, command)
         assert done.exit_code == 0, done.output
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = {
-        **os.environ,
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "ACCELERATE_USE_CPU": "true",
-        "PRUDENT_CACHE": str(tmp_path / "cache"),
-    }
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", COMMANDS, str(tmp_path), str(tiny_folder)],
-            env={**environment, "RANK": rank, "LOCAL_RANK": rank},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in "01"
-    ]
-    errors = [worker.communicate(timeout=240)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], errors
+    in_two_processes("-c", COMMANDS, str(tmp_path), str(tiny_folder), PRUDENT_CACHE=str(tmp_path / "cache"))
     one, two = (RewardModel.load(tmp_path / name).scorer.weights for name in ("one", "two"))
     torch.testing.assert_close(two, one, atol=1e-4, rtol=1e-3)
     alone, shared = (

@@ -13,8 +13,10 @@ import urllib.request
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from prudent import PrudentError, RewardModel
+from prudent.cli import app
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
@@ -34,7 +36,7 @@ def server(heads_folder):
     arguments = ["serve", "--model", str(heads_folder), "--port", str(port)]
     process = subprocess.Popen([sys.executable, "-m", "prudent.cli", *arguments], stderr=subprocess.PIPE)
     url = f"http://127.0.0.1:{port}"
-    for _ in range(600):
+    for _ in range(2400):
         try:
             if urllib.request.urlopen(url + "/readyz").status == 200:
                 break
@@ -82,48 +84,39 @@ def test_errors_stay_errors(server):
 
 
 def test_serve_names_a_model_that_is_not_there(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "prudent.cli",
-        "serve",
-        "--model",
-        str(tmp_path / "no"),
-        "--port",
-        str(free_port()),
-    ]
-    ended = subprocess.run([*command, "--port", str(free_port())], capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 2 and "no" in ended.stderr and "Traceback" not in ended.stderr
+    ended = CliRunner().invoke(app, ["serve", "--model", str(tmp_path / "no"), "--port", str(free_port())])
+    assert ended.exit_code == 2 and str(tmp_path / "no") in ended.stderr and "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize("labels", ["members", "rule"])
-def test_an_export_needs_no_prudent_and_scores_the_same(heads_folder, tmp_path, labels):
-    command = [sys.executable, "-m", "prudent.cli", "export", "--model", str(heads_folder)]
-    ended = subprocess.run(
-        [*command, "--labels", labels, "--out", str(tmp_path / "out"), "--json"],
-        capture_output=True,
-        text=True,
-        timeout=120,
+PLAIN = """
+import sys, json, torch
+from transformers import AutoModelForSequenceClassification as A, AutoTokenizer as T
+for folder in sys.argv[1:]:
+    m, t = A.from_pretrained(folder).eval(), T.from_pretrained(folder)
+    c = [{'role': 'user', 'content': 'ask 1'}, {'role': 'assistant', 'content': 'good'}]
+    ids = t(t.apply_chat_template(c, tokenize=False), add_special_tokens=False, return_tensors='pt')
+    print(json.dumps(m(input_ids=ids['input_ids']).logits[0].tolist()))
+assert 'prudent' not in sys.modules
+"""
+
+
+def test_an_export_needs_no_prudent_and_scores_the_same(heads_folder, tmp_path):
+    cards = []
+    folders = [str(tmp_path / labels) for labels in ("members", "rule")]
+    for folder, labels in zip(folders, ("members", "rule")):
+        words = ["export", "--model", str(heads_folder), "--labels", labels, "--out", folder, "--json"]
+        ended = CliRunner().invoke(app, words)
+        assert ended.exit_code == 0, ended.stderr
+        cards.append(json.loads(ended.stdout))
+    plain = subprocess.run(
+        [sys.executable, "-c", PLAIN, *folders], capture_output=True, text=True, timeout=240, check=True
     )
-    assert ended.returncode == 0, ended.stderr
-    card = json.loads(ended.stdout)
-    script = (
-        "import sys, json, torch\n"
-        "from transformers import AutoModelForSequenceClassification as A, AutoTokenizer as T\n"
-        "m, t = A.from_pretrained(sys.argv[1]).eval(), T.from_pretrained(sys.argv[1])\n"
-        "c = [{'role': 'user', 'content': 'ask 1'}, {'role': 'assistant', 'content': 'good'}]\n"
-        "ids = t(t.apply_chat_template(c, tokenize=False), add_special_tokens=False, return_tensors='pt')\n"
-        "print(json.dumps(m(input_ids=ids['input_ids']).logits[0].tolist()))\n"
-        "assert 'prudent' not in sys.modules\n"
-    )
-    loaded = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "out")], capture_output=True, text=True, timeout=120, check=True
-    )
-    logits = torch.tensor(json.loads(loaded.stdout.splitlines()[-1])).double() + torch.tensor(card["constants"])
     want = RewardModel.load(heads_folder, keep_features=False).score(["ask 1"], ["good"])[:, 0].double()
-    want = torch.cat([want, want.mean(0, keepdim=True)])[-len(logits) :]
-    torch.testing.assert_close(logits, want, atol=1e-4, rtol=0)
-    assert card["labels"][-1] == "mean"
+    want = torch.cat([want, want.mean(0, keepdim=True)])
+    for card, line, count in zip(cards, plain.stdout.splitlines()[-2:], (len(want), 1), strict=True):
+        logits = torch.tensor(json.loads(line)).double() + torch.tensor(card["constants"])
+        torch.testing.assert_close(logits, want[-count:], atol=1e-4, rtol=0)
+        assert card["labels"][-1] == "mean"
 
 
 def test_a_family_or_pooling_that_no_head_equals_is_refused(heads_folder, tmp_path, reward_model):

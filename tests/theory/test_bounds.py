@@ -90,7 +90,7 @@ def test_the_aware_policy_maximises_the_bound() -> None:
     reference = torch.full((n,), 1 / n, dtype=torch.float64)
     policy = ball(reward, reference, 0.01, covariance=matrix, on_simplex=True)
     best = improvement_bound(policy, reference, reward, matrix)
-    steps = torch.randn(2000, n, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    steps = torch.randn(400, n, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     steps -= steps.mean(-1, keepdim=True)
     steps *= 0.01 / ((steps @ matrix) * steps).sum(-1, keepdim=True).sqrt()
     assert best > 0

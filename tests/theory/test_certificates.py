@@ -68,7 +68,7 @@ def test_promises_are_unbiased(world: tuple[torch.Tensor, Belief], method: str) 
     truth, belief = world
     generator = torch.Generator().manual_seed(1)
     gaps, squares, crossed, plug = [], [], [], []
-    for eta in draw_deviations(belief, 500, generator):
+    for eta in draw_deviations(belief, 250, generator):
         seen = belief._replace(reward=truth + eta)
         found = certify(seen, 1.0, method)
         policy = policy_of(seen, seen.reward, 1.0, method)

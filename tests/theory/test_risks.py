@@ -62,7 +62,7 @@ def test_monte_carlo_of_the_definition() -> None:
 
 
 @given(st.integers(0, 2**31), st.integers(2, 9), st.sampled_from([1e1, 1e4, 1e8, 1e12]), st.booleans())
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_aware_never_exceeds_vanilla(seed: int, n: int, condition: float, on_simplex: bool) -> None:
     """Equation (16), Cauchy-Schwarz, in both geometries and for diagonal covariances too."""
     reward, matrix = random_problem(seed, n, condition)
@@ -214,14 +214,14 @@ def test_misspecified_covariance(seed: int, on_simplex: bool) -> None:
 
 
 def test_large_and_low_rank_without_a_dense_matrix() -> None:
-    n = 100_000
+    n = 30_000
     generator = torch.Generator().manual_seed(0)
     reward = torch.randn(n, generator=generator, dtype=torch.float64) * 5e-3
     variance = torch.rand(n, generator=generator, dtype=torch.float64) + 0.1
     factor = torch.randn(n, 8, generator=generator, dtype=torch.float64)
     start = time.perf_counter()
     diagonal, low_rank = risks(reward, variance, on_simplex=True), risks(reward, LowRank(factor, variance))
-    assert time.perf_counter() - start < 60  # a dense matrix would hold 80 GB
+    assert time.perf_counter() - start < 60  # a dense matrix would hold 7 GB and take minutes to factor
     assert 0 < diagonal.aware < diagonal.vanilla < 0.5 and 0 < low_rank.aware < low_rank.vanilla < 0.5
     inner = quadratic(LowRank(factor, variance), reward)
     assert inner == pytest.approx(float((factor.T @ reward).square().sum() + (variance * reward**2).sum()))

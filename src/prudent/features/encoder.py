@@ -18,7 +18,7 @@ import torch
 from prudent.errors import PrudentError, RowsError
 from prudent.features.backbone import Runner, backbone_of
 from prudent.features.cache import FORMAT, FeatureCache, row_key
-from prudent.features.cpu.attention import fast_attention
+from prudent.features.cpu import fast_attention
 from prudent.features.models import cache_folder, dtype_name, ensure_pad, load_language_model
 from prudent.features.pooling import POOLINGS
 from prudent.features.processes import Processes

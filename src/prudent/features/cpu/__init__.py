@@ -1,1 +1,20 @@
-"""What only a processor needs: faster products, attention and adapter layers, switched on in one place."""
+"""What only a processor needs, switched on from here and nowhere else; elsewhere the libraries' own layers run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prudent.features.cpu.attention import fast_attention
+from prudent.features.cpu.pack_attention import group_by_group
+
+
+def lean_adapters(config: Any) -> None:
+    """Make the plain linear layers of a peft ``LoraConfig`` adapt by ``LeanLinear``."""
+    from torch import nn
+
+    from prudent.features.cpu.lora import LeanLinear
+
+    config._register_custom_module({nn.Linear: LeanLinear})
+
+
+__all__ = ["fast_attention", "group_by_group", "lean_adapters"]

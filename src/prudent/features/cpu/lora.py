@@ -11,10 +11,7 @@ from typing import Any
 import torch
 from peft.tuners.lora.layer import Linear
 from torch import nn
-
-from prudent.features.cpu.products import FrozenLinear, product
-
-PLAIN = (nn.Linear, FrozenLinear)  # a quantised layer is a subclass whose weight is no matrix to multiply by
+from torch.nn import functional
 
 
 class LeanLinear(Linear):
@@ -24,7 +21,7 @@ class LeanLinear(Linear):
     def forward(self, x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
         """Product of x (..., in) with the frozen weight plus that of the adapter: (..., out)."""
         base, name = self.get_base_layer(), self.active_adapters[0]
-        if self.disable_adapters or self.merged or type(base) not in PLAIN:
+        if self.disable_adapters or self.merged or type(base) is not nn.Linear:  # a quantised layer is a subclass
             return super().forward(x, *arguments, **options)
         down, up = self.lora_A[name].weight, self.lora_B[name].weight
         return _Adapted.apply(x, base.weight, base.bias, down, up, self.scaling[name])
@@ -45,16 +42,16 @@ class _Adapted(torch.autograd.Function):
     ) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1])
         a, b = down.to(x.dtype), (scale * up).to(x.dtype)
-        low = product(rows, a)
+        low = rows @ a.t()
         ctx.save_for_backward(rows, low, weight, a, b)
         ctx.shape, ctx.scale = x.shape, scale
-        return product(rows, weight, bias).addmm_(low, b.t()).view(*x.shape[:-1], -1)
+        return functional.linear(rows, weight, bias).addmm_(low, b.t()).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         rows, low, weight, a, b = ctx.saved_tensors
         gradient = gradients[0].reshape(-1, len(weight))
-        inner = product(gradient, b.t())
-        outer = product(gradient, weight.t()).addmm_(inner, a).view(ctx.shape) if ctx.needs_input_grad[0] else None
-        down, up = product(inner.t(), rows.t()), product(gradient.t(), low.t())
+        inner = gradient @ b
+        outer = (gradient @ weight).addmm_(inner, a).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        down, up = inner.t() @ rows, gradient.t() @ low
         return outer, None, None, down.float(), up.float() * ctx.scale, None

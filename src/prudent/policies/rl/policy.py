@@ -17,8 +17,7 @@ import torch
 from torch import nn
 
 from prudent.errors import PrudentError
-from prudent.features.cpu.pack_attention import group_by_group
-from prudent.features.cpu.products import quicken
+from prudent.features.cpu import group_by_group, lean_adapters
 from prudent.policies.rl.packing import Group, Pack, additive, pack
 from prudent.policies.rl.vocabulary import log_probabilities
 from prudent.seeding import Seed, torch_generator
@@ -80,13 +79,11 @@ class Policy:
         model.requires_grad_(False)
         if lora is None:
             self.reference = copy.deepcopy(model)
-            quicken(self.reference)
             self.model: Any = model.float().requires_grad_(True)
             self.base: Any = self.model
         else:
             self.model = self._add_adapters(model, lora, seed)
             self.base = self.model.get_base_model()
-            quicken(self.base)
             self.shared_layers = self._sharable_layers(lora)
         self.device = next(self.base.parameters()).device
         self.dtype = next(self.base.parameters()).dtype
@@ -97,11 +94,9 @@ class Policy:
     def _add_adapters(model: Any, lora: LoraOptions, seed: Seed) -> Any:
         from peft import LoraConfig, get_peft_model
 
-        from prudent.features.cpu.lora import LeanLinear
-
         targets = _linear_names(model, _first_adapted(model, lora))
         config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM")
-        config._register_custom_module({nn.Linear: LeanLinear})
+        lean_adapters(config)
         # peft draws the adapters from torch's global generator: seed it and put it back as it was.
         state = torch.get_rng_state()
         torch.manual_seed(torch_generator(seed).initial_seed())

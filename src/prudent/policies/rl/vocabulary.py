@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-
-from prudent.features.cpu.products import product
+from torch.nn import functional
 
 # Logits computed at once: on a CPU what its caches hold, on a GPU what fills it.
 AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 26}
@@ -41,14 +40,14 @@ class _UnderFrozenLayer(torch.autograd.Function):
         slope = torch.empty_like(hidden) if wanted else None
         for start in range(0, len(hidden), size):
             part, at = hidden[start : start + size], targets[start : start + size, None]
-            logits, logs = product(part, weight, bias), buffer[: len(part)]
+            logits, logs = functional.linear(part, weight, bias), buffer[: len(part)]
             torch.log_softmax(logits, -1, dtype=torch.float32, out=logs)
             found = logs.gather(1, at)
             chosen[start : start + size] = found.squeeze(1)
             if slope is not None:
                 # p - 1 at the target, by expm1: as a difference it would vanish where the policy is sure.
                 torch.exp(logs, out=logits).scatter_(1, at, torch.expm1(found).to(logits.dtype))
-                slope[start : start + size] = product(logits, weight.t())
+                slope[start : start + size] = logits @ weight
         ctx.save_for_backward(*([] if slope is None else [slope]))
         return chosen
 
