@@ -130,11 +130,15 @@ def docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: lis
 
 
 def setup(app: Any) -> dict[str, Any]:
+    from docutils.nodes import SkipNode
     from sphinx_markdown_builder.translator import MarkdownTranslator
 
-    # It knows no abbreviations, which Sphinx sets around the * of keyword-only arguments.
-    for step in ("visit", "depart"):
-        setattr(MarkdownTranslator, f"{step}_abbreviation", lambda self, node: None)
+    def star(self: Any, node: Any) -> None:
+        """Sphinx sets the * of keyword-only arguments as an abbreviation, which this builder doesn't know."""
+        self.add("\\*")
+        raise SkipNode
+
+    MarkdownTranslator.visit_abbreviation = star
     app.connect("builder-inited", write)
     app.connect("autodoc-process-docstring", docstring)
     return {"version": prudent.__version__, "parallel_read_safe": True}
