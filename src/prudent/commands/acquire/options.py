@@ -49,7 +49,7 @@ class AcquireOptions(RunOptions):
             "risk",
         ],
         typer.Option(help="How pairs are picked; docs/acquire.md says what each was worth."),
-    ] = "bald"
+    ] = "random"
     policy_tilt: Annotated[
         float, typer.Option("--policy-tilt", help="Beta of the policy that the pairs and the forecast are for.")
     ] = 0.1
