@@ -46,6 +46,8 @@ def row(field: Field) -> str:
         default = "*required*"
     elif field.default in (None, (), False):
         default = ""
+    elif field.default is True:
+        default = "on"
     else:
         values = field.default if field.many else (field.default,)
         default = "`" + " ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in values) + "`"
