@@ -6,14 +6,12 @@ python docs/build.py --no-run   # text alone, seconds
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE / "_build"
-COLOUR = re.compile("\x1b\\[[0-9;?]*[A-Za-z]")
 
 
 def sphinx(builder: str, *options: str) -> None:
@@ -30,7 +28,7 @@ def main() -> None:
     sphinx("markdown", *options)
     for page in (BUILD / "markdown").rglob("*.md"):
         beside = BUILD / "html" / page.relative_to(BUILD / "markdown")
-        beside.write_text(COLOUR.sub("", page.read_text("utf-8")), "utf-8")
+        beside.write_text(page.read_text("utf-8"), "utf-8")
     print(f"{BUILD / 'html' / 'index.html'}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -14,6 +15,7 @@ import prudent.cli  # every command's options are declared when it is imported
 from prudent.commands.options import COMMANDS, CommonOptions, Field, fields_of
 
 FOLDER = "reference"
+COLOUR = re.compile("\x1b\\[[0-9;?]*[A-Za-z]")
 ROOMS = {
     "prudent": "The names at the top of the package.",
     "prudent.policies": "Policies over sampled candidates.",
@@ -131,6 +133,17 @@ def docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: lis
         lines[number] = "``".join(parts)
 
 
+def uncoloured(app: Any, doctree: Any) -> None:
+    """What commands print, without a terminal's colours: kernels force them."""
+    from docutils.nodes import Text, literal_block
+
+    for block in doctree.findall(literal_block):
+        text = COLOUR.sub("", block.astext())
+        if text != block.astext():
+            block.rawsource, block["language"], block.children = text, "none", []
+            block += Text(text)
+
+
 def setup(app: Any) -> dict[str, Any]:
     from docutils.nodes import SkipNode
     from sphinx_markdown_builder.translator import MarkdownTranslator
@@ -142,5 +155,6 @@ def setup(app: Any) -> dict[str, Any]:
 
     MarkdownTranslator.visit_abbreviation = star
     app.connect("builder-inited", write)
+    app.connect("doctree-read", uncoloured)
     app.connect("autodoc-process-docstring", docstring)
     return {"version": prudent.__version__, "parallel_read_safe": True}
