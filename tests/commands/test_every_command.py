@@ -94,8 +94,8 @@ def test_a_pool_and_rows_to_score_by_other_names(tmp_path: Path) -> None:
     assert pool.prompts[0][0]["content"] == "Why?" and pool.responses == [["a", "b"]] and pool.gold == [[0.0, 1.0]]
     with pytest.raises(PrudentError, match="columns found: prompt, answers, truth"):
         read_candidates(file, {"prompt": "question"})
-    rows, prompts, responses = read_rows(file, columns)
-    assert rows[0]["responses"] == ["a", "b"] and len(prompts) == len(responses) == 2
+    items, left_out = read_rows(file, columns)
+    assert items[0].row["responses"] == ["a", "b"] and len(items[0].responses) == 2 and not left_out
 
 
 @pytest.mark.parametrize(

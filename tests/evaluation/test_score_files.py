@@ -224,7 +224,7 @@ def fake_items(n: int):
 
 
 def test_scores_that_are_not_finite_name_the_item() -> None:
-    with pytest.raises(PrudentError, match="item '1'"):
+    with pytest.raises(PrudentError, match="row 1: bad gave it nan"):
         of_scores("bad", [1, 2, 3, float("nan")], fake_items(2))
     with pytest.raises(PrudentError, match="for 4 responses"):
         of_scores("bad", [1, 2, 3], fake_items(2))

@@ -48,6 +48,9 @@ class PickedRows:
         self.source, self.rows = source, rows
         self.shape = (len(rows), *source.shape[1:])
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def __getitem__(self, rows: slice | torch.Tensor) -> torch.Tensor:
         return part_of(self.source, self.rows[rows])
 

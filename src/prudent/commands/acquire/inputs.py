@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prudent.commands.acquire.options import AcquireOptions
-from prudent.commands.preflight.inputs import combine, encode_distinct, short_name
+from prudent.commands.preflight.inputs import combine, encode_distinct, pair_columns, short_name
 from prudent.data.formats import squeeze
 from prudent.data.pools import Pool, read_pool
 from prudent.data.preferences import prompt_key, read_preferences_with_report
@@ -39,7 +39,9 @@ def read_labelled(options: AcquireOptions) -> tuple[list[tuple[str, Dataset]], l
     """Preference files by name, and notes on rows left out."""
     found, notes = [], []
     for file in options.preferences:
-        pairs, report = read_preferences_with_report(file, on_error=options.on_error)
+        pairs, report = read_preferences_with_report(
+            file, on_error=options.on_error, columns=pair_columns(options.columns)
+        )
         found.append((short_name(file), pairs))
         if report.dropped:
             notes.append(f"{short_name(file)}: {report.dropped} of {report.read} rows could not be used, left out")
@@ -88,7 +90,7 @@ def open_pairs(pool: Pool, known: set[tuple[str, frozenset[str]]]) -> OpenPairs:
 
 def read_open(options: AcquireOptions, data: list[tuple[str, Dataset]]) -> tuple[Pool, OpenPairs]:
     """The pool and its open pairs. PrudentError where the budget is beyond them."""
-    pool = read_pool(options.candidates)
+    pool = read_pool(options.candidates, columns=options.columns)
     found = open_pairs(pool, labelled_keys(data))
     most = len(found) * options.repeat
     if options.budget > most:

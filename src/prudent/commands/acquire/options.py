@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from prudent.commands.options import DEFAULT_MODEL, SOURCE, RunOptions, command
+from prudent.commands.options import DEFAULT_MODEL, SOURCE, RowOptions, RunOptions, command
 
 FEATURES, LABELS, FORECAST = "Features", "How people label", "How many labels"
 
@@ -20,7 +20,7 @@ FEATURES, LABELS, FORECAST = "Features", "How people label", "How many labels"
     example="prudent acquire --preferences train.jsonl --candidates pool.jsonl --budget 200 --out runs/acquire",
 )
 @dataclass(frozen=True, kw_only=True)
-class AcquireOptions(RunOptions):
+class AcquireOptions(RowOptions, RunOptions):
     """Say which pairs to label next, and how many labels until the risk is low enough.
 
     Writes to_label.jsonl in the order to label, label.html (a form for people, offline), argilla.json, and a report.
@@ -33,7 +33,7 @@ class AcquireOptions(RunOptions):
     candidates: Annotated[
         Path, typer.Option(exists=True, help="Pool, JSONL with prompt and responses: every two of a prompt are a pair.")
     ]
-    budget: Annotated[int, typer.Option(min=1, help="Labels to ask for.")] = 200
+    budget: Annotated[int, typer.Option(min=1, max=1_000_000, help="Labels to ask for.")] = 200
     rule: Annotated[
         Literal[
             "random",
@@ -83,14 +83,17 @@ class AcquireOptions(RunOptions):
     pooling: Annotated[str, typer.Option(help="Token states: last, mean or last+mean.", rich_help_panel=FEATURES)] = (
         "last+mean"
     )
-    max_length: Annotated[int, typer.Option(min=8, help="Longest text in tokens.", rich_help_panel=FEATURES)] = 1024
+    max_length: Annotated[
+        int, typer.Option(min=8, max=1_000_000, help="Longest text in tokens.", rich_help_panel=FEATURES)
+    ] = 1024
     dtype: Annotated[
         str | None, typer.Option(help="Precision of the language model: float32, bfloat16.", rich_help_panel=FEATURES)
     ] = None
 
     def problems(self) -> list[str]:
         """What is wrong with these options together."""
-        problems = [] if self.preferences else ["no labelled preferences were given; name a file with --preferences"]
+        problems = super().problems()
+        problems += [] if self.preferences else ["no labelled preferences were given; name a file with --preferences"]
         if not self.policy_tilt > 0:
             problems.append(f"--policy-tilt is {self.policy_tilt}, it must be positive")
         if not 0 <= self.noise < 0.5:
