@@ -139,7 +139,7 @@ def _is_causal(config: Any) -> bool:
 
 def context_of(model: Any) -> int | None:
     """Positions that a model reads at most; None where its configuration names no limit."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
     found = [value for name in names if isinstance(value := getattr(text, name, None), int) and value > 0]
