@@ -71,11 +71,14 @@ class RewardScorer:
         """Length of each sample in tokens, or why it can't be rendered."""
         found: list[Size | str] = []
         for sample in samples:
+            if sample.error:
+                found.append(sample.error)
+                continue
             try:
                 row = self.renderer.conversations([sample.prompt], [sample.response])[0]
-                found.append(sample.error or Size(len(row.ids), row.removed > 0))
+                found.append(Size(len(row.ids), row.removed > 0))
             except RowsError as error:
-                found.append(sample.error or error.rows[0])
+                found.append(error.rows[0])
         return found
 
     def score(self, samples: Sequence[Sample], truncated: Sequence[bool] | None = None) -> list[Score | str]:
