@@ -24,7 +24,7 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from prudent.evaluation.intervals import wilson
-from prudent.evaluation.risk_estimate import Fit, fit_policies, promised
+from prudent.evaluation.risk_estimate import Fit, fit_rewards, policy_moves, promised
 from prudent.rewards.draws import standardisation
 
 METHODS, BETAS = ("vanilla", "lcb", "proportional"), (0.1, 0.3)
@@ -57,18 +57,18 @@ def drawn(world: World, n: int, seed: int) -> Drawn:
     return Drawn(better, worse, prompts.tolist(), pool, weight, torch.tensor(gold[test]))
 
 
-def fitted(path: Path, data: Drawn, seed: int) -> Fit:
-    """The policies, which no setting of the estimate moves: from their file where they are there."""
+def fitted(path: Path, data: Drawn, seed: int) -> tuple[Fit, torch.Tensor]:
+    """The fit and its policies, which no setting of the estimate moves: from their file where they are there."""
     if not path.exists():
-        fit = fit_policies(data.better, data.worse, data.groups, data.pool, data.weight, ROWS, members=10, seed=seed)
-        kept = {name: getattr(fit, name).numpy() for name in ("full", "ensemble", "moved")}
+        fit = fit_rewards(data.better, data.worse, data.groups, data.pool, data.weight, members=10, seed=seed)
+        kept = {"full": fit.full.numpy(), "ensemble": fit.ensemble.numpy(), "moved": policy_moves(fit, ROWS).numpy()}
         np.savez_compressed(path, ridge=fit.ridge, **{k: v.astype(np.float32) for k, v in kept.items()})
     mean, scale = standardisation(data.better.float(), data.worse.float())
     with np.load(path) as file:
         full, ensemble, moved = (torch.tensor(file[name]).double() for name in ("full", "ensemble", "moved"))
         ridge = float(file["ridge"])
     difference = ((data.better - data.worse) / scale).float()
-    return Fit(difference, (data.pool - mean) / scale, ridge, full, ensemble, full[:0], moved)
+    return Fit(difference, (data.pool - mean) / scale, ridge, full, ensemble, full[:0], data.weight), moved
 
 
 def cell(folder: Path, name: str, world: World, n: int, sets: int, forecasts: int) -> list[list[dict[str, Any]]]:
@@ -76,9 +76,9 @@ def cell(folder: Path, name: str, world: World, n: int, sets: int, forecasts: in
     started, rows = time.perf_counter(), []
     for seed in range(sets):
         data = drawn(world, n, seed)
-        fit = fitted(folder / f"{name}-{n}-{seed}.npz", data, seed)
-        said = promised(fit, data.groups, data.weight, ROWS, draws=200 if seed < forecasts else 0, seed=seed)
-        gains = (fit.moved * data.gold).sum(-1).mean(-1)
+        fit, moved = fitted(folder / f"{name}-{n}-{seed}.npz", data, seed)
+        said = promised(fit, moved, data.groups, ROWS, draws=200 if seed < forecasts else 0, seed=seed)
+        gains = (moved * data.gold).sum(-1).mean(-1)
         rows.append([{**row, "realised": float(gain)} for row, gain in zip(said, gains)])
     found = summary(name, n, rows)[0]
     print(

@@ -15,7 +15,7 @@ SETTINGS = [("vanilla", 0.1), ("lcb", 0.1), ("proportional", 1.0)]
 
 
 def trained(pairs, candidates, seed=3):
-    return trained_on(pairs, candidates, members=4, ridge="cv", reward="member:0", floor=0.01, seed=seed)
+    return trained_on(pairs, candidates, PLAN, seed)
 
 
 def test_preflight_and_estimate_risk_say_the_same(world) -> None:
@@ -34,14 +34,14 @@ def test_preflight_and_estimate_risk_say_the_same(world) -> None:
 def test_the_table_holds_the_same_risks_and_pairs_methods(world) -> None:
     pairs, candidates, _ = world(pairs=120, prompts=20, width=6, strength=1.0)
     model = trained(pairs, candidates)
-    found = valued(model, (0.1, 1.0), ("vanilla", "lcb", "proportional"), 400, 5)
-    rows = {(r["method"], r["setting"]): r for r in posterior_table(model, found.posterior, found.beta)}
+    by_beta, by_kl = valued(model, (0.1, 1.0), ("vanilla", "lcb", "proportional"), 400, 5)
+    rows = {(r["method"], r["setting"]): r for r in posterior_table(model, by_beta)}
     for setting, row in zip(SETTINGS, risk_rows(model, SETTINGS, None, 80, 3)):
         assert rows[setting]["risk"] == pytest.approx(row["risk"], abs=1e-9)
-        drawn = found.beta.gain[found.beta.of(*setting)]
+        drawn = by_beta.gain[by_beta.of(*setting)]
         assert float((drawn <= 0).double().mean()) == pytest.approx(row["risk"], abs=0.08)  # 400 draws
         assert rows[setting]["gain_low"] <= rows[setting]["gain"] <= rows[setting]["gain_high"]
-    equal = posterior_table(model, found.posterior, found.kl)
+    equal = posterior_table(model, by_kl)
     kl = {row["setting"]: row["kl"] for row in equal if row["method"] == "vanilla"}
     assert all(row["kl"] == pytest.approx(kl[row["setting"]], rel=0.01) for row in equal)
 

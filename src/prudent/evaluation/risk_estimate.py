@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +37,7 @@ from prudent.rewards.uncertainty import centre, deviation_within
 from prudent.seeding import Seed, numpy_generator, spawn
 
 LEAST_PAIRS, LEAST_PROMPTS = 30, 8
+NO_PROCEDURE: dict[str, Any] = {"procedure_risk": None, "procedure_low": 0.0, "procedure_high": 1.0}
 FRESH = 8  # data sets a drawn reward, without gold
 LEAST_DRAWS = 10 * FRESH
 OUTSIDE = 1.25  # leverage_ratio is 1 where pairs and candidates are alike; docs/calibration.md
@@ -77,31 +80,50 @@ def estimate_risk(
     _check(better, worse, groups, features, weight, betas, methods)
     truth = _truth(gold, weight, draws)
     rows: list[dict[str, Any]] = [{"method": name, "beta": float(beta)} for name in methods for beta in betas]
-    if len(better) < LEAST_PAIRS or len(set(groups)) < LEAST_PROMPTS:
-        reason = f"{len(better)} pairs of {len(set(groups))} prompts; needs {LEAST_PAIRS} of {LEAST_PROMPTS}"
-        empty = {"risk": None, "low": 0.0, "high": 1.0, "gain": None, **_unknown(), "reason": reason}
-        return [{**row, **empty} for row in rows]
+    reason = too_few(groups)
+    if reason is not None:
+        return [{**row, **unknown(reason)} for row in rows]
     resampled = draws if truth is not None else 0
-    fit = fit_policies(better, worse, groups, features, weight, rows, members=members, resampled=resampled, seed=seed)
+    fit = fit_rewards(better, worse, groups, features, weight, members=members, resampled=resampled, seed=seed)
+    moved = policy_moves(fit, rows)
     if truth is None:
-        return promised(fit, groups, weight, rows, draws=draws, seed=seed)
-    found = risk_with_gold((fit.moved * truth).sum(-1).numpy())
+        return promised(fit, moved, groups, rows, draws=draws, seed=seed)
     out = []
-    for k, row in enumerate(rows):
-        shares = _unknown()
+    for row, known in zip(rows, by_gold(moved, truth)):
+        shares = dict(NO_PROCEDURE)
         if draws:
-            moved = _moves(fit.ensemble, fit.full, fit.fresh, weight, row["method"], row["beta"])
-            below = int(at_or_below((moved * truth).sum(-1).mean(-1), float(truth.abs().max())).sum())
+            fresh = fit.moves(fit.fresh, row["method"], row["beta"])
+            below = int(at_or_below((fresh * truth).sum(-1).mean(-1), float(truth.abs().max())).sum())
             low, high = wilson(below, draws)
             shares = {"procedure_risk": below / draws, "procedure_low": low, "procedure_high": high}
-        out.append({**row, **_numbers(found, k), **shares, "reason": None})
+        out.append({**row, **known, **shares})
     return out
 
 
-class Fit(NamedTuple):
+def too_few(groups: Sequence[Any]) -> str | None:
+    """Why pairs of these prompts (n,) give no estimate; None where they do."""
+    prompts = len(set(groups))
+    if len(groups) >= LEAST_PAIRS and prompts >= LEAST_PROMPTS:
+        return None
+    return f"{len(groups)} pairs of {prompts} prompts; an estimate needs {LEAST_PAIRS} of {LEAST_PROMPTS}"
+
+
+def unknown(reason: str) -> dict[str, Any]:
+    """The numbers of a row without an estimate: the widest intervals, and why."""
+    return {"risk": None, "low": 0.0, "high": 1.0, "gain": None, **NO_PROCEDURE, "reason": reason}
+
+
+def by_gold(moved: torch.Tensor, gold: torch.Tensor) -> list[dict[str, Any]]:
+    """risk, low, high, gain and reason (None) of policies (M, P, C), less the reference, by gold (P, C)."""
+    found = risk_with_gold((moved * gold).sum(-1).numpy())
+    return [{**_numbers(found, k), "reason": None} for k in range(len(moved))]
+
+
+@dataclass(frozen=True)
+class Fit:
     """What the pairs give. difference (n, d): standardised. standard (P, C, d): candidates likewise. ridge. full (1, P,
     C), ensemble (K, P, C), fresh (resampled, P, C): scores of the head on all pairs, the members, and more resamples.
-    moved (rows, P, C): policy minus reference."""
+    weight (P, C): the reference's probabilities."""
 
     difference: torch.Tensor
     standard: torch.Tensor
@@ -109,16 +131,34 @@ class Fit(NamedTuple):
     full: torch.Tensor
     ensemble: torch.Tensor
     fresh: torch.Tensor
-    moved: torch.Tensor
+    weight: torch.Tensor
+
+    @cached_property
+    def posterior(self) -> Posterior:
+        """The reward's, given the pairs."""
+        return reward_posterior(self.difference.double().numpy())
+
+    @cached_property
+    def centred(self) -> torch.Tensor:
+        """Candidates' features (P, C, d) less their prompt's mean under the reference."""
+        return centre(self.standard.movedim(-1, 0), weights=self.weight).movedim(0, -1)
+
+    def moves(self, rewards: torch.Tensor, method: str, beta: float) -> torch.Tensor:
+        """Policy less the reference (draws, P, C) for each of ``rewards`` (draws, P, C), draws about the fit."""
+        return _moves(self.ensemble, self.full, rewards, self.weight, method, beta)
+
+    def feature_moves(self, moved: torch.Tensor) -> np.ndarray:
+        """What policies (M, P, C), less the reference, move in features (M, d): summed over responses, mean over
+        prompts."""
+        return (moved.flatten(1) @ self.centred.flatten(0, 1) / len(self.weight)).numpy()
 
 
-def fit_policies(
+def fit_rewards(
     better: torch.Tensor,
     worse: torch.Tensor,
     groups: Sequence[Any],
     features: torch.Tensor,
     weight: torch.Tensor,
-    rows: Sequence[dict[str, Any]],
     *,
     members: int,
     resampled: int = 0,
@@ -126,7 +166,7 @@ def fit_policies(
     ridge: float | str = "cv",
     columns: PairColumns = NO_COLUMNS,
 ) -> Fit:
-    """The rewards fitted on pairs (float64 tensors as in ``estimate_risk``) and the policy of each row.
+    """The rewards fitted on pairs (float64 tensors as in ``estimate_risk``).
 
     columns: weights, margins and soft labels of the pairs, which the fits take.
     """
@@ -139,24 +179,25 @@ def fit_policies(
     fitted = fit_resamples(difference, counts, ridge=ridge, columns=columns, groups=groups, seed=seed)
     scores = _scores(fitted.weights, standard)
     full, ensemble, fresh = scores[:1], scores[1 : members + 1], scores[members + 1 :]
-    moves = [_moves(ensemble, full, full, weight, row["method"], row["beta"]) for row in rows]
-    moved = torch.cat(moves) if moves else full.new_empty(0, *weight.shape)
-    return Fit(difference, standard, fitted.ridge, full, ensemble, fresh, moved)
+    return Fit(difference, standard, fitted.ridge, full, ensemble, fresh, weight)
+
+
+def policy_moves(fit: Fit, rows: Sequence[dict[str, Any]]) -> torch.Tensor:
+    """The policy of each row's method and beta, trained on all pairs, less the reference: (rows, P, C)."""
+    return torch.cat([fit.moves(fit.full, row["method"], row["beta"]) for row in rows])
 
 
 def promised(
-    fit: Fit, groups: Sequence[Any], weight: torch.Tensor, rows: Sequence[dict[str, Any]], *, draws: int, seed: Seed
+    fit: Fit, moved: torch.Tensor, groups: Sequence[Any], rows: Sequence[dict[str, Any]], *, draws: int, seed: Seed
 ) -> list[dict[str, Any]]:
-    """``estimate_risk`` without gold, of a fit: the same rows."""
-    centred = centre(fit.standard.movedim(-1, 0), weights=weight).movedim(0, -1)
-    pairs = fit.difference.double().numpy()
-    posterior = reward_posterior(pairs)
-    found = risk_without_gold(posterior, feature_moves(fit, weight))
-    sizes = (weight > 0).sum(1, keepdim=True).double()
-    free = (centred * (sizes / (sizes - 1).clamp(min=1)).sqrt()[..., None])[weight > 0]  # unbiased within a prompt
+    """``estimate_risk`` without gold, of a fit and its policies less the reference (rows, P, C): the same rows."""
+    posterior = fit.posterior
+    found = risk_without_gold(posterior, fit.feature_moves(moved))
+    sizes = (fit.weight > 0).sum(1, keepdim=True).double()
+    free = (fit.centred * (sizes / (sizes - 1).clamp(min=1)).sqrt()[..., None])[fit.weight > 0]  # unbiased in a prompt
     codes = np.unique([str(name) for name in groups], return_inverse=True)[1]
-    outside = leverage_ratio(pairs, codes, free.numpy())
-    shares = _procedure(fit, posterior, weight, rows, draws, numpy_generator(seed))
+    outside = leverage_ratio(fit.difference.double().numpy(), codes, free.numpy())
+    shares = _procedure(fit, rows, draws, numpy_generator(seed))
     out = []
     for k, row in enumerate(rows):
         numbers = {**_numbers(found, k), **shares[k]}
@@ -168,23 +209,15 @@ def promised(
     return out
 
 
-def feature_moves(fit: Fit, weight: torch.Tensor) -> np.ndarray:
-    """What each policy of a fit moves in features: the sum of (pi - pi0) z over responses, mean over prompts (M, q)."""
-    centred = centre(fit.standard.movedim(-1, 0), weights=weight).movedim(0, -1)
-    return (fit.moved.flatten(1) @ centred.flatten(0, 1) / len(weight)).numpy()
-
-
-def drawn_truths(
-    fit: Fit, posterior: Posterior, weight: torch.Tensor, count: int, generator: np.random.Generator
-) -> torch.Tensor:
+def drawn_truths(fit: Fit, count: int, generator: np.random.Generator) -> torch.Tensor:
     """True rewards (count, P, C) from the posterior: linear in the features, or, as often as no signal is likely,
     unrelated to them and of the same size."""
-    found = _scores(torch.from_numpy(draw_rewards(posterior, count, generator)), fit.standard)
-    found = centre(found, weights=weight)
-    size = float(deviation_within(found, weight).mean())
+    found = _scores(torch.from_numpy(draw_rewards(fit.posterior, count, generator)), fit.standard)
+    found = centre(found, weights=fit.weight)
+    size = float(deviation_within(found, fit.weight).mean())
     noise = torch.from_numpy(generator.standard_normal(found.shape)) * size
-    nothing = torch.from_numpy(generator.random(count) < posterior.no_signal)
-    return torch.where(nothing[:, None, None], centre(noise, weights=weight), found)
+    nothing = torch.from_numpy(generator.random(count) < fit.posterior.no_signal)
+    return torch.where(nothing[:, None, None], centre(noise, weights=fit.weight), found)
 
 
 def _reason(high: float, no_signal: float, outside: float) -> str | None:
@@ -203,17 +236,12 @@ def _reason(high: float, no_signal: float, outside: float) -> str | None:
 
 
 def _procedure(
-    fit: Fit,
-    posterior: Posterior,
-    weight: torch.Tensor,
-    rows: Sequence[dict[str, Any]],
-    draws: int,
-    generator: np.random.Generator,
+    fit: Fit, rows: Sequence[dict[str, Any]], draws: int, generator: np.random.Generator
 ) -> list[dict[str, Any]]:
     """Procedure risk of each row by posterior prediction: rewards from the posterior, data sets from each of them."""
     if draws < LEAST_DRAWS:
-        return [_unknown() for _ in rows]
-    count = draws // FRESH
+        return [NO_PROCEDURE for _ in rows]
+    posterior, count = fit.posterior, draws // FRESH
     true = torch.from_numpy(draw_rewards(posterior, count, generator))
     chance = torch.sigmoid(true @ fit.difference.double().T).repeat_interleave(FRESH, 0)
     agrees = (torch.from_numpy(generator.random(chance.shape)) < chance).float()
@@ -225,7 +253,7 @@ def _procedure(
     atoms = np.append(posterior.no_signal, np.full(count, (1 - posterior.no_signal) / count))
     out = []
     for row in rows:
-        moved = _moves(fit.ensemble, fit.full, fresh, weight, row["method"], row["beta"])
+        moved = fit.moves(fresh, row["method"], row["beta"])
         gains = (moved * truth).sum(-1).mean(-1).reshape(count, FRESH)
         spread = gains.std(1).clamp(min=1e-12)
         share = np.append(0.5, torch.special.ndtr(-gains.mean(1) / spread).numpy())[:, None]
@@ -242,10 +270,6 @@ def _procedure(
 
 def _scores(heads: torch.Tensor, standard: torch.Tensor) -> torch.Tensor:
     return (heads.double() @ standard.flatten(0, 1).T).reshape(-1, *standard.shape[:2])
-
-
-def _unknown() -> dict[str, Any]:
-    return {"procedure_risk": None, "procedure_low": 0.0, "procedure_high": 1.0}
 
 
 def _moves(

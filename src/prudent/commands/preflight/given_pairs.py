@@ -14,21 +14,16 @@ import torch
 
 from prudent.arrays import as_tensor
 from prudent.commands.preflight.core import BASELINE, Outcomes, at_equal_beta, at_equal_kl, table
-from prudent.evaluation.posterior_risk import (
-    Posterior,
-    component_risks,
-    reward_posterior,
-    risk_with_gold,
-    weighted_interval,
-)
+from prudent.evaluation.posterior_risk import component_risks, weighted_interval
 from prudent.evaluation.risk_estimate import (
-    LEAST_PAIRS,
     LEAST_PROMPTS,
     Fit,
+    by_gold,
     drawn_truths,
-    feature_moves,
-    fit_policies,
+    fit_rewards,
     promised,
+    too_few,
+    unknown,
 )
 from prudent.policies.estimates import Estimate, estimate
 from prudent.policies.objectives import METHODS
@@ -41,98 +36,82 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Plan:
+    """How the reward model is fitted and drawn, and what its policies are judged by."""
+
+    betas: Sequence[float]
+    draws: int
+    members: int
+    ridge: float | str
+    reward: str
+    floor: float
+    max_risk: float
+    methods: Sequence[str] = tuple(METHODS)
+
+
+@dataclass(frozen=True)
 class Trained:
     """The reward fitted on all pairs and its members: fit, and what methods see of it (one draw)."""
 
     fit: Fit
     estimate: Estimate
-    weight: torch.Tensor
     groups: Sequence[Any]
 
     def policies(self, rows: Sequence[tuple[str, float]]) -> torch.Tensor:
         """The policy of each (method, beta), minus the reference: (rows, P, C)."""
-        found = [METHODS[method](self.estimate, self.weight, beta) - self.weight for method, beta in rows]
-        return torch.cat(found)
+        weight = self.fit.weight
+        return torch.cat([METHODS[method](self.estimate, weight, beta) - weight for method, beta in rows])
 
 
-def trained_on(
-    pairs: PairFeatures,
-    candidates: CandidateFeatures,
-    *,
-    members: int,
-    ridge: float | str,
-    reward: str,
-    floor: float,
-    seed: Seed,
-) -> Trained:
-    """The reward model fitted on all of the pairs, with ``members`` resamples for mean and variance."""
+def trained_on(pairs: PairFeatures, candidates: CandidateFeatures, plan: Plan, seed: Seed) -> Trained:
+    """The reward model fitted on all of the pairs, with members on resamples of them for mean and variance."""
     weight = as_tensor(candidates.reference, torch.float64)
-    sides = (as_tensor(side, torch.float64) for side in (pairs.chosen, pairs.rejected, candidates.features))
-    better, worse, features = sides
+    better, worse, features = (
+        as_tensor(side, torch.float64) for side in (pairs.chosen, pairs.rejected, candidates.features)
+    )
     features = torch.where(weight[..., None] > 0, features, 0.0)
-    fit = fit_policies(
+    fit = fit_rewards(
         better,
         worse,
         pairs.groups,
         features,
         weight,
-        [],
-        members=members,
+        members=plan.members,
         seed=seed,
-        ridge=ridge,
+        ridge=plan.ridge,
         columns=pairs.columns,
     )
-    own: str | torch.Tensor = "mean" if reward == "mean" else fit.full
-    return Trained(fit, estimate(fit.ensemble[None], weight, reward=own, floor=floor), weight, pairs.groups)
-
-
-def unknown(pairs: int, groups: int, prompts: int, with_truth: bool) -> str | None:
-    """Why there is no estimate for so many pairs, of so many prompts, and candidates' prompts; None where there is."""
-    if pairs < LEAST_PAIRS or groups < LEAST_PROMPTS:
-        return f"{pairs} pairs of {groups} prompts; an estimate needs {LEAST_PAIRS} of {LEAST_PROMPTS}"
-    if with_truth and prompts < LEAST_PROMPTS:
-        return f"candidates of {prompts} prompts; an estimate needs {LEAST_PROMPTS}"
-    return None
+    own: str | torch.Tensor = "mean" if plan.reward == "mean" else fit.full
+    return Trained(fit, estimate(fit.ensemble[None], weight, reward=own, floor=plan.floor), pairs.groups)
 
 
 def risk_rows(
     trained: Trained, settings: Sequence[tuple[str, float]], truth: torch.Tensor | None, draws: int, seed: Seed
 ) -> list[Row]:
     """risk, low, high, gain and reason of each (method, beta); without a truth also procedure_risk and its interval."""
-    weight = trained.weight
-    reason = unknown(len(trained.fit.difference), len(set(map(str, trained.groups))), len(weight), truth is not None)
-    moved = trained.policies(settings)
+    weight = trained.fit.weight
+    reason = too_few(trained.groups)
+    if reason is None and truth is not None and len(weight) < LEAST_PROMPTS:
+        reason = f"candidates of {len(weight)} prompts; an estimate needs {LEAST_PROMPTS}"
     if reason is not None:
-        nothing = {"procedure_risk": None, "procedure_low": 0.0, "procedure_high": 1.0}
-        return [{"risk": None, "low": 0.0, "high": 1.0, "gain": None, "reason": reason, **nothing} for _ in settings]
-    if truth is None:
-        rows = [{"method": method, "beta": beta} for method, beta in settings]
-        return promised(trained.fit._replace(moved=moved), trained.groups, weight, rows, draws=draws, seed=seed)
-    gold = torch.where(weight > 0, as_tensor(truth, torch.float64), 0.0)
-    found = risk_with_gold((moved * gold).sum(-1).numpy())
-    names = ("risk", "low", "high", "gain")
-    return [{**{name: float(getattr(found, name)[k]) for name in names}, "reason": None} for k in range(len(settings))]
+        return [unknown(reason) for _ in settings]
+    moved = trained.policies(settings)
+    if truth is not None:
+        return by_gold(moved, torch.where(weight > 0, as_tensor(truth, torch.float64), 0.0))
+    rows = [{"method": method, "beta": beta} for method, beta in settings]
+    return promised(trained.fit, moved, trained.groups, rows, draws=draws, seed=seed)
 
 
-@dataclass(frozen=True)
-class Valued:
-    """Policies of all methods valued by rewards from the posterior, at equal beta and at equal KL."""
-
-    posterior: Posterior
-    beta: Outcomes
-    kl: Outcomes
-
-
-def valued(trained: Trained, betas: Sequence[float], methods: Sequence[str], draws: int, seed: Seed) -> Valued:
-    """Every method at every beta and at vanilla's KL, each policy valued by ``draws`` rewards from the posterior."""
-    posterior = reward_posterior(trained.fit.difference.double().numpy())
-    truths = drawn_truths(trained.fit, posterior, trained.weight, draws, numpy_generator(seed))
-    beta = at_equal_beta(trained.estimate, trained.weight, truths, betas, methods=methods)
-    equal = at_equal_kl(trained.estimate, trained.weight, truths, beta, methods=methods)
-    return Valued(posterior, beta, equal)
+def valued(
+    trained: Trained, betas: Sequence[float], methods: Sequence[str], draws: int, seed: Seed
+) -> tuple[Outcomes, Outcomes]:
+    """Every method at every beta, and at vanilla's KL, each policy valued by ``draws`` rewards from the posterior."""
+    weight, truths = trained.fit.weight, drawn_truths(trained.fit, draws, numpy_generator(seed))
+    beta = at_equal_beta(trained.estimate, weight, truths, betas, methods=methods)
+    return beta, at_equal_kl(trained.estimate, weight, truths, beta, methods=methods)
 
 
-def posterior_table(trained: Trained, posterior: Posterior, outcomes: Outcomes) -> list[Row]:
+def posterior_table(trained: Trained, outcomes: Outcomes) -> list[Row]:
     """``core.table`` with what the posterior says exactly in place of what its draws show.
 
     risk and its interval as in ``estimate_risk``; gain and the difference from vanilla with their 95 % over rewards
@@ -142,8 +121,9 @@ def posterior_table(trained: Trained, posterior: Posterior, outcomes: Outcomes) 
     known = [row for row in rows if row.get("risk") is not None]
     if not known:
         return rows
-    moved = trained.policies([(row["method"], row["beta"]) for row in known])
-    risks, means = component_risks(posterior, feature_moves(trained.fit._replace(moved=moved), trained.weight))
+    posterior = trained.fit.posterior
+    moves = trained.fit.feature_moves(trained.policies([(row["method"], row["beta"]) for row in known]))
+    risks, means = component_risks(posterior, moves)
     low, high = weighted_interval(risks, posterior.weight, LEVEL)
     gains = posterior.weight[1:] @ means
     at = {(row["method"], row["setting"]): k for k, row in enumerate(known)}
@@ -166,39 +146,35 @@ def posterior_table(trained: Trained, posterior: Posterior, outcomes: Outcomes) 
 
 
 def check_against(
-    trained: Trained, rows: Sequence[Row], truth: torch.Tensor, draws: int, seed: Seed
+    trained: Trained, rows: Sequence[Row], by_truth: Sequence[Row], draws: int, seed: Seed
 ) -> dict[str, Any] | None:
     """What would have been promised without the truth, beside what the truth says; None where no estimate can be made.
 
-    rows: of ``core.table`` at equal beta over draws, whose risk is the procedure's.
+    rows: of ``core.table`` at equal beta over draws, whose risk is the procedure's. by_truth: their ``risk_rows``.
     """
-    settings = [(row["method"], row["setting"]) for row in rows if row.get("risk") is not None]
+    known = [(row, true) for row, true in zip(rows, by_truth, strict=True) if row.get("risk") is not None]
     (own,) = spawn(seed, 1)
-    guesses = risk_rows(trained, settings, None, draws, own)
+    guesses = risk_rows(trained, [(row["method"], row["setting"]) for row, _ in known], None, draws, own)
     if not guesses or guesses[0]["risk"] is None:
         return None
-    told = risk_rows(trained, settings, truth, draws, own)
-    found = []
-    for (method, beta), row, guess, true in zip(
-        settings, (r for r in rows if r.get("risk") is not None), guesses, told
-    ):
-        found.append(
-            {
-                "method": method,
-                "beta": beta,
-                "kind": row["kind"],
-                "promised_risk": guess["risk"],
-                "promised_low": guess["low"],
-                "promised_high": guess["high"],
-                "true_gain": true["gain"],
-                "came_out_below": None if true["gain"] is None else true["gain"] <= 0,
-                "promised_procedure_risk": guess["procedure_risk"],
-                "procedure_risk": row["risk"],
-                "procedure_low": row["low"],
-                "procedure_high": row["high"],
-                "promised_gain": guess["gain"],
-            }
-        )
+    found = [
+        {
+            "method": row["method"],
+            "beta": row["setting"],
+            "kind": row["kind"],
+            "promised_risk": guess["risk"],
+            "promised_low": guess["low"],
+            "promised_high": guess["high"],
+            "true_gain": true["gain"],
+            "came_out_below": None if true["gain"] is None else true["gain"] <= 0,
+            "promised_procedure_risk": guess["procedure_risk"],
+            "procedure_risk": row["risk"],
+            "procedure_low": row["low"],
+            "procedure_high": row["high"],
+            "promised_gain": guess["gain"],
+        }
+        for (row, true), guess in zip(known, guesses, strict=True)
+    ]
     return {"rows": found, **_agreement(found)}
 
 

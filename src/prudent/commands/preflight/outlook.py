@@ -7,13 +7,13 @@ change of m / s from half the pairs (or members) to all of them is continued for
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from prudent.commands.preflight.core import Outcomes, at_equal_beta, draw_scores, join, see
-from prudent.rewards.containers import CandidateFeatures, PairFeatures
+from prudent.commands.preflight.core import Outcomes, join
+from prudent.rewards.containers import PairFeatures
 from prudent.rewards.draws import halves
 from prudent.seeding import Seed, spawn
 
@@ -43,29 +43,11 @@ def continued(half: float | None, full: float | None) -> float | None:
 
 
 def with_half_the_pairs(
-    pairs: PairFeatures,
-    candidates: CandidateFeatures,
-    truth: torch.Tensor,
-    betas: Sequence[float],
-    *,
-    methods: Sequence[str],
-    draws: int,
-    members: int,
-    ridge: float | str,
-    reward: str,
-    floor: float,
-    seed: Seed,
+    pairs: PairFeatures, outcomes: Callable[[PairFeatures, Seed], Outcomes], seed: Seed
 ) -> Outcomes:
-    """Outcomes with reward models that see half of the pairs only: both halves (by prompt), ``draws`` / 2 each."""
+    """``outcomes`` of reward models that see half of the pairs only: both halves (by prompt), joined."""
     split, *seeds = spawn(seed, 3)
-    parts = []
-    for rows, child in zip(halves(pairs.groups, split), seeds):
-        drawn = draw_scores(
-            pairs.take(rows), candidates, draws=max(2, draws // 2), members=members, ridge=ridge, seed=child
-        )
-        seen = see(drawn, candidates.reference, reward=reward, floor=floor)
-        parts.append(at_equal_beta(seen, candidates.reference, truth, betas, methods=methods))
-    return join(parts)
+    return join([outcomes(pairs.take(rows), child) for rows, child in zip(halves(pairs.groups, split), seeds)])
 
 
 def compare(full: Outcomes, less: Outcomes, what: str) -> list[dict[str, Any]]:

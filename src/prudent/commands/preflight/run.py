@@ -15,7 +15,8 @@ import torch
 from prudent.commands.common import say
 from prudent.commands.preflight import inputs as reading
 from prudent.commands.preflight import page, page_study
-from prudent.commands.preflight.answer import Answer, Plan, answer
+from prudent.commands.preflight.answer import Answer, answer
+from prudent.commands.preflight.given_pairs import Plan
 from prudent.commands.preflight.inputs import Inputs
 from prudent.commands.preflight.options import PreflightOptions
 from prudent.commands.preflight.output import results, write_tables
