@@ -41,7 +41,9 @@ def test_the_table_holds_the_same_risks_and_pairs_methods(world) -> None:
         drawn = by_beta.gain[by_beta.of(*setting)]
         assert float((drawn <= 0).double().mean()) == pytest.approx(row["risk"], abs=0.08)  # 400 draws
         assert rows[setting]["gain_low"] <= rows[setting]["gain"] <= rows[setting]["gain_high"]
+        assert (rows[setting]["low"], rows[setting]["high"]) == pytest.approx((row["low"], row["high"]))
     equal = posterior_table(model, by_kl)
+    assert all(row["low"] == 0 for row in equal)  # one definition of the interval in every table
     kl = {row["setting"]: row["kl"] for row in equal if row["method"] == "vanilla"}
     assert all(row["kl"] == pytest.approx(kl[row["setting"]], rel=0.01) for row in equal)
 

@@ -112,7 +112,11 @@ def component_risks(posterior: Posterior, moves: np.ndarray) -> tuple[np.ndarray
 
 def risk_without_gold(posterior: Posterior, moves: np.ndarray, level: float = 0.95) -> Risks:
     """Risk, its interval and gain of policies with ``moves`` (M, q) as in ``component_risks``."""
-    risks, mean = component_risks(posterior, moves)
+    return averaged(posterior, *component_risks(posterior, moves), level)
+
+
+def averaged(posterior: Posterior, risks: np.ndarray, mean: np.ndarray, level: float = 0.95) -> Risks:
+    """Risk, its interval and gain over what ``component_risks`` gives."""
     high = weighted_interval(risks, posterior.weight, level)[1]
     return Risks(posterior.weight @ risks, np.zeros_like(high), high, posterior.weight[1:] @ mean)
 

@@ -14,7 +14,7 @@ import torch
 
 from prudent.arrays import as_tensor
 from prudent.commands.preflight.core import BASELINE, Outcomes, at_equal_beta, at_equal_kl, table
-from prudent.evaluation.posterior_risk import component_risks, weighted_interval
+from prudent.evaluation.posterior_risk import averaged, component_risks, weighted_interval
 from prudent.evaluation.risk_estimate import (
     LEAST_PROMPTS,
     Fit,
@@ -124,14 +124,14 @@ def posterior_table(trained: Trained, outcomes: Outcomes) -> list[Row]:
     posterior = trained.fit.posterior
     moves = trained.fit.feature_moves(trained.policies([(row["method"], row["beta"]) for row in known]))
     risks, means = component_risks(posterior, moves)
-    low, high = weighted_interval(risks, posterior.weight, LEVEL)
-    gains = posterior.weight[1:] @ means
+    found = averaged(posterior, risks, means, LEVEL)
+    gains = found.gain
     at = {(row["method"], row["setting"]): k for k, row in enumerate(known)}
     tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
     for k, row in enumerate(known):
         gain = outcomes.gain[outcomes.of(row["method"], row["setting"])]
         ends = torch.quantile(gain, tails).tolist()
-        row |= {"risk": float(posterior.weight @ risks[:, k]), "low": float(low[k]), "high": float(high[k])}
+        row |= {name: float(getattr(found, name)[k]) for name in ("risk", "low", "high")}
         row |= {"gain": float(gains[k]), "gain_low": ends[0], "gain_high": ends[1]}
         base = at.get((BASELINE, row["setting"]))
         if row.get("vs_risk") is None or base is None:
