@@ -183,6 +183,22 @@ ModelName = Annotated[str, typer.Option("--model", help="Language model: smollm2
 Pooling = Annotated[str, typer.Option("--pooling", help="Features: last, mean or last+mean token states.")]
 MaxLength = Annotated[int, typer.Option("--max-length", min=1, max=MOST_TOKENS, help="Longest conversation in tokens.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="Precision of the language model; by default what is fast.")]
+FEATURES = "Features"  # panel
+Encoder = Annotated[str, typer.Option(help="Language model that gives the features.", rich_help_panel=FEATURES)]
+EncoderPooling = Annotated[str, typer.Option(help="Token states: last, mean or last+mean.", rich_help_panel=FEATURES)]
+EncoderLength = Annotated[
+    int, typer.Option(min=8, max=MOST_TOKENS, help="Longest text in tokens.", rich_help_panel=FEATURES)
+]
+EncoderDtype = Annotated[
+    str | None, typer.Option(help="Precision of language models; by default what is fast.", rich_help_panel=FEATURES)
+]
+LanguageModel = Annotated[
+    str | None, typer.Option(help="Language model to use in place of the one named in the folder (same weights).")
+]
+ModelDtype = Annotated[str | None, typer.Option(help="Precision of the language model: float32, bfloat16.")]
+OnError = Annotated[
+    Literal["raise", "skip"], typer.Option(help="Bad rows: raise (list all and stop) or skip (drop, counted).")
+]
 MaxPairs = Annotated[int | None, typer.Option("--max-pairs", min=2, help="Use at most so many pairs, drawn at random.")]
 MaxTestPairs = Annotated[
     int | None, typer.Option("--max-test-pairs", min=2, help="Use at most so many test pairs, drawn at random.")

@@ -8,9 +8,20 @@ from typing import Annotated, Literal
 
 import typer
 
-from prudent.commands.options import DEFAULT_MODEL, SOURCE, RowOptions, RunOptions, command
+from prudent.commands.options import (
+    DEFAULT_MODEL,
+    SOURCE,
+    Encoder,
+    EncoderDtype,
+    EncoderLength,
+    EncoderPooling,
+    OnError,
+    RowOptions,
+    RunOptions,
+    command,
+)
 
-FEATURES, LABELS, FORECAST = "Features", "How people label", "How many labels"
+LABELS, FORECAST = "How people label", "How many labels"
 
 
 @command(
@@ -74,21 +85,11 @@ class AcquireOptions(RowOptions, RunOptions):
     simulations: Annotated[
         int, typer.Option(min=0, max=10_000, help="Rewards simulated; 0 makes no forecast.", rich_help_panel=FORECAST)
     ] = 40
-    on_error: Annotated[
-        Literal["raise", "skip"], typer.Option(help="Bad rows: raise (list all and stop) or skip (drop, counted).")
-    ] = "raise"
-    encoder: Annotated[str, typer.Option(help="Language model that gives the features.", rich_help_panel=FEATURES)] = (
-        DEFAULT_MODEL
-    )
-    pooling: Annotated[str, typer.Option(help="Token states: last, mean or last+mean.", rich_help_panel=FEATURES)] = (
-        "last+mean"
-    )
-    max_length: Annotated[
-        int, typer.Option(min=8, max=1_000_000, help="Longest text in tokens.", rich_help_panel=FEATURES)
-    ] = 1024
-    dtype: Annotated[
-        str | None, typer.Option(help="Precision of the language model: float32, bfloat16.", rich_help_panel=FEATURES)
-    ] = None
+    on_error: OnError = "raise"
+    encoder: Encoder = DEFAULT_MODEL
+    pooling: EncoderPooling = "last+mean"
+    max_length: EncoderLength = 1024
+    dtype: EncoderDtype = None
 
     def problems(self) -> list[str]:
         """What is wrong with these options together."""

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from prudent.commands.options import RowOptions, RunOptions, command
+from prudent.commands.options import ModelDtype, RowOptions, RunOptions, command
 
 
 @command(
@@ -34,4 +34,4 @@ class BestOfNOptions(RowOptions, RunOptions):
     ] = None
     coefficient: Annotated[float | None, typer.Option(help="Coefficient of lcb, uwo or entropic.")] = None
     language_model: Annotated[str | None, typer.Option(help="Language model in place of the folder's own.")] = None
-    dtype: Annotated[str | None, typer.Option(help="Precision of the language model: float32, bfloat16.")] = None
+    dtype: ModelDtype = None

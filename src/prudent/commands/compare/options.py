@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -16,6 +16,7 @@ from prudent.commands.options import (
     MaxPairs,
     MaxTestPairs,
     ModelName,
+    OnError,
     Pooling,
     RowOptions,
     RunOptions,
@@ -40,9 +41,7 @@ class CompareOptions(RowOptions, RunOptions):
     preferences: Annotated[tuple[str, ...], typer.Option(help="Preference file or hub id to train on."), SOURCE]
     families: Annotated[str, typer.Option(help="Families, comma-separated.")] = "heads,laplace,mlp,dropout,novelty"
     test: Annotated[tuple[str, ...], typer.Option(help="Test pairs; by default a fifth of the prompts."), SOURCE] = ()
-    on_error: Annotated[
-        Literal["raise", "skip"], typer.Option(help="Bad rows: raise (list all, stop) or skip (drop, count).")
-    ] = "raise"
+    on_error: OnError = "raise"
     ood: Annotated[str | None, typer.Option(help="Pairs unlike these; by default shuffled words."), SOURCE] = None
     target: Annotated[
         str | None, typer.Option(help="Column of true margins in the test file, for conformal intervals.")

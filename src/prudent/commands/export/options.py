@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from prudent.commands.options import RunOptions, command
+from prudent.commands.options import LanguageModel, RunOptions, command
 
 
 @command(
@@ -30,6 +30,4 @@ class ExportOptions(RunOptions):
         Literal["members", "rule"],
         typer.Option(help="members: one label a member and their mean last. rule: their mean alone."),
     ] = "members"
-    language_model: Annotated[
-        str | None, typer.Option(help="Language model to use in place of the one named in the folder (same weights).")
-    ] = None
+    language_model: LanguageModel = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from prudent.commands.options import (
     MaxLength,
     MaxPairs,
     ModelName,
+    OnError,
     RowOptions,
     RunOptions,
     command,
@@ -61,9 +62,7 @@ class FitOptions(RowOptions, RunOptions):
         int | None, typer.Option(min=1, help="Members K; by default the family's own (10 or 3).", max=MANY)
     ] = None
     test: Annotated[tuple[str, ...], typer.Option(help="Preference file to report accuracy on."), SOURCE] = ()
-    on_error: Annotated[
-        Literal["raise", "skip"], typer.Option(help="Bad rows: raise (list all, stop) or skip (drop, count).")
-    ] = "raise"
+    on_error: OnError = "raise"
     split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None
     stream: Annotated[
         bool, typer.Option("--stream", help="Read piece by piece onto disk: for data larger than memory.")

@@ -12,6 +12,11 @@ from prudent.commands.options import (
     DEFAULT_MODEL,
     MOST_TOKENS,
     SOURCE,
+    Encoder,
+    EncoderDtype,
+    EncoderLength,
+    EncoderPooling,
+    OnError,
     RowOptions,
     RunOptions,
     command,
@@ -21,7 +26,7 @@ from prudent.commands.options import (
 
 REWARDS = {"member": "member:0", "mean": "mean"}
 BETAS = (0.03, 0.1, 0.3, 1.0)
-FEATURES, DRAWS, SAMPLING = "Features", "Draws and risk", "Candidates sampled from the policy"
+DRAWS, SAMPLING = "Draws and risk", "Candidates sampled from the policy"
 
 
 @command(
@@ -76,22 +81,11 @@ class PreflightOptions(RowOptions, RunOptions):
     max_pairs: Annotated[int | None, typer.Option(min=8, help="Use at most so many pairs, drawn at random.")] = None
     max_test_pairs: Annotated[int | None, typer.Option(min=8, help="The same for each test file.")] = None
     holdout: Annotated[float, typer.Option(help="Share of prompts held out without a test file.")] = 0.2
-    on_error: Annotated[
-        Literal["raise", "skip"], typer.Option(help="Bad rows: raise (list all and stop) or skip (drop, counted).")
-    ] = "raise"
-    encoder: Annotated[str, typer.Option(help="Language model that gives the features.", rich_help_panel=FEATURES)] = (
-        DEFAULT_MODEL
-    )
-    pooling: Annotated[str, typer.Option(help="Token states: last, mean or last+mean.", rich_help_panel=FEATURES)] = (
-        "last+mean"
-    )
-    max_length: Annotated[
-        int, typer.Option(min=8, help="Longest text in tokens.", rich_help_panel=FEATURES, max=MOST_TOKENS)
-    ] = 1024
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="Precision of language models; by default what is fast.", rich_help_panel=FEATURES),
-    ] = None
+    on_error: OnError = "raise"
+    encoder: Encoder = DEFAULT_MODEL
+    pooling: EncoderPooling = "last+mean"
+    max_length: EncoderLength = 1024
+    dtype: EncoderDtype = None
     prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts.", rich_help_panel=SAMPLING, max=1_000_000)] = 40
     samples: Annotated[int, typer.Option(min=2, max=10_000, help="Responses a prompt.", rich_help_panel=SAMPLING)] = 16
     max_new_tokens: Annotated[

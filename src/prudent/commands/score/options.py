@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from prudent.commands.options import RowOptions, command
+from prudent.commands.options import LanguageModel, ModelDtype, RowOptions, command
 
 
 @command(
@@ -35,13 +35,11 @@ class ScoreOptions(RowOptions):
     rule: Annotated[
         str | None, typer.Option(help="Also give a reward by this rule: mean, min, lcb, uwo, median, cvar, ...")
     ] = None
-    language_model: Annotated[
-        str | None, typer.Option(help="Language model to use in place of the one named in the folder (same weights).")
-    ] = None
+    language_model: LanguageModel = None
     on_error: Annotated[
         Literal["raise", "skip"], typer.Option(help="Rows that can't be scored: raise (list all) or skip (counted).")
     ] = "raise"
-    dtype: Annotated[str | None, typer.Option(help="Precision of the language model: float32, bfloat16.")] = None
+    dtype: ModelDtype = None
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a finished run that is in --out, or the file --output.")
     ] = False

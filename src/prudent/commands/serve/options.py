@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from prudent.commands.options import RowOptions, command
+from prudent.commands.options import LanguageModel, ModelDtype, RowOptions, command
 
 
 @command(
@@ -54,10 +54,8 @@ class ServeOptions(RowOptions):
     token: Annotated[str, typer.Option(envvar="PRUDENT_SERVE_TOKEN", help="Bearer token that requests must carry.")] = (
         ""
     )
-    language_model: Annotated[
-        str | None, typer.Option(help="Language model to use in place of the one named in the folder (same weights).")
-    ] = None
-    dtype: Annotated[str | None, typer.Option(help="Precision of the language model: float32, bfloat16.")] = None
+    language_model: LanguageModel = None
+    dtype: ModelDtype = None
 
     def problems(self) -> list[str]:
         """What is wrong with these options together."""
