@@ -13,9 +13,11 @@ from fastapi.testclient import TestClient
 
 from prudent import PrudentError
 from prudent.data.pools import Pool
+from prudent.errors import RowsError
 from prudent.features.rendering import prompt_text, template_marks
 from prudent.serving.app import ServiceOptions, create_app
 from prudent.serving.batching import Limits
+from prudent.serving.bodies import Sample
 from prudent.serving.scorer import RewardScorer
 
 PROMPTS = ["ask 1", "What is a river?"]
@@ -134,6 +136,25 @@ def test_one_bad_conversation_costs_the_others_nothing(client, offline):
     good, bad = client.post("/score", json=body).json()["results"]
     assert good["reward"] == pytest.approx(float(offline.mean(0)[0]), abs=1e-5)
     assert bad["index"] == 1 and "prompt" in bad["error"]
+
+
+def test_texts_that_fail_in_the_model_are_left_out_together(reward_model):
+    scorer, calls, inner = RewardScorer(reward_model), [], reward_model.score
+
+    def score(prompts, responses):
+        calls.append(len(responses))
+        bad = {row: "no text" for row, text in enumerate(responses) if text == "bad"}
+        if bad:
+            raise RowsError(bad)
+        return inner(prompts, responses)
+
+    reward_model.score = score
+    texts = ["good", "bad", "fine", "bad", "well"]
+    found = scorer.score([Sample("ask", text) for text in texts])
+    assert [isinstance(one, str) for one in found] == [False, True, False, True, False]
+    assert found[1] == "no text" and calls == [5, 3]
+    want = inner(["ask"] * 3, ["good", "fine", "well"]).mean(0)
+    assert [found[row].reward for row in (0, 2, 4)] == pytest.approx(want.tolist(), abs=1e-5)
 
 
 def test_a_token_is_asked_for(reward_model):

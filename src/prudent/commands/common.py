@@ -1,9 +1,17 @@
-"""What every command prints: results on stdout, progress on stderr."""
+"""What every command prints: results on stdout, progress and the time of its stages on stderr."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prudent.runs import Run
+
+Say = Callable[[str], None]
 
 
 def say(message: str) -> None:
@@ -24,3 +32,20 @@ def print_json(value: Any) -> None:
     from prudent.runs import dumps
 
     print(dumps(value), flush=True)
+
+
+def timer(run: Run, say: Say) -> Callable[[str], contextlib.AbstractContextManager[None]]:
+    """Context manager by stage name: says what begins, keeps its seconds (clock and processor) in the manifest."""
+    run.manifest["cpu_s"] = {}
+
+    @contextlib.contextmanager
+    def stage(name: str) -> Iterator[None]:
+        say(f"{name} ...")
+        start, processor = time.perf_counter(), time.process_time()
+        yield
+        spent = time.perf_counter() - start
+        run.manifest["timings_s"][name] = round(spent, 3)
+        run.manifest["cpu_s"][name] = round(time.process_time() - processor, 3)
+        say(f"{name}: {spent:.1f} s")
+
+    return stage

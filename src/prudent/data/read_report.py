@@ -15,7 +15,7 @@ SKIP = '--on-error skip (in Python on_error="skip")'
 @dataclass
 class ReadReport:
     """What one pass over a source found. bad: rows that can't be used. left_out: well-formed rows without a preference
-    (ties, undecided votes, ...). flagged: rows kept after a mending or with something to look at. votes: how often each
+    (ties, undecided votes, ...). flagged: rows kept after a repair or with something to look at. votes: how often each
     vote was given (1, 2, 0 for a tie, 3 for both bad)."""
 
     source: str

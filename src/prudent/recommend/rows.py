@@ -23,7 +23,7 @@ USUAL = {
     "timestamp": ("timestamp", "time", "ts", "datetime"),
 }
 TYPED = re.compile(r":(token|float)(_seq)?$")  # RecBole's headers name each column's type
-Row = tuple[int, Any, Any, Any, Any] | BadRow  # a row that can't even be taken apart is told as a BadRow
+Row = tuple[int, Any, Any, Any, Any] | BadRow  # a row that can't even be taken apart becomes a BadRow
 Blank = Callable[[], int]
 
 
@@ -82,7 +82,7 @@ def open_text(path: Path) -> io.TextIOBase:
 
 
 def readable(rows: Iterable[Any], path: Path) -> Iterator[Any]:
-    """``rows``, with damage of the file told as a PrudentError."""
+    """``rows``, with damage of the file raised as a PrudentError."""
     try:
         yield from rows
     except UnicodeDecodeError as error:

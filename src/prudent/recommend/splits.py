@@ -17,7 +17,7 @@ HOWS = ("user", "time", "random")
 
 @dataclass(frozen=True)
 class Truth:
-    """Held-out positives, told apart by whether the training side knows their user and item.
+    """Held-out positives, distinguished by whether the training side knows their user and item.
 
     positives: (users, items) CSR, the pairs whose item is in the catalogue. unreachable: (users,) int64, held-out
     positives of an item that training never saw; they stay in every denominator, since leaving them out would flatter.

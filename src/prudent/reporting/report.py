@@ -144,9 +144,9 @@ class Report:
 
     def html(self) -> str:
         """The whole report as one HTML text."""
-        environment = _environment()
-        environment.globals["mark"] = functools.partial(mark_up, terms=self.terms)
-        page = environment.get_template("report.html.j2").render(
+        templates = environment(Path(__file__).parent / "templates")
+        templates.globals["mark"] = functools.partial(mark_up, terms=self.terms)
+        page = templates.get_template("report.html.j2").render(
             title=self.title,
             subtitle=self.subtitle,
             blocks=self.blocks,
@@ -271,8 +271,16 @@ def _asset(name: str) -> str:
     return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
 
 
-def _environment() -> jinja2.Environment:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+def environment(folder: Path) -> jinja2.Environment:
+    """Templates of a folder: every text is escaped, and a missing value is an error."""
+    loader = jinja2.FileSystemLoader(folder)
     return jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+
+
+def form(template: Path, *, style: Path, script: Path, **values: Any) -> str:
+    """HTML of a form that a person fills in: one offline page, its style and script from files of ours inside."""
+    page = environment(template.parent).get_template(template.name)
+    inside = {name: Markup(path.read_text(encoding="utf-8")) for name, path in (("style", style), ("script", script))}
+    return clean_text(page.render(**values, **inside))

@@ -39,7 +39,7 @@ class Batcher:
     """Scores samples in batches on one thread. Identical samples that wait or run at once are scored once; one whose
     clients have all gone before its batch began is left out.
 
-    score: (samples, truncated) -> scores, called off the event loop. observe: told (samples, seconds) of each batch.
+    score: (samples, truncated) -> scores, called off the event loop. observe: gets (samples, seconds) of each batch.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Request bodies of trainers and servers, told apart by their keys, and the answers in each one's own shape.
+"""Request bodies of trainers and servers, distinguished by their keys, and the answers in each one's own shape.
 
 ============  =================================  ==================================================================
 form          keys                               answer

@@ -87,6 +87,10 @@ class RewardScorer:
         try:
             scores = self.model.score([s.prompt for s in samples], [s.response for s in samples])
             return [self._one(sample, scores[:, [row]], cut[row]) for row, sample in enumerate(samples)]
+        except RowsError as error:  # names all that fail at once: the others are scored without them
+            good = [row for row in range(len(samples)) if row not in error.rows]
+            found = self.score([samples[row] for row in good], [cut[row] for row in good]) if good else []
+            return [{**error.rows, **dict(zip(good, found))}[row] for row in range(len(samples))]
         except PrudentError as error:
             if len(samples) == 1:
                 return [str(error)]

@@ -6,15 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from prudent.acquisition.forecast import CERTAIN
 from prudent.commands.acquire.options import AcquireOptions
 from prudent.commands.preflight.verdict import percent
 from prudent.reporting.charts import lines
-from prudent.reporting.report import Report, embed, turns
-from prudent.runs import clean_text
+from prudent.reporting.report import Report, embed, form, turns
 
 SHOWN = 20  # pairs in full on the report
 
@@ -131,19 +127,11 @@ def argilla_records(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def label_form(rows: Sequence[dict[str, Any]]) -> str:
     """HTML of the form: offline, every text escaped; it saves labelled.jsonl, which ``read_preferences`` reads."""
     folder = Path(__file__).parent / "templates"
-    style = Path(__file__).parents[1] / "clean" / "templates" / "review.css"
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     kept = [{name: row[name] for name in ("id", "prompt", "response_1", "response_2")} for row in rows]
-    page = environment.get_template("label.html.j2").render(
+    return form(
+        folder / "label.html.j2",
+        style=Path(__file__).parents[1] / "clean" / "templates" / "review.css",
+        script=folder / "label.js",
         items=[{**row, "prompt": turns(row["prompt"])} for row in rows],
         data=embed(kept),
-        style=Markup(style.read_text(encoding="utf-8")),
-        script=Markup((folder / "label.js").read_text(encoding="utf-8")),
     )
-    return clean_text(page)

@@ -16,8 +16,7 @@ from prudent.acquisition.pick import acquire as pick
 from prudent.acquisition.rules import RULES
 from prudent.commands.acquire import inputs, page
 from prudent.commands.acquire.options import AcquireOptions
-from prudent.commands.common import say
-from prudent.commands.preflight.run import timer
+from prudent.commands.common import say, timer
 from prudent.data.pools import Pool
 from prudent.evaluation.risk_estimate import LEAST_PAIRS
 from prudent.rewards.containers import CandidateFeatures, PairFeatures

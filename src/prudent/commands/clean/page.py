@@ -243,7 +243,7 @@ def _proof(report: Report, proof: dict[str, Any]) -> None:
     text = (
         f"Better than the labels as given: **{'; '.join(better)}**."
         if better
-        else "**No repair is surely better than the labels as given** on this test split."
+        else "**No repair is shown to be better than the labels as given** on this test split."
     )
     if worse:
         text += f" Worse: {'; '.join(worse)}."

@@ -6,13 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from prudent.data.cleaning import DECISIONS_FORMAT, STRENGTH_RULES, Change
 from prudent.data.rules import RULES
-from prudent.reporting.report import cell, embed, turns
-from prudent.runs import clean_text
+from prudent.reporting.report import cell, embed, form, turns
 
 ACTS = {"drop": "Drop this pair", "flip": "Swap chosen and rejected"}
 
@@ -64,22 +60,15 @@ def review_page(rows: Sequence[Mapping[str, Any]], changes: Sequence[Change], so
         ],
     }
     folder = Path(__file__).parent / "templates"
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("review.html.j2").render(
+    return form(
+        folder / "review.html.j2",
+        style=folder / "review.css",
+        script=folder / "review.js",
         source=source,
         items=items,
         rules=rules,
         data=embed(saved),
-        style=Markup((folder / "review.css").read_text(encoding="utf-8")),
-        script=Markup((folder / "review.js").read_text(encoding="utf-8")),
     )
-    return clean_text(page)
 
 
 def show(value: Any) -> str:

@@ -252,7 +252,7 @@ def encode_pairs(encoder: Encoder, data: Dataset) -> PairFeatures:
 def encode_distinct(
     encoder: Encoder, data: Dataset, name: str, notes: list[str], on_error: str = "raise"
 ) -> tuple[Dataset, PairFeatures]:
-    """The pairs that the encoder can tell apart, and their features; what its length limit did is told in ``notes``.
+    """The pairs that the encoder can tell apart, and their features; what its length limit did goes to ``notes``.
 
     Pairs that can't be rendered are named in one DataError, or left out with ``on_error="skip"``.
     """

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import resource
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prudent.commands.common import say
+from prudent.commands.common import Say, say, timer
 from prudent.commands.preflight import inputs as reading
 from prudent.commands.preflight import page, page_study
 from prudent.commands.preflight.answer import Answer, answer
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from prudent.features.encoder import Encoder
     from prudent.rewards.model import RewardModel
 
-Say = Callable[[str], None]
 JUDGED_PAIRS = 200  # held-out pairs that a judge is tested on: enough for an interval of +-7 points
 
 
@@ -43,23 +40,6 @@ def peak_memory_mib() -> float:
     """Largest resident memory of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def timer(run: Run, say: Say) -> Callable[[str], contextlib.AbstractContextManager[None]]:
-    """Context manager by stage name: says what begins, keeps its seconds (clock and processor) in the manifest."""
-    run.manifest["cpu_s"] = {}
-
-    @contextlib.contextmanager
-    def stage(name: str) -> Iterator[None]:
-        say(f"{name} ...")
-        start, processor = time.perf_counter(), time.process_time()
-        yield
-        spent = time.perf_counter() - start
-        run.manifest["timings_s"][name] = round(spent, 3)
-        run.manifest["cpu_s"][name] = round(time.process_time() - processor, 3)
-        say(f"{name}: {spent:.1f} s")
-
-    return stage
 
 
 def preflight(settings: PreflightOptions, *, say: Say = say) -> dict[str, Any]:

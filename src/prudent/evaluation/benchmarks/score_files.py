@@ -75,7 +75,7 @@ def judged(value: dict[str, Any], slot: str) -> str:
 
 
 def checked(kind: str, values: Any) -> tuple[str, list[Any]] | str:
-    """(kind, values) with numbers as floats and None as NaN, lists told apart as members or steps; or what is wrong."""
+    """(kind, values) with numbers as floats and None as NaN, lists as members or as steps; or what is wrong."""
     if kind == "judge":
         return kind, values
     if not isinstance(values, list) or not values:

@@ -35,8 +35,8 @@ def decoder_layers(backbone: torch.nn.Module) -> torch.nn.ModuleList:
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:
             return module
     raise PrudentError(
-        f"{type(backbone).__name__} has no list of {count} blocks, so its upper layers can't be told from the lower; "
-        "use family singles or linear without layers"
+        f"{type(backbone).__name__} has no list of {count} blocks, so its upper layers can't be "
+        "distinguished from the lower; use family singles or linear without layers"
     )
 
 
