@@ -26,7 +26,7 @@ import torch
 from prudent.acquisition import RULES, AcquireSettings, acquire
 from prudent.demo.shipped import load_features
 from prudent.demo.tone import tone_world
-from prudent.demo.world import load_world, side_places
+from prudent.demo.world import load_world, side_indices
 from prudent.evaluation.posterior_risk import reward_posterior, risk_without_gold
 from prudent.policies.finite import beta_for_kl, solve
 from prudent.rewards.accuracy import credit
@@ -115,7 +115,7 @@ def worlds(width: int) -> dict[str, Callable[[int], Split]]:
     toned = tone_world()
     features = load_features(toned)[0].numpy()
     embedded = load_world()
-    places = side_places(embedded, "restraint")
+    places = side_indices(embedded, "restraint")
     found: dict[str, Callable[[int], Split]] = {
         "tone": lambda seed: gold_split(features, toned.gold.numpy(), width, seed),
         "restraint": lambda seed: gold_split(features[places], embedded.gold[places].numpy(), width, seed),

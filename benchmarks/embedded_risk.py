@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
-from prudent.commands.preflight.core import DrawnScores, Outcomes, at_equal_beta, at_equal_kl, join, see, table
+from prudent.commands.preflight.core import DrawnScores, Outcomes, at_equal_beta, at_equal_kl, estimate_of, join, table
 from prudent.commands.preflight.truth import inequality, link, ordering
-from prudent.demo.world import SIDES, World, draw_preferences, load_world, side_places, split
+from prudent.demo.world import SIDES, World, draw_preferences, load_world, side_indices, split
 from prudent.rewards.draws import bootstrap_counts, fit_resamples
 from prudent.runs import dumps
 from prudent.seeding import Seed, spawn
@@ -100,7 +100,7 @@ def regime(
         truth = world.gold[test]
         reference = torch.full_like(truth, 1 / truth.shape[1])
         for reward in given.rewards:
-            seen = see(drawn, reference, reward=reward)
+            seen = estimate_of(drawn, reference, reward=reward)
             equal_beta = at_equal_beta(seen, reference, truth, given.betas, methods=METHODS)
             equal_kl = at_equal_kl(seen, reference, truth, equal_beta, methods=METHODS)
             found.setdefault((reward, "equal beta"), []).append(equal_beta)
@@ -180,7 +180,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", default=None, help="file for all rows as JSON")
     options = parser.parse_args()
     embedded = load_world(options.prompts)
-    places = side_places(embedded, options.side)
+    places = side_indices(embedded, options.side)
     kept, vectors = embedded.take(places), encoded(embedded, options.pooling)[places]
     collected: list[dict[str, Any]] = []
     for count in options.pairs:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prudent.demo.world import load_world, side_places
+from prudent.demo.world import load_world, side_indices
 
 GSM8K = Path(__file__).resolve().parents[2] / "shared/data/evaluation/gsm8k_solutions.jsonl.gz"
 GOOD = set(re.findall(r"\w+", "good great best fresh love enjoy happy wonderful beautiful easy")) | set(
@@ -97,7 +97,7 @@ def worlds(real: bool) -> dict[str, World]:
     golds["balanced"] = unit(embedded.gold.numpy())
     found = {name: World(features, lambda g, gold=gold: gold) for name, gold in golds.items()}
     found |= {name: World(features, draw) for name, draw in planted(z).items()}
-    restraint, demand = (side_places(embedded, side).numpy() for side in ("restraint", "demand"))
+    restraint, demand = (side_indices(embedded, side).numpy() for side in ("restraint", "demand"))
     own = unit(embedded.gold.numpy()[restraint])
     found["restraint"] = World(features[restraint], lambda g: own)
     short = np.argsort([[len(words(t)) for t in row] for row in texts], axis=1)[:, :8]

@@ -365,7 +365,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         draws=given.draws,
         delta=given.delta,
         seed=given.seed,
-        tick=lambda number: print(f"draw {number + 1} of {given.draws}", file=sys.stderr, flush=True),
+        advance=lambda number: print(f"draw {number + 1} of {given.draws}", file=sys.stderr, flush=True),
     )
     gold = world.gold[test].double()
     table = summarise(rows["promises"])

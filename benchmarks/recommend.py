@@ -32,7 +32,7 @@ from prudent.evaluation.statistics import bootstrap, holm, paired_bootstrap
 from prudent.recommend.batches import chunks
 from prudent.recommend.comparison import paired_p
 from prudent.recommend.interactions import read_interactions
-from prudent.recommend.metrics import Ranking, Scorer, evaluate, spread_of, tail_items
+from prudent.recommend.metrics import Ranking, Scorer, evaluate, exposure_shares, tail_items
 from prudent.recommend.models import Backbone, BackboneOptions, validator
 from prudent.recommend.pipeline import BACKBONES, BASELINES, SCHEDULES, Settings, fit, fit_backbone
 from prudent.recommend.ranking import blend, choose_blend, recommend
@@ -140,7 +140,7 @@ def write_piece(folder: Path, data: Data, name: str, seed: int) -> None:
     for key, scorer in scorers.items():
         ranking: Ranking = evaluate(scorer, data.test, seen, tail)
         columns |= {f"{key}|{metric}": values for metric, values in ranking.values.items()}
-        about["spread"][key] = spread_of(ranking.exposure, data.popularity)
+        about["spread"][key] = exposure_shares(ranking.exposure, data.popularity)
     pq.write_table(pa.table(columns), folder / f"{name}-{seed}.parquet")
     about["data"] = {
         "users": len(data.users),

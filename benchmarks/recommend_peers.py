@@ -85,7 +85,7 @@ def run_recbole(data: Any, python: str, seed: int, threads: int, options: dict) 
     import torch
 
     from prudent.recommend.models import factor_scores
-    from prudent.recommend.splits import places
+    from prudent.recommend.splits import catalogue_index
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -104,7 +104,7 @@ def run_recbole(data: Any, python: str, seed: int, threads: int, options: dict) 
         factors = {}
         for name, catalogue in (("user", data.users), ("item", data.items)):
             found = np.load(folder / f"{name}.npy", allow_pickle=False)
-            place = places(json.loads((folder / f"{name}.json").read_text()), catalogue)
+            index = catalogue_index(json.loads((folder / f"{name}.json").read_text()), catalogue)
             ordered = np.zeros((len(catalogue), found.shape[1]), dtype=np.float32)
             ordered[place] = found
             factors[name] = torch.from_numpy(ordered)

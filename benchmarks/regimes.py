@@ -368,7 +368,7 @@ if __name__ == "__main__":
         draws=given.draws,
         nats=given.kl,
         seed=given.seed,
-        tick=lambda name: print(f"{name} ...", file=sys.stderr, flush=True),
+        advance=lambda name: print(f"{name} ...", file=sys.stderr, flush=True),
     )
     show(found)
     if given.out:

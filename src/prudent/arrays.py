@@ -24,10 +24,10 @@ def require_finite(values: torch.Tensor, name: str, axes: tuple[str, ...] = ()) 
     bad = ~torch.isfinite(values)
     if not bool(bad.any()):
         return
-    place = torch.nonzero(bad)[0].tolist()
-    where = ", ".join(f"{axes[i] if i < len(axes) else f'axis {i}'} {index}" for i, index in enumerate(place))
+    position = torch.nonzero(bad)[0].tolist()
+    where = ", ".join(f"{axes[i] if i < len(axes) else f'axis {i}'} {index}" for i, index in enumerate(position))
     raise PrudentError(
-        f"{name} is {values[tuple(place)].item()} at {where or 'its only value'} "
+        f"{name} is {values[tuple(position)].item()} at {where or 'its only value'} "
         f"({int(bad.sum())} of {values.numel()} values are not finite); remove or fix them first"
     )
 

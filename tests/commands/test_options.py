@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import prudent
 from prudent.cli import app
-from prudent.commands.line import Group, add, spread
+from prudent.commands.line import Group, add, repeat_names
 from prudent.commands.options import COMMANDS, CommonOptions, build, command
 from prudent.errors import PrudentError
 
@@ -132,9 +132,9 @@ def test_version_and_a_group_called_wrongly() -> None:
     assert "rewardbench, rewardbench2, rewardmath, preferences, validity" in json.loads(wrong.stdout)["error"]
 
 
-def test_spread_stops_at_the_next_option() -> None:
+def test_repeated_names_stop_at_the_next_option() -> None:
     given = ["--betas", "0.1", "0.3", "--out", "x"]
-    assert spread(given, {"--betas"}) == ["--betas", "0.1", "--betas", "0.3", "--out", "x"]
+    assert repeat_names(given, {"--betas"}) == ["--betas", "0.1", "--betas", "0.3", "--out", "x"]
 
 
 def test_every_command_has_its_own_class_and_an_example() -> None:

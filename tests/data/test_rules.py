@@ -33,7 +33,7 @@ def test_near_identical_sees_case_space_and_small_edits() -> None:
         row(3, "P", long, long[: len(long) // 2]),
         row(4, "P", "word word word word", "word word"),
     ]
-    assert [f.place for f in find("near-identical", rows)] == [0, 1]
+    assert [f.index for f in find("near-identical", rows)] == [0, 1]
 
 
 def test_near_duplicates_know_their_direction() -> None:
@@ -47,7 +47,7 @@ def test_near_duplicates_know_their_direction() -> None:
         row(4, "P", edited, other),
         row(5, "quite another prompt", longer, other),
     ]
-    found = {f.place: f.evidence for f in find("near-duplicate", rows)}
+    found = {f.index: f.evidence for f in find("near-duplicate", rows)}
     assert sorted(found) == [1, 2]
     assert not found[1]["opposite_label"] and found[2]["opposite_label"]
     assert all(0.9 <= evidence["similarity"] < 1 for evidence in found.values())
@@ -77,10 +77,10 @@ def test_minhash_finds_what_exact_comparison_finds() -> None:
 
 def test_duplicates_leaks_and_empties() -> None:
     rows = [row(1, "P", "a", "b"), row(2, "P", "a", "b"), row(3, "Q", "a", " "), row(4, "R", "a", "b")]
-    assert [(f.place, f.evidence["same_as_line"]) for f in find("duplicate", rows)] == [(1, 1)]
-    assert [(f.place, f.evidence["empty_sides"]) for f in find("empty", rows)] == [(2, ["rejected"])]
+    assert [(f.index, f.evidence["same_as_line"]) for f in find("duplicate", rows)] == [(1, 1)]
+    assert [(f.index, f.evidence["empty_sides"]) for f in find("empty", rows)] == [(2, ["rejected"])]
     leaks = find("leak", rows, others={"test.jsonl": {"R": 7}})
-    assert [(f.place, f.evidence["prompt_also_in"]) for f in leaks] == [(3, [{"split": "test.jsonl", "line": 7}])]
+    assert [(f.index, f.evidence["prompt_also_in"]) for f in leaks] == [(3, [{"split": "test.jsonl", "line": 7}])]
 
 
 def test_broken_transcripts_and_damage() -> None:
@@ -93,9 +93,9 @@ def test_broken_transcripts_and_damage() -> None:
         row(6, "P", "bell \x07", "fine"),
         row(7, "P", "fine", "Human: I ask you"),
     ]
-    broken = {f.place: f.evidence["faults"] for f in find("broken-transcript", rows)}
+    broken = {f.index: f.evidence["faults"] for f in find("broken-transcript", rows)}
     assert broken == {0: ['chosen runs on into "Human:"'], 6: ['rejected begins with "Human:"']}
-    damaged = {f.place: f.evidence["faults"] for f in find("damaged-text", rows)}
+    damaged = {f.index: f.evidence["faults"] for f in find("damaged-text", rows)}
     assert damaged == {
         2: ["mojibake in chosen"],
         4: ["replacement character in chosen"],
@@ -109,7 +109,7 @@ def test_inverted_scores_are_suggested_for_a_flip() -> None:
         row(2, "P", "a", "c", score_chosen=3, score_rejected=1),
     ]
     found = find("scores", rows)
-    assert [(f.place, f.suggestion, f.evidence) for f in found] == [
+    assert [(f.index, f.suggestion, f.evidence) for f in found] == [
         (0, "flip", {"score_chosen": 2.0, "score_rejected": 9.0})
     ]
     with pytest.raises(PrudentError, match="score_chosen, score_rejected; chosen_score"):
@@ -122,7 +122,7 @@ def test_scripts() -> None:
     assert main_script("これは日本語の文章です。漢字") == "CJK"
     assert main_script("12 + 34") is None
     rows = [row(1, "P", "plain English words", "Это русский текст"), row(2, "P", "plain English words", "42")]
-    assert [f.place for f in find("language", rows)] == [0]
+    assert [f.index for f in find("language", rows)] == [0]
 
 
 def test_truncation_needs_a_model() -> None:
@@ -147,7 +147,7 @@ def test_rules_do_not_depend_on_row_order() -> None:
         listed = [rows[i] for i in order]
         keys = [r["prompt"][0]["content"] for r in listed]
         texts = [tuple(r[s][0]["content"] for s in ("prompt", "chosen", "rejected")) for r in listed]
-        return {(f.rule, texts[f.place]) for f in run_rules(Rows(listed, keys), actions)}
+        return {(f.rule, texts[f.index]) for f in run_rules(Rows(listed, keys), actions)}
 
     order = np.random.default_rng(1).permutation(40).tolist()
     assert summary(order) == summary(list(range(40))) != set()

@@ -111,9 +111,9 @@ def test_planted_inversions_are_flipped_as_often_as_expected() -> None:
     rows, wrong = planted(0)
     found = list(RULES["votes"].find(Rows(rows, [str(i) for i in range(len(rows))])))
     flips = np.zeros(len(rows), dtype=bool)
-    flips[[f.place for f in found if f.suggestion == "flip"]] = True
+    flips[[f.index for f in found if f.suggestion == "flip"]] = True
     drops = np.zeros(len(rows), dtype=bool)
-    drops[[f.place for f in found if f.suggestion == "drop"]] = True
+    drops[[f.index for f in found if f.suggestion == "drop"]] = True
     hit = sum(math.comb(4, k) * 0.85**k * 0.15 ** (4 - k) for k in (3, 4))
     miss = sum(math.comb(4, k) * 0.15**k * 0.85 ** (4 - k) for k in (3, 4))
     assert hit == pytest.approx(0.8905, abs=1e-4) and miss == pytest.approx(0.0120, abs=1e-4)

@@ -75,7 +75,7 @@ def test_every_bad_score_row_is_named(pairs: Path, tmp_path: Path) -> None:
     }
     good = lines(tmp_path / "g.jsonl", [{"id": "p3", "scores": [2, 1]}, {"id": "p0", "scores": [None, 1]}])
     contestant = of_table(read_scores(good)[0], items, "skip")
-    assert contestant.places == [3] and "3 of 4 items left out" in contestant.notes[0]
+    assert contestant.indices == [3] and "3 of 4 items left out" in contestant.notes[0]
 
 
 def test_duplicate_ids_and_unreadable_rows(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_steps_of_0_and_1_cost_one_item_in_one_reduction(pairs: Path, tmp_path: 
     assert found == dict.fromkeys(found, 4) | {"mean_logit": 3, "mean_odds": 3}
     assert any("mean_odds has no value, so null, for 1 of 4 items" in note for note in result.notes)
     odds = judge(of_table(table, items), items, OPTIONS | {"reduction": "mean_odds"})
-    assert odds.items.ids == ["p0", "p2", "p3"] and odds.places == [0, 2, 3] and len(odds.scores) == 6
+    assert odds.items.ids == ["p0", "p2", "p3"] and odds.indices == [0, 2, 3] and len(odds.scores) == 6
     with pytest.raises(PrudentError, match="reduction is 'sum'"):
         judge(of_table(table, items), items, OPTIONS | {"reduction": "sum"})
 

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel
 
 from prudent.errors import PrudentError
 from prudent.features import encoder as encoder_module
-from prudent.features.backbone import batches, sees_only_the_past
+from prudent.features.backbone import batches, is_causal
 from prudent.features.encoder import Encoder, hash_weights, together
 from prudent.features.rendering import render, render_parts
 
@@ -76,7 +76,7 @@ def test_an_encoder_type_model_reads_both_ways_and_pools_the_response() -> None:
         vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
     )
     model = BertModel(settings, add_pooling_layer=False).eval()
-    assert not sees_only_the_past(model, 1)
+    assert not is_causal(model, 1)
     encoder = Encoder((model, tokenizer), pooling="mean", cache=None, progress=False, batch_tokens=10_000)
     features = encoder.encode(PROMPTS, RESPONSES)
     for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES)):
@@ -87,9 +87,9 @@ def test_an_encoder_type_model_reads_both_ways_and_pools_the_response() -> None:
 
 def test_rotary_positions_dont_hide_that_a_model_reads_both_ways() -> None:
     body = tiny_causal_lm()[0].model
-    assert sees_only_the_past(body, 3)
+    assert is_causal(body, 3)
     body.config.is_causal = False
-    assert not sees_only_the_past(body, 3)
+    assert not is_causal(body, 3)
 
 
 def test_what_is_cut_is_counted_and_still_gets_features(tiny_model) -> None:

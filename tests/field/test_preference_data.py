@@ -285,7 +285,7 @@ def test_r01_identical_after_truncation_by_words(shared: Path) -> None:
         return [[words.setdefault(word, len(words)) for word in text] for text in texts]
 
     rows.ids, rows.limit = ids, 24
-    found = {data["id"][f.place]: f for f in RULES["truncated"].find(rows)}
+    found = {data["id"][f.index]: f for f in RULES["truncated"].find(rows)}
     assert sorted(found) == ["far-difference", "prompt-too-long"]
     assert found["far-difference"].evidence["reason"] == "identical after truncation at 24"
     rows.limit = 200
@@ -303,7 +303,7 @@ def test_r01_by_the_tokenisation_that_training_uses(shared: Path) -> None:
     renderer = Renderer(tiny_tokenizer(), limit)
     rows.ids = lambda prompts, answers: [found.ids for found in renderer.conversations(prompts, answers)]
     rows.limit = limit
-    assert [data["id"][f.place] for f in RULES["truncated"].find(rows)] == ["far-difference", "prompt-too-long"]
+    assert [data["id"][f.index] for f in RULES["truncated"].find(rows)] == ["far-difference", "prompt-too-long"]
 
 
 def test_r01_a_dead_pair_adds_a_constant() -> None:
@@ -326,12 +326,12 @@ def test_r10_contradictions_and_the_ceiling(shared: Path) -> None:
 
     data, rows = rows_of(shared / "cases/R10_conflicts.jsonl")
     findings = run_rules(rows, parse_actions(["truncated=keep", "votes=keep", "scores=keep", "leak=keep"]))
-    contested = {data["id"][f.place]: f.evidence for f in findings if f.rule == "contradiction"}
+    contested = {data["id"][f.index]: f.evidence for f in findings if f.rule == "contradiction"}
     assert contested[3] == {"same_label": 1, "opposite_label": 3, "verdict": "minority", "agreement": 0.75}
     assert contested[5]["verdict"] == contested[6]["verdict"] == "undecided" and sorted(contested) == [3, 5, 6]
-    assert [data["id"][f.place] for f in findings if f.rule == "identical"] == [9]
+    assert [data["id"][f.index] for f in findings if f.rule == "identical"] == [9]
     near = [f for f in findings if f.rule == "near-duplicate"]
-    assert [(data["id"][f.place], f.evidence["similarity"]) for f in near] == [(8, 1.0)]
+    assert [(data["id"][f.index], f.evidence["similarity"]) for f in near] == [(8, 1.0)]
     assert not [f for f in findings if f.rule == "duplicate"]  # X's repeats are votes, Z's differ in white space
     assert len(group_pairs(rows.rows[6:8]).counts) == 2 and len(group_pairs(rows.rows[6:8], squeezed_text).counts) == 1
     ceiling = noise_ceiling(rows.rows[:6])

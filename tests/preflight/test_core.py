@@ -41,8 +41,8 @@ def test_uniform_reference_leaves_missing_places_out() -> None:
 
 def test_outcomes_agree_with_policies_solved_one_by_one(drawn) -> None:
     scores, candidates, truth = drawn
-    seen = core.see(scores, candidates.reference)
-    found = core.at_equal_beta(seen, candidates.reference, truth, (0.1, 1.0))
+    estimate = core.estimate_of(scores, candidates.reference)
+    found = core.at_equal_beta(estimate, candidates.reference, truth, (0.1, 1.0))
     m, b = found.of("vanilla", 0.1)
     for draw in (0, 7):
         raw = scores.own[draw]
@@ -64,9 +64,9 @@ def test_outcomes_agree_with_policies_solved_one_by_one(drawn) -> None:
 
 def test_every_method_spends_vanillas_kl_in_every_draw(drawn) -> None:
     scores, candidates, truth = drawn
-    seen = core.see(scores, candidates.reference)
-    anchor = core.at_equal_beta(seen, candidates.reference, truth, (0.1, 1.0))
-    equal = core.at_equal_kl(seen, candidates.reference, truth, anchor)
+    estimate = core.estimate_of(scores, candidates.reference)
+    anchor = core.at_equal_beta(estimate, candidates.reference, truth, (0.1, 1.0))
+    equal = core.at_equal_kl(estimate, candidates.reference, truth, anchor)
     target = anchor.kl[0]
     for m, method in enumerate(equal.methods):
         reached = torch.isfinite(equal.kl[m])
@@ -77,10 +77,10 @@ def test_every_method_spends_vanillas_kl_in_every_draw(drawn) -> None:
 
 def test_a_shift_of_the_truth_per_prompt_changes_no_gain(drawn) -> None:
     scores, candidates, truth = drawn
-    seen = core.see(scores, candidates.reference)
+    estimate = core.estimate_of(scores, candidates.reference)
     shift = torch.arange(len(truth), dtype=torch.float64)[:, None] * 10
-    plain = core.at_equal_beta(seen, candidates.reference, truth, (0.3,))
-    moved = core.at_equal_beta(seen, candidates.reference, truth + shift, (0.3,))
+    plain = core.at_equal_beta(estimate, candidates.reference, truth, (0.3,))
+    moved = core.at_equal_beta(estimate, candidates.reference, truth + shift, (0.3,))
     assert torch.allclose(plain.gain, moved.gain, atol=1e-10)
 
 
@@ -89,7 +89,9 @@ def test_the_blind_control_is_blind_and_the_shuffled_one_keeps_the_variances(dra
     negated = core.DrawnScores(-scores.scores, scores.ridge, None, -scores.own)
     methods = ("vanilla", "variance-only")
     a, b = (
-        core.at_equal_beta(core.see(s, candidates.reference), candidates.reference, truth, (0.3,), methods=methods)
+        core.at_equal_beta(
+            core.estimate_of(s, candidates.reference), candidates.reference, truth, (0.3,), methods=methods
+        )
         for s in (scores, negated)
     )
     assert torch.allclose(a.gain[1], b.gain[1], atol=1e-12)  # the reward's sign is nothing to it
@@ -104,8 +106,8 @@ def test_risk_of_vanilla_at_large_beta_is_the_theorys() -> None:
     draws = 6000
     noise = torch.randn((draws, 3, *truth.shape), generator=generator, dtype=torch.float64)
     reference = torch.full_like(truth, 1 / 6)
-    seen = core.see(core.DrawnScores(truth + noise * variance.sqrt(), 0.0, None), reference)
-    found = core.table(core.at_equal_beta(seen, reference, truth, (1e4,), methods=("vanilla",)))[0]
+    estimate = core.estimate_of(core.DrawnScores(truth + noise * variance.sqrt(), 0.0, None), reference)
+    found = core.table(core.at_equal_beta(estimate, reference, truth, (1e4,), methods=("vanilla",)))[0]
     centred = truth - truth.mean()
     expected = 0.5 * math.erfc(float((centred**2).sum() / (centred**2 * variance).sum().sqrt()) / math.sqrt(2))
     assert 0.05 < expected < 0.3
@@ -114,8 +116,10 @@ def test_risk_of_vanilla_at_large_beta_is_the_theorys() -> None:
 
 def test_table_counts_and_pairs(drawn) -> None:
     scores, candidates, truth = drawn
-    seen = core.see(scores, candidates.reference)
-    found = core.at_equal_beta(seen, candidates.reference, truth, (0.3,), methods=("vanilla", "mean", "variance-only"))
+    estimate = core.estimate_of(scores, candidates.reference)
+    found = core.at_equal_beta(
+        estimate, candidates.reference, truth, (0.3,), methods=("vanilla", "mean", "variance-only")
+    )
     found.gain[2, 0, 0] = float("nan")
     rows = {row["method"]: row for row in core.table(found)}
     assert rows["variance-only"]["unreached"] == 1 and rows["variance-only"]["draws"] == 11
@@ -127,9 +131,9 @@ def test_table_counts_and_pairs(drawn) -> None:
 
 def test_resampled_judges_give_a_range(drawn) -> None:
     scores, candidates, truth = drawn
-    seen = core.see(scores, candidates.reference)
+    estimate = core.estimate_of(scores, candidates.reference)
     judges = torch.stack([truth, -truth])
-    found = core.at_equal_beta(seen, candidates.reference, truth, (0.3,), methods=("vanilla",), judges=judges)
+    found = core.at_equal_beta(estimate, candidates.reference, truth, (0.3,), methods=("vanilla",), judges=judges)
     assert torch.allclose(found.by_judge[0, 0, 0], found.gain[0, 0], atol=1e-10)
     row = core.table(found)[0]
     assert row["judge_gain_low"] < 0 < row["judge_gain_high"]
@@ -139,7 +143,7 @@ def test_resampled_judges_give_a_range(drawn) -> None:
 
 def test_unusable_betas_are_refused(drawn) -> None:
     scores, candidates, truth = drawn
-    seen = core.see(scores, candidates.reference)
+    estimate = core.estimate_of(scores, candidates.reference)
     for betas in ((), (0.0,), (-1.0,), (float("nan"),)):
         with pytest.raises(PrudentError, match="betas"):
-            core.at_equal_beta(seen, candidates.reference, truth, betas)
+            core.at_equal_beta(estimate, candidates.reference, truth, betas)

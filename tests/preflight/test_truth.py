@@ -8,6 +8,7 @@ import torch
 from prudent.commands.preflight import study, truth
 from prudent.errors import PrudentError
 from prudent.rewards.draws import halves
+from prudent.rewards.uncertainty import deviation_within
 
 
 def test_halves_share_no_prompt_and_are_even() -> None:
@@ -29,7 +30,7 @@ def test_a_judges_scale_and_offsets_mean_nothing() -> None:
     moved = truth.standardised(7 * scores + torch.arange(5)[:, None] * 100.0, reference)
     assert torch.allclose(plain, moved, atol=1e-9)
     assert torch.allclose((reference * plain).sum(-1), torch.zeros(3, 5, dtype=torch.float64), atol=1e-12)
-    assert [truth.spread_within(one, reference) for one in plain] == pytest.approx([1, 1, 1])
+    assert [float(deviation_within(one, reference)) for one in plain] == pytest.approx([1, 1, 1])
     with pytest.raises(PrudentError, match="can't tell policies apart"):
         truth.standardised(torch.ones(5, 4), reference)
 
@@ -54,7 +55,7 @@ def test_study_numbers() -> None:
     chosen = torch.tensor([[1.0, 0.0, 2.0], [2.0, 1.0, 0.0], [3.0, -1.0, 1.0]])
     rejected = torch.zeros(3, 3)
     found = study.study("file", chosen, rejected, [5, -1, 0])
-    assert found.mean.tolist() == [2.0, 0.0, 1.0] and found.spread.tolist() == [1.0, 1.0, 1.0]
+    assert found.mean.tolist() == [2.0, 0.0, 1.0] and found.deviation.tolist() == [1.0, 1.0, 1.0]
     assert [row["accuracy"] for row in found.by_member] == pytest.approx([2.5 / 3, 2.5 / 3, 2 / 3])
     assert found.longer["accuracy"] == pytest.approx(0.5) and found.ensemble["accuracy"] == pytest.approx(2.5 / 3)
     assert found.variance.tolist() == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]

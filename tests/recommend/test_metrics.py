@@ -9,7 +9,7 @@ from scipy import sparse
 
 from prudent.errors import DataError, PrudentError
 from prudent.recommend.lists import judge_lists, read_lists
-from prudent.recommend.metrics import Exposure, best_items, evaluate, gini, list_metrics, spread_of, tail_items
+from prudent.recommend.metrics import Exposure, best_items, evaluate, exposure_shares, gini, list_metrics, tail_items
 from prudent.recommend.splits import Truth
 
 
@@ -88,8 +88,8 @@ def test_tail_spread_and_gini():
     assert gini(np.array([0, 0, 0, 4])) == pytest.approx(0.75)
     assert math.isnan(gini(np.zeros(3)))
     exposure = Exposure(np.zeros(4), np.ones(4), 2)
-    exposure.add_places(np.array([[0, 1], [0, -1]]))
-    assert spread_of(exposure, np.array([10, 4, 1, 1])) == {
+    exposure.add_indices(np.array([[0, 1], [0, -1]]))
+    assert exposure_shares(exposure, np.array([10, 4, 1, 1])) == {
         "coverage@2": 0.5,
         "gini@2": pytest.approx(7 / 12),
         "popularity@2": 8.0,
@@ -160,7 +160,7 @@ def test_a_constant_scorer_gets_the_share_of_items_shown_whatever_their_order():
     for name, values in plain.values.items():
         np.testing.assert_allclose(values, moved.values[name], rtol=1e-12)
     users = int(known.sum())
-    assert spread_of(plain.exposure, np.arange(30)) == {
+    assert exposure_shares(plain.exposure, np.arange(30)) == {
         "coverage@20": pytest.approx(1 - (1 / 3) ** users),
         "gini@20": pytest.approx(0),
         "popularity@20": pytest.approx(14.5),
@@ -171,7 +171,7 @@ def test_a_constant_scorer_gets_the_share_of_items_shown_whatever_their_order():
 def test_ties_at_the_end_of_a_list_are_drawn_by_the_users_number():
     scores = torch.zeros(2, 40)
     scores[:, 7] = 1
-    first, again = (best_items(scores, 5, np.array([3, 9])).places for _ in range(2))
+    first, again = (best_items(scores, 5, np.array([3, 9])).indices for _ in range(2))
     assert (first == again).all() and (first[:, 0] == 7).all()
     assert set(first[0]) != set(first[1]) and all(len(set(row)) == 5 for row in first.tolist())
 

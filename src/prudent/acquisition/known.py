@@ -95,12 +95,12 @@ class KnownPairs:
         numbers: dict[tuple[int, bytes], int] = {}
         first: list[int] = []
         of_side = np.empty(len(flat), dtype=np.int64)
-        for place, prompt in enumerate(np.repeat(self.prompt, 2).tolist()):
-            key = (prompt, flat[place].tobytes())
+        for index, prompt in enumerate(np.repeat(self.prompt, 2).tolist()):
+            key = (prompt, flat[index].tobytes())
             if key not in numbers:
                 numbers[key] = len(first)
-                first.append(place)
-            of_side[place] = numbers[key]
+                first.append(index)
+            of_side[index] = numbers[key]
         features = (flat[first] - self.posterior.mean.float().numpy()) / self.scale.numpy()
         return Responses(features, np.repeat(self.prompt, 2)[first], of_side.reshape(-1, 2))
 

@@ -111,9 +111,9 @@ def _bal_pm(known: KnownPairs, task: Task) -> Picks:
         return known.labels.bald(known.logit[index], variance) + BALANCE * np.log(distance)
 
     def picked(index: int) -> None:
-        place = int(known.prompt[index])
-        approach(prompts[place : place + 1])
-        nearest[place] = 0.0
+        position = int(known.prompt[index])
+        approach(prompts[position : position + 1])
+        nearest[position] = 0.0
 
     return lazy_greedy(known.factor, known.weight, value, task.k, repeat=task.repeat, picked=picked)
 

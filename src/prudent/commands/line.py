@@ -64,13 +64,13 @@ class Line(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         with usage_errors("--json" in args):
             if all(param.param_type_name == "option" for param in self.params):
-                args = spread(
+                args = repeat_names(
                     args, {name for param in self.params if getattr(param, "multiple", False) for name in param.opts}
                 )
             return super().parse_args(ctx, args)
 
 
-def spread(arguments: list[str], many: set[str]) -> list[str]:
+def repeat_names(arguments: list[str], many: set[str]) -> list[str]:
     """``--betas 0.1 0.3`` as ``--betas 0.1 --betas 0.3``; everything else as it is."""
     out: list[str] = []
     name = ""
@@ -153,9 +153,9 @@ def execute(options: type[CommonOptions], given: dict[str, Any]) -> None:
         load(about.show)(result, chosen)
 
 
-def load(place: str) -> Callable[..., Any]:
+def load(entry: str) -> Callable[..., Any]:
     """The function at ``module:function``, under ``prudent.commands``."""
-    module, _, name = place.partition(":")
+    module, _, name = entry.partition(":")
     return getattr(importlib.import_module(f"prudent.commands.{module}"), name)
 
 

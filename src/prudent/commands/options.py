@@ -241,7 +241,7 @@ def fields_of(options: type[CommonOptions]) -> list[Field]:
         default = field.default if field.default_factory is MISSING else field.default_factory()
         info = next(mark for mark in marks if hasattr(mark, "param_decls"))
         found.append(Field(field.name, hint, info, default, SOURCE in marks))
-    owners = {name: place for place, owner in enumerate(options.__mro__) for name in inspect.get_annotations(owner)}
+    owners = {name: index for index, owner in enumerate(options.__mro__) for name in inspect.get_annotations(owner)}
     return sorted(found, key=lambda field: owners[field.name])
 
 

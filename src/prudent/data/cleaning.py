@@ -59,16 +59,16 @@ def changes_of_findings(
     for finding in findings:
         action = actions[finding.rule]
         done = {"flag": "none", "drop": "drop", "apply": finding.suggestion}[action]
-        place = finding.place
+        index = finding.index
         changes.append(
-            Change(place + 1, lines[place], finding.rule, finding.suggestion, done, hashes[place], finding.evidence)
+            Change(index + 1, lines[index], finding.rule, finding.suggestion, done, hashes[index], finding.evidence)
         )
     return changes
 
 
 def changes_of_repairs(
     repairs: Repairs,
-    places: Sequence[int],
+    indices: Sequence[int],
     mean: np.ndarray,
     std: np.ndarray,
     decile: np.ndarray,
@@ -77,10 +77,10 @@ def changes_of_repairs(
 ) -> list[Change]:
     """Changes of a repair plan. places: number (from 0) of each judged pair in the file; arrays: over judged pairs."""
     changes = []
-    for i, place in enumerate(places):
+    for i, index in enumerate(indices):
         evidence = {"strength": float(mean[i]), "sigma": float(std[i]), "decile": int(decile[i])}
 
-        def change(rule: str, what: str, values: dict[str, float], at: int = place, why: dict = evidence) -> Change:
+        def change(rule: str, what: str, values: dict[str, float], at: int = index, why: dict = evidence) -> Change:
             return Change(at + 1, lines[at], rule, what, what, hashes[at], why, values)
 
         if repairs.drop[i]:
@@ -153,10 +153,10 @@ def decide(
         decided.append(change)
     for entry in verdicts.values():
         if entry["accept"] and entry["suggestion"] in ("drop", "flip"):
-            place = entry["pair"] - 1
+            index = entry["pair"] - 1
             done = entry["suggestion"]
             decided.append(
-                Change(place + 1, lines[place], entry["rule"], done, done, hashes[place], {"by": source}, {}, True)
+                Change(index + 1, lines[index], entry["rule"], done, done, hashes[index], {"by": source}, {}, True)
             )
     return decided
 
@@ -192,7 +192,7 @@ class Cleaned:
 
     rows: list[dict[str, Any]]
     log: list[dict[str, Any]]
-    places: list[int]
+    indices: list[int]
     flipped: list[bool]
     columns: list[str]
 
@@ -208,9 +208,9 @@ def apply_changes(dataset: Dataset, changes: Sequence[Change]) -> Cleaned:
         by_pair.setdefault(change.pair, []).append(change)
     columns = sorted({name for change in changes if change.done == "set" for name in change.values})
     neutral = {"soft_label": 1.0, "margin": 0.0, "weight": 1.0}
-    rows, log, places, flipped = [], [], [], []
-    for place, row in enumerate(dataset):
-        mine = by_pair.get(place + 1, [])
+    rows, log, indices, flipped = [], [], [], []
+    for index, row in enumerate(dataset):
+        mine = by_pair.get(index + 1, [])
         drop = any(change.done == "drop" for change in mine)
         flip = any(change.done == "flip" for change in mine) and not drop
         log += [_entry(change, row, drop) for change in mine]
@@ -225,9 +225,9 @@ def apply_changes(dataset: Dataset, changes: Sequence[Change]) -> Cleaned:
             if change.done == "set":
                 kept |= change.values
         rows.append(kept)
-        places.append(place)
+        indices.append(index)
         flipped.append(flip)
-    return Cleaned(rows, log, places, flipped, columns)
+    return Cleaned(rows, log, indices, flipped, columns)
 
 
 def _entry(change: Change, row: Mapping[str, Any], dropped: bool) -> dict[str, Any]:

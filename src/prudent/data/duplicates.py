@@ -44,14 +44,14 @@ def group_pairs(rows: Sequence[Mapping[str, Any]], text: Callable[[Sequence[Mess
     known: dict[tuple[str, str, str], int] = {}
     member, forward, first = [], [], []
     counts: list[list[int]] = []
-    for place, row in enumerate(rows):
+    for position, row in enumerate(rows):
         prompt, chosen, rejected = (text(row[name]) for name in ("prompt", "chosen", "rejected"))
         ahead = chosen <= rejected
         key = (prompt, chosen, rejected) if ahead else (prompt, rejected, chosen)
         group = known.setdefault(key, len(known))
         if group == len(counts):
             counts.append([0, 0])
-            first.append(place)
+            first.append(position)
         counts[group][0 if ahead else 1] += 1
         member.append(group)
         forward.append(ahead)
@@ -134,19 +134,19 @@ def near_duplicates(rows: Sequence[Mapping[str, Any]], threshold: float = 0.9) -
 
     index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
     base = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=int)
-    for place, row in enumerate(rows):
+    for position, row in enumerate(rows):
         chosen, rejected = _parts(row)
         union = chosen | rejected
         if not union:
             continue
         sketch = base.copy()
         sketch.update_batch(list(union))
-        found = [_compare(row, rows[earlier], place, earlier) for earlier in index.query(sketch)[:50]]
+        found = [_compare(row, rows[earlier], position, earlier) for earlier in index.query(sketch)[:50]]
         best = max((near for near in found if near.similarity >= threshold), key=lambda n: n.similarity, default=None)
         if best is not None:
             yield best
         else:
-            index.insert(place, sketch, check_duplication=False)
+            index.insert(position, sketch, check_duplication=False)
 
 
 def _parts(row: Mapping[str, Any]) -> tuple[frozenset[int], frozenset[int]]:
@@ -157,11 +157,11 @@ def prompt_text(prompt: Sequence[Message]) -> str:
     return "\n\n".join(message["content"] for message in prompt)
 
 
-def _compare(row: Mapping[str, Any], other: Mapping[str, Any], place: int, earlier: int) -> Near:
+def _compare(row: Mapping[str, Any], other: Mapping[str, Any], position: int, earlier: int) -> Near:
     prompts = jaccard(shingles(prompt_text(row["prompt"])), shingles(prompt_text(other["prompt"])))
     (a, b), (c, d) = _parts(row), _parts(other)
     same, crossed = min(jaccard(a, c), jaccard(b, d)), min(jaccard(a, d), jaccard(b, c))
-    return Near(place, earlier, min(prompts, max(same, crossed)), crossed > same)
+    return Near(position, earlier, min(prompts, max(same, crossed)), crossed > same)
 
 
 def repeated_prompts(keys: Sequence[str]) -> dict[str, int]:

@@ -59,12 +59,12 @@ def use_rows(
         try:
             return use(rows), rows, bad
         except RowsError as error:
-            named = {place: origins[row] for place, row in enumerate(rows)}
+            named = {index: origins[row] for index, row in enumerate(rows)}
             found = name_failing(error, named, source)
             if on_error != "skip" or not error.rows:
                 raise found from error
             bad += found.rows
-            rows = [row for place, row in enumerate(rows) if place not in error.rows]
+            rows = [row for index, row in enumerate(rows) if index not in error.rows]
             if not rows:
                 first = next(iter(error.rows.values()))
                 raise PrudentError(

@@ -145,8 +145,8 @@ def read_messages(value: Sequence[Any], name: str, note: Note) -> list[Message]:
         kind = type(next(item for item in value if not isinstance(item, Mapping))).__name__
         raise Reject(Problem(name, "not-messages", f"a list of {kind}; messages are objects with role and content"))
     messages = []
-    for place, item in enumerate(value):
-        where = f"message {place + 1}"
+    for index, item in enumerate(value):
+        where = f"message {index + 1}"
         role = item.get("role", item.get("from"))
         content = text_of(item)
         if not isinstance(role, str) or role.lower() not in ROLES:

@@ -119,28 +119,28 @@ def _json_array(path: Path, text: str) -> Iterator[Record]:
     """Records of one JSON array; the line of each is where it starts."""
     decoder, twice, constants = _decoder()
     space = re.compile(r"\s*")
-    place = space.match(text, 0).end() + 1  # type: ignore[union-attr]
+    index = space.match(text, 0).end() + 1  # type: ignore[union-attr]
     line, counted = 1, 0
     while True:
-        place = space.match(text, place).end()  # type: ignore[union-attr]
-        line, counted = line + text.count("\n", counted, place), place
-        if text.startswith("]", place):
+        index = space.match(text, index).end()  # type: ignore[union-attr]
+        line, counted = line + text.count("\n", counted, index), index
+        if text.startswith("]", index):
             return
         twice.clear()
         constants.clear()
         try:
-            value, end = decoder.raw_decode(text, place)
+            value, end = decoder.raw_decode(text, index)
         except (ValueError, RecursionError) as error:
             column = error.colno if isinstance(error, json.JSONDecodeError) else None
             at = error.lineno if isinstance(error, json.JSONDecodeError) else line
             yield _json_error(at, error, column)
             return  # where the next record begins is not known any more
-        yield _finish(value, line, text[place:end], twice, constants)
-        place = space.match(text, end).end()  # type: ignore[union-attr]
-        if text.startswith(",", place):
-            place += 1
-        elif not text.startswith("]", place):
-            line += text.count("\n", counted, place)
+        yield _finish(value, line, text[index:end], twice, constants)
+        index = space.match(text, end).end()  # type: ignore[union-attr]
+        if text.startswith(",", index):
+            index += 1
+        elif not text.startswith("]", index):
+            line += text.count("\n", counted, index)
             yield Record(line, None, [BadRow(line, "", "not-json", "expected a comma or the end of the array")])
             return
 

@@ -48,9 +48,9 @@ def length_report(chosen: np.ndarray, rejected: np.ndarray) -> dict[str, Any]:
     found: dict[str, float | None] = {}
     pooled = float(np.sqrt((chosen.var(ddof=1) + rejected.var(ddof=1)) / 2)) if n > 1 else 0.0
     paired = float(difference.std(ddof=1)) if n > 1 else 0.0
-    for name, spread in (("cohen_d_pooled", pooled), ("cohen_d_paired", paired)):
-        found[name] = (means[0] - means[1]) / spread if spread > 0 else None
-        if spread == 0:
+    for name, deviation in (("cohen_d_pooled", pooled), ("cohen_d_paired", paired)):
+        found[name] = (means[0] - means[1]) / deviation if deviation > 0 else None
+        if deviation == 0:
             reasons[name] = "lengths do not vary" if n > 1 else "one pair has no variance"
     gap = (means[0] - means[1]) / middle if middle > 0 else None
     best = max(accuracy, 1 - accuracy)

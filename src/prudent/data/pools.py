@@ -39,8 +39,8 @@ class Pool:
 
     def flat(self) -> tuple[list[list[Message]], list[str], list[int]]:
         """(prompts, responses, prompt number) with one entry a response: what an encoder takes."""
-        owner = [place for place, texts in enumerate(self.responses) for _ in texts]
-        return [self.prompts[place] for place in owner], [text for texts in self.responses for text in texts], owner
+        owner = [index for index, texts in enumerate(self.responses) for _ in texts]
+        return [self.prompts[index] for index in owner], [text for texts in self.responses for text in texts], owner
 
 
 def read_pool(path: str | Path, gold: str = "gold", columns: Mapping[str, str] | None = None) -> Pool:
@@ -73,7 +73,7 @@ def read_pool(path: str | Path, gold: str = "gold", columns: Mapping[str, str] |
         raise DataError(str(path), sorted(unique.values(), key=lambda row: row.line), "fix these rows of the pool")
     if not rows:
         raise PrudentError(f"{path} holds no prompt; a pool has one prompt with its responses a line")
-    ids = [str(row["id"]) if row["id"] is not None else str(place) for place, (_, row) in enumerate(rows)]
+    ids = [str(row["id"]) if row["id"] is not None else str(index) for index, (_, row) in enumerate(rows)]
     rewards = [row["gold"] for _, row in rows] if with_gold else None
     return Pool([row["prompt"] for _, row in rows], [row["responses"] for _, row in rows], rewards, ids)
 
@@ -127,10 +127,10 @@ def _read_row(row: dict[str, Any], gold_name: str = "gold") -> dict[str, Any]:
     elif len(responses) < 2:
         detail = f"{len(responses)} response; a policy needs at least two candidates to choose from"
         problems.append(Problem("responses", "single-response", detail))
-    for place, text in enumerate(responses, start=1):
+    for index, text in enumerate(responses, start=1):
         if not isinstance(text, str):
             problems.append(
-                Problem("responses", "not-text", f"response {place} is {type(text).__name__}, expected text")
+                Problem("responses", "not-text", f"response {index} is {type(text).__name__}, expected text")
             )
     gold = row.get("gold")
     if gold is not None:
@@ -146,13 +146,13 @@ def _read_gold(gold: Any, count: int, name: str) -> tuple[list[float] | None, li
         found = f"{len(gold)} numbers" if isinstance(gold, list) else brief(gold)
         return None, [Problem(name, "wrong-length", f"{found} for {count} responses; one number a response")]
     bad = [
-        (place, value)
-        for place, value in enumerate(gold, start=1)
+        (index, value)
+        for index, value in enumerate(gold, start=1)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MOST_GOLD
     ]
     if bad:
-        place, value = bad[0]
-        detail = f"gold of response {place} is {brief(value)}; it must be a number from -{MOST_GOLD:g} to {MOST_GOLD:g}"
+        index, value = bad[0]
+        detail = f"gold of response {index} is {brief(value)}; it must be a number from -{MOST_GOLD:g} to {MOST_GOLD:g}"
         return None, [Problem(name, "not-a-number", detail)]
     return [float(value) for value in gold], []
 
@@ -160,9 +160,9 @@ def _read_gold(gold: Any, count: int, name: str) -> tuple[list[float] | None, li
 def write_pool(path: str | Path, pool: Pool) -> None:
     """Write a pool as JSONL, whole or not at all; ``read_pool`` gives it back."""
     rows = []
-    for place, prompt in enumerate(pool.prompts):
-        row: dict[str, Any] = {"id": pool.ids[place], "prompt": prompt, "responses": pool.responses[place]}
+    for index, prompt in enumerate(pool.prompts):
+        row: dict[str, Any] = {"id": pool.ids[index], "prompt": prompt, "responses": pool.responses[index]}
         if pool.gold is not None:
-            row["gold"] = pool.gold[place]
+            row["gold"] = pool.gold[index]
         rows.append(dumps(row, indent=None))
     write_atomic(path, "\n".join(rows) + "\n")

@@ -402,6 +402,6 @@ def split_by_prompt(dataset: Dataset, share: float, seed: int) -> tuple[Dataset,
             f"share {share} of {len(unique)} prompts leaves one side empty; both need at least one prompt"
         )
     order = numpy_generator(seed).permutation(len(unique))
-    first = {unique[place] for place in order[:count]}
+    first = {unique[index] for index in order[:count]}
     sides = ([i for i, key in enumerate(keys) if key in first], [i for i, key in enumerate(keys) if key not in first])
     return dataset.select(sides[0]), dataset.select(sides[1])

@@ -93,8 +93,8 @@ def pairs_of_ratings(
         ]
         if len(rated) < 2:
             left_out += [BadRow(row.line, "prompt", "single", "the only rated response to its prompt") for row in rated]
-        for place, one in enumerate(rated):
-            for other in rated[place + 1 :]:
+        for index, one in enumerate(rated):
+            for other in rated[index + 1 :]:
                 outcome = _pair(one, other, ties)
                 if isinstance(outcome, BadRow):
                     left_out.append(outcome)
@@ -157,7 +157,7 @@ def read_ratings(
                 report.bad.append(BadRow(row.line, name, "not-a-number", detail))
     report.require(on_error)
     bad = {row.line for row in report.bad}
-    kept = [place for place, row in enumerate(rows) if row.line not in bad]
+    kept = [index for index, row in enumerate(rows) if row.line not in bad]
     report.kept = len(kept)
     if not kept or not names:
         raise PrudentError(f"{source}: no rated response in {report.read} rows; rating columns: {listed(names)}")

@@ -31,7 +31,7 @@ CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 class Finding:
     """Row at ``place`` (from 0) breaks ``rule``. suggestion: "drop" or "flip". evidence: what a person judges by."""
 
-    place: int
+    index: int
     rule: str
     suggestion: str
     evidence: dict[str, Any]
@@ -65,24 +65,24 @@ class Rule:
 
 
 def _empty(data: Rows) -> Iterator[Finding]:
-    for place, row in enumerate(data.rows):
+    for index, row in enumerate(data.rows):
         empty = [side for side in ("chosen", "rejected") if not answer_text(row[side]).strip()]
         if empty:
-            yield Finding(place, "empty", "drop", {"empty_sides": empty})
+            yield Finding(index, "empty", "drop", {"empty_sides": empty})
 
 
 def _identical(data: Rows) -> Iterator[Finding]:
-    for place, row in enumerate(data.rows):
+    for index, row in enumerate(data.rows):
         if row["chosen"] == row["rejected"]:
-            yield Finding(place, "identical", "drop", {"words": len(answer_text(row["chosen"]).split())})
+            yield Finding(index, "identical", "drop", {"words": len(answer_text(row["chosen"]).split())})
 
 
 def _near_identical(data: Rows) -> Iterator[Finding]:
-    for place, row in enumerate(data.rows):
+    for index, row in enumerate(data.rows):
         if row["chosen"] != row["rejected"]:
             similarity = side_similarity(row)
             if similarity >= data.identical_threshold:
-                yield Finding(place, "near-identical", "drop", {"similarity": round(similarity, 4)})
+                yield Finding(index, "near-identical", "drop", {"similarity": round(similarity, 4)})
 
 
 def identical_after_truncation(chosen: Sequence[int], rejected: Sequence[int], limit: int) -> bool:
@@ -100,22 +100,22 @@ def _truncated(data: Rows) -> Iterator[Finding]:
         part = data.rows[start : start + 512]
         prompts = [row["prompt"] for row in part]
         sides = [data.ids(prompts, [row[side] for row in part]) for side in ("chosen", "rejected")]
-        for place, (chosen, rejected) in enumerate(zip(*sides), start=start):
-            same = data.rows[place]["chosen"] == data.rows[place]["rejected"]
+        for index, (chosen, rejected) in enumerate(zip(*sides), start=start):
+            same = data.rows[index]["chosen"] == data.rows[index]["rejected"]
             if not same and identical_after_truncation(chosen, rejected, data.limit):
                 cut = len(chosen) >= data.limit
                 reason = f"identical after truncation at {data.limit}" if cut else "same after the template"
                 evidence = {"limit_tokens": data.limit, "reason": reason}
-                yield Finding(place, "truncated", "drop", evidence)
+                yield Finding(index, "truncated", "drop", evidence)
 
 
 def _repeats(data: Rows) -> Iterator[Finding]:
     """Exact repeats and contradictions: one pass, since repeats in a contested group are votes, not copies."""
     groups = group_pairs(data.rows, exact_text)
     lines = [row["row"] for row in data.rows]
-    for place, (group, ahead) in enumerate(zip(groups.member, groups.forward)):
+    for index, (group, ahead) in enumerate(zip(groups.member, groups.forward)):
         forward, backward = groups.counts[group]
-        if data.rows[place]["chosen"] == data.rows[place]["rejected"]:
+        if data.rows[index]["chosen"] == data.rows[index]["rejected"]:
             continue
         if forward and backward:
             mine, other = (forward, backward) if ahead else (backward, forward)
@@ -127,10 +127,10 @@ def _repeats(data: Rows) -> Iterator[Finding]:
                     "verdict": verdict,
                     "agreement": max(mine, other) / (mine + other),
                 }
-                yield Finding(place, "contradiction", "drop", evidence)
-        elif groups.first[group] != place:
+                yield Finding(index, "contradiction", "drop", evidence)
+        elif groups.first[group] != index:
             evidence = {"same_as_line": lines[groups.first[group]], "copies": forward + backward}
-            yield Finding(place, "duplicate", "drop", evidence)
+            yield Finding(index, "duplicate", "drop", evidence)
 
 
 def _duplicate(data: Rows) -> Iterator[Finding]:
@@ -142,7 +142,7 @@ def _contradiction(data: Rows) -> Iterator[Finding]:
 
 
 def _near_duplicate(data: Rows) -> Iterator[Finding]:
-    exact = {f.place for f in _repeats(data)}
+    exact = {f.index for f in _repeats(data)}
     for near in near_duplicates(data.rows, data.near_threshold):
         if near.row in exact:
             continue
@@ -162,14 +162,14 @@ def _near_duplicate(data: Rows) -> Iterator[Finding]:
 
 
 def _leak(data: Rows) -> Iterator[Finding]:
-    for place, key in enumerate(data.keys):
+    for index, key in enumerate(data.keys):
         found = [{"split": name, "line": lines[key]} for name, lines in data.others.items() if key in lines]
         if found:
-            yield Finding(place, "leak", "drop", {"prompt_also_in": found})
+            yield Finding(index, "leak", "drop", {"prompt_also_in": found})
 
 
 def _broken_transcript(data: Rows) -> Iterator[Finding]:
-    for place, row in enumerate(data.rows):
+    for index, row in enumerate(data.rows):
         faults = []
         for side in ("chosen", "rejected"):
             mark = MARK.search(answer_text(row[side]))
@@ -181,12 +181,12 @@ def _broken_transcript(data: Rows) -> Iterator[Finding]:
         if any(a == b and a != "tool" for a, b in itertools.pairwise(roles)):
             faults.append("two turns of one speaker in a row")
         if faults:
-            yield Finding(place, "broken-transcript", "drop", {"faults": faults})
+            yield Finding(index, "broken-transcript", "drop", {"faults": faults})
 
 
 def _damaged(data: Rows) -> Iterator[Finding]:
     patterns = (("replacement character", re.compile("\ufffd")), ("mojibake", MOJIBAKE), ("control character", CONTROL))
-    for place, row in enumerate(data.rows):
+    for index, row in enumerate(data.rows):
         faults = []
         for name in ("prompt", "chosen", "rejected"):
             text = prompt_text(row[name])
@@ -194,7 +194,7 @@ def _damaged(data: Rows) -> Iterator[Finding]:
                 continue
             faults += [f"{kind} in {name}" for kind, pattern in patterns if pattern.search(text)]
         if faults:
-            yield Finding(place, "damaged-text", "drop", {"faults": faults})
+            yield Finding(index, "damaged-text", "drop", {"faults": faults})
 
 
 @lru_cache(maxsize=100_000)
@@ -214,10 +214,10 @@ def main_script(text: str, letters: int = 400) -> str | None:
 
 
 def _language(data: Rows) -> Iterator[Finding]:
-    for place, row in enumerate(data.rows):
+    for index, row in enumerate(data.rows):
         scripts = {side: main_script(answer_text(row[side])) for side in ("chosen", "rejected")}
         if None not in scripts.values() and scripts["chosen"] != scripts["rejected"]:
-            yield Finding(place, "language", "drop", {**scripts, "prompt": main_script(prompt_text(row["prompt"]))})
+            yield Finding(index, "language", "drop", {**scripts, "prompt": main_script(prompt_text(row["prompt"]))})
 
 
 def _length(data: Rows) -> Iterator[Finding]:
@@ -227,11 +227,11 @@ def _length(data: Rows) -> Iterator[Finding]:
     if not report["severe"]:
         return
     longer = report["longer_accuracy"] >= 0.5
-    for place, (a, b) in enumerate(zip(chosen.tolist(), rejected.tolist())):
+    for index, (a, b) in enumerate(zip(chosen.tolist(), rejected.tolist())):
         long, short = max(a, b), min(a, b)
         if (a > b) == longer and a != b and long >= data.length_ratio * max(short, 1):
             evidence = {"chosen_words": a, "rejected_words": b, "ratio": round(long / max(short, 1), 2)}
-            yield Finding(place, "length", "drop", evidence)
+            yield Finding(index, "length", "drop", evidence)
 
 
 def _votes(data: Rows) -> Iterator[Finding]:
@@ -241,7 +241,7 @@ def _votes(data: Rows) -> Iterator[Finding]:
             'rule "votes" needs a column "votes" with each annotator\'s vote (1: chosen, 2: rejected, 0: tie); '
             f"columns found: {found}"
         )
-    for place, row in enumerate(data.rows):
+    for index, row in enumerate(data.rows):
         try:
             votes = read_votes(row.get("votes"))
         except ValueError as error:
@@ -252,20 +252,20 @@ def _votes(data: Rows) -> Iterator[Finding]:
         against = verdict.counts["second"] / len(votes)
         evidence = {"votes": votes, "for": verdict.counts["first"], "against": verdict.counts["second"]}
         if against >= data.vote_share:
-            yield Finding(place, "votes", "flip", {**evidence, "verdict": "opposed", "needed": data.vote_share})
+            yield Finding(index, "votes", "flip", {**evidence, "verdict": "opposed", "needed": data.vote_share})
         elif verdict.outcome != "first":
-            yield Finding(place, "votes", "drop", {**evidence, "verdict": verdict.outcome, "needed": data.vote_share})
+            yield Finding(index, "votes", "drop", {**evidence, "verdict": verdict.outcome, "needed": data.vote_share})
 
 
 def _scores(data: Rows) -> Iterator[Finding]:
     better, worse = score_columns(data.rows[0] if data.rows else {})
-    for place, row in enumerate(data.rows):
+    for index, row in enumerate(data.rows):
         try:
             high, low = number(row.get(better)), number(row.get(worse))
         except (TypeError, ValueError):
             continue
         if high is not None and low is not None and high < low:
-            yield Finding(place, "scores", "flip", {better: high, worse: low})
+            yield Finding(index, "scores", "flip", {better: high, worse: low})
 
 
 def score_columns(row: Mapping[str, Any]) -> tuple[str, str]:

@@ -21,7 +21,7 @@ def read_table(path: Path, kind: str) -> Iterator[Record]:
         for batch in _batches(path, kind):
             flags: list[BadRow] = []
             names = [str(name) for name in batch.schema.names]
-            columns = [_cells(batch.column(place), number, name, flags) for place, name in enumerate(names)]
+            columns = [_cells(batch.column(position), number, name, flags) for position, name in enumerate(names)]
             by_line: dict[int, list[BadRow]] = {}
             for flag in flags:
                 by_line.setdefault(flag.line, []).append(flag)

@@ -170,8 +170,8 @@ def krippendorff_alpha(votes: Sequence[Sequence[int]], both_bad_is_tie: bool = T
     if len({vote for row in rows for vote in row}) < 2:
         return None
     table = np.full((max(map(len, rows)), len(rows)), np.nan)
-    for place, row in enumerate(rows):
-        table[: len(row), place] = row
+    for index, row in enumerate(rows):
+        table[: len(row), index] = row
     return float(krippendorff.alpha(reliability_data=table, level_of_measurement="nominal"))
 
 

@@ -227,11 +227,11 @@ def blocks(prompts: Sequence[Sequence[Constraint]], keys: Sequence[str]) -> list
     80 prompts is balanced like the whole. keys: what decides which of equal prompts comes first."""
     seen: dict[tuple[str, ...], int] = {}
     found = [0] * len(prompts)
-    for place in sorted(range(len(prompts)), key=lambda i: keys[i]):
-        pairs, diagonal = cell(prompts[place])
-        sense = (*pairs, *sorted(part.kind for part in prompts[place]))
+    for position in sorted(range(len(prompts)), key=lambda i: keys[i]):
+        pairs, diagonal = cell(prompts[position])
+        sense = (*pairs, *sorted(part.kind for part in prompts[position]))
         copy = seen.get(sense, 0)
         seen[sense] = copy + 1
         first = int(hash_text("first", *pairs)[:2], 16) % 2  # half of the combinations begin with each sort of sense
-        found[place] = 2 * copy + (diagonal ^ first)
+        found[position] = 2 * copy + (diagonal ^ first)
     return found

@@ -65,10 +65,10 @@ def points(text: str) -> int:
     """Different friendly words minus different cold words; one that follows a negation counts the other way."""
     found = [part.lower().replace("’", "'") for part in words(text)]
     seen: dict[str, int] = {}
-    for place, word in enumerate(found):
+    for index, word in enumerate(found):
         sign = (word in FRIENDLY) - (word in COLD)
         if sign and word not in seen:
-            negated = any(before in NEGATIONS for before in found[max(0, place - REACH) : place])
+            negated = any(before in NEGATIONS for before in found[max(0, index - REACH) : index])
             seen[word] = -sign if negated else sign
     return sum(seen.values())
 

@@ -63,9 +63,9 @@ class World:
         owners = [prompt for prompt, texts in zip(self.prompts, self.responses, strict=True) for _ in texts]
         return owners, [text for texts in self.responses for text in texts]
 
-    def take(self, places: Sequence[int] | torch.Tensor) -> World:
+    def take(self, indices: Sequence[int] | torch.Tensor) -> World:
         """The world of some prompts, by place, in the order given."""
-        order = [int(place) for place in places]
+        order = [int(index) for index in indices]
         columns: dict[str, Any] = {}
         for part in fields(self):
             values = getattr(self, part.name)
@@ -110,7 +110,7 @@ def load_world(prompts: int | Sequence[str] | None = None, side: str = "balanced
     the texts. Raises PrudentError for a number outside the world, an unknown id or an unknown side.
     """
     world = _part(prompts)
-    return world if side == "balanced" else world.take(side_places(world, side))
+    return world if side == "balanced" else world.take(side_indices(world, side))
 
 
 def _part(prompts: int | Sequence[str] | None) -> World:
@@ -120,22 +120,22 @@ def _part(prompts: int | Sequence[str] | None) -> World:
     if isinstance(prompts, int):
         if not 1 <= prompts <= len(world):
             raise PrudentError(f"prompts is {prompts}; the embedded world has 1 to {len(world)}")
-        return world.take(sorted(_spread(world)[:prompts]))
-    place = {name: i for i, name in enumerate(world.ids)}
-    unknown = [name for name in prompts if name not in place]
+        return world.take(sorted(_balanced_order(world)[:prompts]))
+    index = {name: i for i, name in enumerate(world.ids)}
+    unknown = [name for name in prompts if name not in index]
     if unknown:
         raise PrudentError(f"prompt id {unknown[0]!r} is not in the embedded world; ids look like {world.ids[0]!r}")
-    return world.take([place[name] for name in prompts])
+    return world.take([index[name] for name in prompts])
 
 
-def _spread(world: World) -> list[int]:
+def _balanced_order(world: World) -> list[int]:
     """All places, block of the design by block, so that 80, 160 and 240 prompts are balanced like all of them."""
     keys = [hash_text("spread", name) for name in world.ids]
     block = design.blocks(world.constraints, keys)
-    return sorted(range(len(world)), key=lambda place: (block[place], keys[place]))
+    return sorted(range(len(world)), key=lambda index: (block[index], keys[index]))
 
 
-def side_places(world: World, side: str) -> torch.Tensor:
+def side_indices(world: World, side: str) -> torch.Tensor:
     """Places of the prompts whose constraints all pull one way, a quarter of the world: "restraint" or "demand".
 
     Restraint asks for less (at most n words, no commas, avoid a word, ...), demand for more. What is good is then the
@@ -161,14 +161,14 @@ def split(world: World, share: float = 0.5, seed: seeding.Seed = 0) -> tuple[tor
         raise PrudentError(f"share is {share}, must be between 0 and 1")
     generator = seeding.numpy_generator(seed)
     groups: dict[tuple[str, ...], list[int]] = {}
-    for place in generator.permutation(len(world)).tolist():
-        kinds = sorted(part.kind for part in world.constraints[place])
-        groups.setdefault(tuple(kinds), []).append(place)
-    ranked = [(i / len(group), place) for group in groups.values() for i, place in enumerate(group)]
+    for index in generator.permutation(len(world)).tolist():
+        kinds = sorted(part.kind for part in world.constraints[index])
+        groups.setdefault(tuple(kinds), []).append(index)
+    ranked = [(i / len(group), index) for group in groups.values() for i, index in enumerate(group)]
     ranked.sort(key=lambda entry: entry[0])
     cut = min(max(1, round(share * len(world))), len(world) - 1)
-    places = torch.tensor([place for _, place in ranked])
-    return places[:cut].sort().values, places[cut:].sort().values
+    indices = torch.tensor([index for _, index in ranked])
+    return indices[:cut].sort().values, indices[cut:].sort().values
 
 
 def gold_reward(
@@ -184,10 +184,10 @@ def gold_reward(
     world = _whole() if any(isinstance(prompt, str) for prompt in prompts) else None
     known = dict(zip(world.ids, world.constraints, strict=True)) if world else {}
     found = []
-    for place, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+    for index, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
         if isinstance(prompt, str):
             if prompt not in known:
-                raise PrudentError(f"prompt id {prompt!r} (number {place}) is not in the embedded world")
+                raise PrudentError(f"prompt id {prompt!r} (number {index}) is not in the embedded world")
             prompt = known[prompt]
         found.append(gold(prompt, text))
     return torch.tensor(found, dtype=torch.float64)
@@ -213,18 +213,18 @@ def preferences_dataset(
 
     prompt, chosen, rejected = draw_preferences(world, prompt_indices, pairs, slope, seed)
 
-    def answer(place: int, response: int) -> list[Message]:
-        return [{"role": "assistant", "content": world.responses[place][response]}]
+    def answer(index: int, response: int) -> list[Message]:
+        return [{"role": "assistant", "content": world.responses[index][response]}]
 
     rows = [
         {
-            "prompt": world.prompts[place],
-            "chosen": answer(place, better),
-            "rejected": answer(place, worse),
+            "prompt": world.prompts[index],
+            "chosen": answer(index, better),
+            "rejected": answer(index, worse),
             "row": number,
-            "id": world.ids[place],
+            "id": world.ids[index],
         }
-        for number, (place, better, worse) in enumerate(
+        for number, (index, better, worse) in enumerate(
             zip(prompt.tolist(), chosen.tolist(), rejected.tolist(), strict=True), 1
         )
     ]

@@ -177,13 +177,13 @@ def risk_coverage(uncertainty: ArrayLike, error: ArrayLike) -> RiskCoverage:
     n = same_length(uncertainty=u, error=e)
     if n == 0:
         return RiskCoverage(torch.empty(0), torch.empty(0), None, None, None, None, "no items")
-    places = np.arange(1, n + 1)
+    indices = np.arange(1, n + 1)
     _, code = np.unique(u, return_inverse=True)
     sizes = np.bincount(code)
-    spread = np.repeat(np.bincount(code, weights=e) / sizes, sizes)
-    risk = np.cumsum(spread) / places
+    shared = np.repeat(np.bincount(code, weights=e) / sizes, sizes)
+    risk = np.cumsum(shared) / indices
     area, random = float(risk.mean()), float(e.mean())
-    best = float((np.cumsum(np.sort(e)) / places).mean())
+    best = float((np.cumsum(np.sort(e)) / indices).mean())
     gain = (random - area) / (random - best) if random > best else None
     reason = None if gain is not None else "every item errs alike, so no order is better than another"
-    return RiskCoverage(torch.from_numpy(places / n), torch.from_numpy(risk), area, best, random, gain, reason)
+    return RiskCoverage(torch.from_numpy(indices / n), torch.from_numpy(risk), area, best, random, gain, reason)

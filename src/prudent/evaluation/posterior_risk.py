@@ -133,12 +133,12 @@ def weighted_interval(values: np.ndarray, weight: np.ndarray, level: float = 0.9
 def draw_rewards(posterior: Posterior, count: int, generator: np.random.Generator) -> np.ndarray:
     """w (count, q) from the posterior given that there is a signal, in units of the features (Matheron's rule)."""
     share = posterior.weight[1:] / posterior.weight[1:].sum()
-    place = generator.choice(len(SCALES), count, p=share)
-    scale, curvature = SCALES[place][:, None], posterior.curvature[place]
+    index = generator.choice(len(SCALES), count, p=share)
+    scale, curvature = SCALES[index][:, None], posterior.curvature[index]
     prior = scale * generator.standard_normal((count, posterior.rows.shape[1]))
     noise = generator.standard_normal((count, len(posterior.rows))) / np.sqrt(curvature)
     off = (prior @ posterior.rows.T + noise) @ posterior.vectors / (scale**2 * posterior.values + 1.0 / curvature)
-    toward = posterior.residual[place] - off @ posterior.vectors.T
+    toward = posterior.residual[index] - off @ posterior.vectors.T
     return (prior + scale**2 * (toward @ posterior.rows)) / posterior.unit
 
 

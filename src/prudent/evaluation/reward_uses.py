@@ -92,8 +92,8 @@ def reward_uses(
         )
     base = torch.full_like(truth, 1 / truth.shape[1]) if reference is None else as_tensor(reference, torch.float64)
     reward = reward - reward.mean(-1, keepdim=True)
-    spread = reward.std(-1, correction=1).mean(-1)[:, None, None]
-    reward = reward / torch.where(spread > 0, spread, 1.0)
+    deviation = reward.std(-1, correction=1).mean(-1)[:, None, None]
+    reward = reward / torch.where(deviation > 0, deviation, 1.0)
     start = (base * truth).sum(-1).mean()
 
     def gain(policy: torch.Tensor) -> np.ndarray:
@@ -102,8 +102,8 @@ def reward_uses(
     accuracy = pair_accuracy(reward, truth).numpy()
     ranking_scale = win_shares(reward, base)
     true_value = (judged * truth).sum(-1).mean(-1).numpy()
-    seen_value = torch.einsum("jpc,mpc->mj", judged, reward).numpy() / truth.shape[0]
-    judge = row_correlation(ranks(seen_value), ranks(np.broadcast_to(true_value, seen_value.shape)))
+    judged_value = torch.einsum("jpc,mpc->mj", judged, reward).numpy() / truth.shape[0]
+    judge = row_correlation(ranks(judged_value), ranks(np.broadcast_to(true_value, judged_value.shape)))
     uses: dict[str, Any] = {
         "rl": gain(tilted(base, reward, beta)),
         "ranking": gain(tilted(base, ranking_scale, ranking_beta)),

@@ -99,15 +99,15 @@ def policy_risk(gain: ArrayLike, *, level: float = 0.95, rounds: int = 1000, see
     below = int(at_or_below(values).sum())
     low, high = wilson(below, len(values), level)
     several = len(values) > 1
-    spread = float(values.var(correction=1)) if several else None
+    variance = float(values.var(correction=1)) if several else None
     interval = _interval(values, level, rounds, seed) if several else (None, None)
     return PolicyRisk(
         draws=len(values),
         gain=float(values.mean()),
         gain_low=interval[0],
         gain_high=interval[1],
-        variance=spread,
-        deviation=None if spread is None else spread**0.5,
+        variance=variance,
+        deviation=None if variance is None else variance**0.5,
         worst=float(torch.quantile(values, 0.05)),
         at_or_below=below,
         risk=below / len(values),

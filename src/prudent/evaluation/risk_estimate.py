@@ -255,8 +255,8 @@ def _procedure(
     for row in rows:
         moved = fit.moves(fresh, row["method"], row["beta"])
         gains = (moved * truth).sum(-1).mean(-1).reshape(count, FRESH)
-        spread = gains.std(1).clamp(min=1e-12)
-        share = np.append(0.5, torch.special.ndtr(-gains.mean(1) / spread).numpy())[:, None]
+        deviation = gains.std(1).clamp(min=1e-12)
+        share = np.append(0.5, torch.special.ndtr(-gains.mean(1) / deviation).numpy())[:, None]
         low, high = weighted_interval(share, atoms)
         out.append(
             {

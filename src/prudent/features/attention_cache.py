@@ -53,7 +53,7 @@ class RoomyLayer(DynamicLayer):
         self.buffers, self.count, self.start, self.end = [keys, values], count, 0, end
         self.expose()
 
-    def spread(self, other: RoomyLayer, rows: torch.Tensor) -> None:
+    def expand(self, other: RoomyLayer, rows: torch.Tensor) -> None:
         """Hold copies of ``rows`` of another layer, with room behind."""
         length = other.end - other.start
         filled = []
@@ -81,14 +81,14 @@ class RoomyLayer(DynamicLayer):
         self.buffers, self.start, self.end = grown, before, before + length
         self.expose()
 
-    def append(self, other: RoomyLayer, spread: torch.Tensor) -> None:
-        """Add rows ``spread`` of another layer, so that their last tokens stand in this layer's last column."""
-        length, count = other.end - other.start, self.count + len(spread)
+    def append(self, other: RoomyLayer, rows: torch.Tensor) -> None:
+        """Add rows ``rows`` of another layer, so that their last tokens stand in this layer's last column."""
+        length, count = other.end - other.start, self.count + len(rows)
         if count > self.buffers[0].shape[0] or length > self.end:
             self.rebuild(max(count, self.buffers[0].shape[0]), max(0, length - (self.end - self.start)), self.room)
         self.start = min(self.start, self.end - length)
         for buffer, states in zip(self.buffers, other.expose()):
-            buffer[self.count : count, :, self.end - length : self.end] = states[spread]
+            buffer[self.count : count, :, self.end - length : self.end] = states[rows]
         self.count = count
         self.expose()
 

@@ -73,7 +73,7 @@ def _shallow(module: nn.Module, config: Any) -> Any:
 
 
 @torch.inference_mode()
-def sees_only_the_past(body: Any, token: int) -> bool:
+def is_causal(body: Any, token: int) -> bool:
     """Whether a token's state is free of what follows: tried, on one token with and without others behind it.
 
     The others differ from it: with rotary positions, a mean over equal tokens would be the token itself.
@@ -132,7 +132,7 @@ class Runner:
         self.body, self.pooling, self.pad, self.left = body, pooling, pad, left
         self.budget, self.spare = BUDGETS.get(body.device.type, BUDGETS["cuda"])
         self.budget = budget or self.budget
-        self.causal = sees_only_the_past(body, pad)
+        self.causal = is_causal(body, pad)
         self.argument = cache_argument(body)
         self.shares = self.causal and not left and is_roomy(new_cache(body))
         self.held = self._held() if self.shares else 0

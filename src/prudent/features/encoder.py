@@ -226,7 +226,7 @@ class Encoder:
             texts = self.renderer.conversations(prompts[part], responses[part])
         else:
             texts = self.renderer.conversations([prompts[row] for row in rows], [responses[row] for row in rows])
-        empty = {place: "it has no tokens; leave it out" for place, text in enumerate(texts) if not text.ids}
+        empty = {index: "it has no tokens; leave it out" for index, text in enumerate(texts) if not text.ids}
         if empty:
             raise RowsError(empty)
         return texts
@@ -257,7 +257,7 @@ class Encoder:
             for batch, values in runner.run([texts[row] for row in rows]):
                 if not bool(torch.isfinite(values).all()):
                     self._not_finite(
-                        texts, keys, {int(rows[batch[place]]) for place in torch.nonzero(~values.isfinite().all(-1))}
+                        texts, keys, {int(rows[batch[index]]) for index in torch.nonzero(~values.isfinite().all(-1))}
                     )
                 fresh[batch] = values
                 if self.cache is not None:

@@ -139,15 +139,15 @@ class _Batch:
             self.cache, self.end = cache, width
             self.rows, self.first = rows, width - lengths
             return logits
-        spread = torch.arange(len(prompts), device=self.device).repeat_interleave(samples)
+        owners = torch.arange(len(prompts), device=self.device).repeat_interleave(samples)
         if not len(self):
             self.cache, self.end = new_cache(self.model, self.room), width
             for layer, read in zip(roomy_layers(self.cache), roomy_layers(cache)):
-                layer.spread(read, spread)
+                layer.expand(read, owners)
             self.rows, self.first = rows, width - lengths
             return logits
         for layer, read in zip(roomy_layers(self.cache), roomy_layers(cache)):
-            layer.append(read, spread)
+            layer.append(read, owners)
         end = roomy_layers(self.cache)[0].end
         self.first, self.end = torch.cat([self.first + end - self.end, end - lengths]), end
         self.rows = torch.cat([self.rows, rows])

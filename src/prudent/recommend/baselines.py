@@ -66,9 +66,9 @@ def fit_knn(data: Data, neighbours: int = 100, shrink: float = 10.0) -> Backbone
         together = (columns[start:stop] @ data.train).toarray()
         cosine = torch.from_numpy(together / (norm[start:stop, None] * norm[None, :] + shrink))
         cosine[torch.arange(stop - start), torch.arange(start, stop)] = 0
-        values, places = torch.topk(cosine, kept, dim=1)
+        values, positions = torch.topk(cosine, kept, dim=1)
         rows = np.repeat(np.arange(stop - start), kept)
-        entries = (values.numpy().ravel(), (rows, places.numpy().ravel()))
+        entries = (values.numpy().ravel(), (rows, positions.numpy().ravel()))
         blocks.append(sparse.csr_matrix(entries, shape=(stop - start, count)))
     # Row j of the blocks holds the neighbours of j; a user's history must reach the items that count it as a neighbour.
     similarity = sparse.vstack(blocks).tocsr().T.tocsr()

@@ -15,7 +15,7 @@ from prudent.errors import PrudentError
 from prudent.evaluation.statistics import bounded_mean, correlation, holm, paired_bootstrap
 from prudent.recommend.batches import chunks, history, scoring_batch
 from prudent.recommend.lists import judge_lists
-from prudent.recommend.metrics import VIEWS, Ranking, Scorer, evaluate, spread_of
+from prudent.recommend.metrics import VIEWS, Ranking, Scorer, evaluate, exposure_shares
 from prudent.recommend.pipeline import BASELINES, Model, fit_backbone
 from prudent.recommend.ranking import sweep
 from prudent.recommend.splits import Truth
@@ -111,7 +111,7 @@ def row_of(name: str, ranking: Ranking, popularity: np.ndarray, rounds: int, see
         row[metric] = {"mean": found.value, "low": found.low, "high": found.high, "users": found.n}
         if found.value is None:
             row[metric]["reason"] = found.reason
-    return {**row, **spread_of(ranking.exposure, popularity), "notes": ranking.notes}
+    return {**row, **exposure_shares(ranking.exposure, popularity), "notes": ranking.notes}
 
 
 def paired_p(gap: np.ndarray) -> float | None:

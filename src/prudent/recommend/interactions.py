@@ -257,8 +257,8 @@ def sorted_codes(codes: np.ndarray, names: dict[str, int]) -> tuple[np.ndarray, 
     """Codes renumbered so that names are in text order, and those names."""
     ordered = sorted(names)
     position = np.empty(len(names), dtype=np.int32)
-    for place, name in enumerate(ordered):
-        position[names[name]] = place
+    for index, name in enumerate(ordered):
+        position[names[name]] = index
     return (position[codes] if len(codes) else codes), ordered
 
 

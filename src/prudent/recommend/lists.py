@@ -42,17 +42,17 @@ def read_lists(path: str | Path) -> dict[str, list[str]]:
             bad.append(BadRow(line, "", "missing-id", "a user and an item are needed"))
             continue
         try:
-            place = parse_rating(rank) if fields.rating is not None else float(number)
-            if place is None:
+            index = parse_rating(rank) if fields.rating is not None else float(number)
+            if index is None:
                 raise ValueError("the cell is empty")
         except ValueError as error:
             bad.append(BadRow(line, "rank", "unparsable-rank", str(error)))
             continue
-        if fields.rating is not None and (earlier := ranks.setdefault((who, place), line)) != line:
-            detail = f"rank {place:g} of user {who!r} stands on line {earlier} too: which item comes first is not said"
+        if fields.rating is not None and (earlier := ranks.setdefault((who, index), line)) != line:
+            detail = f"rank {index:g} of user {who!r} stands on line {earlier} too: which item comes first is not said"
             bad.append(BadRow(line, "rank", "equal-rank", detail))
             continue
-        found[who].append((place, what))
+        found[who].append((index, what))
     if bad:
         raise DataError(str(path), bad, "fix these rows of the lists")
     return {who: [item for _, item in sorted(entries, key=lambda entry: entry[0])] for who, entries in found.items()}
@@ -73,28 +73,28 @@ def judge_lists(
     A repeated item, one the user has seen and one that training never saw keep their rank and never hit; all are
     counted. Users with held-out positives but no list have recall 0.
     """
-    place_of = {name: place for place, name in enumerate(items)}
+    index_of = {name: index for index, name in enumerate(items)}
     sheet = Sheet(truth, tail, ks, ("overall", "tail absolute"))
     counts: Counter = Counter()
-    places = np.full((len(users), sheet.k), UNKNOWN, dtype=np.int32)
+    positions = np.full((len(users), sheet.k), UNKNOWN, dtype=np.int32)
     for row, who in enumerate(users):
         shown = lists.get(who, [])[: sheet.k]
         known = set(seen.indices[seen.indptr[row] : seen.indptr[row + 1]].tolist())
         given: set[str] = set()
         for rank, item in enumerate(shown):
-            place = place_of.get(item, UNKNOWN)
-            repeated, before = item in given, place in known
+            index = index_of.get(item, UNKNOWN)
+            repeated, before = item in given, index in known
             counts["repeated recommendations, counted once"] += repeated
             counts["recommendations that the user has seen"] += before
-            counts["recommendations unknown to training"] += place == UNKNOWN
-            places[row, rank] = UNKNOWN if repeated or before else place
+            counts["recommendations unknown to training"] += index == UNKNOWN
+            positions[row, rank] = UNKNOWN if repeated or before else index
             given.add(item)
-    counts["users without a list"] = sum(users[place] not in lists for place in sheet.active)
-    sheet.top[:] = places
-    sheet.exposure.add_places(places[sheet.active, : sheet.exposure.k])
+    counts["users without a list"] = sum(users[index] not in lists for index in sheet.active)
+    sheet.top[:] = positions
+    sheet.exposure.add_indices(positions[sheet.active, : sheet.exposure.k])
     for part in chunks(sheet.active, scoring_batch(len(items))):
         above = np.full((len(part), len(items) + 1), sheet.k)  # beyond the list; the last column is UNKNOWN's
-        np.put_along_axis(above, places[part].astype(np.int64), np.arange(sheet.k)[None, :], axis=1)
+        np.put_along_axis(above, positions[part].astype(np.int64), np.arange(sheet.k)[None, :], axis=1)
         entries = history(truth.positives, part)
         owner, column = entries.row.numpy(), entries.column.numpy()
         sheet.enter(part, column, {"": Positions(owner, above[owner, column], np.ones_like(owner))})

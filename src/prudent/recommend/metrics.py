@@ -97,7 +97,7 @@ class Best:
     """
 
     values: torch.Tensor
-    places: np.ndarray
+    indices: np.ndarray
     full: torch.Tensor
 
     def tied_at(self, k: int) -> torch.Tensor:
@@ -115,14 +115,14 @@ def best_items(scores: torch.Tensor, k: int, users: np.ndarray) -> Best:
     reach = min(k + 1, scores.shape[1])
     found, order = torch.topk(scores, reach, dim=1)
     values = torch.nn.functional.pad(found, (0, k + 1 - reach), value=-torch.inf)
-    places = np.full((len(scores), k), -1, dtype=np.int32)
-    places[:, :reach] = torch.where(torch.isneginf(found), -1, order).numpy()[:, :k]
-    best = Best(values, places, scores)
+    indices = np.full((len(scores), k), -1, dtype=np.int32)
+    indices[:, :reach] = torch.where(torch.isneginf(found), -1, order).numpy()[:, :k]
+    best = Best(values, indices, scores)
     for row in best.tied_at(k).tolist():
         cut = values[row, k - 1]
         group = torch.nonzero(scores[row] == cut)[:, 0].numpy()
         room = torch.nonzero(values[row, :k] == cut)[:, 0].numpy()
-        places[row, room] = np.random.default_rng([int(users[row])]).choice(group, len(room), replace=False)
+        indices[row, room] = np.random.default_rng([int(users[row])]).choice(group, len(room), replace=False)
     return best
 
 
@@ -167,18 +167,18 @@ class Exposure:
     def add(self, best: Best) -> None:
         """Count a batch's lists in."""
         tied = best.tied_at(self.k)
-        self.add_places(np.delete(best.places[:, : self.k], tied.numpy(), axis=0))
+        self.add_indices(np.delete(best.indices[:, : self.k], tied.numpy(), axis=0))
         for row in tied.tolist():
             cut = best.values[row, self.k - 1]
             group = (best.full[row] == cut).numpy()
             room = int((best.values[row, : self.k] == cut).sum())
-            self.add_places((best.full[row] > cut).nonzero()[:, 0].numpy())
+            self.add_indices((best.full[row] > cut).nonzero()[:, 0].numpy())
             self.expected[group] += room / group.sum()
             self.missed[group] *= 1 - room / group.sum()
 
-    def add_places(self, places: np.ndarray) -> None:
+    def add_indices(self, indices: np.ndarray) -> None:
         """Count in items that are certainly shown; -1 is none."""
-        shown = places[places >= 0]
+        shown = indices[indices >= 0]
         self.expected[:] += np.bincount(shown, minlength=len(self.expected))
         self.missed[shown] = 0
 
@@ -232,7 +232,7 @@ class Sheet:
 
     def show(self, users: np.ndarray, best: Best) -> None:
         """Keep the lists of these users."""
-        self.top[users] = best.places
+        self.top[users] = best.indices
         self.exposure.add(best)
         self.tied += len(best.tied_at(max(self.ks)))
 
@@ -272,7 +272,7 @@ def checked(scores: torch.Tensor, users: np.ndarray, items: int) -> torch.Tensor
     return scores
 
 
-def spread_of(exposure: Exposure, popularity: np.ndarray) -> dict[str, float]:
+def exposure_shares(exposure: Exposure, popularity: np.ndarray) -> dict[str, float]:
     """Coverage (expected share of items in any list), Gini of how often items are expected to be shown (0 even, 1 one
     item), mean popularity of what is shown; NaN where nothing is.
     """
@@ -307,11 +307,11 @@ def list_metrics(
         raise PrudentError(f"{len(recommended)} lists but {len(truth)} truths; give one truth set a list")
     hits = np.zeros((len(truth), k), dtype=bool)
     repeats = 0
-    for place, (shown, right) in enumerate(zip(recommended, truth)):
+    for index, (shown, right) in enumerate(zip(recommended, truth)):
         known: set = set()
         for rank, item in enumerate(shown[:k]):
             repeats += item in known
-            hits[place, rank] = item in right and item not in known
+            hits[index, rank] = item in right and item not in known
             known.add(item)
     sizes = np.array([len(set(right)) for right in truth], dtype=np.int64)
     owner, above = np.nonzero(hits)

@@ -116,11 +116,11 @@ def squared_loss(
     scores = left @ right[columns].T
     if bias is not None:
         scores = scores + bias[columns]
-    place = torch.searchsorted(columns, entries.column)
+    index = torch.searchsorted(columns, entries.column)
     label = torch.zeros_like(scores)
-    label[entries.row, place] = 1
+    label[entries.row, index] = 1
     factor = inside[columns].expand_as(scores).clone()
-    factor[entries.row, place] = alpha if weight is None else alpha * weight[entries.column]
+    factor[entries.row, index] = alpha if weight is None else alpha * weight[entries.column]
     return ((scores - label).square() * factor).sum()
 
 

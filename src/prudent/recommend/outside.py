@@ -35,8 +35,8 @@ def from_table(
     rows, fields, _ = rows_of(path, Fields(user, item, score, None))
     if fields.rating is None:
         raise PrudentError(f"{path}: no score column; name it with score=... (--score-column)")
-    user_place = {name: place for place, name in enumerate(data.users)}
-    item_place = {name: place for place, name in enumerate(data.items)}
+    user_index = {name: index for index, name in enumerate(data.users)}
+    item_index = {name: index for index, name in enumerate(data.items)}
     cells: dict[tuple[int, int], float] = {}
     bad: list[BadRow] = []
     counts: Counter = Counter()
@@ -54,7 +54,7 @@ def from_table(
             bad.append(BadRow(line, fields.rating, "missing-score", "the cell is empty; give a number"))
             continue
         counts["rows"] += 1
-        pair = (user_place.get(text_id(who), -1), item_place.get(text_id(what), -1))
+        pair = (user_index.get(text_id(who), -1), item_index.get(text_id(what), -1))
         if min(pair) < 0:
             counts["pairs of users or items unseen in training"] += 1
         elif pair in cells:
@@ -68,8 +68,8 @@ def from_table(
             f"{path}: no score of a known user and item; check that its ids are those of the interactions"
         )
     shape = data.train.shape
-    places = np.array(list(cells), dtype=np.int64)
-    matrix = sparse.csr_matrix((np.array(list(cells.values()), dtype=np.float32), places.T), shape=shape)
+    indices = np.array(list(cells), dtype=np.int64)
+    matrix = sparse.csr_matrix((np.array(list(cells.values()), dtype=np.float32), indices.T), shape=shape)
     matrix.sort_indices()
     counts["known pairs with a score"] = len(cells)
     counts["known pairs without a score, taken as 0"] = shape[0] * shape[1] - len(cells)
@@ -86,18 +86,18 @@ def from_callable(function: Outside, data: Data, name: str = "outside function")
 def outside_scores(function: Outside, users: list[str], items: list[str]) -> Scorer:
     """Scorer that asks an outside function; its shape is checked, NaN and infinity are refused."""
 
-    def scores(places: np.ndarray) -> torch.Tensor:
-        values = torch.as_tensor(np.asarray(function([users[place] for place in places], items)), dtype=torch.float32)
-        if tuple(values.shape) != (len(places), len(items)):
+    def scores(indices: np.ndarray) -> torch.Tensor:
+        values = torch.as_tensor(np.asarray(function([users[index] for index in indices], items)), dtype=torch.float32)
+        if tuple(values.shape) != (len(indices), len(items)):
             raise PrudentError(
-                f"the outside scorer gave shape {tuple(values.shape)} for {len(places)} users and {len(items)} items; "
+                f"the outside scorer gave shape {tuple(values.shape)} for {len(indices)} users and {len(items)} items; "
                 "it must give one score a pair, users first"
             )
         bad = ~torch.isfinite(values)
         if bool(bad.any()):
             row, column = bad.nonzero()[0].tolist()
             raise PrudentError(
-                f"the outside scorer gave {values[row, column].item()} for user {users[places[row]]!r}, item "
+                f"the outside scorer gave {values[row, column].item()} for user {users[indices[row]]!r}, item "
                 f"{items[column]!r}; scores must be finite"
             )
         return values

@@ -17,7 +17,7 @@ from prudent.recommend.metrics import Scorer, best_items, tail_items
 from prudent.recommend.models import Backbone, BackboneOptions, fit_lightgcn, fit_mf, fit_vae
 from prudent.recommend.outside import from_callable, from_table, load_callable
 from prudent.recommend.ranking import RANKS, Blend, blend, choose_blend, recommend
-from prudent.recommend.splits import Data, places
+from prudent.recommend.splits import Data, catalogue_index
 from prudent.recommend.training import Progress, Schedule
 from prudent.recommend.uncertainty import UncertaintyOptions, fit_uncertainty
 from prudent.seeding import Seed, spawn
@@ -163,12 +163,12 @@ def top(model: Model, users: Sequence[str] | None = None, *, k: int = 20, rank: 
     """The best ``k`` unseen items of each user (None: all). A user without history gets the popular items."""
     data = model.data
     names = list(data.users) if users is None else [str(user) for user in users]
-    place = places(names, data.users)
-    known = np.flatnonzero(place >= 0)
+    index = catalogue_index(names, data.users)
+    known = np.flatnonzero(index >= 0)
     seen = data.seen_with_valid()
-    found, values = recommend(model.scorer(rank), seen, place[known], k)
+    found, values = recommend(model.scorer(rank), seen, index[known], k)
     counts = torch.from_numpy(data.popularity.astype(np.float32))
-    popular = best_items(counts[None], k, np.zeros(1, dtype=np.int64)).places[0]
+    popular = best_items(counts[None], k, np.zeros(1, dtype=np.int64)).indices[0]
     order = popular[popular >= 0].tolist()
     items: list[list[str]] = [[data.items[i] for i in order] for _ in names]
     scores: list[list[float]] = [[float(counts[i]) for i in order] for _ in names]
@@ -176,7 +176,7 @@ def top(model: Model, users: Sequence[str] | None = None, *, k: int = 20, rank: 
         kept = found[row] >= 0
         items[who] = [data.items[i] for i in found[row][kept]]
         scores[who] = values[row][kept].tolist()
-    return Top(names, items, scores, (place < 0).tolist(), rank)
+    return Top(names, items, scores, (index < 0).tolist(), rank)
 
 
 def with_truth(model: Model, data: Data) -> Model:

@@ -9,7 +9,7 @@ import numpy as np
 from prudent.errors import PrudentError
 from prudent.recommend.interactions import Interactions
 from prudent.recommend.metrics import tail_items
-from prudent.recommend.splits import Data, Truth, places, split, truth_of
+from prudent.recommend.splits import Data, Truth, catalogue_index, split, truth_of
 from prudent.seeding import Seed, numpy_generator, spawn
 
 
@@ -50,8 +50,8 @@ def plant(
     tail, _ = tail_items(truth.sum(0), percentile=percentile)
     chance = numpy_generator(exposure_seed).random(truth.shape)
     hidden = truth & tail & (chance < hidden_share)
-    user_names = [f"u{place:0{len(str(users))}d}" for place in range(users)]
-    item_names = [f"i{place:0{len(str(items))}d}" for place in range(items)]
+    user_names = [f"u{index:0{len(str(users))}d}" for index in range(users)]
+    item_names = [f"i{index:0{len(str(items))}d}" for index in range(items)]
 
     def cells(mask: np.ndarray) -> Interactions:
         user, item = np.nonzero(mask)
@@ -69,5 +69,5 @@ def planted_data(
     """
     data = split(world.observed, "user", valid=valid, test=test, seed=seed)
     hidden = truth_of(data.users, data.items, data.train, world.hidden)
-    kept = places(data.items, world.observed.items)
+    kept = catalogue_index(data.items, world.observed.items)
     return data, hidden, world.tail[kept]

@@ -30,8 +30,8 @@ def standardised(scores: torch.Tensor, seen: sparse.csr_matrix, users: np.ndarra
     count = unseen.sum(1, keepdim=True)
     mean = torch.where(unseen, scores, 0).sum(1, keepdim=True) / count.clamp(min=1)
     deviation = torch.where(unseen, scores - mean, 0)
-    spread = (deviation.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
-    return torch.where(spread > 0, (scores - mean) / spread, 0)
+    scale = (deviation.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+    return torch.where(scale > 0, (scores - mean) / scale, 0)
 
 
 def blend(score: Scorer, log_variance: Scorer, seen: sparse.csr_matrix, weight: float) -> Scorer:
@@ -115,14 +115,14 @@ def recommend(scorer: Scorer, seen: sparse.csr_matrix, users: np.ndarray, k: int
     """(users, k) item places (best first, -1 where none is left) and scores, for known users, none of them seen."""
     if k < 1:
         raise PrudentError(f"k is {k}; choose at least 1")
-    places = np.full((len(users), k), -1, dtype=np.int32)
+    indices = np.full((len(users), k), -1, dtype=np.int32)
     values = np.full((len(users), k), np.nan, dtype=np.float32)
     start = 0
     for part in chunks(users, scoring_batch(seen.shape[1])):
         scores = scorer(part)
         stop = start + len(part)
-        places[start:stop] = best_items(mask_seen(scores, seen, part), k, part).places
-        picked = torch.gather(scores, 1, torch.from_numpy(places[start:stop].astype(np.int64)).clamp(min=0)).numpy()
-        values[start:stop] = np.where(places[start:stop] >= 0, picked, np.nan)
+        indices[start:stop] = best_items(mask_seen(scores, seen, part), k, part).indices
+        picked = torch.gather(scores, 1, torch.from_numpy(indices[start:stop].astype(np.int64)).clamp(min=0)).numpy()
+        values[start:stop] = np.where(indices[start:stop] >= 0, picked, np.nan)
         start = stop
-    return places, values
+    return indices, values

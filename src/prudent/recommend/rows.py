@@ -107,7 +107,7 @@ def csv_rows(path: Path, wanted: Fields, delimiter: str) -> tuple[Iterator[Row],
     twice = [name for name in vars(fields).values() if name is not None and header.count(name) > 1]
     if twice:
         raise PrudentError(f"{path}: the column {twice[0]!r} is there twice; rename one of them")
-    places = [header.index(name) if name is not None else None for name in vars(fields).values()]
+    indices = [header.index(name) if name is not None else None for name in vars(fields).values()]
 
     def rows() -> Iterator[Row]:
         with open_text(path) as file:
@@ -125,7 +125,8 @@ def csv_rows(path: Path, wanted: Fields, delimiter: str) -> tuple[Iterator[Row],
                         yield BadRow(reader.line_num, "", "too-many-fields", detail)
                         continue
                     user, item, rating, time = (
-                        cells[place] if place is not None and place < len(cells) else None for place in places
+                        cells[position] if position is not None and position < len(cells) else None
+                        for position in indices
                     )
                     yield reader.line_num, user, item, rating, time
             except csv.Error as error:

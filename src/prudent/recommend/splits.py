@@ -126,11 +126,11 @@ def sides(found: Interactions, how: str, valid: float, test: float, seed: Seed) 
     order = np.lexsort((key, group))
     starts = np.r_[0, np.flatnonzero(np.diff(group[order])) + 1] if len(found) else np.zeros(0, dtype=int)
     sizes = np.diff(np.r_[starts, len(found)])
-    place = np.arange(len(found)) - np.repeat(starts, sizes)
+    position = np.arange(len(found)) - np.repeat(starts, sizes)
     size = np.repeat(sizes, sizes)
     tests = np.minimum(np.round(size * test), size - 1)
     valids = np.minimum(np.round(size * valid), size - 1 - tests)
-    side[order] = np.where(place < tests, 2, np.where(place < tests + valids, 1, 0))
+    side[order] = np.where(position < tests, 2, np.where(position < tests + valids, 1, 0))
     return side
 
 
@@ -177,20 +177,20 @@ def with_test(data: Data, test: Interactions) -> Data:
 
 def truth_of(users: list[str], items: list[str], known: sparse.csr_matrix, held: Interactions) -> Truth:
     """Held-out positives over the catalogue of the training side; ``known`` pairs among them are left out, counted."""
-    user_place = places(held.users, users)[held.user[held.positive]]
-    item_place = places(held.items, items)[held.item[held.positive]]
-    warm, reachable = user_place >= 0, item_place >= 0
-    positives = pattern(user_place[warm & reachable], item_place[warm & reachable], known.shape)
+    user_index = catalogue_index(held.users, users)[held.user[held.positive]]
+    item_index = catalogue_index(held.items, items)[held.item[held.positive]]
+    warm, reachable = user_index >= 0, item_index >= 0
+    positives = pattern(user_index[warm & reachable], item_index[warm & reachable], known.shape)
     overlap = positives.multiply(known).tocsr()
     if overlap.nnz:
         positives = (positives - overlap).tocsr()
         positives.eliminate_zeros()
     cold_codes, cold_rows = np.unique(held.user[held.positive][~warm], return_inverse=True)
     cold_reach = reachable[~warm]
-    cold = pattern(cold_rows[cold_reach], item_place[~warm][cold_reach], (len(cold_codes), len(items)))
+    cold = pattern(cold_rows[cold_reach], item_index[~warm][cold_reach], (len(cold_codes), len(items)))
     return Truth(
         positives,
-        np.bincount(user_place[warm & ~reachable], minlength=len(users)),
+        np.bincount(user_index[warm & ~reachable], minlength=len(users)),
         cold,
         np.bincount(cold_rows[~cold_reach], minlength=len(cold_codes)),
         [held.users[code] for code in cold_codes],
@@ -198,7 +198,7 @@ def truth_of(users: list[str], items: list[str], known: sparse.csr_matrix, held:
     )
 
 
-def places(names: list[str], catalogue: list[str]) -> np.ndarray:
+def catalogue_index(names: list[str], catalogue: list[str]) -> np.ndarray:
     """(names,) place of each name in the catalogue, -1 where it isn't there."""
-    index = {name: place for place, name in enumerate(catalogue)}
+    index = {name: position for position, name in enumerate(catalogue)}
     return np.array([index.get(name, -1) for name in names], dtype=np.int64)

@@ -50,10 +50,10 @@ def _quantile(scores: torch.Tensor, level: float) -> torch.Tensor:
     if not 0 <= level <= 1:
         raise PrudentError(f"quantile level must lie in [0, 1], got {level}")
     ordered = scores.sort(0).values  # torch.quantile refuses more than 16 million numbers
-    place = level * (len(scores) - 1)
-    low = int(place)
+    position = level * (len(scores) - 1)
+    low = int(position)
     high = min(low + 1, len(scores) - 1)
-    return torch.lerp(ordered[low], ordered[high], place - low)
+    return torch.lerp(ordered[low], ordered[high], position - low)
 
 
 def _median(scores: torch.Tensor) -> torch.Tensor:

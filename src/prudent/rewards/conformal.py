@@ -100,7 +100,7 @@ class MarginIntervals:
         if groups is not None and len(names) != len(wanted):
             raise PrudentError(f"{len(names)} groups for {len(wanted)} pairs; give one a pair")
         for name in dict.fromkeys(names):
-            rows = torch.tensor([place for place, other in enumerate(names) if other == name])
+            rows = torch.tensor([index for index, other in enumerate(names) if other == name])
             found[name] = {
                 "share": float(inside[rows].mean()),
                 "width": float((high - low)[rows].mean()),

@@ -44,9 +44,9 @@ def standardisation(*sources: Any) -> tuple[torch.Tensor, torch.Tensor]:
             square += part.sub_(shift).square_().sum(0)
             count += len(part)
     mean = total / count
-    spread = (square / count - mean**2).clamp_min(0).sqrt()
-    constant = spread <= 1e-7 * (mean + shift).abs().clamp_min(1e-30)
-    return (mean + shift).float(), torch.where(constant, 1.0, spread).float()
+    deviation = (square / count - mean**2).clamp_min(0).sqrt()
+    constant = deviation <= 1e-7 * (mean + shift).abs().clamp_min(1e-30)
+    return (mean + shift).float(), torch.where(constant, 1.0, deviation).float()
 
 
 def paired_features(chosen: Any, rejected: Any) -> tuple[Any, Any]:
@@ -122,9 +122,9 @@ def halves(groups: Sequence[Any], seed: Seed) -> tuple[torch.Tensor, torch.Tenso
     names = list(rows)
     order = numpy_generator(seed).permutation(len(names))
     sides: tuple[list[int], list[int]] = ([], [])
-    for place in sorted(order, key=lambda i: -len(rows[names[i]])):
+    for position in sorted(order, key=lambda i: -len(rows[names[i]])):
         smaller = sides[0] if len(sides[0]) <= len(sides[1]) else sides[1]
-        smaller.extend(rows[names[place]])
+        smaller.extend(rows[names[position]])
     return torch.tensor(sorted(sides[0])), torch.tensor(sorted(sides[1]))
 
 

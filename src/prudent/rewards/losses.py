@@ -74,7 +74,7 @@ def bradley_terry_loss(
     total = mean.sum()
     if not bool(torch.isfinite(total)):
         bad = torch.nonzero(~torch.isfinite(losses))
-        pairs = sorted({int(place[-1]) for place in bad})[:10]
+        pairs = sorted({int(index[-1]) for index in bad})[:10]
         raise PrudentError(
             f"the loss is {float(total)}: pairs {pairs} of this batch have scores or weights that are not finite; "
             "lower the learning rate or fix these pairs"

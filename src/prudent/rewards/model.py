@@ -218,13 +218,13 @@ def encode_prompts(encoder: Any, prompts: Sequence[Prompt]) -> torch.Tensor:
     Rendered with an empty response, each distinct prompt once.
     """
     keys = [repr(prompt) for prompt in prompts]
-    first = {key: place for place, key in reversed(list(enumerate(keys)))}
+    first = {key: index for index, key in reversed(list(enumerate(keys)))}
     distinct = list(first)
-    where = {key: place for place, key in enumerate(distinct)}
-    places = [where[key] for key in keys]
+    where = {key: index for index, key in enumerate(distinct)}
+    indices = [where[key] for key in keys]
     try:
         encoded = encoder.encode([prompts[first[key]] for key in distinct], [""] * len(distinct))
     except RowsError as error:
-        bad = {row: error.rows[place] for row, place in enumerate(places) if place in error.rows}
+        bad = {row: error.rows[index] for row, index in enumerate(indices) if index in error.rows}
         raise RowsError(bad) from error
-    return encoded[torch.tensor(places)]
+    return encoded[torch.tensor(indices)]

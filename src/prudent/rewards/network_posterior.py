@@ -262,9 +262,9 @@ def choose_prior(
         values, vectors = torch.linalg.eigh(pairs.curvature[:, None] * pairs.kernel() * pairs.curvature)
         known, prior = (cross @ vectors).square(), test.diagonal()
         margin = (head.scores(better[held]) - head.scores(worse[held]))[0].double()
-        for place, wanted in enumerate(PRIORS):
+        for index, wanted in enumerate(PRIORS):
             precision = pairs.precision(wanted)
             variance = (prior - (known / (precision + values.clamp_min(0))).sum(1)) / precision
             moderated = margin / (1 + torch.pi / 8 * variance.clamp_min(0)).sqrt()
-            losses[place] += held_out_loss(columns.at(held), moderated)
+            losses[index] += held_out_loss(columns.at(held), moderated)
     return lowest_loss(PRIORS, losses / len(better))

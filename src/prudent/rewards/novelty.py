@@ -65,8 +65,8 @@ class Novelty:
         wanted = _network(fixed, "target", rows)
 
         def loss(values: Parameters, batch: torch.Tensor, step: int) -> torch.Tensor:
-            places = train[batch[0]]
-            return (_network(values, "copy", rows[:, places]) - wanted[:, places]).square().mean((1, 2))
+            indices = train[batch[0]]
+            return (_network(values, "copy", rows[:, indices]) - wanted[:, indices]).square().mean((1, 2))
 
         train_members(trained, loss, member_orders([order], len(train), epochs), batch_size=64)
         made = cls({**fixed, **{name: t.detach() for name, t in trained.items()}}, mean, scale, 1.0)

@@ -154,8 +154,8 @@ class QuantileModel:
             )
         mean, scale = standardisation(values)
         centre = target.nanmean(0)
-        spread = ((target - centre).square().nanmean(0)).sqrt().clamp_min(1e-6)
-        wanted = (target - centre) / spread
+        deviation = ((target - centre).square().nanmean(0)).sqrt().clamp_min(1e-6)
+        wanted = (target - centre) / deviation
         tau = levels(count)
         rows = (values - mean) / scale
         options = {"batch_size": batch_size, "learning_rate": learning_rate, "weight_decay": weight_decay}
@@ -164,7 +164,7 @@ class QuantileModel:
         if epochs is None:
             epochs, table = converged_epochs(rows, wanted, tau, monotone, train, seed)
         tensors, history = train(rows, wanted, epochs)
-        statistics = {"mean": mean, "scale": scale, "centre": centre, "spread": spread}
+        statistics = {"mean": mean, "scale": scale, "centre": centre, "spread": deviation}
         info = {"ratings": counts.tolist(), "epochs": epochs, "levels": count, "train_loss": history[-1]}
         info["held_out_loss"] = table
         return cls(tensors, statistics, names, monotone, info)

@@ -37,11 +37,11 @@ def as_scores(scores: ArrayLike, members_at_least: int = 1) -> torch.Tensor:
     bad = ~torch.isfinite(tensor)
     if bool(bad.any()):
         # item first: the first item that can't be used, then its first member (both counted from 1)
-        place = torch.nonzero(bad.movedim(0, -1))[0].tolist()
-        item = place[0] + 1 if len(place) == 2 else tuple(index + 1 for index in place[:-1])
-        member = place[-1] + 1
+        at = torch.nonzero(bad.movedim(0, -1))[0].tolist()
+        item = at[0] + 1 if len(at) == 2 else tuple(index + 1 for index in at[:-1])
+        member = at[-1] + 1
         raise PrudentError(
-            f"the score of item {item}, member {member} is {tensor[(place[-1], *place[:-1])].item()} (counted from 1; "
+            f"the score of item {item}, member {member} is {tensor[(at[-1], *at[:-1])].item()} (counted from 1; "
             f"{int(bad.sum())} of {tensor.numel()} scores are not finite); fix the member, or leave it out for every "
             "item with drop_members(scores)"
         )

@@ -270,8 +270,8 @@ def cross_fit(belief: Belief, deviations: torch.Tensor, beta: float, method: str
     policy = policy_of(belief, belief.reward + omega, beta, method)
     step = policy - belief.reference
     chosen, valued = ((step * (belief.reward + sign * omega)).sum(-1).mean(-1) for sign in (1, -1))
-    spread = torch.linalg.vector_norm(torch.einsum("spn,pnr->sr", step, belief.factor), dim=-1) / step.shape[-2]
-    bound = valued - _quantile(delta, belief.freedom) * math.sqrt(2) * spread
+    deviation = torch.linalg.vector_norm(torch.einsum("spn,pnr->sr", step, belief.factor), dim=-1) / step.shape[-2]
+    bound = valued - _quantile(delta, belief.freedom) * math.sqrt(2) * deviation
     return CrossFit(float(valued.mean()), float(chosen.mean()), float(bound.mean()), len(omega))
 
 

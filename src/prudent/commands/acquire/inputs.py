@@ -66,7 +66,7 @@ def open_pairs(pool: Pool, known: set[tuple[str, frozenset[str]]]) -> OpenPairs:
     prompts, sides = [], []
     counts = {"already labelled": 0, "same text": 0, "listed twice": 0}
     seen: set[tuple[str, frozenset[str]]] = set()
-    for place, (prompt, responses) in enumerate(zip(pool.prompts, pool.responses)):
+    for position, (prompt, responses) in enumerate(zip(pool.prompts, pool.responses)):
         key, texts = prompt_key(prompt), [squeeze(text) for text in responses]
         for a, b in itertools.combinations(range(len(texts)), 2):
             pair = (key, frozenset((texts[a], texts[b])))
@@ -83,7 +83,7 @@ def open_pairs(pool: Pool, known: set[tuple[str, frozenset[str]]]) -> OpenPairs:
                 counts[reason] += 1
                 continue
             seen.add(pair)
-            prompts.append(place)
+            prompts.append(position)
             sides.append((a, b))
     return OpenPairs(prompts, sides, counts)
 

@@ -85,14 +85,14 @@ def to_label(
     swaps = numpy_generator(seed).random(len(index)) < 0.5
     asked: dict[int, int] = {}
     rows = []
-    for order, (place, value, swap) in enumerate(zip(index, score, swaps.tolist()), start=1):
-        prompt, (a, b) = found.prompt[place], found.sides[place]
+    for order, (position, value, swap) in enumerate(zip(index, score, swaps.tolist()), start=1):
+        prompt, (a, b) = found.prompt[position], found.sides[position]
         first, second = (b, a) if swap else (a, b)
-        asked[place] = asked.get(place, 0) + 1
-        again = f", label {asked[place]} of this pair" if asked[place] > 1 else ""
+        asked[position] = asked.get(position, 0) + 1
+        again = f", label {asked[position]} of this pair" if asked[position] > 1 else ""
         rows.append(
             {
-                "id": f"{pool.ids[prompt]}:{a}:{b}:{asked[place]}",
+                "id": f"{pool.ids[prompt]}:{a}:{b}:{asked[position]}",
                 "prompt": pool.prompts[prompt],
                 "response_1": pool.responses[prompt][first],
                 "response_2": pool.responses[prompt][second],

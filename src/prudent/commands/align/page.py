@@ -217,11 +217,11 @@ def mean_curve(results: list[dict[str, Any]], name: str) -> list[dict[str, Any]]
 def before_after(results: list[dict[str, Any]], problem: Problem, count: int = 6) -> list[dict[str, Any]]:
     """For some held-out prompts: the reference's first sample and each objective's, from the first run."""
     rows = []
-    for place in range(min(count, len(problem.test))):
-        texts = {"before": problem.test.responses[place][0]}
-        texts |= {f["objective"]: f["samples"][place] for f in results if f["run"] == 0}
-        values = {name: float(problem.judged[0].test([place], [text], None)) for name, text in texts.items()}
-        rows.append({"prompt": problem.test.prompts[place][-1]["content"], "texts": texts, "values": values})
+    for index in range(min(count, len(problem.test))):
+        texts = {"before": problem.test.responses[index][0]}
+        texts |= {f["objective"]: f["samples"][index] for f in results if f["run"] == 0}
+        values = {name: float(problem.judged[0].test([index], [text], None)) for name, text in texts.items()}
+        rows.append({"prompt": problem.test.prompts[index][-1]["content"], "texts": texts, "values": values})
     return rows
 
 

@@ -83,7 +83,7 @@ def crossed(
         margins = (judge.scores(learns.chosen) - judge.scores(learns.rejected)).mean(0)
         judges.append(_head_judge(judge, encode, {**accuracy(margins), "trained_on": len(judging)}))
     order = [(run % 2, run // 2) for run in range(runs)]
-    return [heads[half][place] for half, place in order], [judges[half] for half, _ in order]
+    return [heads[half][position] for half, position in order], [judges[half] for half, _ in order]
 
 
 def _head_judge(
@@ -105,12 +105,12 @@ def standardised_by(judged: Judged, test: CandidateFeatures) -> Judged:
     values = judged.test(owner, texts, test.features.flatten(0, 1))
     index = torch.tensor(owner)
     means = torch.zeros(len(test), dtype=torch.float64).index_add_(0, index, values) / torch.bincount(index)
-    spread = float((values - means[index]).square().mean().sqrt())
-    if spread == 0:
+    deviation = float((values - means[index]).square().mean().sqrt())
+    if deviation == 0:
         raise PrudentError("the judge gives every response of a prompt the same score; it can't tell policies apart")
 
     def scaled(truth: Truth) -> Truth:
-        return lambda prompts, texts, features: truth(prompts, texts, features) / spread
+        return lambda prompts, texts, features: truth(prompts, texts, features) / deviation
 
     unit = "standard deviations of the judge within a prompt"
     return Judged(judged.kind, unit, scaled(judged.train), scaled(judged.test), judged.quality)

@@ -62,11 +62,11 @@ def summarise(problem: Problem, results: list[dict[str, Any]], settings: AlignOp
     """Rows by objective (gain, variance, risk with Wilson interval, KL, promised and got) and paired differences."""
     runs = run_rows(problem, results)
     table = []
-    for place, objective in enumerate(settings.objectives):
+    for index, objective in enumerate(settings.objectives):
         mine = [row for row in runs if row["objective"] == objective]
         risk = policy_risk(torch.tensor([row["gain"] for row in mine]), seed=settings.seed)
         promised = policy_risk(torch.tensor([row["promised_gain"] for row in mine]), seed=settings.seed)
-        low, high = prompt_interval(problem, results, objective, spawn(settings.seed, place + 1)[-1])
+        low, high = prompt_interval(problem, results, objective, spawn(settings.seed, index + 1)[-1])
         table.append(
             {
                 "objective": objective,

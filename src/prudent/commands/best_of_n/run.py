@@ -49,7 +49,7 @@ def best_of_n(options: BestOfNOptions) -> dict[str, Any]:
 
 def first_candidates(pool: Pool, n: int) -> Pool:
     """The pool with at most n candidates a prompt; PrudentError where a prompt has fewer."""
-    short = [place for place, texts in enumerate(pool.responses) if len(texts) < n]
+    short = [position for position, texts in enumerate(pool.responses) if len(texts) < n]
     if short:
         raise PrudentError(
             f"prompt {pool.ids[short[0]]!r} has only {len(pool.responses[short[0]])} responses, fewer than --n {n} "
@@ -61,7 +61,7 @@ def first_candidates(pool: Pool, n: int) -> Pool:
 
 def rows_of(pool: Pool, found: list[Pick], rule: str) -> list[dict[str, Any]]:
     rows = []
-    for place, (key, prompt, texts, chosen) in enumerate(zip(pool.ids, pool.prompts, pool.responses, found)):
+    for position, (key, prompt, texts, chosen) in enumerate(zip(pool.ids, pool.prompts, pool.responses, found)):
         row = {
             "id": key,
             "prompt": prompt,
@@ -75,7 +75,7 @@ def rows_of(pool: Pool, found: list[Pick], rule: str) -> list[dict[str, Any]]:
             "picks_by_rule": chosen.by_rule,
         }
         if pool.gold is not None:
-            row["gold"] = pool.gold[place][chosen.index]
+            row["gold"] = pool.gold[position][chosen.index]
         rows.append(row)
     return rows
 

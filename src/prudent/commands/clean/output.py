@@ -43,8 +43,8 @@ def write(run: Run, outcome: Outcome, result: dict[str, Any]) -> None:
         run.write_table(
             "strength.parquet",
             {
-                "pair": judged.places + 1,
-                "row": [lines[int(place)] for place in judged.places],
+                "pair": judged.indices + 1,
+                "row": [lines[int(index)] for index in judged.indices],
                 "mean": judged.mean,
                 "sigma": judged.std,
                 "decile": judged.decile,

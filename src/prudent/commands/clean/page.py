@@ -238,8 +238,8 @@ def gains_chart(table: Sequence[dict[str, Any]], title: str) -> Any:
 
 def _proof(report: Report, proof: dict[str, Any]) -> None:
     report.heading("Proof: reward models before and after")
-    told = [row for row in proof["table"] if row["p_holm"] is not None and row["p_holm"] < 0.05]
-    better, worse = ([row["labels"] for row in told if (row["gain"]["value"] > 0) is up] for up in (True, False))
+    significant = [row for row in proof["table"] if row["p_holm"] is not None and row["p_holm"] < 0.05]
+    better, worse = ([row["labels"] for row in significant if (row["gain"]["value"] > 0) is up] for up in (True, False))
     text = (
         f"Better than the labels as given: **{'; '.join(better)}**."
         if better
@@ -305,7 +305,7 @@ def _suspicious(report: Report, outcome: Outcome) -> None:
     pairs = []
     data = outcome.inputs.data
     for i in np.argsort(judged.mean, kind="stable")[:SUSPICIOUS]:
-        row = data[int(judged.places[i])]
+        row = data[int(judged.indices[i])]
         pairs.append(
             {
                 **{name: row[name] for name in ("prompt", "chosen", "rejected")},

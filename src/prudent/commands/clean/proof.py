@@ -35,10 +35,10 @@ def some_prompts(keys: Sequence[str], rows: np.ndarray, most: int, seed: Any) ->
         prompts.setdefault(keys[row], []).append(row)
     names = sorted(prompts)
     taken: list[int] = []
-    for place in np.random.default_rng(seed).permutation(len(names)):
-        if len(taken) + len(prompts[names[place]]) > most:
+    for index in np.random.default_rng(seed).permutation(len(names)):
+        if len(taken) + len(prompts[names[index]]) > most:
             break
-        taken += prompts[names[place]]
+        taken += prompts[names[index]]
     return np.array(sorted(taken))
 
 
@@ -109,7 +109,7 @@ def prove(
     plan = repair_plan(settings)
     chosen = {"your options": plan} if plan.changes_anything else {}
     for name, option in {**chosen, **OPTIONS}.items():
-        variants[name] = spread(repaired_labels(found, option, part), rows, n)
+        variants[name] = to_all_pairs(repaired_labels(found, option, part), rows, n)
     table = compare_labels(
         difference,
         test_difference,
@@ -123,7 +123,7 @@ def prove(
     return {"train_pairs": n, "test_pairs": len(test_difference), "seeds": settings.seeds, "table": rows_of(table)}
 
 
-def spread(labels: Labels, rows: np.ndarray, n: int) -> Labels:
+def to_all_pairs(labels: Labels, rows: np.ndarray, n: int) -> Labels:
     """Labels of some of n pairs as labels of all n, the others left out."""
     values = {}
     for name, empty in (("flip", False), ("keep", False), ("soft_label", 1.0), ("margin", 0.0), ("weight", 1.0)):

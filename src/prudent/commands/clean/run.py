@@ -52,7 +52,7 @@ class Judged:
     """Strength of the pairs that rules keep. places: number (from 0) of each in the file; decile: 1 = weakest."""
 
     strength: Strength
-    places: np.ndarray
+    indices: np.ndarray
     mean: np.ndarray
     std: np.ndarray
     decile: np.ndarray
@@ -193,27 +193,27 @@ def judge_pairs(
     hashes: list[str],
 ) -> tuple[Judged, list[Change]]:
     """Strength of the usable pairs and the changes that follow: the repair plan's, and flags on the weakest labels."""
-    places = np.flatnonzero(usable)
-    if len(places) < settings.folds:
-        raise PrudentError(f"{settings.source}: {len(places)} pairs left to judge; too few for {settings.folds} folds")
-    difference = features.difference if usable.all() else features.difference[torch.from_numpy(places)]
-    keys = [inputs.keys[place] for place in places]
-    found = judge(difference, keys, given_columns(inputs, places), settings, spawn(settings.seed, 3)[2])
+    indices = np.flatnonzero(usable)
+    if len(indices) < settings.folds:
+        raise PrudentError(f"{settings.source}: {len(indices)} pairs left to judge; too few for {settings.folds} folds")
+    difference = features.difference if usable.all() else features.difference[torch.from_numpy(indices)]
+    keys = [inputs.keys[index] for index in indices]
+    found = judge(difference, keys, given_columns(inputs, indices), settings, spawn(settings.seed, 3)[2])
     mean, std = found.mean.numpy(), found.std.numpy()
     decile = decile_groups(mean).numpy()
-    other = None if second is None else second[places]
-    judged = Judged(found, places, mean, std, decile, decile_table(mean, std, other), shares(mean, std))
+    other = None if second is None else second[indices]
+    judged = Judged(found, indices, mean, std, decile, decile_table(mean, std, other), shares(mean, std))
     if other is not None:
         known = ~np.isnan(other)
         rank = correlation(mean[known], other[known], "spearman", seed=settings.seed)
         judged.second = {"column": settings.second_label, "labelled": int(known.sum()), "spearman": rank}
     repairs = plan_repairs(mean, found.probability.numpy(), decile, repair_plan(settings))
-    changes = changes_of_repairs(repairs, places.tolist(), mean, std, decile, lines, hashes)
+    changes = changes_of_repairs(repairs, indices.tolist(), mean, std, decile, lines, hashes)
     weak = np.flatnonzero((mean < -std) & ~repairs.flip & ~repairs.drop)
     for i in weak[np.argsort(mean[weak], kind="stable")]:
         evidence = {"strength": float(mean[i]), "sigma": float(std[i]), "decile": int(decile[i])}
-        place = int(places[i])
-        changes.append(Change(place + 1, lines[place], "below-zero", "flip", "none", hashes[place], evidence))
+        index = int(indices[i])
+        changes.append(Change(index + 1, lines[index], "below-zero", "flip", "none", hashes[index], evidence))
     return judged, changes
 
 
@@ -247,19 +247,19 @@ def study(outcome: Outcome, features: Features) -> None:
     tested = set(inputs.test_keys)
     usable &= np.array([key not in tested for key in inputs.keys])  # else labels as given would profit from the leak
     kept = trainable(n, changes)
-    places = np.flatnonzero(usable)
-    keys = [inputs.keys[place] for place in places]
-    train, test, test_keys = np.arange(len(places)), features.test, inputs.test_keys
+    indices = np.flatnonzero(usable)
+    keys = [inputs.keys[index] for index in indices]
+    train, test, test_keys = np.arange(len(indices)), features.test, inputs.test_keys
     if test is None and settings.holdout:
         train, held = split_prompts(keys, settings.holdout, spawn(settings.seed, 4)[3])
-        test = features.difference[torch.from_numpy(places[held])]
+        test = features.difference[torch.from_numpy(indices[held])]
         test_keys = [keys[i] for i in held]
     train = some_prompts(keys, train, PROOF_PAIRS, spawn(settings.seed, 8)[7])
-    difference = features.difference[torch.from_numpy(places[train])]
+    difference = features.difference[torch.from_numpy(indices[train])]
     train_keys = [keys[i] for i in train]
-    given = given_columns(inputs, places[train])
+    given = given_columns(inputs, indices[train])
     if test is not None and len(test) and len(set(train_keys)) >= settings.folds:
-        outcome.proof = prove(difference, test, train_keys, test_keys, given, kept[places[train]], settings)
+        outcome.proof = prove(difference, test, train_keys, test_keys, given, kept[indices[train]], settings)
         names = ", ".join(Path(path).name for path in settings.test)
         outcome.proof["all_train_pairs"] = int(usable.sum()) - (0 if features.test is not None else len(test))
         outcome.proof["test"] = names or f"{settings.holdout:.0%} of the prompts, held out"

@@ -102,14 +102,14 @@ def show(result: dict[str, Any], options: CompareOptions) -> None:
         title=f"{result['pairs']} pairs, tested on {result['test_pairs']}; longer answer {result['baseline'].value:.3f}"
     )
     shown = [0, 1, 2, 5, 7, 8, 9, 10, 11, 13, 15, 16]
-    for place in shown:
-        table.add_column(COLUMNS[place])
+    for index in shown:
+        table.add_column(COLUMNS[index])
     for row in result["families"]:
         cells = table_row(row)
         table.add_row(
             *(
                 f"{cell:.3g}" if isinstance(cell, float) else str("" if cell is None else cell)
-                for cell in (cells[place] for place in shown)
+                for cell in (cells[index] for index in shown)
             )
         )
     Console(width=140).print(table)

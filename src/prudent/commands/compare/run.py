@@ -101,8 +101,8 @@ def family_options(given: Iterable[str], names: Sequence[str]) -> dict[str, dict
     """Options by family from texts such as ``lora.epochs=2``; values are read as YAML (and 1e-4 as a number)."""
     found: dict[str, dict[str, Any]] = {name: {} for name in names}
     for text in given:
-        place, equals, value = text.partition("=")
-        name, dot, option = place.partition(".")
+        path, equals, value = text.partition("=")
+        name, dot, option = path.partition(".")
         if not equals or not dot or name not in found:
             raise PrudentError(f"--set {text!r}: write FAMILY.OPTION=VALUE with one of {', '.join(names)}")
         try:
@@ -241,5 +241,5 @@ def conformal_coverage(
     order = torch.from_numpy(numpy_generator(seed).permutation(len(mean)))
     first, second = order[: len(order) // 2], order[len(order) // 2 :]
     intervals = MarginIntervals.calibrate(mean[first], sigma[first], target[first], level)
-    own = [groups[place] for place in second.tolist()] if groups else None
+    own = [groups[index] for index in second.tolist()] if groups else None
     return intervals.coverage(mean[second], sigma[second], target[second], own)

@@ -62,7 +62,7 @@ def report(found: dict[str, Any], world: World) -> Report:
     )
     page.table(
         ["gold", "response"],
-        [[float(world.gold[0, place]), world.responses[0][place]] for place in (*order[:2], *order[-2:])],
+        [[float(world.gold[0, index]), world.responses[0][index]] for index in (*order[:2], *order[-2:])],
         "Its two friendliest and its two coldest responses, of 16.",
     )
     page.heading("How it was made").bullets(

@@ -58,8 +58,8 @@ def outcomes(world: World, features: torch.Tensor, pairs: int, seeds: Sequence[S
 def table(pairs: int, found: dict[str, Any]) -> list[dict[str, Any]]:
     """A row a method: mean promise, share of data sets whose policy is no better with Wilson's interval, mean gain."""
     rows = []
-    for place, name in enumerate(METHODS):
-        gains = found["gains"][:, place]
+    for position, name in enumerate(METHODS):
+        gains = found["gains"][:, position]
         below = int(at_or_below(gains, 1.0).sum())
         low, high = wilson(below, len(gains))
         gain = bootstrap(gains, "mean")
@@ -67,7 +67,7 @@ def table(pairs: int, found: dict[str, Any]) -> list[dict[str, Any]]:
             {
                 "pairs": pairs,
                 "method": name,
-                "promised": float(found["promised"][:, place].mean()),
+                "promised": float(found["promised"][:, position].mean()),
                 "came": below / len(gains),
                 "low": low,
                 "high": high,

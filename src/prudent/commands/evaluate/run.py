@@ -268,14 +268,14 @@ def per_item(items: Items, results: list[Result]) -> list[dict[str, Any]]:
             if result.scores is None
             else np.split(result.scores, np.cumsum(result.items.sizes)[:-1])
         )
-        for number, (place, part) in enumerate(zip(result.places, parts)):
+        for number, (index, part) in enumerate(zip(result.indices, parts)):
             entry: dict[str, Any] = {"credit": float(result.view.credit[number])}
             if part is not None:
                 entry["scores"] = part
             for name, values in result.uncertainty.items():
                 if name != "small margin":
                     entry[name] = None if values[number] >= HUGE else float(values[number])
-            rows[place]["models"][result.name] = entry
+            rows[index]["models"][result.name] = entry
     return rows
 
 

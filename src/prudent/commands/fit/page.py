@@ -149,7 +149,7 @@ def write_page(run: Run, result: dict[str, Any]) -> None:
         if found["identical_members"]:
             report.verdict(f"Members {found['identical_members']} (from 0) score alike.", "warn")
         rows = [("mean of members", found["accuracy"]), ("longer answer", found["longer_answer_accuracy"])]
-        rows += [(f"member {place + 1}", one) for place, one in enumerate(found["member_accuracy"])]
+        rows += [(f"member {index + 1}", one) for index, one in enumerate(found["member_accuracy"])]
         points = [{"who": who, "accuracy": one.value, "low": one.low, "high": one.high} for who, one in rows]
         chart = dot_intervals(
             points, "who", "accuracy", "low", "high", x_title="accuracy", reference=0.5, reference_label="chance"

@@ -22,7 +22,7 @@ TITLES = {
     "rule": "Aggregation rule",
 }
 DISTANCE = "square root of KL (nats)"
-SEEN = {True: "holds here", False: "doesn't hold here", None: "can't tell"}
+CONFIRMED = {True: "holds here", False: "doesn't hold here", None: "can't tell"}
 GLOSSARY = {
     "gold": "the true reward, known exactly here or given by a judge",
     "proxy": "the reward model's score, which is what gets optimised",
@@ -95,7 +95,7 @@ def verdict(page: Report, base: Curve) -> None:
 
 def main_curve(page: Report, base: Curve) -> None:
     page.heading("Gold and proxy")
-    size = base.facts.get("gold_spread") or 1.0
+    size = base.facts.get("gold_deviation") or 1.0
     rows = []
     for p in base.points:
         tail = "" if p.how == "best of n" else ", by tilting"
@@ -297,7 +297,7 @@ def published(page: Report, held: Sequence[Any]) -> None:
     page.heading("What is published, and what holds here")
     page.table(
         ["finding", "here", "evidence"],
-        [[f.claim, SEEN[f.seen], f.evidence] for f in held],
+        [[f.claim, CONFIRMED[f.confirmed], f.evidence] for f in held],
         "On this world, at these sizes; not a verdict on the papers.",
     )
 

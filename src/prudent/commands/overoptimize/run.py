@@ -95,14 +95,14 @@ def drawn(
     base = Setting(given.pairs, given.slope, given.members, given.rule)
     n = values_of_n(given, world.samples)
     _, seed, variance_seed = spawn(given.seed, 3)
-    with progress((1 + steps_of(sweeps, base, worlds)) * given.draws) as tick:
+    with progress((1 + steps_of(sweeps, base, worlds)) * given.draws) as advance:
         label = f"{base.pairs} pairs, K = {base.members}, {base.rule}"
-        curves = {"base": [drawn_curve(label, world, base, n, draws=given.draws, seed=seed, tick=tick)]}
+        curves = {"base": [drawn_curve(label, world, base, n, draws=given.draws, seed=seed, advance=advance)]}
         for sweep in sweeps:
             if sweep != "variance":
-                curves[sweep] = sweep_curves(sweep, worlds, base, n, draws=given.draws, seed=seed, tick=tick)
+                curves[sweep] = sweep_curves(sweep, worlds, base, n, draws=given.draws, seed=seed, advance=advance)
         methods = (
-            variance_sweep(world, base, draws=given.draws, seed=variance_seed, tick=tick)
+            variance_sweep(world, base, draws=given.draws, seed=variance_seed, advance=advance)
             if "variance" in sweeps
             else []
         )
@@ -135,7 +135,7 @@ def pushed(text: TextWorld, given: OveroptimizeOptions, model: str) -> dict[str,
             seed=given.seed,
             facts={
                 "gold_per_proxy": sum(slopes) / len(slopes),
-                "gold_spread": float(deviation_within(gold, reference)),
+                "gold_deviation": float(deviation_within(gold, reference)),
             },
         )
 
@@ -217,5 +217,5 @@ def show(payload: dict[str, Any], options: OveroptimizeOptions) -> None:
             table.add_row(c.label, c.accuracy.text, f"{last.n:.0f}", last.gold.text, c.peak.text)
     console.print(table)
     for finding in payload["findings"]:
-        mark = {True: "holds here", False: "doesn't hold here", None: "can't tell"}[finding.seen]
+        mark = {True: "holds here", False: "doesn't hold here", None: "can't tell"}[finding.estimate]
         console.print(f"{mark}: {finding.claim} ({finding.evidence})", markup=False, highlight=False)

@@ -11,7 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from prudent.commands.preflight.core import BASELINE, Outcomes, at_equal_beta, at_equal_kl, draw_scores, see, table
+from prudent.commands.preflight.core import (
+    BASELINE,
+    Outcomes,
+    at_equal_beta,
+    at_equal_kl,
+    draw_scores,
+    estimate_of,
+    table,
+)
 from prudent.commands.preflight.given_pairs import (
     POSTERIOR_UNIT,
     Plan,
@@ -30,7 +38,7 @@ from prudent.rewards.containers import CandidateFeatures, PairFeatures
 from prudent.seeding import Seed, spawn
 
 OUTLOOK_METHODS = (BASELINE, "mean", "proportional")
-Tick = Callable[[str], None]
+Advance = Callable[[str], None]
 Row = dict[str, Any]
 
 
@@ -72,14 +80,14 @@ def answer(
     *,
     check: bool = True,
     seed: Seed = 0,
-    tick: Tick = lambda message: None,
+    advance: Advance = lambda message: None,
 ) -> Answer:
     """The answer for n pairs and a pool of candidates. truth None: by the posterior of the reward given the pairs.
 
     check: beside gold, what would have been promised without it.
     """
     fit_seed, draw_seed, promise_seed, half_seed = spawn(seed, 4)
-    tick(f"fitting the reward model and {plan.members} members on {len(pairs)} pairs")
+    advance(f"fitting the reward model and {plan.members} members on {len(pairs)} pairs")
     trained = trained_on(pairs, candidates, plan, fit_seed)
     settings = [(method, float(beta)) for method in plan.methods for beta in plan.betas]
     estimates = risk_rows(trained, settings, None if truth is None else truth.values, plan.draws, promise_seed)
@@ -87,13 +95,13 @@ def answer(
         estimates = [{**row, **NO_PROCEDURE} if "procedure_risk" in row else row for row in estimates]
     checked = None
     if truth is None:
-        found = _by_posterior(pairs, candidates, trained, plan, (draw_seed, half_seed), tick)
+        found = _by_posterior(pairs, candidates, trained, plan, (draw_seed, half_seed), advance)
         kind, unit = "posterior", POSTERIOR_UNIT
     else:
-        found = _by_truth(pairs, candidates, truth, plan, (draw_seed, half_seed), tick)
+        found = _by_truth(pairs, candidates, truth, plan, (draw_seed, half_seed), advance)
         kind, unit = truth.kind, truth.unit
         if check and kind == "gold":
-            tick("the promise that would have been made without gold")
+            advance("the promise that would have been made without gold")
             checked = check_against(trained, found.equal_beta, estimates, plan.draws, draw_seed)
     equal_beta = [_with_estimate(row, known) for row, known in zip(found.equal_beta, estimates, strict=True)]
     outlook = compare(found.beta, found.less, "pairs")
@@ -118,10 +126,15 @@ def _with_estimate(row: Row, known: Row) -> Row:
 
 
 def _by_posterior(
-    pairs: PairFeatures, candidates: CandidateFeatures, trained: Trained, plan: Plan, seeds: Sequence[Seed], tick: Tick
+    pairs: PairFeatures,
+    candidates: CandidateFeatures,
+    trained: Trained,
+    plan: Plan,
+    seeds: Sequence[Seed],
+    advance: Advance,
 ) -> Found:
     """Without a truth: one policy a method and beta, valued by rewards from the posterior."""
-    tick("valuing policies by rewards from the posterior, at equal beta and at equal KL")
+    advance("valuing policies by rewards from the posterior, at equal beta and at equal KL")
     beta, equal = valued(trained, plan.betas, plan.methods, plan.draws, seeds[0])
 
     def half(part: PairFeatures, seed: Seed) -> Outcomes:
@@ -129,38 +142,43 @@ def _by_posterior(
         own = trained_on(part, candidates, plan, fit_seed)
         return valued(own, plan.betas, OUTLOOK_METHODS, max(2, plan.draws // 2), draw_seed)[0]
 
-    tick("repeating with half of the pairs")
+    advance("repeating with half of the pairs")
     less = with_half_the_pairs(pairs, half, seeds[1])
     facts: dict[str, Any] = {
         "judge": None,
         "probability_of_no_signal": trained.fit.posterior.no_signal,
         "ridge": [trained.fit.ridge],
         **_variances(trained.estimate.variance, candidates, plan),
-        **dict.fromkeys(("link", "order", "spread_within_prompt")),
+        **dict.fromkeys(("link", "order", "deviation_within_prompt")),
         "reference_value": 0.0,
     }
     return Found(beta, equal, posterior_table(trained, beta), posterior_table(trained, equal), less, facts)
 
 
 def _by_truth(
-    pairs: PairFeatures, candidates: CandidateFeatures, truth: Truth, plan: Plan, seeds: Sequence[Seed], tick: Tick
+    pairs: PairFeatures,
+    candidates: CandidateFeatures,
+    truth: Truth,
+    plan: Plan,
+    seeds: Sequence[Seed],
+    advance: Advance,
 ) -> Found:
     """With gold or a judge: draws of the reward model, each from resampled pairs, valued by it."""
     reference = candidates.reference
-    tick(f"fitting {plan.draws} draws of {plan.members} members on {len(pairs)} pairs")
+    advance(f"fitting {plan.draws} draws of {plan.members} members on {len(pairs)} pairs")
     drawn = draw_scores(pairs, candidates, draws=plan.draws, members=plan.members, ridge=plan.ridge, seed=seeds[0])
-    known = see(drawn, reference, reward=plan.reward, floor=plan.floor)
-    tick("solving policies at equal beta and at equal KL")
+    known = estimate_of(drawn, reference, reward=plan.reward, floor=plan.floor)
+    advance("solving policies at equal beta and at equal KL")
     beta = at_equal_beta(known, reference, truth.values, plan.betas, methods=plan.methods, judges=truth.resampled)
     equal = at_equal_kl(known, reference, truth.values, beta, methods=plan.methods, judges=truth.resampled)
 
     def half(part: PairFeatures, seed: Seed) -> Outcomes:
         draws = max(4, plan.draws // 2) // 2
         own = draw_scores(part, candidates, draws=draws, members=plan.members, ridge=drawn.ridge, seed=seed)
-        seen = see(own, reference, reward=plan.reward, floor=plan.floor)
-        return at_equal_beta(seen, reference, truth.values, plan.betas, methods=OUTLOOK_METHODS)
+        estimate = estimate_of(own, reference, reward=plan.reward, floor=plan.floor)
+        return at_equal_beta(estimate, reference, truth.values, plan.betas, methods=OUTLOOK_METHODS)
 
-    tick("repeating with half of the pairs")
+    advance("repeating with half of the pairs")
     less = with_half_the_pairs(pairs, half, seeds[1])
     facts = {
         "judge": truth.quality if "accuracy" in truth.quality else None,
@@ -168,7 +186,7 @@ def _by_truth(
         **_variances(known.variance, candidates, plan),
         "link": link(known.variance, truth.values, reference),
         "order": ordering(known.reward, truth.values, reference),
-        "spread_within_prompt": truth.quality.get("spread_within_prompt"),
+        "deviation_within_prompt": truth.quality.get("deviation_within_prompt"),
         "reference_value": truth.quality.get("reference_value", 0.0),
     }
     return Found(beta, equal, table(beta), table(equal), less, facts)

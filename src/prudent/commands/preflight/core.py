@@ -73,7 +73,9 @@ def draw_scores(
     return DrawnScores(scores[:, 1:], drawn.ridge, drawn.ridge_table, scores[:, 0])
 
 
-def see(drawn: DrawnScores, reference: torch.Tensor, *, reward: str = "member:0", floor: float = 1e-2) -> Estimate:
+def estimate_of(
+    drawn: DrawnScores, reference: torch.Tensor, *, reward: str = "member:0", floor: float = 1e-2
+) -> Estimate:
     """What methods see of each draw: rewards centred per prompt, variance with mean 1 over the pool and floored.
 
     reward: "mean" of the members, or "member:0": the draw's own fit where there is one.
@@ -94,16 +96,16 @@ def _outcome(
 
 
 def _collect(
-    seen: Estimate,
+    estimate: Estimate,
     reference: torch.Tensor,
     truth: torch.Tensor,
     judges: torch.Tensor | None,
     methods: Sequence[str],
     settings: Sequence[float],
     beta_of: Callable[[str, int], torch.Tensor],
-    tick: Callable[[str], None],
+    advance: Callable[[str], None],
 ) -> Outcomes:
-    draws = max(seen.reward.shape[0], truth.shape[0] if truth.ndim == 3 else 1)
+    draws = max(estimate.reward.shape[0], truth.shape[0] if truth.ndim == 3 else 1)
     shape = (len(methods), len(settings), draws)
     beta, gain, divergence, worse = (torch.full(shape, float("nan"), dtype=torch.float64) for _ in range(4))
     by_judge = None if judges is None else torch.full((*shape[:2], len(judges), draws), float("nan")).double()
@@ -115,7 +117,7 @@ def _collect(
             if not bool(reachable.any()):
                 continue
             safe = torch.where(reachable, used, 1.0)[:, None, None]
-            policy = METHODS[method](seen, reference, safe)
+            policy = METHODS[method](estimate, reference, safe)
             found = _outcome(policy, reference, truth, judges)
             gain[m, b], worse[m, b], divergence[m, b] = found[0], found[1], found[2]
             missing = ~reachable.expand(draws)
@@ -124,19 +126,19 @@ def _collect(
             if by_judge is not None and found[3] is not None:
                 by_judge[m, b] = found[3]
                 by_judge[m, b, :, missing] = float("nan")
-        tick(method)
+        advance(method)
     return Outcomes(tuple(methods), tuple(settings), beta, gain, divergence, worse, by_judge)
 
 
 def at_equal_beta(
-    seen: Estimate,
+    estimate: Estimate,
     reference: ArrayLike,
     truth: ArrayLike,
     betas: Sequence[float] = BETAS,
     *,
     methods: Sequence[str] = tuple(METHODS),
     judges: torch.Tensor | None = None,
-    tick: Callable[[str], None] = lambda name: None,
+    advance: Callable[[str], None] = lambda name: None,
 ) -> Outcomes:
     """Every method at every beta. truth (P, C): true reward of the candidates; judges (J, P, C): resampled judges.
 
@@ -145,28 +147,28 @@ def at_equal_beta(
     if not betas or any(not beta > 0 for beta in betas):
         raise PrudentError(f"betas are {list(betas)}; give positive numbers, for example 0.1 0.3 1")
     pi0, gold = as_tensor(reference, torch.float64), as_tensor(truth, torch.float64)
-    draws = seen.reward.shape[0]
+    draws = estimate.reward.shape[0]
     return _collect(
-        seen,
+        estimate,
         pi0,
         gold,
         judges,
         methods,
         betas,
         lambda method, b: torch.full((draws,), float(betas[b]), dtype=torch.float64),
-        tick,
+        advance,
     )
 
 
 def at_equal_kl(
-    seen: Estimate,
+    estimate: Estimate,
     reference: ArrayLike,
     truth: ArrayLike,
     anchor: Outcomes,
     *,
     methods: Sequence[str] = tuple(METHODS),
     judges: torch.Tensor | None = None,
-    tick: Callable[[str], None] = lambda name: None,
+    advance: Callable[[str], None] = lambda name: None,
 ) -> Outcomes:
     """Every method at the KL that vanilla spends in the same draw at each beta of ``anchor``.
 
@@ -174,14 +176,14 @@ def at_equal_kl(
     which no beta reaches that KL are nan (and counted in the tables).
     """
     pi0, gold = as_tensor(reference, torch.float64), as_tensor(truth, torch.float64)
-    draws = seen.reward.shape[0]
+    draws = estimate.reward.shape[0]
     target = anchor.kl[anchor.methods.index(BASELINE)][:, :draws]
 
     def beta_of(method: str, b: int) -> torch.Tensor:
         if method == BASELINE:
             return anchor.beta[anchor.methods.index(BASELINE), b, :draws]
         # The search starts at vanilla's beta: no method needs a very different one.
-        start, terms = float(anchor.settings[b]), METHODS[method].terms(seen)
+        start, terms = float(anchor.settings[b]), METHODS[method].terms(estimate)
         found = beta_for_kl(
             lambda factor: terms.policy(pi0, start * factor),
             pi0,
@@ -192,7 +194,7 @@ def at_equal_kl(
         )
         return start * found
 
-    return _collect(seen, pi0, gold, judges, methods, anchor.settings, beta_of, tick)
+    return _collect(estimate, pi0, gold, judges, methods, anchor.settings, beta_of, advance)
 
 
 def join(parts: Sequence[Outcomes]) -> Outcomes:

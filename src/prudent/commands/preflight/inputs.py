@@ -160,7 +160,7 @@ def held_out_prompts(inputs: Inputs, count: int, seed: int) -> list[list[dict[st
         raise PrudentError("every test prompt also occurs in the preference files; give other test files, or a --pool")
     keys = sorted(found)
     order = numpy_generator(seed).permutation(len(keys))[:count]
-    return [found[keys[place]] for place in order]
+    return [found[keys[index]] for index in order]
 
 
 def read_candidates(path: str, gold: str | None, columns: Mapping[str, str] | None = None) -> Pool:

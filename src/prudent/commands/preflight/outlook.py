@@ -25,8 +25,8 @@ def signal(gain: torch.Tensor) -> float | None:
     kept = gain[torch.isfinite(gain)]
     if len(kept) < 2:
         return None
-    spread = float(kept.std(correction=1))
-    return float(kept.mean()) / spread if spread > 0 else None
+    deviation = float(kept.std(correction=1))
+    return float(kept.mean()) / deviation if deviation > 0 else None
 
 
 def normal_risk(ratio: float | None) -> float | None:

@@ -77,7 +77,7 @@ def write_tables(run: Run, answer: Answer, files: Sequence[StudiedFile]) -> None
             "file": file.study.name,
             "pair": pair,
             "mean_margin": float(file.study.mean[pair]),
-            "spread": float(file.study.spread[pair]),
+            "deviation": float(file.study.deviation[pair]),
             **{f"member_{k + 1}": float(value) for k, value in enumerate(file.study.margins[:, pair])},
         }
         for file in files

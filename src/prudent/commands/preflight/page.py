@@ -257,7 +257,7 @@ def _unreached(rows: Sequence[Mapping[str, Any]]) -> str:
     return "Draws left out because no beta reaches that KL: " + ", ".join(f"{m} {n}" for m, n in missed.items()) + "."
 
 
-def spread_section(report: Report, answer: Answer) -> None:
+def distributions_section(report: Report, answer: Answer) -> None:
     """Histograms over draws."""
     at = setting_of_interest(answer)
     report.heading("Gain over draws")

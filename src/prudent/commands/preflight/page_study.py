@@ -52,7 +52,7 @@ def study_section(report: Report, files: Sequence[StudiedFile], diversities: Seq
                     row["diversity"],
                     percent(row["accuracy"]),
                     f"{percent(row['member_accuracy_lowest'])} to {percent(row['member_accuracy_highest'])}",
-                    row["median_spread"],
+                    row["median_deviation"],
                     row["median_ratio"],
                     percent(row["share_not_unanimous"]),
                 ]
@@ -112,21 +112,21 @@ def _one_file(report: Report, file: StudiedFile, number: int, several: bool) -> 
     )
     step = max(1, len(found.mean) // SHOWN_POINTS)
     points = [
-        {"margin": abs(float(m)), "spread": float(s), "members": "agree" if r <= 1 else "sigma exceeds margin"}
-        for m, s, r in zip(found.mean[::step], found.spread[::step], found.ratio[::step])
+        {"margin": abs(float(m)), "deviation": float(s), "members": "agree" if r <= 1 else "sigma exceeds margin"}
+        for m, s, r in zip(found.mean[::step], found.deviation[::step], found.ratio[::step])
     ]
     report.chart(
         charts.scatter(
             points,
             "margin",
-            "spread",
+            "deviation",
             group="members",
             x_title="|mean margin|",
             y_title="sigma over members",
-            title="Spread against margin",
+            title="Standard deviation against margin",
             diagonal=False,
         ),
-        f"spread-against-margin{stem}",
+        f"deviation-against-margin{stem}",
         "One point a held-out pair. Where sigma exceeds the margin, another resample could have turned the order.",
     )
     _disputed(report, file)
@@ -135,9 +135,9 @@ def _one_file(report: Report, file: StudiedFile, number: int, several: bool) -> 
 def _one_response(report: Report, file: StudiedFile, stem: str) -> None:
     """Ten members' scores of one response, with its text: the picture that both papers begin with."""
     found = file.study
-    place = typical_response(found)
+    index = typical_response(found)
     n = len(file.pairs)
-    side, row = ("chosen", place) if place < n else ("rejected", place - n)
+    side, row = ("chosen", index) if index < n else ("rejected", index - n)
     scores = (file.chosen if side == "chosen" else file.rejected)[:, row]
     rows = [{"member": f"member {i + 1}", "score": float(score)} for i, score in enumerate(scores)]
     report.chart(
@@ -152,16 +152,16 @@ def _one_response(report: Report, file: StudiedFile, stem: str) -> None:
 
 def _disputed(report: Report, file: StudiedFile) -> None:
     found = file.study
-    places = most_disputed(found, 5)
-    with report.details(f"The {len(places)} most disputed pairs, in full"):
+    indices = most_disputed(found, 5)
+    with report.details(f"The {len(indices)} most disputed pairs, in full"):
         report.pairs(
             [
                 {
                     **file.pairs[i],
                     "note": f"{int((found.margins[:, i] > 0).sum())} of {len(found.margins)} members prefer the chosen "
                     "answer.",
-                    "facts": {"mean margin": float(found.mean[i]), "spread": float(found.spread[i])},
+                    "facts": {"mean margin": float(found.mean[i]), "standard deviation": float(found.deviation[i])},
                 }
-                for i in places
+                for i in indices
             ]
         )

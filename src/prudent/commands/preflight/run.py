@@ -69,7 +69,7 @@ def preflight(settings: PreflightOptions, *, say: Say = say) -> dict[str, Any]:
                 _plan(settings),
                 check=settings.check,
                 seed=fit_seed,
-                tick=say,
+                advance=say,
             )
         with stage("variability study"):
             files, diversities = _study(settings, found, trains, tests, study_seed)
@@ -216,7 +216,7 @@ def _report(
     report = page.open_report("Preflight: what happens if you optimise against this reward?", subtitle, answered)
     page.risk_section(report, answered, settings.max_risk)
     page.equal_kl_section(report, answered)
-    page.spread_section(report, answered)
+    page.distributions_section(report, answered)
     page.trust_section(report, answered)
     page.outlook_section(report, answered)
     page_study.study_section(report, files, diversities)

@@ -28,7 +28,7 @@ class Study:
     name: str
     margins: torch.Tensor
     mean: torch.Tensor
-    spread: torch.Tensor
+    deviation: torch.Tensor
     ratio: torch.Tensor
     variance: torch.Tensor
     by_member: list[dict[str, Any]]
@@ -46,8 +46,8 @@ def study(name: str, chosen: ArrayLike, rejected: ArrayLike, length_difference: 
     if a.shape != b.shape or a.ndim != 2 or a.shape[0] < 2 or a.shape[1] < 1:
         raise PrudentError(f"scores have shapes {tuple(a.shape)}, {tuple(b.shape)}; give (members >= 2, pairs) of both")
     margins = a - b
-    mean, spread = margins.mean(0), margins.std(0, correction=1)
-    ratio = spread / mean.abs().clamp_min(1e-12)
+    mean, deviation = margins.mean(0), margins.std(0, correction=1)
+    ratio = deviation / mean.abs().clamp_min(1e-12)
     by_member = [accuracy(row) for row in margins]
     shares = torch.tensor([row["accuracy"] for row in by_member], dtype=torch.float64)
     votes = (margins > 0).double().mean(0)
@@ -56,23 +56,23 @@ def study(name: str, chosen: ArrayLike, rejected: ArrayLike, length_difference: 
         "members": int(a.shape[0]),
         "member_accuracy_lowest": float(shares.min()),
         "member_accuracy_highest": float(shares.max()),
-        "median_spread": float(spread.median()),
+        "median_deviation": float(deviation.median()),
         "median_margin": float(mean.abs().median()),
         "median_ratio": float(ratio.median()),
         "share_ratio_above_1": float((ratio > 1).double().mean()),
         "share_not_unanimous": float(((votes > 0) & (votes < 1)).double().mean()),
-        "margin_variance": float(spread.square().mean()),
+        "margin_variance": float(deviation.square().mean()),
     }
     variance = torch.cat([a.var(0, correction=1), b.var(0, correction=1)])
     return Study(
-        name, margins, mean, spread, ratio, variance, by_member, accuracy(mean), accuracy(length_difference), facts
+        name, margins, mean, deviation, ratio, variance, by_member, accuracy(mean), accuracy(length_difference), facts
     )
 
 
 def most_disputed(found: Study, count: int = 5) -> list[int]:
     """Pairs whose members' votes are split most evenly; among those, the largest sigma first."""
     votes = (found.margins > 0).double().mean(0)
-    order = sorted(range(len(votes)), key=lambda i: (round(abs(float(votes[i]) - 0.5), 9), -float(found.spread[i])))
+    order = sorted(range(len(votes)), key=lambda i: (round(abs(float(votes[i]) - 0.5), 9), -float(found.deviation[i])))
     return order[:count]
 
 

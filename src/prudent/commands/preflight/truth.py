@@ -36,13 +36,8 @@ class Truth:
     quality: dict[str, Any] = field(default_factory=dict)
 
 
-def spread_within(values: ArrayLike, reference: ArrayLike) -> float:
-    """Root mean square of values (P, C) around their prompt's mean under the reference probabilities."""
-    return float(deviation_within(as_tensor(values, torch.float64), as_tensor(reference, torch.float64)))
-
-
 def standardised(scores: ArrayLike, reference: ArrayLike) -> torch.Tensor:
-    """Scores (..., P, C) centred per prompt and divided by their spread within prompts, each leading index by itself.
+    """Scores (..., P, C) centred per prompt, in units of their standard deviation within prompts, for each index.
 
     A judge's scale and its offset per prompt mean nothing; in these units the reference has 0 and a gain of 1 is
     one standard deviation among the reference policy's own responses.
@@ -55,17 +50,19 @@ def standardised(scores: ArrayLike, reference: ArrayLike) -> torch.Tensor:
 
 
 def gold_truth(gold: ArrayLike, reference: ArrayLike, name: str = "gold") -> Truth:
-    """Truth from a gold column: values (P, C) in its own units; a place without a candidate may hold anything."""
+    """Truth from a gold column: values (P, C) in its own units; an entry without a candidate may hold anything."""
     weight = as_tensor(reference, torch.float64)
     values = torch.where(weight > 0, as_tensor(gold, torch.float64), 0.0)
     require_finite(values, f"gold column {name!r}", ("prompt", "response"))
-    spread = spread_within(values, weight)
-    if spread == 0:
+    deviation = float(deviation_within(values, weight))
+    if deviation == 0:
         raise PrudentError(
             f"gold column {name!r} is the same for all responses of each prompt; no policy can gain or lose by it"
         )
     mean = float((weight * values).sum(-1).mean())
-    return Truth(values, "gold", f"units of {name}", quality={"spread_within_prompt": spread, "reference_value": mean})
+    return Truth(
+        values, "gold", f"units of {name}", quality={"deviation_within_prompt": deviation, "reference_value": mean}
+    )
 
 
 def judge_truth(scores: ArrayLike, reference: ArrayLike, quality: dict[str, Any] | None = None) -> Truth:
@@ -111,5 +108,5 @@ def inequality(variance: torch.Tensor, reference: torch.Tensor) -> float:
     """Coefficient of variation of variances (draws, P, C) over the pool, mean over draws; 0 where all are the same."""
     weight = reference / reference.sum()
     mean = (weight * variance).sum((-2, -1), keepdim=True)
-    spread = (weight * (variance - mean).square()).sum((-2, -1)).sqrt()
-    return float((spread / mean[..., 0, 0]).mean())
+    deviation = (weight * (variance - mean).square()).sum((-2, -1)).sqrt()
+    return float((deviation / mean[..., 0, 0]).mean())

@@ -225,7 +225,7 @@ def add_examples(report: Report, model: Model, found: Comparison, seed: Seed, co
     )
     data, popularity = model.data, model.data.popularity
     assert data.test is not None
-    by_score, by_uncertainty = (list(found.rankings.values())[place].top for place in (0, 1))
+    by_score, by_uncertainty = (list(found.rankings.values())[index].top for index in (0, 1))
     able = np.flatnonzero(np.diff(data.test.positives.indptr) > 0)
     for user in np.sort(numpy_generator(seed).choice(able, min(count, len(able)), replace=False)):
         held = data.test.positives

@@ -89,9 +89,9 @@ def top(given: RecommendTopOptions) -> dict[str, Any]:
         chosen = {"run": str(given.run), "k": given.k, "rank": given.rank}
         with new_run(given.out, "recommend top", chosen, given.seed, given.overwrite) as written:
             flat = [
-                (who, place + 1, item, score, cold)
+                (who, index + 1, item, score, cold)
                 for who, items, scores, cold in rows
-                for place, (item, score) in enumerate(zip(items, scores))
+                for index, (item, score) in enumerate(zip(items, scores))
             ]
             columns = zip(*flat) if flat else ([] for _ in range(5))
             written.write_table("top.parquet", dict(zip(("user", "rank", "item", "score", "cold"), columns)))
@@ -211,7 +211,7 @@ def show_fit(result: dict[str, Any], options: RecommendFitOptions) -> None:
         stage = result[name]
         label = name if name == stage["name"] else f"{name} {stage['name']}"
         say(f"{label}: {stage['seconds']:.1f} s, best epoch {stage.get('best_epoch', '-')}")
-    score, uncertainty = (result["blend"]["validation"][place]["recall@20 overall"] for place in (0, -1))
+    score, uncertainty = (result["blend"]["validation"][index]["recall@20 overall"] for index in (0, -1))
     say(f"validation Recall@20: by score {score:.4f}, by uncertainty {uncertainty:.4f}")
     say(f"blend weight {result['blend']['weight']:g} (rule: {result['blend']['by']}); written to {options.out}")
 

@@ -164,8 +164,8 @@ def synthetic(
     vectors = state.models.encoder.encode(prompts, rollouts.texts)
     rewards = heads.scores(vectors).mean(0)
     gold = state.judged.train(rollouts.prompts, rollouts.texts, None)
-    places = torch.tensor(rollouts.prompts)
-    owners = [torch.nonzero(places == p)[:, 0] for p in range(len(state.train))]
+    indices = torch.tensor(rollouts.prompts)
+    owners = [torch.nonzero(indices == p)[:, 0] for p in range(len(state.train))]
     parts = (vectors - vectors.mean(0), [[rollouts.texts[int(i)] for i in own] for own in owners])
     labels = label_pool(
         parts[1],
@@ -183,15 +183,15 @@ def synthetic(
     table = torch.tensor(made, dtype=torch.long).reshape(-1, 2)
     margin = gold[table[:, 0]] - gold[table[:, 1]]
     unequal = margin != 0
-    spread = heads.scores(vectors)
-    variance = centre(spread, places).var(0).mean() if len(spread) > 1 else None
+    scores = heads.scores(vectors)
+    variance = centre(scores, indices).var(0).mean() if len(scores) > 1 else None
     facts = {
         "coverage": len(made) / len(owners),
         "precision": float((margin[unequal] > 0).double().mean()) if bool(unequal.any()) else None,
         "confidence": confidence / len(owners),
-        "relative_variance": None if variance is None else float(variance / centre(spread.mean(0), places).var()),
+        "relative_variance": None if variance is None else float(variance / centre(scores.mean(0), indices).var()),
     }
-    pairs = {"chosen": vectors[table[:, 0]], "rejected": vectors[table[:, 1]], "prompt": places[table[:, 0]]}
+    pairs = {"chosen": vectors[table[:, 0]], "rejected": vectors[table[:, 1]], "prompt": indices[table[:, 0]]}
     return pairs, facts
 
 

@@ -141,7 +141,7 @@ def one_round(
     judged: list[dict[str, Any]] = []
     facts: list[dict[str, Any]] = []
     tensors: dict[str, torch.Tensor] = {}
-    with progress(given.repetitions, f"round {number}") as tick:
+    with progress(given.repetitions, f"round {number}") as one_done:
         for repetition, seed in enumerate(spawn(given.seed, given.repetitions)):
             split_seed, own = spawn(seed, 2)
             mine = split(problem, split_seed)
@@ -157,7 +157,7 @@ def one_round(
                 facts.append(advance(mine, features, state, kinds, options, number))
             judged.append({kind: judge(mine, features, model, options) for kind, model in state.models.items()})
             tensors |= saved(state, repetition)
-            tick()
+            one_done()
     found = {"round": number, "judged": judged, "facts": facts}
     with new_run(
         folder, f"rlp round {number}", {"kinds": kinds, "repetitions": given.repetitions}, given.seed
@@ -185,15 +185,15 @@ def load_models(folder: Path) -> dict[int, dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
     networks: dict[tuple[int, str], dict[str, torch.Tensor]] = {}
     for name, tensor in load_file(folder / "models.safetensors").items():
-        place, _, rest = name.partition("/")
-        entry = found.setdefault(int(place), {})
+        index, _, rest = name.partition("/")
+        entry = found.setdefault(int(index), {})
         if rest == "ridge":
             entry["ridge"] = float(tensor)
         elif rest.endswith("/weights"):
             entry[rest.removesuffix("/weights")] = Model(tensor)
         else:
             kind, _, parameter = rest.partition("/network/")
-            networks.setdefault((int(place), kind), {})[parameter] = tensor
+            networks.setdefault((int(index), kind), {})[parameter] = tensor
     for (repetition, kind), state in networks.items():
         found[repetition][kind] = Model(None, view_model_of(state))
     return found

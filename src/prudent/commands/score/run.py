@@ -87,7 +87,7 @@ def score_items(reward_model: RewardModel, items: list[Item], distributed: bool)
     from prudent.errors import RowsError
     from prudent.rewards.uncertainty import finite_rows
 
-    owners = [place for place, item in enumerate(items) for _ in item.responses]
+    owners = [index for index, item in enumerate(items) for _ in item.responses]
     prompts = [prompt for item in items for prompt in item.prompts]
     responses = [response for item in items for response in item.responses]
     try:
@@ -154,16 +154,16 @@ def scored_rows(rows: list[dict[str, Any]], scores: torch.Tensor, rule: str | No
     }
     if rule is not None:
         columns["reward"] = aggregate(scores, rule).tolist()
-    scored, place = [], 0
+    scored, index = [], 0
     for row in rows:
         if row.get("responses") is not None:
-            stop = place + len(row["responses"])
-            found: dict[str, Any] = {name: values[place:stop] for name, values in columns.items()}
+            stop = index + len(row["responses"])
+            found: dict[str, Any] = {name: values[index:stop] for name, values in columns.items()}
         else:
-            stop = place + 1
-            found = {name: values[place] for name, values in columns.items()}
+            stop = index + 1
+            found = {name: values[index] for name, values in columns.items()}
         scored.append({**row, **found})
-        place = stop
+        index = stop
     return scored
 
 

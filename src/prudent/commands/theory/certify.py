@@ -49,8 +49,8 @@ def padded(values: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
     """(..., N) prompt by prompt to (..., P, C), zeros where a prompt has fewer responses."""
     out = torch.zeros(*values.shape[:-1], len(counts), max(counts), dtype=torch.float64)
     start = 0
-    for place, count in enumerate(counts):
-        out[..., place, :count] = values[..., start : start + count].double()
+    for index, count in enumerate(counts):
+        out[..., index, :count] = values[..., start : start + count].double()
         start += count
     return out
 
@@ -64,8 +64,8 @@ def read_belief(model: Path, candidates: Pool) -> tuple[Belief, torch.Tensor | N
     reward = RewardModel.load(model)
     prompts, responses, _ = candidates.flat()
     sizes = torch.tensor(counts)
-    place = torch.arange(max(counts))
-    reference = torch.where(place < sizes[:, None], 1.0 / sizes[:, None].double(), 0.0)
+    index = torch.arange(max(counts))
+    reference = torch.where(index < sizes[:, None], 1.0 / sizes[:, None].double(), 0.0)
     if isinstance(reward.scorer, LaplacePosterior):
         features = reward.encoder.encode(prompts, responses)
         mean = padded(reward.scorer.expected(features), counts)
@@ -161,12 +161,12 @@ def _prompt_rows(found: Certificate, ids: Sequence[Any], each: torch.Tensor | No
         columns["realised"] = each.tolist()
     return [
         {
-            "id": str(ids[place]),
+            "id": str(ids[index]),
             "method": found.method,
             "beta": found.beta,
-            **{name: values[place] for name, values in columns.items()},
+            **{name: values[index] for name, values in columns.items()},
         }
-        for place in range(len(columns["plug_in"]))
+        for index in range(len(columns["plug_in"]))
     ]
 
 

@@ -48,7 +48,7 @@ class Contestant:
 
     name: str
     kind: str
-    places: list[int]
+    indices: list[int]
     values: Any
     notes: list[str] = field(default_factory=list)
 
@@ -70,7 +70,7 @@ class Result:
     name: str
     kind: str
     items: Items
-    places: list[int]
+    indices: list[int]
     views: dict[str, View]
     chosen: str
     scores: np.ndarray | None
@@ -100,16 +100,16 @@ def headline(metrics: dict[str, Estimate]) -> tuple[str, Estimate]:
 
 def of_table(table: ScoreTable, items: Items, on_error: str = "raise") -> Contestant:
     """A contestant from a scores file, matched to the items."""
-    places, values = match(table, items, on_error)
-    left = len(items) - len(places)
+    indices, values = match(table, items, on_error)
+    left = len(items) - len(indices)
     notes = [f"{left} of {len(items)} items left out for want of usable scores"] if left else []
     if table.kind == "judge":
-        return Contestant(table.name, "judge", places, values, notes)
+        return Contestant(table.name, "judge", indices, values, notes)
     flat = [candidate for row in values for candidate in row]
     if table.kind == "steps":
-        return Contestant(table.name, "steps", places, flat, notes)
+        return Contestant(table.name, "steps", indices, flat, notes)
     matrix = np.asarray(flat, dtype=np.float64)
-    return Contestant(table.name, table.kind, places, matrix[None] if matrix.ndim == 1 else matrix.T, notes)
+    return Contestant(table.name, table.kind, indices, matrix[None] if matrix.ndim == 1 else matrix.T, notes)
 
 
 def of_scores(name: str, scores: Any, items: Items) -> Contestant:
@@ -120,7 +120,7 @@ def of_scores(name: str, scores: Any, items: Items) -> Contestant:
         raise PrudentError(f"{name} gave scores of shape {values.shape} for {sum(items.sizes)} responses")
     owners = items.owners()
     bad = {
-        owners[place]: f"{name} gave it {values[member, place]}" for member, place in np.argwhere(~np.isfinite(values))
+        owners[index]: f"{name} gave it {values[member, index]}" for member, index in np.argwhere(~np.isfinite(values))
     }
     if bad:
         raise RowsError(bad)
@@ -180,8 +180,8 @@ def bench_metrics(score: BenchmarkScore) -> dict[str, Estimate]:
 def judge_view(name: str, items: Items, outcomes: list[list[str]], rounds: int, seed: Seed) -> View:
     """View of a judge's outcomes: invalid counts half in RewardBench (its convention), as wrong elsewhere."""
     if items.benchmark == "rewardmath":
-        worth = {"right": 1.0, "tie": 0.5, "wrong": 0.0, "invalid": 0.0}
-        score = rewardmath_pairwise([[worth[o] for o in row] for row in outcomes], rounds=rounds, seed=seed)
+        points = {"right": 1.0, "tie": 0.5, "wrong": 0.0, "invalid": 0.0}
+        score = rewardmath_pairwise([[points[o] for o in row] for row in outcomes], rounds=rounds, seed=seed)
         return View(name, dict(score.estimates), score.correct, score)
     flat = [row[0] for row in outcomes]
     rule = "rewardbench" if items.benchmark == "rewardbench" else "invalid_wrong"
@@ -283,12 +283,12 @@ def member_uncertainty(members: np.ndarray, sizes: Sequence[int]) -> dict[str, n
 
 def judge(contestant: Contestant, items: Items, options: dict[str, Any]) -> Result:
     """Result of a contestant on the items it scored. options: rule, reduction, rules, weights, prior, rounds, seed."""
-    mine = items if len(contestant.places) == len(items) else items.chosen(contestant.places)
+    mine = items if len(contestant.indices) == len(items) else items.chosen(contestant.indices)
     common: dict[str, Any] = {
         "name": contestant.name,
         "kind": contestant.kind,
         "items": mine,
-        "places": contestant.places,
+        "places": contestant.indices,
         "notes": list(contestant.notes),
     }
     if contestant.kind == "judge":
@@ -319,7 +319,7 @@ def judge(contestant: Contestant, items: Items, options: dict[str, Any]) -> Resu
     if len(there) < len(mine):  # of what the headline view has no value for, nothing is reported
         mine = mine.chosen(there)
         flat[chosen] = flat[chosen][~np.isnan(flat[chosen])]
-        common |= {"items": mine, "places": [contestant.places[place] for place in there]}
+        common |= {"items": mine, "places": [contestant.indices[index] for index in there]}
     uncertainty: dict[str, np.ndarray] = {}
     found: list[Disagreement] = []
     if contestant.kind == "members":
@@ -398,18 +398,18 @@ def choose(
 
 def compare_results(first: Result, second: Result, by_subset: bool, rounds: int, seed: Seed) -> list[ComparisonRow]:
     """Paired comparison on the items that both scored; a row over all, then one a subset (Holm-corrected)."""
-    where = {name: place for place, name in enumerate(first.items.ids)}
-    shared = [(where[name], place) for place, name in enumerate(second.items.ids) if name in where]
+    where = {name: index for index, name in enumerate(first.items.ids)}
+    shared = [(where[name], index) for index, name in enumerate(second.items.ids) if name in where]
     if not shared:
         raise PrudentError(f"{first.name} and {second.name} scored no common item")
     left, right = map(list, zip(*shared))
-    subsets = [first.items.subsets[place] for place in left]
+    subsets = [first.items.subsets[index] for index in left]
     clusters = clusters_of(first.items)
     rows = compare(
         first.view.credit[left],
         second.view.credit[right],
         subsets if by_subset and len(set(subsets)) > 1 else None,
-        clusters=None if clusters is None else [clusters[place] for place in left],
+        clusters=None if clusters is None else [clusters[index] for index in left],
         rounds=rounds,
         seed=seed,
     )

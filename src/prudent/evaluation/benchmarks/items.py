@@ -55,10 +55,10 @@ class Items:
 
     def chosen(self, keep: Iterable[int]) -> Items:
         """The items at these places."""
-        places = list(keep)
+        indices = list(keep)
 
         def take(values: list[Any]) -> list[Any]:
-            return [values[i] for i in places]
+            return [values[i] for i in indices]
 
         return Items(
             self.benchmark,
@@ -77,12 +77,12 @@ class Items:
 
     def origins(self) -> list[Origin]:
         """Where each item comes from."""
-        lines = self.lines or [place + 1 for place in range(len(self))]
+        lines = self.lines or [index + 1 for index in range(len(self))]
         return [Origin(line, key) for line, key in zip(lines, self.ids, strict=True)]
 
     def owners(self) -> list[int]:
         """The item of each candidate, in the order of ``flat``."""
-        return [place for place, size in enumerate(self.sizes) for _ in range(size)]
+        return [index for index, size in enumerate(self.sizes) for _ in range(size)]
 
 
 def read_items(
@@ -111,7 +111,7 @@ def read_items(
     items = readers[benchmark](source, benchmark=benchmark, **asked)
     if subset is None or set(items.subsets) == {subset}:
         return items
-    kept = [place for place, name in enumerate(items.subsets) if name == subset]
+    kept = [index for index, name in enumerate(items.subsets) if name == subset]
     if not kept:
         raise PrudentError(f"{source} has no item of subset {subset!r}; it has {', '.join(sorted(set(items.subsets)))}")
     found = items.chosen(kept)
@@ -267,10 +267,10 @@ def read_solutions(
             rows.note(line, "eval_solution", "not-a-solution", "steps (texts) and solution_type or position are needed")
             continue
         for kind, steps in solutions:
-            place = entry[kind]
-            if kind == "right" and steps in [known for known, _ in place]:
+            kept = entry[kind]
+            if kind == "right" and steps in [known for known, _ in kept]:
                 continue  # the pairwise format repeats the correct solution in every row
-            place.append((steps, str(value.get("solution_reference", "")) if kind == "wrong" else "correct"))
+            kept.append((steps, str(value.get("solution_reference", "")) if kind == "wrong" else "correct"))
     return settle_problems(problems, rows, source, subset, on_error, benchmark)
 
 

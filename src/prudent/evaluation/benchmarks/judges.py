@@ -88,14 +88,14 @@ def credit(outcomes: Sequence[str], rule: str = "invalid_wrong") -> torch.Tensor
     unknown = [item for item, name in enumerate(outcomes) if name not in OUTCOMES]
     if unknown:
         raise PrudentError(f"outcome {outcomes[unknown[0]]!r} at item {unknown[0]}, expected {', '.join(OUTCOMES)}")
-    worth: Mapping[str, float] = {
+    points: Mapping[str, float] = {
         "right": 1.0,
         "wrong": 0.0,
         "tie": 0.5,
         "invalid": 0.5 if rule == "rewardbench" else 0.0,
     }
     kept = [name for name in outcomes if rule != "decided_only" or name in ("right", "wrong")]
-    return torch.tensor([worth[name] for name in kept], dtype=torch.float64)
+    return torch.tensor([points[name] for name in kept], dtype=torch.float64)
 
 
 def judge_score(outcomes: Sequence[str]) -> JudgeScore:

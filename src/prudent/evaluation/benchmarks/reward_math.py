@@ -67,7 +67,7 @@ def padded(scores: Any) -> tuple[np.ndarray, np.ndarray]:
     return matrix, present
 
 
-def places(correct: int | Sequence[int] | ArrayLike, present: np.ndarray) -> np.ndarray:
+def correct_columns(correct: int | Sequence[int] | ArrayLike, present: np.ndarray) -> np.ndarray:
     """Column of the correct solution of each problem, or PrudentError naming the problem that has none."""
     n = len(present)
     columns = np.full(n, correct) if isinstance(correct, int) else as_tensor(list(correct)).reshape(-1).numpy()  # type: ignore[arg-type]
@@ -105,7 +105,7 @@ def rewardmath(
     if on_nan not in ("error", "worst"):
         raise PrudentError(f"on_nan is {on_nan!r}, expected 'error' or 'worst'")
     matrix, present = padded(scores)
-    column = places(correct, present)
+    column = correct_columns(correct, present)
     rows = np.arange(len(matrix))
     missing = np.isnan(matrix) & present
     if missing.any() and on_nan == "error":
@@ -183,7 +183,7 @@ def reduce_steps(
     """
     if how not in REDUCTIONS:
         raise PrudentError(f"reduction is {how!r}, expected one of {', '.join(REDUCTIONS)}")
-    rows = [step_values(row, f"{where} {place}") for place, row in enumerate(steps)]
+    rows = [step_values(row, f"{where} {index}") for index, row in enumerate(steps)]
     if not rows:
         return torch.empty(0, dtype=torch.float64)
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
@@ -192,17 +192,17 @@ def reduce_steps(
     low, high = RANGES.get(how, (-np.inf, np.inf))
     wrong = (flat < low) | (flat > high)
     if wrong.any() and undefined == "error":
-        place = int(np.flatnonzero(wrong)[0])
+        index = int(np.flatnonzero(wrong)[0])
         raise PrudentError(
-            f"step {place - starts[owner[place]]} of {where} {owner[place]} is {flat[place]}, which {how} can't take"
+            f"step {index - starts[owner[index]]} of {where} {owner[index]} is {flat[index]}, which {how} can't take"
         )
     with np.errstate(divide="ignore", invalid="ignore"):
         result = reduced(flat, starts, lengths, how, log)
     result[np.unique(owner[wrong])] = np.nan
     if np.isnan(result).any() and undefined == "error":
-        place = int(np.flatnonzero(np.isnan(result))[0])
+        index = int(np.flatnonzero(np.isnan(result))[0])
         found = "of probability 0 and of 1" if how == "mean_logit" else "of probability 1"
-        raise PrudentError(f"{where} {place} has steps {found}, which {how} can't average")
+        raise PrudentError(f"{where} {index} has steps {found}, which {how} can't average")
     return torch.from_numpy(result)
 
 
@@ -271,11 +271,11 @@ def compare_reductions(
     """
     lengths = [len(problem) for problem in steps]
     flat = [solution for problem in steps for solution in problem]
-    columns = places(correct, padded([np.zeros(n) for n in lengths])[1])
+    columns = correct_columns(correct, padded([np.zeros(n) for n in lengths])[1])
     scores, undefined = {}, {}
     for how in REDUCTIONS:
         values = reduce_steps(flat, how, undefined="nan", log=True).split(lengths)
-        kept = [place for place, row in enumerate(values) if not bool(torch.isnan(row).any())]
+        kept = [index for index, row in enumerate(values) if not bool(torch.isnan(row).any())]
         undefined[how] = len(values) - len(kept)
         scores[how] = rewardmath([values[i] for i in kept], columns[kept], rounds=rounds, seed=seed)
     able = [how for how in REDUCTIONS if not undefined[how]]
@@ -304,7 +304,7 @@ def leave_one_source_out(
     score's n.
     """
     matrix, present = padded(scores)
-    column = places(correct, present)
+    column = correct_columns(correct, present)
     named = [list(map(str, row)) for row in sources]
     wrong = [i for i, row in enumerate(named) if len(row) != int(present[i].sum())]
     if len(named) != len(matrix) or wrong:

@@ -82,8 +82,8 @@ def checked(kind: str, values: Any) -> tuple[str, list[Any]] | str:
         return f"{kind} are {values!r:.60}, expected a list with one entry a candidate"
     nested = [isinstance(entry, list) for entry in values]
     if kind in ("members", "steps") and not all(nested):
-        place = nested.index(False)
-        return f"{kind} of candidate {place + 1} are {values[place]!r:.60}, expected a list of numbers"
+        position = nested.index(False)
+        return f"{kind} of candidate {position + 1} are {values[position]!r:.60}, expected a list of numbers"
     if any(isinstance(x, (str, bool)) for entry in values for x in (entry if isinstance(entry, list) else [entry])):
         return f"a score is text or true/false, not a number: {values!r:.80}"
     if any(nested) and not all(nested):
@@ -122,13 +122,13 @@ def read_scores(path: str | Path, models: Sequence[str] | None = None) -> list[S
                 bad.append(BadRow(record.line, f"scores.{name}" if name else "scores", "not-scores", result))
                 continue
             table = tables.setdefault(name, ScoreTable(name or path.stem.split(".")[0], "", {}, {}, key is not None))
-            place = key if key is not None else str(number)
-            if place in table.rows and result[0] != "judge":
+            item = key if key is not None else str(number)
+            if item in table.rows and result[0] != "judge":
                 bad.append(
-                    BadRow(record.line, "id", "duplicate-id", f"{place!r} is the id of line {table.lines[place]} too")
+                    BadRow(record.line, "id", "duplicate-id", f"{item!r} is the id of line {table.lines[item]} too")
                 )
                 continue
-            add_row(table, place, record.line, result, value)
+            add_row(table, item, record.line, result, value)
             table.has_ids &= key is not None
     if bad:
         raise DataError(str(path), bad, "one row an item: an id and its candidates' scores")
@@ -140,16 +140,16 @@ def read_scores(path: str | Path, models: Sequence[str] | None = None) -> list[S
     return [settled(table, path) for table in tables.values()]
 
 
-def add_row(table: ScoreTable, place: str, line: int, result: tuple[str, list[Any]], value: dict[str, Any]) -> None:
+def add_row(table: ScoreTable, item: str, line: int, result: tuple[str, list[Any]], value: dict[str, Any]) -> None:
     kind, values = result
     # "scores" with even lists in some rows and uneven ones in others are steps throughout.
     table.kind = kind if table.kind in ("", "scores") else table.kind
     if kind == "judge":
-        table.rows.setdefault(place, []).extend(values)
+        table.rows.setdefault(item, []).extend(values)
     else:
-        table.rows[place] = values
-    table.lines[place] = line
-    table.facts.setdefault(place, {k: value[k] for k in ("subset", "solution_reference", "problem") if k in value})
+        table.rows[item] = values
+    table.lines[item] = line
+    table.facts.setdefault(item, {k: value[k] for k in ("subset", "solution_reference", "problem") if k in value})
 
 
 def settled(table: ScoreTable, path: Path) -> ScoreTable:
@@ -197,7 +197,7 @@ def match(table: ScoreTable, items: Items, on_error: str = "raise") -> tuple[lis
     with on_error "skip" the item is left out (the caller counts it).
     """
     bad: list[BadRow] = []
-    places, values = [], []
+    indices, values = [], []
     if not (table.has_ids and items.has_ids) and len(table.rows) != len(items):
         raise PrudentError(
             f"{table.name} has {len(table.rows)} rows for {len(items)} items, and without ids on both sides rows are "
@@ -207,22 +207,22 @@ def match(table: ScoreTable, items: Items, on_error: str = "raise") -> tuple[lis
     # Where all items are of one subset, ids that lack its name still say which item they mean (math-prm-12 and 12).
     only = items.subsets[0] if len(set(items.subsets)) == 1 else None
     used = set()
-    for place, key in enumerate(keys):
+    for position, key in enumerate(keys):
         name = key if key in table.rows or only is None else key.removeprefix(f"{only}-")
         found = table.rows.get(name)
         used.add(name)
-        fault = fault_of(found, items.sizes[place], table.kind)
+        fault = fault_of(found, items.sizes[position], table.kind)
         if fault is None:
-            places.append(place)
+            indices.append(position)
             values.append(found)
         else:
             bad.append(BadRow(table.lines.get(name, 0), key, *fault))
     bad += [BadRow(table.lines[key], key, "unknown-id", "no item has this id") for key in table.rows if key not in used]
     if bad and on_error == "raise":
         raise DataError(f"scores of {table.name}", bad, "fix them, or leave these items out with --on-error skip")
-    if not places:
+    if not indices:
         raise PrudentError(f"no score of {table.name} belongs to an item of {items.source}")
-    return places, values  # type: ignore[return-value]
+    return indices, values  # type: ignore[return-value]
 
 
 def fault_of(values: list[Any] | None, size: int, kind: str) -> tuple[str, str] | None:

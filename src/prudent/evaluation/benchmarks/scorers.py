@@ -93,18 +93,18 @@ def score_usable(spec: str, items: Items, options: Options, on_error: str) -> Co
 
     found, rows, bad = use_rows(use, items.origins(), items.source, on_error)
     if bad:
-        found.places = [rows[place] for place in found.places]
+        found.indices = [rows[position] for position in found.indices]
         found.notes += [f"{len(bad)} of {len(items)} items left out", *(str(row) for row in bad[:20])]
     return found
 
 
 def of_items(score: Callable[[list[Any], list[Any]], Any], items: Items) -> Any:
     """``score`` (..., N) of the candidates' texts, each distinct one read once; RowsError names the items' places."""
-    prompts, responses, places = unique_texts(items)
+    prompts, responses, indices = unique_texts(items)
     try:
-        return score(prompts, responses)[..., places]
+        return score(prompts, responses)[..., indices]
     except RowsError as error:
-        bad = {row: error.rows[place] for row, place in enumerate(places) if place in error.rows}
+        bad = {row: error.rows[position] for row, position in enumerate(indices) if position in error.rows}
         raise RowsError(bad).moved(items.owners()) from error
 
 
@@ -112,12 +112,12 @@ def unique_texts(items: Items) -> tuple[list[Any], list[Any], list[int]]:
     """Distinct (prompt, response) texts and, for every candidate, which one it is."""
     prompts, responses = items.flat()
     where: dict[str, int] = {}
-    places = [where.setdefault(repr((p, r)), len(where)) for p, r in zip(prompts, responses)]
+    indices = [where.setdefault(repr((p, r)), len(where)) for p, r in zip(prompts, responses)]
     first: dict[int, int] = {}
-    for row, place in enumerate(places):
-        first.setdefault(place, row)
-    rows = [first[place] for place in range(len(where))]
-    return [prompts[row] for row in rows], [responses[row] for row in rows], places
+    for row, position in enumerate(indices):
+        first.setdefault(position, row)
+    rows = [first[position] for position in range(len(where))]
+    return [prompts[row] for row in rows], [responses[row] for row in rows], indices
 
 
 def model_scores(name: str, items: Items, options: Options) -> Contestant:
@@ -148,7 +148,7 @@ def callable_scores(spec: str, items: Items, options: Options) -> Contestant:
         owners = items.owners()
         bad = {owners[row]: said for row, said in raising(target, prompts, responses).items()}
         if bad:
-            raise RowsError({place: f"scorer {spec} raised {said}" for place, said in bad.items()}) from error
+            raise RowsError({position: f"scorer {spec} raised {said}" for position, said in bad.items()}) from error
         raise PrudentError(
             f"scorer {spec} raised {type(error).__name__}: {error} for all texts together, for none alone"
         ) from error
@@ -193,9 +193,9 @@ def response_log_probabilities(
         ids, mask = padded([rows[i].ids for i in batch], tokenizer.pad_token_id or 0, model.device)
         logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
         chosen = logits.gather(-1, ids[:, 1:, None])[..., 0] - torch.logsumexp(logits, -1)
-        place = torch.arange(1, ids.shape[1], device=ids.device)
+        position = torch.arange(1, ids.shape[1], device=ids.device)
         starts = torch.tensor([len(rows[i].prompt) for i in batch], device=ids.device)
-        inside = (place >= starts[:, None]) & (mask[:, 1:] == 1)
+        inside = (position >= starts[:, None]) & (mask[:, 1:] == 1)
         totals[batch] = torch.where(inside, chosen, 0.0).sum(1).double().cpu()
     return totals
 
@@ -285,8 +285,8 @@ def step_probabilities(
     for batch in token_batches([len(row) for row in rows], TOKENS):
         ids, mask = padded([rows[i] for i in batch], tokenizer.pad_token_id or 0, model.device)
         logits = model(input_ids=ids, attention_mask=mask).logits.float()
-        for place, row in enumerate(batch):
-            found = logits[place, ends[row]]
+        for position, row in enumerate(batch):
+            found = logits[position, ends[row]]
             chosen = found.softmax(-1)[:, -1] if labels is None else found[:, labels].softmax(-1)[:, 0]
             values[row] = chosen.double().cpu().tolist()
     return values
@@ -317,9 +317,9 @@ def judge_verdicts(
     against many is judged pair by pair. Placement is a function of (seed, item id). write: gives texts for prompts.
     """
     questions: list[tuple[int, str, str, str]] = []  # item, chosen slot, slots, prompt
-    judged = [place for place, right in enumerate(items.correct) if right == 1]  # Ties need ratings, not verdicts
-    for place, (key, prompt, candidates) in enumerate(zip(items.ids, items.prompts, items.candidates)):
-        if items.correct[place] != 1:
+    judged = [position for position, right in enumerate(items.correct) if right == 1]  # Ties need ratings, not verdicts
+    for position, (key, prompt, candidates) in enumerate(zip(items.ids, items.prompts, items.candidates)):
+        if items.correct[position] != 1:
             continue
         rounds = [[candidates[0], other] for other in candidates[1:]]
         if items.benchmark == "rewardbench2" and len(candidates) == 4:
@@ -330,14 +330,14 @@ def judge_verdicts(
             for chosen in dict.fromkeys([slot, swapped_slot(slot, slots)]) if options.swap else [slot]:
                 ordered = list(answers[1:])
                 ordered.insert(slots.index(chosen), answers[0])
-                questions.append((place, chosen, slots, judge_prompt(prompt, ordered)))
+                questions.append((position, chosen, slots, judge_prompt(prompt, ordered)))
     try:
         texts = (write or generate)(name, [question for *_, question in questions], options)
     except RowsError as error:
-        raise error.moved([place for place, *_ in questions]) from error
+        raise error.moved([position for position, *_ in questions]) from error
     outcomes: list[list[str]] = [[] for _ in items.ids]
-    for (place, chosen, slots, _), text in zip(questions, texts):
-        outcomes[place].append(outcome(parse_verdict(text, slots, "C" if len(slots) == 2 else "T"), chosen))
+    for (position, chosen, slots, _), text in zip(questions, texts):
+        outcomes[position].append(outcome(parse_verdict(text, slots, "C" if len(slots) == 2 else "T"), chosen))
     if options.swap:
         outcomes = [[swapped_outcome(a, b) for a, b in zip(row[0::2], row[1::2])] for row in outcomes]
     notes = ["generative judge, " + ("both orders" if options.swap else f"one order, seed {options.seed}")]
@@ -346,7 +346,7 @@ def judge_verdicts(
             f"left out for having several correct answers, which a verdict can't rank: {len(items) - len(judged)} "
             f"of {len(items)} items; --ratings rates each answer alone"
         )
-    return Contestant(f"judge:{name}", "judge", judged, [outcomes[place] for place in judged], notes)
+    return Contestant(f"judge:{name}", "judge", judged, [outcomes[position] for position in judged], notes)
 
 
 def judge_ratings(
@@ -366,7 +366,7 @@ def judge_ratings(
         return np.array([parse_rating(text) for text in (write or generate)(name, asked, options)], dtype=object)
 
     values = of_items(rate, items).tolist()
-    right = [place < count for count, size in zip(items.correct, items.sizes) for place in range(size)]
+    right = [position < count for count, size in zip(items.correct, items.sizes) for position in range(size)]
     worst = [low - 1 if correct else high + 1 for correct in right]
     found = of_scores(f"judge:{name}", [w if v is None else v for v, w in zip(values, worst)], items)
     found.notes.append(f"generative judge, each answer rated alone from {low:g} to {high:g}")

@@ -60,12 +60,12 @@ def ties_score(
     if not pairs:
         reason = "no prompt has both a 'ref:' and a 'tied:' item"
         return TiesScore(None, accuracy[0], accuracy[1], None, None, None, 0, reason)
-    spread = np.array([tied[key][1] for key in pairs])
+    tied_range = np.array([tied[key][1] for key in pairs])
     gap = np.array([tied[key][2] for key in pairs])
     least = np.minimum(gap, np.array([reference[key][2] for key in pairs]))
     with np.errstate(divide="ignore", invalid="ignore"):
-        margin = np.nan_to_num(np.tanh(least / spread - 1), nan=0.0)
-    preferred, hard, soft = float((gap > spread).mean()), float((least > spread).mean()), float(margin.mean())
+        margin = np.nan_to_num(np.tanh(least / tied_range - 1), nan=0.0)
+    preferred, hard, soft = float((gap > tied_range).mean()), float((least > tied_range).mean()), float(margin.mean())
     parts = (accuracy[0], accuracy[1], preferred, hard, soft)
     weights = published()["rewardbench2"]["ties_weights"]
     total = sum(weights[name] * part for name, part in zip(weights, parts))

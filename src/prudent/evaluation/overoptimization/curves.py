@@ -127,11 +127,11 @@ def tilted_values(
     from prudent.policies.finite import beta_for_kl, solve, value
 
     out = torch.full((2, len(kls), len(gold)), float("nan"), dtype=torch.float64)
-    for place, target in enumerate(kls):
+    for index, target in enumerate(kls):
         beta = beta_for_kl(lambda b: solve(reward, reference, b), reference, target, strict=False)
         if bool(torch.isfinite(beta)):
             policy = solve(reward, reference, beta)
-            out[0, place], out[1, place] = value(policy, gold), value(policy, reward)
+            out[0, index], out[1, index] = value(policy, gold), value(policy, reward)
     return out[0], out[1]
 
 
@@ -197,8 +197,8 @@ def curve(
 
 def fall_of(points: list[Point], means: torch.Tensor, method: str) -> Estimate:
     """Gold at the last point of best of n minus gold at the best one, over resampled curves (rounds, points)."""
-    kept = [place for place, point in enumerate(points) if point.how == "best of n"]
-    best = max(kept, key=lambda place: points[place].gold.value or 0.0)
+    kept = [index for index, point in enumerate(points) if point.how == "best of n"]
+    best = max(kept, key=lambda index: points[index].gold.value or 0.0)
     if best == kept[-1]:
         return Estimate(0.0, None, None, len(kept), 0.95, method, "gold is highest at the largest n")
     value = (points[kept[-1]].gold.value or 0.0) - (points[best].gold.value or 0.0)
@@ -244,8 +244,8 @@ def fit_points(
     points: list[Point], means: torch.Tensor, method: str
 ) -> tuple[Overoptimization | None, Estimate, Estimate, Estimate]:
     """(fit, peak, alpha, beta): the best-of-n form on the mean curve, and its coefficients over bootstrapped curves."""
-    kept = [place for place, point in enumerate(points) if point.how == "best of n"]
-    points, means = [points[place] for place in kept], means[:, kept]
+    kept = [index for index, point in enumerate(points) if point.how == "best of n"]
+    points, means = [points[index] for index in kept], means[:, kept]
     distance = torch.tensor([point.distance for point in points], dtype=torch.float64)
     n = len(points)
     if len(distance.unique()) < 3:
@@ -296,7 +296,7 @@ def drawn_curve(
     draws: int,
     seed: Seed,
     rounds: int = ROUNDS,
-    tick: Callable[[], None] = lambda: None,
+    advance: Callable[[], None] = lambda: None,
     facts: dict[str, Any] | None = None,
 ) -> Curve:
     """Curve of reward models drawn by ``setting``: a fresh set of preferences each draw."""
@@ -308,7 +308,7 @@ def drawn_curve(
         rewards.append(reward)
         accuracy.append(pair_accuracy(reward, held))
         slopes.append(float((reference * reward * truth).sum(-1).mean()))
-        tick()
+        advance()
     return curve(
         label,
         rewards,
@@ -324,7 +324,7 @@ def drawn_curve(
             "members": setting.members,
             "rule": setting.rule,
             "gold_per_proxy": float(np.mean(slopes)),
-            "gold_spread": float(deviation_within(gold, reference)),
+            "gold_deviation": float(deviation_within(gold, reference)),
         }
         | (facts or {}),
     )
@@ -352,7 +352,7 @@ def methods_at_kl(
     seed: Seed,
     reward: str = "mean",
     rounds: int = ROUNDS,
-    tick: Callable[[], None] = lambda: None,
+    advance: Callable[[], None] = lambda: None,
 ) -> list[MethodCurve]:
     """Gold of exact policies at matched KL: vanilla and the variance-aware forms, with their controls.
 
@@ -368,13 +368,13 @@ def methods_at_kl(
     wanted = list(dict.fromkeys(["vanilla", *methods]))
     found = torch.full((len(wanted), len(kls), draws, len(gold)), float("nan"), dtype=torch.float64)
     for number, members in enumerate(member_scores(world, setting, draws, seed)):
-        seen = estimate(members, reference, reward=reward)
+        known = estimate(members, reference, reward=reward)
         for row, name in enumerate(wanted):
             for column, target in enumerate(kls):
-                beta = method_beta_for_kl(name, seen, reference, target, strict=False)
+                beta = method_beta_for_kl(name, known, reference, target, strict=False)
                 if bool(torch.isfinite(beta)):
-                    found[row, column, number] = value(METHODS[name](seen, reference, beta), gold) - base
-        tick()
+                    found[row, column, number] = value(METHODS[name](known, reference, beta), gold) - base
+        advance()
     return [method_curve(name, list(kls), found[row], found[0], rounds, seed) for row, name in enumerate(wanted)]
 
 

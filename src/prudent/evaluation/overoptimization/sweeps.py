@@ -1,4 +1,4 @@
-"""Sweeps over how a reward model is made, and whether what is published about overoptimisation is seen in them."""
+"""Sweeps over how a reward model is made, and whether what is published about overoptimisation holds in them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ FEW = 0.1  # share of curves up to which a clear fall can be luck
 
 @dataclass(frozen=True)
 class Finding:
-    """A published finding held to these sweeps. seen: True, False, or None where the sweeps can't tell."""
+    """A published finding held to these sweeps. confirmed: True, False, or None where the sweeps can't tell."""
 
     claim: str
-    seen: bool | None
+    confirmed: bool | None
     evidence: str
 
 
@@ -68,31 +68,33 @@ def sweep_curves(
     *,
     draws: int,
     seed: Seed,
-    tick: Callable[[], None] = lambda: None,
+    advance: Callable[[], None] = lambda: None,
 ) -> list[Curve]:
     """Curves of one sweep. worlds: by number of layers, the deepest is the one that other sweeps use. Every step of a
     sweep draws the same preferences where it can (the same seeds), so steps differ by what is swept."""
     deepest = max(worlds)
     if sweep == "layers":
         curves = [
-            drawn_curve(f"{layer} layers", world, base, n, draws=draws, seed=seed, tick=tick, facts={"size": layer})
+            drawn_curve(
+                f"{layer} layers", world, base, n, draws=draws, seed=seed, advance=advance, facts={"size": layer}
+            )
             for layer, world in sorted(worlds.items())
         ]
     else:
         curves = [
-            drawn_curve(label, worlds[deepest], setting, n, draws=draws, seed=seed, tick=tick, facts=facts)
+            drawn_curve(label, worlds[deepest], setting, n, draws=draws, seed=seed, advance=advance, facts=facts)
             for label, setting, facts in settings_of(sweep, base, worlds[deepest])
         ]
     return against_first(curves, seed=seed)
 
 
 def variance_sweep(
-    world: World, base: Setting, *, draws: int, seed: Seed, tick: Callable[[], None] = lambda: None
+    world: World, base: Setting, *, draws: int, seed: Seed, advance: Callable[[], None] = lambda: None
 ) -> list[MethodCurve]:
     """Vanilla against variance-aware forms and their controls at matched KL, the members' mean as the reward."""
     kls = [share * math.log(world.samples) for share in SHARES]
     setting = replace(base, members=max(base.members, 5))
-    return methods_at_kl(world, setting, METHODS, kls, draws=draws, seed=spawn(seed, 1)[0], tick=tick)
+    return methods_at_kl(world, setting, METHODS, kls, draws=draws, seed=spawn(seed, 1)[0], advance=advance)
 
 
 def steps_of(sweeps: Sequence[str], base: Setting, worlds: Mapping[int, World]) -> int:
@@ -105,7 +107,7 @@ def steps_of(sweeps: Sequence[str], base: Setting, worlds: Mapping[int, World]) 
 
 
 def findings(curves: Mapping[str, Sequence[Curve]], methods: Sequence[MethodCurve]) -> list[Finding]:
-    """What is published, and whether it is seen here."""
+    """What is published, and whether it holds here."""
     found = [turn_over(curves)]
     if "pairs" in curves:
         found += [near_chance(curves["pairs"]), smooth(curves["pairs"], "the number of pairs")]
@@ -171,9 +173,9 @@ def smooth(curves: Sequence[Curve], what: str) -> Finding:
         return Finding(claim, None, f"only {len(rows)} curves could be fitted")
     x, alpha, beta = (np.array(column) for column in zip(*rows))
     squared = linear_fit(x, alpha), linear_fit(x, beta)
-    seen = all(np.isfinite(r) and r >= SMOOTH for r in squared)
+    confirmed = all(np.isfinite(r) and r >= SMOOTH for r in squared)
     evidence = f"R squared of a line: alpha {squared[0]:.2f}, beta {squared[1]:.2f} over {len(x)} curves"
-    return Finding(claim, seen, evidence)
+    return Finding(claim, confirmed, evidence)
 
 
 def larger_is_safer(curves: Sequence[Curve]) -> Finding:
@@ -216,10 +218,10 @@ def variance_helps(methods: Sequence[MethodCurve]) -> Finding:
         shared.append(bool(as_good))
     controls = [name for name in ("variance-only", "permuted") if name in by_name]
     parts += [f"control {name} at the largest KL {by_name[name].over_vanilla[-1].text}" for name in controls]
-    seen = True if any(wins) else None if any(shared) else False
-    if seen is None:
+    confirmed = True if any(wins) else None if any(shared) else False
+    if confirmed is None:
         parts.append("a control that never looks at the reward gains as much, so the gain may not come from the reward")
-    return Finding(claim, seen, "; ".join(parts))
+    return Finding(claim, confirmed, "; ".join(parts))
 
 
 def reaches(control: Any, method: Any) -> bool:

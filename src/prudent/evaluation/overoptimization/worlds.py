@@ -109,7 +109,7 @@ def read_solutions(path: str | Path, columns: Mapping[str, str] | None = None) -
     bad: list[BadRow] = []
     pool = Pool([], [], [], [])
     assert pool.gold is not None
-    for place, record in enumerate(mapped(read_records(path), columns)):
+    for index, record in enumerate(mapped(read_records(path), columns)):
         bad += record.errors
         if record.value is None:
             continue
@@ -129,7 +129,7 @@ def read_solutions(path: str | Path, columns: Mapping[str, str] | None = None) -
         pool.prompts.append([{"role": "user", "content": question}])
         pool.responses.append([s["solution"] for s in listed])
         pool.gold.append([float(s["is_correct"]) for s in listed])
-        pool.ids.append(str(record.value.get("problem_id", record.value.get("id", place))))
+        pool.ids.append(str(record.value.get("problem_id", record.value.get("id", index))))
     if bad:
         raise DataError(str(path), bad, "fix these rows")
     return pool

@@ -135,18 +135,18 @@ def pack_and_score(policy: Policy, rollouts: Rollouts, scorer: Scorer, pack_toke
     for row in rows:
         reference = policy.reference_pass(row)
         if scorer.shared:
-            features = _place(features, scorer.pool(reference.hidden, row), row, len(rollouts.texts), read_apart)
+            features = _position(features, scorer.pool(reference.hidden, row), row, len(rollouts.texts), read_apart)
         # The policy's pass needs the state below the first adapter, never the one above it.
         references.append(Pass(reference.log_probabilities, reference.hidden[:0], reference.trunk))
     for content in fill(apart, pack_tokens):
         row = pack(content)
         pooled = scorer.pool(policy.reference_pass(row).hidden, row)
-        features = _place(features, pooled, row, len(rollouts.texts), set())
+        features = _position(features, pooled, row, len(rollouts.texts), set())
     scores = scorer.scores(rollouts.prompts, rollouts.texts, features)
     return ScoredRollouts(rows, references, scores, features, len(read_apart))
 
 
-def _place(
+def _position(
     features: torch.Tensor | None, pooled: torch.Tensor, row: Pack, count: int, skipped: set[int]
 ) -> torch.Tensor:
     """Write a pack's pooled features to their completions' rows."""

@@ -338,17 +338,23 @@ def _fit_lora(
     if first:
         base = term(EnsembleModel(backbone, seeds))
         base.train_layers(None)
-        place = folder / "phase-one" if folder is not None else None
+        checkpoints = folder / "phase-one" if folder is not None else None
         info["phase_one_loss"] = train(
-            base, first, seed=common, learning_rate=rate / 10, schedule="cosine", checkpoints=place, **shared
+            base, first, seed=common, learning_rate=rate / 10, schedule="cosine", checkpoints=checkpoints, **shared
         )
         changed = {id(parameter) for parameter in backbone.parameters()}
     ensemble = term(EnsembleModel(backbone, seeds))
     ensemble.add_adapters(seeds, config["rank"], config["alpha"], config["layers"], config["targets"])
     rows = with_counts(rest, seeds) if diversity == "bootstrap" else rest
-    place = folder / "phase-two" if folder is not None else None
+    checkpoints = folder / "phase-two" if folder is not None else None
     info["loss"] = train(
-        ensemble, rows, seed=common, learning_rate=rate, schedule="constant_with_warmup", checkpoints=place, **shared
+        ensemble,
+        rows,
+        seed=common,
+        learning_rate=rate,
+        schedule="constant_with_warmup",
+        checkpoints=checkpoints,
+        **shared,
     )
     info |= {"phase_one_pairs": len(first), "phase_two_pairs": len(rest)}
     tensors = trained_tensors(ensemble)

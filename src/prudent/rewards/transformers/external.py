@@ -79,9 +79,9 @@ def padded(rows: Sequence[Sequence[int]], pad: int, device: Any = "cpu") -> tupl
     width = max(len(row) for row in rows)
     ids = torch.full((len(rows), width), pad, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)] = torch.tensor(list(row))
-        mask[place, : len(row)] = 1
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(list(row))
+        mask[index, : len(row)] = 1
     return ids.to(device), mask.to(device)
 
 
@@ -93,8 +93,8 @@ def last_state(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     empty = torch.nonzero(mask.sum(1) == 0)
     if len(empty):
         raise PrudentError(f"row {int(empty[0])} has no token (its attention mask is all zero)")
-    place = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
-    return states[torch.arange(len(states), device=states.device), place]
+    index = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
+    return states[torch.arange(len(states), device=states.device), index]
 
 
 @torch.inference_mode()
@@ -174,11 +174,11 @@ class ExternalModels:
     def standardised_on(self, prompts: Sequence[Any], responses: Sequence[Any], reference: str) -> ExternalModels:
         """The same models with mean 0 and standard deviation 1 on these responses; ``reference`` says what they are."""
         raw = torch.stack([self._score_one(name, prompts, responses) for name in self.models])
-        spread = raw.std(1)
-        for name, value in zip(self.models, spread.tolist()):
+        deviation = raw.std(1)
+        for name, value in zip(self.models, deviation.tolist()):
             if not value > 0:
                 raise PrudentError(f"{name} gives every reference response the same score; it can't be standardised")
-        made = ExternalModels(self.models, raw.mean(1).tolist(), spread.tolist(), reference, self.max_length)
+        made = ExternalModels(self.models, raw.mean(1).tolist(), deviation.tolist(), reference, self.max_length)
         made.options, made._loaded = self.options, self._loaded
         return made
 

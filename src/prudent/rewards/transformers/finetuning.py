@@ -141,10 +141,10 @@ def train(
         try:
             trainer.train(resume_from_checkpoint=last_checkpoint(folder) if checkpoints else None)
         except RuntimeError as error:
-            told = explain_memory(error, batch_size, length, len(model.heads))
-            if told is None:
+            explained = explain_memory(error, batch_size, length, len(model.heads))
+            if explained is None:
                 raise
-            raise told from error
+            raise explained from error
         return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 

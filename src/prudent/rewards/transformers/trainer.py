@@ -111,9 +111,9 @@ class EnsembleTrainer(Trainer):
             return
         state = self.optimizer.state_dict()
         tensors = {}
-        for place, values in state["state"].items():
+        for index, values in state["state"].items():
             for key, value in values.items():
-                tensors[f"{place}.{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+                tensors[f"{index}.{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
         save_file(tensors, Path(output_dir) / OPTIMISER)
         plan = {"groups": state["param_groups"], "schedule": self.lr_scheduler.state_dict()}
         write_atomic(Path(output_dir) / PLAN, json.dumps(plan, default=str))
@@ -127,8 +127,8 @@ class EnsembleTrainer(Trainer):
         plan = json.loads((Path(checkpoint) / PLAN).read_text(encoding="utf-8"))
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in load_file(Path(checkpoint) / OPTIMISER).items():
-            place, _, key = name.partition(".")
-            state.setdefault(int(place), {})[key] = tensor
+            index, _, key = name.partition(".")
+            state.setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict({"state": state, "param_groups": plan["groups"]})
         self.lr_scheduler.load_state_dict(plan["schedule"])
 
@@ -180,9 +180,9 @@ def collate(examples: Sequence[dict[str, Any]], pad: int) -> dict[str, torch.Ten
     width = max(map(len, sides))
     ids = torch.full((len(sides), width), pad, dtype=torch.long)
     mask = torch.zeros(len(sides), width, dtype=torch.long)
-    for place, side in enumerate(sides):
-        ids[place, : len(side)] = torch.tensor(side)
-        mask[place, : len(side)] = 1
+    for index, side in enumerate(sides):
+        ids[index, : len(side)] = torch.tensor(side)
+        mask[index, : len(side)] = 1
     batch = {"input_ids": ids.view(-1, 2, width), "attention_mask": mask.view(-1, 2, width)}
     batch["rows"] = torch.tensor([example["row"] for example in examples])
     for name in ("weight", "soft_label", "margin", "counts"):
