@@ -106,7 +106,7 @@ def run_recbole(data: Any, python: str, seed: int, threads: int, options: dict) 
             found = np.load(folder / f"{name}.npy", allow_pickle=False)
             index = catalogue_index(json.loads((folder / f"{name}.json").read_text()), catalogue)
             ordered = np.zeros((len(catalogue), found.shape[1]), dtype=np.float32)
-            ordered[place] = found
+            ordered[index] = found
             factors[name] = torch.from_numpy(ordered)
         return factor_scores(factors["user"], factors["item"]), json.loads((folder / "result.json").read_text())
 
