@@ -84,11 +84,45 @@ def test_transcript_prompt_column() -> None:
     assert (whole.prompt, whole.chosen) == (messages("u:Q"), messages("a:one"))
 
 
+def turn(content: object, role: str = "assistant", **more: object) -> list[dict]:
+    return [{"role": role, "content": content, **more}]
+
+
 def test_shared_prefix_of_plain_texts_on_request() -> None:
     row = {"chosen": "The sky is blue today", "rejected": "The sky is blurred"}
-    found = pair_of_sides(row, Choices(shared_prefix=True), no_note)
+    found = pair_of_sides(row, Choices(without_prompt="shared"), no_note)
     assert found.prompt == messages("u:The sky is ")
     assert found.chosen[0]["content"] == "blue today" and found.rejected[0]["content"] == "blurred"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"chosen": "Yes, it is.", "rejected": "No."},
+        {"chosen": turn("Yes, it is."), "rejected": turn("No.")},
+        {"prompt": None, "chosen": "Yes, it is.", "rejected": "No."},
+        {"prompt": " ", "chosen": "Yes, it is.", "rejected": "No."},
+        {"prompt": turn("", "user"), "chosen": "Yes, it is.", "rejected": "No."},
+    ],
+)
+def test_a_pair_without_a_prompt_is_refused_or_kept_with_an_empty_one(row: dict) -> None:
+    with pytest.raises(Reject) as raised:
+        pair_of_sides(row, Choices(), no_note)
+    [problem] = raised.value.problems
+    assert problem.field == "prompt" and "--without-prompt empty" in problem.detail
+    noted: list[str] = []
+    found = pair_of_sides(
+        row, Choices(without_prompt="empty"), lambda name, reason, _: noted.append(f"{name} {reason}")
+    )
+    assert noted == ["prompt empty-prompt"] and not found.prompt[0]["content"].strip()
+    assert [side[0]["content"] for side in (found.chosen, found.rejected)] == ["Yes, it is.", "No."]
+    if isinstance(row["chosen"], str):  # they differ from the first character: shared leaves the prompt empty, too
+        assert pair_of_sides(row, Choices(without_prompt="shared"), no_note).prompt[0]["content"].strip() == ""
+
+
+def test_texts_that_share_a_beginning_stay_whole_with_an_empty_prompt() -> None:
+    found = pair_of_sides({"chosen": "I do.", "rejected": "I don't."}, Choices(without_prompt="empty"), no_note)
+    assert found.prompt[0]["content"] == "" and found.chosen[0]["content"] == "I do."
 
 
 def test_transcript_marks_need_an_empty_line_before_them() -> None:
@@ -97,10 +131,6 @@ def test_transcript_marks_need_an_empty_line_before_them() -> None:
 
 
 CALL = [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Bern"}}}]
-
-
-def turn(content: object, role: str = "assistant", **more: object) -> list[dict]:
-    return [{"role": role, "content": content, **more}]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from tests.tiny import tiny_causal_lm, tiny_tokenizer
 from typer.testing import CliRunner
 
 from prudent.cli import app
+from prudent.commands.options import COMMANDS, PairOptions
 
 REFUSES = (
     "{% for message in messages %}{% if message['role'] == 'system' %}{{ raise_exception('no system turn') }}"
@@ -206,3 +207,25 @@ def test_a_pair_that_the_template_makes_equal_is_left_out_by_that_name(tmp_path:
     assert cleaned["kept"] == 6
     assert [row["dropped"] for row in cleaned["changes"] if row["rule"] == "truncated"] == [1]
     assert any("same after the template" in path.read_text() for path in (tmp_path / "c").glob("*.jsonl"))
+
+
+def test_pairs_without_a_prompt_are_kept_by_one_option_in_every_command(tmp_path: Path) -> None:
+    words = ["oak", "elm", "ash", "fir", "yew", "box", "bay", "fig", "nut", "pear", "plum", "lime"]
+    rows = [{"id": f"q{i}", "chosen": f"Yes {word} {i}", "rejected": f"No {word}"} for i, word in enumerate(words)]
+    data = write(tmp_path / "pairs.jsonl", rows)
+    model = model_with(REFUSES, tmp_path / "lm")
+    commands = {
+        "fit": ("fit", "--preferences", data, "--model", model, "--members", 2),
+        "clean": ("clean", data, "--encoder", model, "--folds", 2, "--members", 2, "--holdout", 0),
+        "evaluate": ("evaluate", "preferences", "--data", data, "--model", f"{tmp_path / 'fit'}"),
+    }
+    for name, command in commands.items():
+        refused = run(*command, "--out", tmp_path / f"{name}-refused")
+        assert refused.exit_code == 2 and "--without-prompt empty" in refused.output, (name, refused.output)
+        found = run(*command, "--out", tmp_path / name, "--without-prompt", "empty", "--json")
+        last_json(found)
+        assert any((tmp_path / name).iterdir()), name
+
+    with_it = {one.command.words for one in COMMANDS if issubclass(one, PairOptions)}
+    reading = {one.command.words for one in COMMANDS if "preferences" in one.__dataclass_fields__}
+    assert with_it == reading | {"clean", "evaluate preferences", "evaluate rewardbench"}

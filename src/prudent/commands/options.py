@@ -148,6 +148,19 @@ class RowOptions(CommonOptions):
         return said(lambda: self.columns)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PairOptions(RowOptions):
+    """Options of a command that reads preference pairs."""
+
+    without_prompt: Annotated[
+        Literal["refuse", "shared", "empty"],
+        typer.Option(
+            help="Pairs without a prompt: refuse, shared (what both texts begin with is the prompt) or empty (none).",
+            rich_help_panel=READING,
+        ),
+    ] = "refuse"
+
+
 OUT_HELP = "Folder to write; it appears whole or not at all."
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a finished run that is in --out.")]
 

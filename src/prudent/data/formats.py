@@ -36,6 +36,8 @@ ROLES = {
 MARK = re.compile(r"(?:\A|\n[ \t]*\r?\n)\s*(Human|Assistant):")
 LISTED = re.compile(r"""\s*\[\s*\{\s*['"](role|from|content|value)['"]\s*:""")
 READ_KEYS = ("role", "content", "from", "value")
+WITHOUT_PROMPT = ("refuse", "shared", "empty")
+KEEP_EMPTY = "--without-prompt empty keeps such pairs with an empty prompt"
 SCORES = (
     ("score_chosen", "score_rejected"),
     ("chosen_score", "rejected_score"),
@@ -72,7 +74,7 @@ class Choices:
 
     ties: str = "drop"
     diverged: str = "drop"
-    shared_prefix: bool = False
+    without_prompt: str = "refuse"  # or "shared", "empty": what a pair without a prompt is read as
     soft_votes: str | None = "half"
     min_share: float = 0.5
     allow: frozenset[str] = frozenset()  # of "empty", "blank", "identical-sides": noted, the row is kept
@@ -291,16 +293,11 @@ def split_sides(
             prompt = parse_transcript(prompt, "prompt", note)
             prompt = prompt[:-1] if prompt[-1] == {"role": "assistant", "content": ""} else prompt
         shape = "transcripts"
-    elif prompt is None and shape == "strings":
-        if choices.shared_prefix:
-            prompt, chosen, rejected = _text_prefix(chosen, rejected)  # type: ignore[arg-type]
-        elif any(transcripts):
-            name = "rejected" if transcripts[0] else "chosen"
-            raise Reject(Problem(name, "no-speaker-mark", 'does not begin with "Human:" as the other side does'))
-        else:
-            remedy = 'two plain texts without a prompt column or a "Human:" mark'
-            where = "" if chosen[:1] != rejected[:1] else "; shared_prefix=True takes what both begin with"
-            raise Reject(Problem("prompt", "no-prompt", f"{remedy}; name the column that holds the prompts{where}"))
+    elif prompt is None and any(transcripts) and shape == "strings":
+        name = "rejected" if transcripts[0] else "chosen"
+        raise Reject(Problem(name, "no-speaker-mark", 'does not begin with "Human:" as the other side does'))
+    elif prompt is None and shape == "strings" and choices.without_prompt == "shared":
+        prompt, chosen, rejected = _text_prefix(chosen, rejected)  # type: ignore[arg-type]
     if isinstance(prompt, str) and is_transcript(prompt) and prompt.rstrip().endswith("Assistant:"):
         prompt = parse_transcript(prompt, "prompt", note)[:-1]
     if _whole(chosen) and _whole(rejected):
@@ -313,9 +310,10 @@ def split_sides(
                 )
             return agreed, better, worse, shape if shape == "transcripts" else "repeated-prompt"
         return found, better, worse, shape if shape == "transcripts" else "implicit-prompt"
+    if prompt is None and choices.without_prompt == "empty":
+        prompt = ""
     if prompt is None:
-        detail = 'no prompt column and the sides hold answers alone; map yours with columns={"prompt": "your_column"}'
-        raise Reject(Problem("prompt", "no-prompt", detail))
+        raise Reject(Problem("prompt", "no-prompt", _no_prompt(chosen, rejected)))
     start = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     answers = [_answer(side, start, name) for name, side in (("chosen", chosen), ("rejected", rejected))]
     return start, answers[0], answers[1], shape
@@ -332,13 +330,27 @@ def _answer(side: str | list[Message], prompt: list[Message], name: str) -> list
     raise Reject(Problem(name, "prompt-mismatch", "a whole conversation that does not begin with the prompt"))
 
 
-def _text_prefix(chosen: str, rejected: str) -> tuple[str, str, str]:
-    """(shared beginning, rest of chosen, rest of rejected) of two texts, cut at a blank (TRL's implicit prompt)."""
+def _no_prompt(chosen: str | list[Message], rejected: str | list[Message]) -> str:
+    """What to do about two answers without a prompt."""
+    what, shared = "no prompt column and the sides hold answers alone", ""
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        what = 'two plain texts without a prompt column or a "Human:" mark'
+        shared = ", shared takes what both begin with" if _shared_length(chosen, rejected) else ""
+    return f"{what}; name the column that holds the prompts (--column prompt=your_column); {KEEP_EMPTY}{shared}"
+
+
+def _shared_length(chosen: str, rejected: str) -> int:
+    """Characters that both texts begin with, cut at a blank; 0 where they hold no text."""
     count = next((i for i, (a, b) in enumerate(zip(chosen, rejected)) if a != b), min(len(chosen), len(rejected)))
     while count and not chosen[count - 1].isspace():
         count -= 1
-    if not chosen[:count].strip():
-        raise Reject(Problem("prompt", "no-prompt", "the sides share no beginning that could be the prompt"))
+    return count if chosen[:count].strip() else 0
+
+
+def _text_prefix(chosen: str, rejected: str) -> tuple[str, str, str]:
+    """(shared beginning, rest of chosen, rest of rejected) of two texts (TRL's implicit prompt); the beginning is empty
+    where they differ from the first word on."""
+    count = _shared_length(chosen, rejected)
     return chosen[:count], chosen[count:], rejected[count:]
 
 
@@ -352,7 +364,10 @@ def check_answers(
             reason = "blank" if answer[-1]["content"] else "empty"
             problems.append(Problem(name, reason, "the answer holds no text"))
     if not any(message["content"].strip() for message in prompt):
-        problems.append(Problem("prompt", "blank", "the prompt holds no text"))
+        if choices.without_prompt == "refuse":
+            problems.append(Problem("prompt", "blank", f"the prompt holds no text; {KEEP_EMPTY}"))
+        else:
+            note("prompt", "empty-prompt", "there is no prompt; kept with an empty one")
     if not problems and chosen == rejected:
         problems.append(Problem("chosen", "identical-sides", "chosen and rejected are the same text"))
     for problem in problems:
@@ -406,6 +421,18 @@ def compare_scores(row: Mapping[str, Any], choices: Choices, numbers: dict[str, 
         return
 
 
+def is_absent(prompt: Any, choices: Choices) -> bool:
+    """Whether a prompt counts as not given: null, as in mixed files whose sides carry it; an empty text on request."""
+    return prompt is None or (choices.without_prompt != "refuse" and isinstance(prompt, str) and not prompt.strip())
+
+
+def _with_remedy(problem: Problem) -> Problem:
+    """An empty prompt, with the option that keeps it."""
+    if problem.field != "prompt" or problem.reason not in ("empty", "blank"):
+        return problem
+    return Problem(problem.field, problem.reason, f"{problem.detail}; {KEEP_EMPTY}")
+
+
 def _with_columns(problem: Problem, row: Mapping[str, Any]) -> Problem:
     """A missing prompt, with the columns that might hold it."""
     if problem.reason != "no-prompt":
@@ -422,12 +449,12 @@ def pair_of_sides(row: Mapping[str, Any], choices: Choices, note: Note) -> Pair:
             if name != "prompt":
                 problems.append(Problem(name, "missing-field", f"columns found: {listed(row)}"))
             continue
+        if name == "prompt" and is_absent(row[name], choices):
+            continue
         try:
             sides[name] = read_side(row[name], name, note, choices.allow if name != "prompt" else frozenset())
         except Reject as reject:
-            # A prompt column that is null in some rows (mixed files) counts as absent when the sides carry the prompt.
-            if name != "prompt" or row[name] is not None:
-                problems += reject.problems
+            problems += [_with_remedy(problem) for problem in reject.problems]
     known = {"prompt", "chosen", "rejected", *NUMBERS}
     if "prompt" not in row and isinstance(row.get("conversations"), (list, tuple)) and not _whole(sides.get("chosen")):
         known.add("conversations")  # ShareGPT's pairs: the turns before, and one answer a side

@@ -14,9 +14,11 @@ import numpy as np
 from prudent.data.failing import FILE_COLUMN
 from prudent.data.files import Record, file_kind, open_records
 from prudent.data.formats import (
+    KEEP_EMPTY,
     LEFT_OUT,
     LISTED,
     NUMBERS,
+    WITHOUT_PROMPT,
     Choices,
     Message,
     Pair,
@@ -65,7 +67,8 @@ def read_preferences(
     Options: columns={"prompt": "question", ...} maps names; ties="drop" | "keep" (soft label 1/2); diverged="drop" |
     "keep" for conversations that part before the last answer; rating= column of rated single responses;
     soft_votes="half" | "ignore" | None rule of soft labels from votes; min_share= share of votes that a winner needs;
-    shared_prefix=True takes the common beginning of two plain texts as the prompt; errors= reasons that are errors too
+    without_prompt="refuse" | "shared" (what two plain texts begin with is the prompt) | "empty" (kept with an empty
+    prompt); errors= reasons that are errors too
     ("all": every flag and every row left out); allow= reasons of "empty", "blank" and "identical-sides" that are noted
     instead (for cleaning); config= configuration of a hub data set.
 
@@ -95,6 +98,8 @@ def read_preferences_with_report(
     if report.shapes.get("votes") and plan.choices.soft_votes:
         rule = {"half": "a tie counts as half a vote for each side", "ignore": "ties left out"}
         report.notes.append(f"soft_label from votes: {rule[plan.choices.soft_votes]}")
+    if without := sum(row.reason == "no-prompt" for row in report.bad):
+        report.notes.append(f"{without} pairs without a prompt left out; {KEEP_EMPTY}")
     report.require(on_error, plan.errors)
     _one_class(report, on_error)
     if not report.kept:
@@ -126,7 +131,7 @@ def reading_plan(
     rating: str | None = None,
     soft_votes: str | None = "half",
     min_share: float = 0.5,
-    shared_prefix: bool = False,
+    without_prompt: str = "refuse",
     errors: str | Iterable[str] = (),
     config: str | None = None,
     allow: Iterable[str] = (),
@@ -137,7 +142,8 @@ def reading_plan(
     _choice("diverged", diverged, ("drop", "keep"))
     if soft_votes is not None:
         _choice("soft_votes", soft_votes, SOFT_RULES)
-    choices = Choices(ties, diverged, shared_prefix, soft_votes, min_share, frozenset(allow))
+    _choice("without_prompt", without_prompt, WITHOUT_PROMPT)
+    choices = Choices(ties, diverged, without_prompt, soft_votes, min_share, frozenset(allow))
     return Plan(choices, columns or {}, rating, errors, config, on_error)
 
 
@@ -366,6 +372,17 @@ def prompt_key(prompt: list[Message]) -> str:
     return hash_text(*(f"{message['role']}\n{squeeze(message['content'])}" for message in prompt))
 
 
+def pair_groups(data: Dataset) -> list[str]:
+    """Key of each pair's prompt, by which pairs are resampled and split; a pair without a prompt is a group of its
+    own."""
+    blank = prompt_key([{"role": "user", "content": ""}])
+    keys = [prompt_key(prompt) for prompt in data["prompt"]]
+    if blank not in keys:
+        return keys
+    texts = zip(data["chosen"], data["rejected"], strict=True)
+    return [prompt_key([*a, *b]) if key == blank else key for key, (a, b) in zip(keys, texts, strict=True)]
+
+
 def row_hash(row: Mapping[str, Any]) -> str:
     """Hash of one pair (prompt, chosen, rejected): a decision about a row holds only while this is the same."""
     return hash_text(*(json.dumps(row[name], sort_keys=True) for name in MESSAGE_COLUMNS))
@@ -394,7 +411,7 @@ def split_by_prompt(dataset: Dataset, share: float, seed: int) -> tuple[Dataset,
     Which prompts go where depends on the seed and the prompts' texts alone, not on the order of rows. Raises
     PrudentError unless both sides get at least one prompt.
     """
-    keys = [prompt_key(prompt) for prompt in dataset["prompt"]]
+    keys = pair_groups(dataset)
     unique = sorted(set(keys))
     count = round(share * len(unique))
     if not 0 < share < 1 or not 0 < count < len(unique):

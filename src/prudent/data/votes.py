@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from prudent.data.formats import Choices, Note, Pair, Problem, Reject, check_answers, read_numbers, read_side
+from prudent.data.formats import Choices, Note, Pair, Problem, Reject, check_answers, is_absent, read_numbers, read_side
 from prudent.data.records import brief, listed
 from prudent.errors import PrudentError
 
@@ -116,6 +116,9 @@ def pair_of_votes(row: Mapping[str, Any], choices: Choices, note: Note) -> Pair:
     sides: dict[str, Any] = {}
     for name in ("prompt", "response_1", "response_2"):
         try:
+            if name == "prompt" and choices.without_prompt != "refuse" and is_absent(row.get(name), choices):
+                sides[name] = ""
+                continue
             if name not in row:
                 raise Reject(Problem(name, "missing-field", f"columns found: {listed(row)}"))
             sides[name] = read_side(row[name], name, note, choices.allow if name != "prompt" else frozenset())

@@ -40,6 +40,7 @@ def rows_of(preferences: list[str], pools: list[str], stream: bool, **options: A
 
 def main(arguments: list[str] | None = None) -> int:
     """Encode this process's share of the rows into the cache; ends with status 2 on a PrudentError."""
+    from prudent.data.formats import WITHOUT_PROMPT
     from prudent.features.models import DEFAULT_MODEL
     from prudent.features.pooling import POOLINGS
 
@@ -53,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pool", nargs="+", default=[], help="files of prompts with their responses")
     parser.add_argument("--split", default=None, help="split of a hub data set")
     parser.add_argument("--on-error", choices=("raise", "skip"), default="raise")
+    parser.add_argument("--without-prompt", choices=WITHOUT_PROMPT, default="refuse", help="pairs without a prompt")
     parser.add_argument("--stream", action="store_true", help="read preferences piece by piece; memory stays flat")
     parser.add_argument("--pooling", choices=POOLINGS, default="last")
     parser.add_argument("--max-length", type=int, default=1024)
@@ -74,9 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
             device=options.device,
             distributed=True,
         )
-        for prompts, responses in rows_of(
-            options.preferences, options.pool, options.stream, split=options.split, on_error=options.on_error
-        ):
+        reading = {name: getattr(options, name) for name in ("split", "on_error", "without_prompt")}
+        for prompts, responses in rows_of(options.preferences, options.pool, options.stream, **reading):
             encoder.encode_share(prompts, responses)
     except PrudentError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -144,13 +144,6 @@ def fill_cache(
     return encoder
 
 
-def prompt_groups(preferences: Dataset) -> list[str]:
-    """Key of each pair's prompt: pairs of one prompt are resampled and split together."""
-    from prudent.data.preferences import prompt_key
-
-    return [prompt_key(prompt) for prompt in preferences["prompt"]]
-
-
 def fit_reward_model(
     preferences: Dataset,
     name: str = "heads",
@@ -207,12 +200,12 @@ def fit_on_features(
     given: dict[str, Any],
 ) -> Any:
     """Scorer of a feature family from features that are there already; encoder is needed for ``meta_pool`` alone."""
-    from prudent.data.preferences import training_columns
+    from prudent.data.preferences import pair_groups, training_columns
 
     place, _, attribute = entry.fit.rpartition(".")
     target = getattr(importlib.import_module(place), attribute)
     columns = pair_columns(len(preferences), **training_columns(preferences))
-    pairs = PairFeatures(chosen, rejected, prompt_groups(preferences), columns)
+    pairs = PairFeatures(chosen, rejected, pair_groups(preferences), columns)
     rows = pairs.distinct()
     same = sorted(set(range(len(pairs))) - set(rows.tolist()))
     if len(rows) == 0:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prudent.commands.acquire.options import AcquireOptions
-from prudent.commands.preflight.inputs import combine, encode_distinct, pair_columns, short_name
+from prudent.commands.preflight.inputs import combine, encode_distinct, pair_reading, short_name
 from prudent.data.formats import squeeze
 from prudent.data.pools import Pool, read_pool
 from prudent.data.preferences import prompt_key, read_preferences_with_report
@@ -39,9 +39,7 @@ def read_labelled(options: AcquireOptions) -> tuple[list[tuple[str, Dataset]], l
     """Preference files by name, and notes on rows left out."""
     found, notes = [], []
     for file in options.preferences:
-        pairs, report = read_preferences_with_report(
-            file, on_error=options.on_error, columns=pair_columns(options.columns)
-        )
+        pairs, report = read_preferences_with_report(file, **pair_reading(options))
         found.append((short_name(file), pairs))
         if report.dropped:
             notes.append(f"{short_name(file)}: {report.dropped} of {report.read} rows could not be used, left out")

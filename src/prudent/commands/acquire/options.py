@@ -16,7 +16,7 @@ from prudent.commands.options import (
     EncoderLength,
     EncoderPooling,
     OnError,
-    RowOptions,
+    PairOptions,
     RunOptions,
     command,
 )
@@ -31,7 +31,7 @@ LABELS, FORECAST = "How people label", "How many labels"
     example="prudent acquire --preferences train.jsonl --candidates pool.jsonl --budget 200 --out runs/acquire",
 )
 @dataclass(frozen=True, kw_only=True)
-class AcquireOptions(RowOptions, RunOptions):
+class AcquireOptions(PairOptions, RunOptions):
     """Say which pairs to label next, and how many labels until the risk is low enough.
 
     Writes to_label.jsonl in the order to label, label.html (a form for people, offline), argilla.json, and a report.

@@ -119,6 +119,7 @@ def read_problem(settings: AlignOptions, encoder: Any, sample: Sampler) -> Probl
         max_pairs=settings.max_pairs,
         on_error=settings.on_error,
         column=settings.column,
+        without_prompt=settings.without_prompt,
         holdout=settings.holdout,
         seed=settings.seed,
     )

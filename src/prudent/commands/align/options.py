@@ -14,8 +14,8 @@ from prudent.commands.options import (
     DEFAULT_MODEL,
     MOST_TOKENS,
     SOURCE,
+    PairOptions,
     ResumableOptions,
-    RowOptions,
     command,
     number_or_cv,
     said,
@@ -80,7 +80,7 @@ TRL_TAKES = {
     example="prudent align --preferences train.jsonl --objective vanilla --objective proportional --out runs/a",
 )
 @dataclass(frozen=True, kw_only=True)
-class AlignOptions(RowOptions, ResumableOptions):
+class AlignOptions(PairOptions, ResumableOptions):
     """Fine-tune a policy so that it moves less where the reward is uncertain, and measure what that gains.
 
     An interrupted series goes on where it stopped when the same command is given again.

@@ -13,7 +13,7 @@ import torch
 from prudent.commands.clean.options import CleanOptions
 from prudent.data.failing import origins_of, use_rows
 from prudent.data.files import open_records
-from prudent.data.preferences import draw_pairs, prompt_key, read_preferences_with_report
+from prudent.data.preferences import draw_pairs, pair_groups, read_preferences_with_report
 from prudent.data.read_report import ReadReport
 from prudent.data.votes import krippendorff_alpha, merge_votes, read_votes, win_rates
 from prudent.errors import BadRow, PrudentError, RowsError
@@ -50,6 +50,7 @@ def read_inputs(settings: CleanOptions) -> Inputs:
         "ties": settings.ties,
         "soft_votes": None if settings.soft_votes == "none" else settings.soft_votes,
         "min_share": settings.min_share,
+        "without_prompt": settings.without_prompt,
     }
     data, report = read_preferences_with_report(settings.source, allow=FAULTS_TO_RULES, **options)
     if settings.max_pairs is not None and len(data) > settings.max_pairs:
@@ -60,13 +61,13 @@ def read_inputs(settings: CleanOptions) -> Inputs:
     others = {}
     for path in (*settings.against, *settings.test):
         split = read_preferences_with_report(path, **{**options, "split": None})[0]
-        others[Path(path).name] = {prompt_key(prompt): line for prompt, line in zip(split["prompt"], split["row"])}
+        others[Path(path).name] = dict(zip(pair_groups(split), split["row"]))
     test, test_keys = None, []
     if settings.test:
         test = read_preferences_with_report(list(settings.test), **{**options, "split": None})[0]
         test = draw_pairs(test, settings.max_test_pairs, settings.seed)
-        test_keys = [prompt_key(prompt) for prompt in test["prompt"]]
-    keys = [prompt_key(prompt) for prompt in data["prompt"]]
+        test_keys = pair_groups(test)
+    keys = pair_groups(data)
     votes = vote_report(settings) if "votes" in data.column_names else None
     return Inputs(data, report, keys, others, test, test_keys, votes)
 

@@ -16,8 +16,8 @@ from prudent.commands.options import (
     MaxLength,
     MaxPairs,
     MaxTestPairs,
+    PairOptions,
     Pooling,
-    RowOptions,
     RunOptions,
     command,
     number_or_cv,
@@ -35,7 +35,7 @@ BY_STRENGTH = ("--flip", "--soften", "--widen", "--weigh", "--drop-deciles", "--
     example="prudent clean train.jsonl --flip 0.1 --test test.jsonl --out runs/clean",
 )
 @dataclass(frozen=True, kw_only=True)
-class CleanOptions(RowOptions, RunOptions):
+class CleanOptions(PairOptions, RunOptions):
     """Find faulty preference pairs, show why, and write a cleaned file in which every change has its evidence."""
 
     source: Annotated[str, typer.Argument(metavar="FILE", help="Preference file or hub id."), SOURCE]

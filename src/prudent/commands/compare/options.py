@@ -17,8 +17,8 @@ from prudent.commands.options import (
     MaxTestPairs,
     ModelName,
     OnError,
+    PairOptions,
     Pooling,
-    RowOptions,
     RunOptions,
     command,
 )
@@ -31,7 +31,7 @@ from prudent.commands.options import (
     example="prudent compare --preferences train.jsonl --test test.jsonl --families heads,mlp,laplace --out runs/c",
 )
 @dataclass(frozen=True, kw_only=True)
-class CompareOptions(RowOptions, RunOptions):
+class CompareOptions(PairOptions, RunOptions):
     """Fit each family on the same pairs, each in a process of its own, and compare what its standard deviation says.
 
     Accuracy, calibration, whether the spread finds errors (AUROC, risk-coverage), the spread on unlike pairs,

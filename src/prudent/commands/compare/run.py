@@ -85,7 +85,7 @@ def compare(given: CompareOptions) -> dict[str, Any]:
 
 def read_sets(given: CompareOptions) -> tuple[Dataset, dict[str, Dataset]]:
     """Training pairs, and by name those to test on and those unlike them."""
-    reading: dict[str, Any] = {"columns": given.columns, "on_error": given.on_error}
+    reading: dict[str, Any] = {name: getattr(given, name) for name in ("on_error", "columns", "without_prompt")}
     train = read_preferences(given.preferences, **reading)
     if given.test:
         held = read_preferences(given.test, **reading)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from prudent.commands.options import SOURCE, OptionalRun, RowOptions, command
+from prudent.commands.options import SOURCE, OptionalRun, PairOptions, RowOptions, command
 
 RUN = "evaluate.run:evaluate"
 
@@ -73,7 +73,7 @@ class EvaluateOptions(RowOptions, OptionalRun):
     example="prudent evaluate rewardbench --data rb.jsonl --model runs/rm --against other/rm --out runs/rb",
 )
 @dataclass(frozen=True, kw_only=True)
-class RewardBenchOptions(EvaluateOptions):
+class RewardBenchOptions(EvaluateOptions, PairOptions):
     """RewardBench 1: pairs in four sections. A tie is wrong in the headline and half right beside it."""
 
     weights: Annotated[
@@ -111,7 +111,7 @@ class RewardMathOptions(EvaluateOptions):
     example="prudent evaluate preferences --data test.jsonl --model runs/rm --out runs/eval",
 )
 @dataclass(frozen=True, kw_only=True)
-class PreferencesOptions(EvaluateOptions):
+class PreferencesOptions(EvaluateOptions, PairOptions):
     """Any preference pairs: accuracy, calibration, errors against disagreement."""
 
 

@@ -70,7 +70,8 @@ def sort_out(given: EvaluateOptions) -> tuple[list[ScoreTable], list[str]]:
 
 def items_for(benchmark: str, given: EvaluateOptions, tables: list[ScoreTable]) -> Items:
     if given.data is not None:
-        reading: dict[str, Any] = {"on_error": given.on_error, "columns": given.columns}
+        names = ("on_error", "columns", "without_prompt")
+        reading: dict[str, Any] = {name: getattr(given, name) for name in names if hasattr(given, name)}
         items = read_items(benchmark, given.data, split=given.split, subset=given.subset, **reading)
         if items.left_out:
             say("left out: " + ", ".join(f"{n} {reason}" for reason, n in items.left_out.items()))

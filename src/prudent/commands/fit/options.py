@@ -17,7 +17,7 @@ from prudent.commands.options import (
     MaxPairs,
     ModelName,
     OnError,
-    RowOptions,
+    PairOptions,
     RunOptions,
     command,
 )
@@ -50,7 +50,7 @@ def _panel(text: str, **options: Any) -> Any:
     example="prudent fit --preferences train.jsonl --test test.jsonl --members 10 --out runs/rm",
 )
 @dataclass(frozen=True, kw_only=True)
-class FitOptions(RowOptions, RunOptions):
+class FitOptions(PairOptions, RunOptions):
     """Train K members on preference pairs and write a reward-model folder: weights, golden scores, fit.json."""
 
     preferences: Annotated[

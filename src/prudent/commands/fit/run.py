@@ -35,7 +35,7 @@ def fit(options: FitOptions) -> dict[str, Any] | None:
         "dtype": options.dtype,
         "layer": options.feature_layer,
     }
-    reading: dict[str, Any] = {"on_error": options.on_error, "columns": options.columns}
+    reading: dict[str, Any] = {name: getattr(options, name) for name in ("on_error", "columns", "without_prompt")}
     data, report = read_preferences_with_report(
         options.preferences, split=options.split, stream=options.stream, **reading
     )

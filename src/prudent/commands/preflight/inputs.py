@@ -17,6 +17,7 @@ from prudent.data.preferences import (
     ReadReport,
     data_hash,
     draw_pairs,
+    pair_groups,
     prompt_key,
     read_preferences_with_report,
     split_by_prompt,
@@ -31,6 +32,7 @@ from prudent.seeding import numpy_generator
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from prudent.commands.acquire.options import AcquireOptions
     from prudent.features.encoder import Encoder
 
 LEAST_PAIRS = 8
@@ -75,9 +77,10 @@ def short_name(source: str) -> str:
     return path.name.split(".")[0] if path.suffix else source
 
 
-def pair_columns(columns: Mapping[str, str]) -> dict[str, str]:
-    """Of {our name: the file's}, what concerns preference files rather than pools."""
-    return {ours: theirs for ours, theirs in columns.items() if ours not in ("responses", "gold", "id")}
+def pair_reading(settings: PreflightOptions | AcquireOptions) -> dict[str, Any]:
+    """How preference files are read; of --column, what concerns them rather than pools."""
+    columns = {ours: theirs for ours, theirs in settings.columns.items() if ours not in ("responses", "gold", "id")}
+    return {"on_error": settings.on_error, "columns": columns, "without_prompt": settings.without_prompt}
 
 
 def read_inputs(settings: PreflightOptions) -> Inputs:
@@ -86,9 +89,7 @@ def read_inputs(settings: PreflightOptions) -> Inputs:
     reports = []
     data = []
     for file in settings.preferences:
-        pairs, report = read_preferences_with_report(
-            file, on_error=settings.on_error, columns=pair_columns(settings.columns)
-        )
+        pairs, report = read_preferences_with_report(file, **pair_reading(settings))
         data.append((short_name(file), pairs))
         reports.append(_reading(report))
         if report.dropped:
@@ -127,9 +128,7 @@ def _with_test_files(
     paired = len(settings.test) == len(data)
     tests = []
     for files in [[file] for file in settings.test] if paired else [list(settings.test)]:
-        held, report = read_preferences_with_report(
-            files, on_error=settings.on_error, columns=pair_columns(settings.columns)
-        )
+        held, report = read_preferences_with_report(files, **pair_reading(settings))
         reports.append(_reading(report))
         if settings.max_test_pairs is not None and len(held) > settings.max_test_pairs:
             notes.append(f"{settings.max_test_pairs} of {len(held)} test pairs of {short_name(files[0])} used")
@@ -245,8 +244,7 @@ def encode_pairs(encoder: Encoder, data: Dataset) -> PairFeatures:
     with by_pair(len(data)):
         both = encoder.encode([*prompts, *prompts], [*data["chosen"], *data["rejected"]])
     columns = {name: torch.from_numpy(values) for name, values in training_columns(data).items()}
-    groups = [prompt_key(prompt) for prompt in prompts]
-    return PairFeatures(both[: len(data)], both[len(data) :], groups, PairColumns(**columns))
+    return PairFeatures(both[: len(data)], both[len(data) :], pair_groups(data), PairColumns(**columns))
 
 
 def encode_distinct(

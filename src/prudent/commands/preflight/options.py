@@ -17,7 +17,7 @@ from prudent.commands.options import (
     EncoderLength,
     EncoderPooling,
     OnError,
-    RowOptions,
+    PairOptions,
     RunOptions,
     command,
     number_or_cv,
@@ -36,7 +36,7 @@ DRAWS, SAMPLING = "Draws and risk", "Candidates sampled from the policy"
     example="prudent preflight --preferences train.jsonl --policy smollm2 --out runs/preflight",
 )
 @dataclass(frozen=True, kw_only=True)
-class PreflightOptions(RowOptions, RunOptions):
+class PreflightOptions(PairOptions, RunOptions):
     """Tell the risk of optimising a policy against reward models trained on these preferences, before any training."""
 
     preferences: Annotated[

@@ -93,11 +93,12 @@ def read_items(
     subset: str | None = None,
     on_error: str = "raise",
     columns: Mapping[str, str] | None = None,
+    **reading: Any,
 ) -> Items:
     """Items of a local file or hub data set.
 
     subset: only its items; rows that name none are taken to be of it. on_error: "raise", or "skip" (counted).
-    columns: {our name: the file's}.
+    columns: {our name: the file's}. reading: other options of ``read_preferences``, for benchmarks of pairs.
     """
     readers: dict[str, Callable[..., Items]] = {
         "rewardbench": read_pairs,
@@ -107,7 +108,7 @@ def read_items(
     }
     if benchmark not in readers:
         raise PrudentError(f"benchmark is {benchmark!r}, expected one of {', '.join(BENCHMARKS)}")
-    asked = {"split": split, "subset": subset, "on_error": on_error, "columns": columns or {}}
+    asked = {"split": split, "subset": subset, "on_error": on_error, "columns": columns or {}, **reading}
     items = readers[benchmark](source, benchmark=benchmark, **asked)
     if subset is None or set(items.subsets) == {subset}:
         return items
@@ -139,9 +140,10 @@ def read_pairs(
     on_error: str,
     benchmark: str,
     columns: Mapping[str, str],
+    **reading: Any,
 ) -> Items:
     """RewardBench 1's columns, or any preference file that ``read_preferences`` reads."""
-    data, report = read_preferences_with_report(source, split=split, on_error=on_error, columns=columns)
+    data, report = read_preferences_with_report(source, split=split, on_error=on_error, columns=columns, **reading)
     there = set(data.column_names)
     lines = data["row"]
     has_ids = "id" in there
