@@ -209,3 +209,31 @@ def test_trl_trains_on_the_cleaned_file(files: Path, tiny_folder: Path) -> None:
     margins = next(iter(trainer.get_train_dataloader()))["margin"]
     assert margins.shape == (4,) and bool((margins != 0).any())
     assert trainer.train().training_loss > 0
+
+
+def test_two_sources_of_score_are_compared_and_ranked(tmp_path: Path) -> None:
+    rows = [
+        {
+            "prompt": f"P{i}",
+            "chosen": f"yes {i}",
+            "rejected": f"no {i}",
+            "score": i % 5,
+            "judge": {"overall": 2.0 * (i % 5)},
+        }
+        for i in range(30)
+    ]
+    rows[6]["judge"]["overall"], rows[17]["judge"]["overall"] = 40.0, -12.0
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = ("--encoder", "none", "--rule", "all=keep", "--json")
+    found = run(tmp_path, *command, "--conflict", "score,judge.overall", "--conflict-size", "1.5")
+    assert {row["rule"]: row["found"] for row in json.loads(found.stdout)["changes"]} == {"conflict": 2}
+    report = (tmp_path / "run/report.html").read_text()
+    assert "Where two sources of score disagree" in report and "standard deviations apart" in report
+    changes = [json.loads(line) for line in (tmp_path / "run/changes.jsonl").read_text().splitlines()]
+    assert {change["row"]: change["evidence"]["rank"] for change in changes} == {7: 1, 18: 2}
+    refused = run(tmp_path, *command, "--conflict", "score,judge.points", out="other", code=2)
+    assert "judge.points" in refused.stderr and "judge.overall" in refused.stderr
+    refused = run(tmp_path, "--encoder", "none", "--rule", "conflict=drop", out="other", code=2)
+    assert "--conflict ONE,OTHER" in refused.stderr
+    refused = run(tmp_path, "--encoder", "none", "--conflict", "score", out="other", code=2)
+    assert "give ONE,OTHER" in refused.stderr and not (tmp_path / "other").exists()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from prudent.data.cleaning import apply_changes, changes_of_findings, hashes_of
+from prudent.data.conflicts import parse_conflict
 from prudent.data.duplicates import jaccard, near_duplicates, shingles
 from prudent.data.rules import RULES, Finding, Rows, main_script, parse_actions, run_rules
 from prudent.errors import PrudentError
@@ -167,3 +168,60 @@ def test_planted_empties_and_copies_are_all_removed() -> None:
     cleaned = apply_changes(data, changes_of_findings(findings, actions, data["row"], hashes_of(data)))
     assert len(cleaned.rows) == 950 and [r["row"] for r in cleaned.rows] == list(range(1, 951))
     assert len(cleaned.log) == 50 and all(entry["evidence"] for entry in cleaned.log)
+
+
+def scored(count: int = 40) -> list[dict[str, Any]]:
+    """Pairs that a judge and a person score alike (on other scales), but for the pairs on lines 4 and 9."""
+    rows = []
+    for i in range(count):
+        base = (i * 7) % 5 - 2.0
+        judge = {"chosen": [{"score": 3 + base}], "rejected": [{"score": 3.0}]}
+        rows.append(row(i + 1, f"P{i}", f"a{i}", f"b{i}", overall=50 + 10 * base, **{"judge.v1": judge}))
+    rows[3]["overall"], rows[8]["overall"] = 150.0, -20.0
+    rows[11]["overall"], rows[12]["judge.v1"] = "n/a", {"chosen": [], "rejected": None}
+    return rows
+
+
+def test_conflicts_of_two_sources_are_ranked_by_size() -> None:
+    conflict = parse_conflict("overall, judge.v1.chosen.0.score:judge.v1.rejected.0.score", 1.5)
+    found = find("conflict", scored(), conflict=conflict)
+    assert [finding.index for finding in found] == [3, 8]
+    evidence = found[0].evidence
+    assert evidence["overall"] == 150.0 and evidence["rank"] == 1 and evidence["compared"] == 38
+    assert evidence["judge.v1.chosen.0.score:judge.v1.rejected.0.score"] == (3 * 7) % 5 - 2.0
+    sizes = [finding.evidence["standard_deviations_apart"] for finding in found]
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] >= 1.5
+    assert len(find("conflict", scored(), conflict=parse_conflict("overall,judge.v1.chosen.0.score", 0))) == 38
+
+
+def test_the_scale_of_a_difference_keeps_its_zero() -> None:
+    """Two judges of one sign never conflict by their means alone: 1 and 3 against 2 and 6 is one opinion."""
+    rows = [row(i, f"P{i}", "a", "b", a=1.0 + 2 * (i % 2), b=2.0 + 4 * (i % 2), zero=0.0) for i in range(6)]
+    found = find("conflict", rows, conflict=parse_conflict("a:zero,b:zero", 0))
+    assert max(finding.evidence["standard_deviations_apart"] for finding in found) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("overall", "give ONE,OTHER"),
+        ("a,b,c", "give ONE,OTHER"),
+        ("a:b:c,d", "give ONE,OTHER"),
+        ("overall,overall", "give ONE,OTHER"),
+        ("overall,judge.v1.chosen.0.points", "columns with numbers: row, overall, judge.v1.chosen.0.score"),
+        ("overall,judge.v1.rejected.0.score", "is the same in every pair"),
+    ],
+)
+def test_sources_that_can_t_be_compared_are_named(text: str, said: str) -> None:
+    with pytest.raises(PrudentError, match=said):
+        find("conflict", scored(), conflict=parse_conflict(text))
+
+
+def test_large_scores_do_not_overflow() -> None:
+    rows = [row(i, f"P{i}", "a", "b", a=1e300 * (i % 3), b=float(i % 3 if i else 2)) for i in range(9)]
+    assert [finding.index for finding in find("conflict", rows, conflict=parse_conflict("a,b", 1.0))] == [0]
+
+
+def test_inverted_scores_come_with_the_largest_difference_first() -> None:
+    rows = [row(i, f"P{i}", "a", "b", score_chosen=1, score_rejected=s) for i, s in enumerate((2, 0, 9, 4))]
+    assert [finding.index for finding in find("scores", rows)] == [2, 3, 0]

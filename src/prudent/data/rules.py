@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from prudent.data.conflicts import Conflict, compare
 from prudent.data.duplicates import exact_text, group_pairs, near_duplicates, prompt_text, side_similarity
 from prudent.data.formats import MARK, SCORES, number
 from prudent.data.lengths import answer_text, length_report, word_counts
@@ -41,7 +42,8 @@ class Finding:
 class Rows:
     """What rules look at. rows: dicts with prompt, chosen, rejected (messages), row (line), perhaps votes. keys: hash
     of each prompt. others: lines of the prompt keys of other splits, by their name. ids: token ids of (prompts,
-    answers) as training makes them, limit: how many it keeps; both None where no model is known."""
+    answers) as training makes them, limit: how many it keeps; both None where no model is known. conflict: two sources
+    of score to compare."""
 
     rows: Sequence[Mapping[str, Any]]
     keys: Sequence[str]
@@ -52,6 +54,7 @@ class Rows:
     identical_threshold: float = 0.95
     length_ratio: float = 2.0
     vote_share: float = 0.75
+    conflict: Conflict | None = None
 
 
 @dataclass(frozen=True)
@@ -258,14 +261,17 @@ def _votes(data: Rows) -> Iterator[Finding]:
 
 
 def _scores(data: Rows) -> Iterator[Finding]:
+    """The largest difference first, so that what is looked at first matters most."""
     better, worse = score_columns(data.rows[0] if data.rows else {})
+    found = []
     for index, row in enumerate(data.rows):
         try:
             high, low = number(row.get(better)), number(row.get(worse))
         except (TypeError, ValueError):
             continue
         if high is not None and low is not None and high < low:
-            yield Finding(index, "scores", "flip", {better: high, worse: low})
+            found.append(Finding(index, "scores", "flip", {better: high, worse: low}))
+    yield from sorted(found, key=lambda finding: finding.evidence[better] - finding.evidence[worse])
 
 
 def score_columns(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -275,6 +281,20 @@ def score_columns(row: Mapping[str, Any]) -> tuple[str, str]:
             return pair
     known = "; ".join(", ".join(pair) for pair in SCORES)
     raise PrudentError(f'rule "scores" needs both sides\' scores ({known}); columns found: {listed(row)}')
+
+
+def _conflict(data: Rows) -> Iterator[Finding]:
+    """The largest conflict first; its rank is part of the evidence. Nothing where no sources are named."""
+    if data.conflict is None:
+        return
+    found = compare(data.rows, data.conflict)
+    for rank, index in enumerate(found.order, start=1):
+        size = float(found.size[index])
+        if size < data.conflict.least:
+            return
+        said = {name: float(value) for name, value in zip(found.names, found.values[:, index])}
+        evidence = {**said, "standard_deviations_apart": round(size, 3), "rank": rank, "compared": len(found.order)}
+        yield Finding(index, "conflict", "drop", evidence)
 
 
 RULES = {
@@ -295,6 +315,7 @@ RULES = {
         Rule("language", "flag", "The answers are in different scripts.", _language),
         Rule("length", "flag", "Length gives the label away here, and this pair shows it.", _length),
         Rule("scores", "flag", "The rejected answer has the higher score.", _scores),
+        Rule("conflict", "flag", "Two sources of score disagree; the largest conflict first.", _conflict),
         Rule("votes", "flag", "Annotators oppose the label, or do not decide.", _votes),
     )
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,6 +23,9 @@ from prudent.commands.options import (
     number_or_cv,
     said,
 )
+
+if TYPE_CHECKING:
+    from prudent.data.conflicts import Conflict
 
 REPAIRS, PROOF = "Repairs (by strength)", "Proof"
 BY_STRENGTH = ("--flip", "--soften", "--widen", "--weigh", "--drop-deciles", "--plant", "--second-label")
@@ -68,6 +71,16 @@ class CleanOptions(PairOptions, RunOptions):
         float, typer.Option(help="Share of votes that wins; 0.75 is three of four.", rich_help_panel=READING)
     ] = 0.5
     against: Annotated[tuple[str, ...], typer.Option(help="Other splits whose prompts must not recur."), SOURCE] = ()
+    conflict: Annotated[
+        str | None,
+        typer.Option(
+            help="Two sources of score to compare: ONE,OTHER, each a column or CHOSEN:REJECTED; dots reach into a "
+            "column (ratings.helpfulness). Rows are ranked by how far the two are apart."
+        ),
+    ] = None
+    conflict_size: Annotated[
+        float, typer.Option(min=0.0, help="Standard deviations apart from which a pair is found.")
+    ] = 2.0
     flip: Annotated[float, typer.Option(help="Share of the weakest labels to flip.", rich_help_panel=REPAIRS)] = 0.0
     soften: Annotated[str, typer.Option(help="Deciles to soften, as 1-4 or all.", rich_help_panel=REPAIRS)] = ""
     soft_label: Annotated[
@@ -107,11 +120,20 @@ class CleanOptions(PairOptions, RunOptions):
         return None if self.features is not None or self.encoder == "none" else self.encoder
 
     @property
+    def sources_of_score(self) -> Conflict | None:
+        """What ``--conflict`` names."""
+        from prudent.data.conflicts import parse_conflict
+
+        return None if self.conflict is None else parse_conflict(self.conflict, self.conflict_size)
+
+    @property
     def ridge_value(self) -> float | str:
         return number_or_cv("--ridge", self.ridge) or "cv"
 
     def problems(self) -> list[str]:
-        problems = super().problems() + said(lambda: self.ridge_value)
+        problems = super().problems() + said(lambda: self.ridge_value, lambda: self.sources_of_score)
+        if self.conflict is None:
+            problems += self.unusable(["--conflict-size"], "without --conflict, clean")
         if self.model is None and self.features is None:
             problems += [
                 f"{flag} works on the strength of pairs, which needs --encoder or --features"

@@ -22,6 +22,7 @@ def build_report(outcome: Outcome) -> Report:
     report = Report("Preference data, cleaned", settings.source)
     _answer(report, outcome)
     _rules(report, outcome)
+    _conflicts(report, outcome)
     _length(report, outcome)
     if outcome.inputs.votes:
         _votes(report, outcome.inputs.votes)
@@ -97,6 +98,20 @@ def _rules(report: Report, outcome: Outcome) -> None:
     nothing = [name for name, action in outcome.actions.items() if action != "keep" and name not in found]
     off = [name for name, action in outcome.actions.items() if action == "keep"]
     report.text(f"Found nothing: {', '.join(nothing) or 'no rule'}." + (f" Off: {', '.join(off)}." if off else ""))
+
+
+def _conflicts(report: Report, outcome: Outcome) -> None:
+    found = [change for change in outcome.changes if change.rule == "conflict"]
+    if not found:
+        return
+    names = list(found[0].evidence)
+    report.heading("Where two sources of score disagree")
+    report.table(
+        ["line", *(name.replace("_", " ") for name in names)],
+        [[change.line, *(change.evidence[name] for name in names)] for change in found[:SUSPICIOUS]],
+        f"The largest {min(SUSPICIOUS, len(found))} of {len(found)} conflicts of at least "
+        f"{outcome.settings.conflict_size:g} standard deviations.",
+    )
 
 
 def _length(report: Report, outcome: Outcome) -> None:

@@ -10,6 +10,7 @@ from prudent.errors import PrudentError
 
 NEEDS = {
     "truncated": ("a model whose tokenizer trains on the pairs", "--encoder"),
+    "conflict": ("two sources of score", "--conflict ONE,OTHER"),
     "leak": ("another split to compare prompts with", "--against or --test"),
 }
 
@@ -35,6 +36,9 @@ def rule_actions(options: CleanOptions, columns: list[str] | None = None) -> dic
     lacking = dict(NEEDS)
     if options.model is not None:
         lacking.pop("truncated")
+    if options.conflict is not None:
+        lacking.pop("conflict")
+        actions["conflict"] = actions["conflict"].replace("keep", "flag")  # asked for, whatever "all" says
     if options.against or options.test:
         lacking.pop("leak")
     if columns is not None and "votes" not in columns:

@@ -119,6 +119,7 @@ def clean(settings: CleanOptions) -> Outcome:
     lines, hashes = inputs.data["row"][:], hashes_of(inputs.data)
     clock.lap("read")
     rows = Rows(inputs.data.to_list(), inputs.keys, inputs.others, token_ids(encoder), settings.max_length)
+    rows.conflict = settings.sources_of_score
     changes = changes_of_findings(run_rules(rows, actions), actions, lines, hashes)
     ceiling = {"exact": noise_ceiling(rows.rows), "white_space_set_aside": noise_ceiling(rows.rows, squeezed_text)}
     del rows  # every text as Python objects: the largest thing beside the features
