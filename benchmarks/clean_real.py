@@ -94,7 +94,7 @@ def show(name: str, found: dict[str, Any]) -> None:
     shares = strength["shares"]
     print(
         f"  strength ({strength['mode']}, ridge {strength['ridge']:g}): below zero {percent(shares['below_zero'])}, "
-        f"near zero {percent(shares['near_zero'])}, surely below {percent(shares['surely_below_zero'])}"
+        f"near zero {percent(shares['near_zero'])}, opposed {percent(shares['opposed'])}"
     )
     if strength["second_label"]:
         rank = strength["second_label"]["spearman"]

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from prudent.cli import app
+from prudent.commands.clean.page import proof_answer
 from prudent.data.preferences import read_preferences, training_columns
 from prudent.rewards.heads import HeadEnsemble
 
@@ -79,6 +80,12 @@ def test_the_whole_way(files: Path) -> None:
     assert found["strength"]["deciles"][0]["agreement"] < 0.3 and found["strength"]["deciles"][-1]["agreement"] == 1
     assert [row["labels"] for row in found["proof"]["table"]][:3] == ["as given", "rules", "your options"]
     assert found["planted"][0]["finding"]["auroc"]["value"] > 0.8
+    proof = found["proof"]["table"]
+    assert {row["ridge"] for row in proof} == {0.02} and proof[2]["own_ridge_gain"] is None  # the ridge was given
+    clear = [row["p_adjusted"] < 0.05 for row in proof[1:]]
+    assert clear == [not row["gain"]["low"] <= 0 <= row["gain"]["high"] for row in proof[1:]]
+    report = (files / "run/report.html").read_text()
+    assert "opposed" in report and {"opposed", "below_zero", "near_zero"} == set(found["strength"]["shares"])
     changes = [json.loads(line) for line in (files / "run/changes.jsonl").read_text().splitlines()]
     flips = [change for change in changes if change["action"] == "flip"]
     assert len(flips) == 29 and sum(change["row"] % 10 == 4 for change in flips) >= 24
@@ -89,6 +96,36 @@ def test_the_whole_way(files: Path) -> None:
     assert manifest["command"] == "clean" and {"result.json", "report.html", "review.html"} <= set(manifest["files"])
     heads = HeadEnsemble.fit(torch.randn(len(cleaned), 4), torch.randn(len(cleaned), 4), **training_columns(cleaned))
     assert heads.members == 10  # the columns are what fit reads
+
+
+def test_the_terminal_says_what_planting_found_and_what_repairs_do(files: Path) -> None:
+    said = run(files, *features(files), "--plant", "0.2").stderr
+    assert "20% of the labels turned round: of the 45 weakest pairs" in said and "planted pairs left out" in said
+    assert "turned round (chance: 20 %)" in said and "tried" in said
+
+
+@pytest.mark.parametrize(
+    ("gains", "p", "text"),
+    [
+        (
+            [-3.0, -1.0, 0.5],
+            [0.2, 0.9, 0.9],
+            "Of 3 tried, 1 came out higher on this test split and 2 lower (-3.0 to +0.5",
+        ),
+        ([-3.0, 2.0], [0.01, 0.9], "No repair is shown to help.** Worse: repair 0 (-3.0"),
+        ([4.0, -1.0], [0.01, 0.9], "**Better than the labels as given: repair 0 (+4.0"),
+    ],
+)
+def test_the_answer_counts_repairs_that_look_worse(gains: list[float], p: list[float], text: str) -> None:
+    rows = [
+        {
+            "labels": f"repair {i}",
+            "gain": {"value": gain / 100, "low": gain / 100 - 0.01, "high": gain / 100 + 0.01},
+            "p_adjusted": value,
+        }
+        for i, (gain, value) in enumerate(zip(gains, p))
+    ]
+    assert text in proof_answer([{"labels": "as given", "gain": None, "p_adjusted": None}, *rows])[0]
 
 
 def test_the_same_seed_gives_the_same_bytes(files: Path) -> None:

@@ -42,7 +42,7 @@ def test_planted_flips_are_found(in_sample: bool) -> None:
     row = result["by_share"][0]
     assert row["wrong_after_flipping"] < 0.06 and row["precision"] == row["recall"] > 0.85
     weak = shares(found.mean, found.std)
-    assert 0.15 < weak["below_zero"] < 0.3 and weak["surely_below_zero"] < weak["below_zero"]
+    assert 0.15 < weak["below_zero"] < 0.3 and weak["opposed"] < weak["below_zero"]
 
 
 def test_agreement_rises_over_deciles() -> None:
@@ -126,6 +126,24 @@ def test_repairs_regain_what_planted_faults_cost() -> None:
         ridge=0.05,
     )
     assert same["b"].gain is not None and same["b"].gain.value == 0 and same["b"].seeds_better == 0.5
+
+
+def test_variants_share_the_first_ones_ridge_and_show_their_own() -> None:
+    chosen, rejected = world(200, noise=2.0)
+    wrong = plant_flips(200, 0.4, seed=1)
+    every, none = np.ones(200, dtype=bool), np.zeros(200, dtype=bool)
+    table = compare_labels(
+        chosen - rejected,
+        torch.randn(80, 16),
+        {"given": Labels(none, every), "noise": Labels(wrong, every)},
+        groups=list(range(200)),
+        test_groups=list(range(80)),
+        seeds=3,
+    )
+    given, noise = table["given"], table["noise"]
+    assert noise.ridge == given.ridge and given.own_ridge is None
+    assert noise.own_ridge is not None and noise.own_ridge > noise.ridge  # labels that say little want a larger one
+    assert noise.own_gain is not None and noise.gain is not None and noise.own_gain != noise.gain.value
 
 
 def test_dropping_pairs_equals_never_having_had_them() -> None:

@@ -257,3 +257,24 @@ def test_clustered_proportions_cover_the_truth() -> None:
     assert plain < 700 and clustered > 930
     alone = rng.random(200) < 0.9
     assert s.proportion(alone, clusters=np.arange(200)).low == pytest.approx(s.proportion(alone).low, abs=1e-3)
+
+
+def test_simultaneous_intervals_and_p_values_agree_and_keep_their_level() -> None:
+    """Of many tables in which nothing differs, about 5 % hold a difference below p .05; and p < .05 is an interval
+    without 0."""
+    generator = np.random.default_rng(0)
+    shared = generator.normal(size=(200, 120, 1))
+    tables = shared + generator.normal(size=(200, 120, 5))
+    false = 0
+    for number, table in enumerate(tables):
+        found = s.simultaneous_bootstrap(table, rounds=300, seed=number)
+        clear = [row.p < 0.05 for row in found]
+        assert clear == [not row.difference.low <= 0 <= row.difference.high for row in found]
+        false += any(clear)
+    assert 2 <= false <= 22  # of 200; binomial with .05: 99.9 % within 2 to 21
+    wide = s.simultaneous_bootstrap(tables[0], rounds=300)[0].difference
+    alone = s.simultaneous_bootstrap(tables[0][:, :1], rounds=300)[0].difference
+    assert wide.low < alone.low and wide.high > alone.high
+    nothing, moved = s.simultaneous_bootstrap(np.stack([np.zeros(50), np.arange(50) / 50 + 1], 1))
+    assert nothing.p == 1 and nothing.difference.low == 0 and moved.p < 0.01
+    assert s.simultaneous_bootstrap(np.ones((4, 2)), clusters=[0, 0, 0, 0])[0].p is None

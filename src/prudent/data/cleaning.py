@@ -31,7 +31,7 @@ STRENGTH_RULES = {
     "soft-label": "The probability that chosen is better, by the members, in place of a hard label.",
     "margin": "The strength as the margin that the loss asks for.",
     "weight": "Pairs of this decile of strength count less in the loss.",
-    "below-zero": "Members that never saw this prompt speak against the label.",
+    "opposed": "The reward models prefer the rejected answer by more than their standard deviation.",
 }
 
 

@@ -17,7 +17,7 @@ from scipy import stats
 from prudent.arrays import ArrayLike, as_tensor
 from prudent.errors import PrudentError
 from prudent.evaluation.calibration import auroc
-from prudent.evaluation.intervals import Estimate, bounded_mean, paired_bootstrap
+from prudent.evaluation.intervals import Estimate, Paired, bounded_mean, simultaneous_bootstrap
 from prudent.evaluation.ties import mean_over_orders
 from prudent.rewards.accuracy import credit
 from prudent.rewards.columns import pair_columns
@@ -39,7 +39,10 @@ class Labels:
 @dataclass(frozen=True)
 class Variant:
     """accuracy: test accuracy, mean over seeds, interval by bootstrap of test prompts. by_seed (S,): each seed's. gain:
-    against the first variant on the same seeds and test pairs, paired; p two-sided. credit (T,): mean over seeds."""
+    against the first variant on the same seeds and test pairs, paired; its interval and the two-sided p hold for all
+    variants of the table together. ridge: shared by all variants. own_ridge, own_gain: what cross-validation on this
+    variant's own labels chose and the gain with it, against the same first variant; None where the ridge was given.
+    """
 
     accuracy: Estimate
     by_seed: np.ndarray
@@ -47,8 +50,9 @@ class Variant:
     p: float | None
     seeds_better: float | None
     ridge: float
+    own_ridge: float | None
+    own_gain: float | None
     pairs: int
-    credit: np.ndarray
 
 
 def compare_labels(
@@ -66,37 +70,72 @@ def compare_labels(
     """Train ``seeds`` reward models on each variant of the labels and compare them on the test pairs.
 
     difference (n, d), test_difference (T, d): standardised features of chosen minus rejected, labels as given. A seed
-    is one bootstrap resample of the training prompts, the same for every variant. ridge: "cv" is chosen for each
-    variant on its own labels. Gains are against the first variant. Intervals resample test prompts (``test_groups``);
-    how far seeds differ is in ``by_seed``.
+    is one bootstrap resample of the training prompts, the same for every variant. ridge: a number, or "cv": chosen on
+    the first variant's labels and shared, since another ridge alone can move the accuracy by several points; the gain
+    with each variant's own choice is given beside it. Gains are against the first variant. Intervals resample test
+    prompts (``test_groups``) and hold for all variants together; how far seeds differ is in ``by_seed``.
     """
     rows, test = as_tensor(difference, torch.float32), as_tensor(test_difference, torch.float64)
-    n = len(rows)
     ridge_seed, count_seed, interval_seed = spawn(seed, 3)
-    counts = bootstrap_counts(n, spawn(count_seed, seeds), groups)
-    found: dict[str, Variant] = {}
-    first: Variant | None = None
-    for name, labels in variants.items():
-        keep = as_tensor(labels.keep).bool()
-        sign = 1.0 - 2.0 * as_tensor(labels.flip).float()
-        columns = pair_columns(n, labels.weight, labels.soft_label, labels.margin).at(keep)
-        kept = (rows * sign[:, None])[keep]
-        units = [group for group, stays in zip(groups, keep.tolist()) if stays]
-        fit = fit_resamples(
-            kept, counts[:, keep], ridge=ridge, columns=columns, groups=units, seed=ridge_seed, tolerance=1e-6
+    counts = bootstrap_counts(len(rows), spawn(count_seed, seeds), groups)
+    clusters = list(test_groups)
+
+    def train(name: str, chosen: float | str) -> tuple[torch.Tensor, float]:
+        return _train(rows, counts, test, variants[name], groups, chosen, ridge_seed)
+
+    first, *others = variants
+    right, shared = train(first, ridge)
+    credits = {first: right} | {name: train(name, shared)[0] for name in others}
+    own = {name: train(name, ridge) for name in others} if ridge == "cv" else {}
+    base = credits[first]
+    paired: dict[str, Paired] = {}
+    if others:
+        differences = torch.stack([(credits[name] - base).mean(0) for name in others], dim=1)
+        gains = simultaneous_bootstrap(differences, rounds=rounds, seed=interval_seed, clusters=clusters)
+        paired = dict(zip(others, gains))
+    return {
+        name: Variant(
+            accuracy=bounded_mean(right.mean(0), rounds=rounds, seed=interval_seed, clusters=clusters),
+            by_seed=right.mean(1).numpy(),
+            gain=paired[name].difference if name in paired else None,
+            p=paired[name].p if name in paired else None,
+            seeds_better=float(credit((right - base).mean(1)).mean()) if name in paired else None,
+            ridge=shared,
+            own_ridge=own[name][1] if name in own else None,
+            own_gain=float((own[name][0] - base).mean()) if name in own else None,
+            pairs=int(as_tensor(variants[name].keep).sum()),
         )
-        right = credit(fit.weights @ test.T)  # (seeds, T)
-        mean = right.mean(0).numpy()
-        accuracy = bounded_mean(mean, rounds=rounds, seed=interval_seed, clusters=list(test_groups))
-        gain, p, better = None, None, None
-        by_seed = right.mean(1).numpy()
-        if first is not None:
-            paired = paired_bootstrap(mean, first.credit, rounds=rounds, seed=interval_seed, clusters=list(test_groups))
-            gain, p = paired.difference, paired.p
-            better = float(credit(by_seed - first.by_seed).mean())
-        found[name] = Variant(accuracy, by_seed, gain, p, better, fit.ridge, int(keep.sum()), mean)
-        first = first or found[name]
-    return found
+        for name, right in credits.items()
+    }
+
+
+def _train(
+    rows: torch.Tensor,
+    counts: torch.Tensor,
+    test: torch.Tensor,
+    labels: Labels,
+    groups: Sequence[Any],
+    ridge: float | str,
+    seed: Seed,
+) -> tuple[torch.Tensor, float]:
+    """Credit (seeds, T) on the test pairs of reward models trained on these labels, and the ridge used.
+
+    rows (n, d), counts (seeds, n): how often each resample holds a pair. test (T, d).
+    """
+    keep = as_tensor(labels.keep).bool()
+    sign = 1.0 - 2.0 * as_tensor(labels.flip).float()
+    columns = pair_columns(len(rows), labels.weight, labels.soft_label, labels.margin).at(keep)
+    units = [group for group, stays in zip(groups, keep.tolist()) if stays]
+    fit = fit_resamples(
+        (rows * sign[:, None])[keep],
+        counts[:, keep],
+        ridge=ridge,
+        columns=columns,
+        groups=units,
+        seed=seed,
+        tolerance=1e-6,
+    )
+    return credit(fit.weights @ test.T), fit.ridge
 
 
 def find_flips(strength: ArrayLike, planted: ArrayLike, shares: Sequence[float]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Statistics on arrays, in one place; nothing here knows models or files.
 
-``wilson``, ``proportion``, ``bootstrap``, ``bounded_mean`` (plain or by clusters), ``paired_bootstrap``, ``mcnemar``,
-``holm``, ``correlation``; ``calibration``, ``auroc``, ``risk_coverage``. See ``resampling`` for how a million values
-and a thousand rounds stay exact, fast and small.
+``wilson``, ``proportion``, ``bootstrap``, ``bounded_mean`` (plain or by clusters), ``paired_bootstrap``,
+``simultaneous_bootstrap``, ``mcnemar``, ``holm``, ``correlation``; ``calibration``, ``auroc``, ``risk_coverage``. See
+``resampling`` for how a million values and a thousand rounds stay exact, fast and small.
 """
 
 from prudent.evaluation.calibration import Calibration, RiskCoverage, auroc, calibration, risk_coverage
@@ -17,6 +17,7 @@ from prudent.evaluation.intervals import (
     mcnemar,
     paired_bootstrap,
     proportion,
+    simultaneous_bootstrap,
     wilson,
 )
 from prudent.evaluation.resampling import resampled_means, resampled_sums
@@ -39,5 +40,6 @@ __all__ = [
     "resampled_means",
     "resampled_sums",
     "risk_coverage",
+    "simultaneous_bootstrap",
     "wilson",
 ]

@@ -22,6 +22,7 @@ from prudent.reporting.style import (
     colour_map,
     finish,
     highlight,
+    is_known,
     names_in,
     quantitative,
     reference_rule,
@@ -175,7 +176,8 @@ def dot_intervals(
     labels, names = names_in(rows, label), names_in(rows, group)
     longest = max((len(name) for name in labels), default=1)
     room = 330 - min(176, 7 * longest + 6)  # the legend begins where the labels of the lines end
-    hue = colour(group, names, width=room) if group else colour(label, labels, legend=False)
+    known = all(is_known(name) for name in labels)  # methods keep their colours; other lines need none
+    hue = colour(group, names, width=room) if group else colour(label if known else None, labels, legend=False)
     vertical = alt.Y(f"{label}:N", sort=labels, title=None, axis=alt.Axis(labelLimit=170, labelPadding=6, grid=False))
     dodge: dict[str, Any] = {"yOffset": alt.YOffset(f"{group}:N", sort=names)} if group else {}
     horizontal = quantitative(alt.X, value, x_title, "linear", False, domain, x_format)

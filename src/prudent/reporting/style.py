@@ -136,14 +136,15 @@ def colour_of(name: str, taken: Iterable[str] = ()) -> str:
 
 def colour_map(names: Sequence[str]) -> dict[str, str]:
     """Colour of each name; known methods keep theirs, others get what is left of the palette, in order."""
-    known = {name: colour_of(name) for name in names if _is_known(name)}
+    known = {name: colour_of(name) for name in names if is_known(name)}
     chosen: dict[str, str] = {}
     for name in names:
         chosen[name] = known.get(name) or colour_of(name, {*known.values(), *chosen.values()})
     return chosen
 
 
-def _is_known(name: str) -> bool:
+def is_known(name: str) -> bool:
+    """Whether a name is a method's, which has one colour in all charts."""
     words = name.lower().replace(",", " ").replace("(", " ").replace(")", " ").split()
     return any(key in METHOD_COLOURS for key in (name, name.lower(), *words))
 

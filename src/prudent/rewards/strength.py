@@ -193,11 +193,13 @@ def decile_table(
 
 
 def shares(mean: ArrayLike, std: ArrayLike) -> dict[str, float]:
-    """Shares of pairs: below zero (members speak against the label), near zero (|mu| <= sigma: undecided), and clearly
-    below zero (mu < -sigma)."""
+    """Shares of pairs with mean margin mu and standard deviation sigma over members, (n,) each.
+
+    below_zero: mu < 0, the members prefer the rejected answer. near_zero: |mu| <= sigma, they are undecided. opposed:
+    mu < -sigma, they prefer the rejected answer by more than their standard deviation."""
     mu, sigma = as_tensor(mean, torch.float64), as_tensor(std, torch.float64)
     return {
         "below_zero": float((mu < 0).double().mean()),
         "near_zero": float((mu.abs() <= sigma).double().mean()),
-        "surely_below_zero": float((mu < -sigma).double().mean()),
+        "opposed": float((mu < -sigma).double().mean()),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prudent.commands.clean.options import CleanOptions
-from prudent.commands.clean.page import build_report
+from prudent.commands.clean.page import build_report, planted_answer, points, proof_answer
 from prudent.commands.clean.review import review_page
 from prudent.commands.clean.run import Outcome
 from prudent.commands.common import say
@@ -65,10 +65,8 @@ def show(result: dict[str, Any], options: CleanOptions) -> None:
         f"{result['pairs']} pairs read, {result['kept']} kept: {result['dropped']} dropped, {result['flipped']} flipped"
     )
     for row in result["changes"]:
-        say(
-            f"  {row['rule']}: {row['found']} found, {row['dropped']} dropped, {row['flipped']} flipped, "
-            f"{row['set']} set"
-        )
+        counts = [f"{row[what]} {what}" for what in ("dropped", "flipped", "set", "flagged") if row[what]]
+        say(f"  {row['rule']}: {row['found']} found, {', '.join(counts)}")
     for name, counts in result["reading"]["counts"].items():
         if counts:
             say(f"  reading, {name.replace('_', ' ')}: " + ", ".join(f"{n} {reason}" for reason, n in counts.items()))
@@ -76,11 +74,21 @@ def show(result: dict[str, Any], options: CleanOptions) -> None:
     if strength:
         shares = strength["shares"]
         say(
-            f"strength ({strength['mode']}): {shares['below_zero']:.1%} below zero, {shares['near_zero']:.1%} near zero"
+            f"strength ({strength['mode']}): {shares['below_zero']:.1%} below zero, {shares['near_zero']:.1%} near "
+            f"zero, {shares['opposed']:.1%} opposed (below zero by more than the members' standard deviation)"
         )
     if result["proof"]:
-        for row in result["proof"]["table"]:
-            gain = row["gain"]
-            more = "" if gain is None else f", gain {gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
-            say(f"  {row['labels']}: test accuracy {row['accuracy']['value']:.3f}{more}")
+        say("test accuracy of reward models trained on each, gain in points [interval for all rows together]:")
+        show_table(result["proof"]["table"])
+        say(proof_answer(result["proof"]["table"])[0].replace("**", ""))
+    for planted in result["planted"]:
+        say(planted_answer(planted))
+        show_table(planted.get("training", []))
     say(f"report: {out / 'report.html'}; review: {out / 'review.html'}")
+
+
+def show_table(table: list[dict[str, Any]]) -> None:
+    """Accuracy and gain of each row of a proof."""
+    for row in table:
+        more = "" if row["gain"] is None else f", gain {points(row['gain'])}"
+        say(f"  {row['labels']}: {row['accuracy']['value']:.3f}{more}")

@@ -35,10 +35,25 @@ def build_report(outcome: Outcome) -> Report:
     if outcome.judged is not None:
         _suspicious(report, outcome)
     _reading(report, outcome)
+    report.heading("Terms").glossary(GLOSSARY)
     return report
 
 
+GLOSSARY = {
+    "strength": "mean over reward models of the score of chosen minus that of rejected; below 0 they prefer rejected",
+    "cross-fitted": "each pair is judged by reward models that saw no pair of its prompt",
+    "near zero": "strength at most one standard deviation from 0: the reward models are undecided",
+    "opposed": "strength below 0 by more than one standard deviation: the reward models prefer the rejected answer",
+    "standard deviation": "over the reward models that judge a pair (sample, ddof = 1), unless another is named",
+    "ridge": "weight of the penalty that holds a reward model's coefficients small, chosen by cross-validation",
+    "Cohen's d": "difference of the mean lengths over their pooled standard deviation; 0.8 is large",
+    "Krippendorff's alpha": "agreement of annotators beyond chance: 1 is perfect, 0 is chance",
+    "noise ceiling": "the best accuracy that contradictory labels leave possible for any scorer",
+}
+
+
 def percent(value: float | None, digits: int = 1) -> str:
+    """``12.3 %`` of a share, or a dash."""
     return "–" if value is None else f"{100 * value:.{digits}f} %"
 
 
@@ -52,21 +67,57 @@ def interval(estimate: Any) -> str:
     return f"{value:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
 
 
+def points(estimate: dict[str, Any]) -> str:
+    """``+1.2 [-0.4, +2.8]``: a difference of accuracies in percentage points."""
+    text = f"{100 * estimate['value']:+.1f}"
+    return text if estimate["low"] is None else f"{text} [{100 * estimate['low']:+.1f}, {100 * estimate['high']:+.1f}]"
+
+
+def proof_answer(table: Sequence[dict[str, Any]]) -> tuple[str, str]:
+    """What the proof's table says in words, and its tone: which repairs help or hurt, and how the others look."""
+    tested = [row for row in table if row["gain"] is not None]
+    clear = [row for row in tested if row["p_adjusted"] is not None and row["p_adjusted"] < 0.05]
+    better, worse = ([row for row in clear if (row["gain"]["value"] > 0) is up] for up in (True, False))
+
+    def named(rows: Sequence[dict[str, Any]]) -> str:
+        return "; ".join(f"{row['labels']} ({points(row['gain'])} points)" for row in rows)
+
+    text = f"**Better than the labels as given: {named(better)}.**" if better else "**No repair is shown to help.**"
+    if worse:
+        text += f" Worse: {named(worse)}."
+    gains = [100 * row["gain"]["value"] for row in tested if row not in clear]
+    if gains:
+        up, down = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
+        text += (
+            f" {'Of the other' if clear else 'Of'} {len(gains)} tried, {up} came out higher on this test split and "
+            f"{down} lower ({min(gains):+.1f} to {max(gains):+.1f} points of accuracy), none clearly."
+        )
+    return text, "good" if better else "warn" if worse else "neutral"
+
+
+def planted_answer(planted: dict[str, Any]) -> str:
+    """What was found of the labels that were turned round, in a line."""
+    finding, share = planted["finding"], planted["share"]
+    row = next(row for row in finding["by_share"] if row["share"] == share)
+    if row["precision"] is None:
+        return f"{share:.0%} of the labels turned round: too few pairs to seek them."
+    chance = percent(finding["base_rate"], 0)
+    return (
+        f"{share:.0%} of the labels turned round: of the {row['picked']} weakest pairs {percent(row['precision'], 0)} "
+        f"are turned round (chance: {chance}), which finds {percent(row['recall'], 0)} of them."
+    )
+
+
 def _answer(report: Report, outcome: Outcome) -> None:
     n, kept = len(outcome.inputs.data), len(outcome.cleaned.rows)
     flipped = sum(outcome.cleaned.flipped)
     done = [f"{n - kept} dropped", f"{flipped} flipped"]
     if outcome.cleaned.columns:
         done.append(f"{', '.join(outcome.cleaned.columns)} set")
-    words = [f"**{n} pairs** read, **{kept} kept**: {', '.join(done)}."]
+    words = [f"**{n} pairs read, {kept} kept**: {', '.join(done)}."]
     tone = "neutral" if outcome.changes else "good"
-    if outcome.judged is not None:
-        share, mode = outcome.judged.shares, outcome.judged.strength.mode
-        words.append(
-            f"Judged by members ({mode}), {percent(share['below_zero'])} of the pairs have negative strength, "
-            f"{percent(share['near_zero'])} are near zero (within one standard deviation of the members), and "
-            f"{percent(share['surely_below_zero'])} are below zero by more than one sigma."
-        )
+    if outcome.proof:
+        words.append(proof_answer(outcome.proof["table"])[0])
     if outcome.length["severe"]:
         tone = "warn"
         words.append("**Length gives the label away here**: a reward model may learn length and little else.")
@@ -76,11 +127,22 @@ def _answer(report: Report, outcome: Outcome) -> None:
             f"{ceiling['contested_groups']} comparisons are labelled both ways, so no scorer can exceed "
             f"{percent(ceiling['best_accuracy'])} on this file."
         )
+    words.append("To do: accept or reject the changes in `review.html` and give the saved file to `--decisions`.")
     report.verdict("\n\n".join(words), tone, "What was found")
-    report.text(
-        "Every change is a line of `changes.jsonl` with its evidence. `review.html` lets a person accept or reject "
-        "them; `--decisions` reads the choice back."
-    )
+    if outcome.judged is not None:
+        share = outcome.judged.shares
+        report.cards(
+            [
+                {"label": "strength below zero", "value": percent(share["below_zero"]), "note": "they prefer rejected"},
+                {"label": "near zero", "value": percent(share["near_zero"]), "note": "they are undecided"},
+                {
+                    "label": "opposed",
+                    "value": percent(share["opposed"]),
+                    "note": "below zero by more than their standard deviation",
+                },
+            ]
+        )
+    report.text("Every change is a line of `changes.jsonl` with its evidence.")
 
 
 def _rules(report: Report, outcome: Outcome) -> None:
@@ -182,14 +244,14 @@ def _strength(report: Report, judged: Judged, second: str | None) -> None:
         "Left of zero, the other pairs speak for the opposite label.",
     )
     columns = ["decile", "pairs", "mean", "low", "high", "sigma"]
-    names = ["decile", "pairs", "strength", "from", "to", "sigma"]
+    names = ["decile", "pairs", "strength", "from", "to", "standard deviation"]
     if second is not None:
         columns += ["labelled", "agreement", "second_mean"]
         names += ["second labels", "agreement", "mean second label"]
     report.table(
         names,
         [[row.get(c) for c in columns] for row in judged.table],
-        "Deciles from the weakest. Sigma: sample standard deviation over members, mean in the decile.",
+        "Deciles from the weakest. Standard deviation: over members, mean in the decile.",
     )
     if judged.second is not None:
         key = (
@@ -214,21 +276,27 @@ def _strength(report: Report, judged: Judged, second: str | None) -> None:
 
 
 def proof_rows(table: Sequence[dict[str, Any]]) -> list[list[Any]]:
+    """Rows of the proof's table, in the order of ``PROOF``."""
     return [
         [
             row["labels"],
             row["pairs"],
             interval(row["accuracy"]),
-            row["sd_over_seeds"],
-            None if row["gain"] is None else f"{100 * row['gain']['value']:+.1f}",
-            row["p_holm"],
-            row["seeds_better"],
+            None if row["gain"] is None else points(row["gain"]),
+            row["p_adjusted"],
+            None if row["own_ridge_gain"] is None else f"{100 * row['own_ridge_gain']:+.1f}",
+            None if row["seeds_better"] is None else percent(row["seeds_better"], 0),
         ]
         for row in table
     ]
 
 
-PROOF = ["labels", "pairs", "test accuracy", "sd over seeds", "gain, points", "p (Holm)", "seeds better"]
+PROOF = ["labels", "pairs", "test accuracy", "gain, points", "p", "gain, own ridge", "seeds better"]
+TOGETHER = (
+    "Gain: in points of test accuracy, over the first row. Its 95 % interval and p hold for all rows together (max-t "
+    "bootstrap over test prompts, paired). All rows share one ridge, chosen on the first row's labels; own ridge: the "
+    "gain when each row chooses its own."
+)
 
 
 def gains_chart(table: Sequence[dict[str, Any]], title: str) -> Any:
@@ -253,30 +321,18 @@ def gains_chart(table: Sequence[dict[str, Any]], title: str) -> Any:
 
 def _proof(report: Report, proof: dict[str, Any]) -> None:
     report.heading("Proof: reward models before and after")
-    significant = [row for row in proof["table"] if row["p_holm"] is not None and row["p_holm"] < 0.05]
-    better, worse = ([row["labels"] for row in significant if (row["gain"]["value"] > 0) is up] for up in (True, False))
-    text = (
-        f"Better than the labels as given: **{'; '.join(better)}**."
-        if better
-        else "**No repair is shown to be better than the labels as given** on this test split."
-    )
-    if worse:
-        text += f" Worse: {'; '.join(worse)}."
-    report.verdict(text, "good" if better else "neutral")
+    report.verdict(*proof_answer(proof["table"]))
     if any(row["gain"] is not None and row["gain"]["low"] is not None for row in proof["table"]):
         report.chart(
             gains_chart(proof["table"], "Gain over the labels as given"),
             "proof",
-            "95 % intervals: bootstrap of test prompts, paired.",
+            "95 % intervals that hold for all rows together.",
         )
-    report.table(
-        PROOF,
-        proof_rows(proof["table"]),
-        f"Trained on {proof['train_pairs']} of {proof['all_train_pairs']} pairs; {proof['seeds']} seeds (resamples of "
-        "the training prompts), the same for every row; tested on "
-        f"{proof['test_pairs']} untouched pairs ({proof['test']}). p: paired bootstrap over test prompts, two-sided, "
-        "adjusted by Holm for this table. Test labels are as noisy as the training labels: a scorer of true "
-        "accuracy a shows a(1 - p) + (1 - a)p when a share p of them is wrong.",
+    report.table(PROOF, proof_rows(proof["table"]), TOGETHER)
+    report.text(
+        f"Trained on {proof['train_pairs']} of {proof['all_train_pairs']} pairs, {proof['seeds']} resamples of the "
+        f"training prompts (seeds), the same for every row; tested on {proof['test_pairs']} untouched pairs "
+        f"({proof['test']}). Test labels are as noisy as the training labels, which hides a part of every gain."
     )
 
 
@@ -284,9 +340,8 @@ def _planted(report: Report, planted: dict[str, Any]) -> None:
     share, finding = planted["share"], planted["finding"]
     report.heading(f"Planted faults: {share:.0%} of the labels turned round")
     report.text(
-        f"{finding['wrong']} of {finding['pairs']} labels were turned round at random and sought again by strength "
-        f"({planted['mode']}). Area under the curve: {interval(finding['auroc'])} (0.5 is guessing). This says what "
-        "can be found in these data with these features."
+        f"{planted_answer(planted)} AUROC, the chance that a wrong label has the lower strength of two: "
+        f"{interval(finding['auroc'])} (0.5 is guessing)."
     )
     report.table(
         ["called wrong", "pairs", "precision", "base rate", "recall", "wrong after flipping", "wrong after dropping"],
@@ -307,9 +362,9 @@ def _planted(report: Report, planted: dict[str, Any]) -> None:
         report.chart(
             gains_chart(planted["training"], "Test accuracy regained"),
             f"planted-{100 * share:g}",
-            "Gain over training on the planted faults, paired, 95 % intervals.",
+            "Gain over training on the planted faults; 95 % intervals that hold for all rows together.",
         )
-        report.table(PROOF, proof_rows(planted["training"]), "Test accuracy lost to the planted faults and regained.")
+        report.table(PROOF, proof_rows(planted["training"]), TOGETHER)
 
 
 def _suspicious(report: Report, outcome: Outcome) -> None:
@@ -325,7 +380,7 @@ def _suspicious(report: Report, outcome: Outcome) -> None:
             {
                 **{name: row[name] for name in ("prompt", "chosen", "rejected")},
                 "note": f"line {row['row']}",
-                "facts": {"strength": float(judged.mean[i]), "sigma": float(judged.std[i])},
+                "facts": {"strength": float(judged.mean[i]), "standard deviation": float(judged.std[i])},
             }
         )
     report.pairs(pairs)

@@ -12,7 +12,6 @@ import torch
 from prudent.commands.clean.options import CleanOptions
 from prudent.commands.clean.plan import repair_plan
 from prudent.data.repairs import Plan, plan_repairs
-from prudent.evaluation.intervals import holm
 from prudent.evaluation.label_noise import Labels, Variant, compare_labels, find_flips, plant_flips
 from prudent.rewards.strength import Strength, decile_groups, strength_of_differences
 from prudent.seeding import spawn
@@ -136,9 +135,7 @@ def to_all_pairs(labels: Labels, rows: np.ndarray, n: int) -> Labels:
 
 
 def rows_of(table: Mapping[str, Variant]) -> list[dict[str, Any]]:
-    """Variants as plain rows for tables and JSON; p_holm is adjusted for the number of variants compared."""
-    p = [float("nan") if variant.p is None else variant.p for variant in table.values()]
-    adjusted = holm(p).tolist()
+    """Variants as plain rows for tables and JSON; intervals of the gains and p hold for all rows together."""
     return [
         {
             "labels": name,
@@ -148,11 +145,12 @@ def rows_of(table: Mapping[str, Variant]) -> list[dict[str, Any]]:
             "sd_over_seeds": float(np.std(variant.by_seed, ddof=1)),
             "by_seed": variant.by_seed.tolist(),
             "gain": None if variant.gain is None else asdict(variant.gain),
-            "p": variant.p,
-            "p_holm": None if variant.p is None else p_holm,
+            "p_adjusted": variant.p,
             "seeds_better": variant.seeds_better,
+            "own_ridge": variant.own_ridge,
+            "own_ridge_gain": variant.own_gain,
         }
-        for (name, variant), p_holm in zip(table.items(), adjusted)
+        for name, variant in table.items()
     ]
 
 

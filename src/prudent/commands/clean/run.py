@@ -214,7 +214,7 @@ def judge_pairs(
     for i in weak[np.argsort(mean[weak], kind="stable")]:
         evidence = {"strength": float(mean[i]), "sigma": float(std[i]), "decile": int(decile[i])}
         index = int(indices[i])
-        changes.append(Change(index + 1, lines[index], "below-zero", "flip", "none", hashes[index], evidence))
+        changes.append(Change(index + 1, lines[index], "opposed", "flip", "none", hashes[index], evidence))
     return judged, changes
 
 
