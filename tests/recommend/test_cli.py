@@ -105,6 +105,8 @@ def test_evaluate_writes_a_report_with_every_part(run):
     assert found["rankings"][-1]["notes"]["repeated recommendations, counted once"] == 1
     assert "recall@5 overall" in found["rankings"][0]
     assert strict((out / "result.json").read_text())["rankings"] == found["rankings"]
+    assert found["answer"].startswith("Rank by ") and "validation positives of" in found["answer"]
+    assert {"users", "positives", "gain", "low", "high"} == set(found["blend"]["validation"])
     page = (out / "report.html").read_text()
     for heading in ("From score to uncertainty", "All rankings", "Uncertainty and popularity", "Examples"):
         assert heading in page

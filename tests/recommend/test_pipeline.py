@@ -3,6 +3,7 @@
 import math
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from scipy import stats
 from tests.recommend.small import SHORT, TINY, data, dense, settings
 
-from prudent.commands.recommend.page import RELATIVE, TAIL, add_sweep
+from prudent.commands.recommend.page import OVERALL, RELATIVE, TAIL, add_sweep, answer
 from prudent.errors import DataError, PrudentError
 from prudent.recommend.artefact import load, save
 from prudent.recommend.comparison import compare, paired_p
@@ -233,3 +234,42 @@ def test_a_different_backbone_gives_different_uncertainty():
     assert one.backbone.fingerprint() != backbone.fingerprint()
     assert fit(world, settings(), 0).uncertainty.fingerprint() == one.uncertainty.fingerprint()
     assert fit(world, settings(backbone="als"), 0).uncertainty.fingerprint() != one.uncertainty.fingerprint()
+
+
+def comparison(gaps, rivals=0.0, lead=(0.01, -0.02, 0.04)):
+    """A comparison in which uncertainty, blend and one baseline differ from the score by the given clear gaps."""
+    names = ("mf: score", "mf: uncertainty", "mf: blend", "ALS (implicit)")
+    table = [{"ranking": name, OVERALL: {"mean": 0.2 + (rivals if "ALS" in name else 0)}} for name in names]
+    paired = [
+        {"ranking": name, "metric": metric, "difference": gap, "low": gap - 0.01, "high": gap + 0.01, "p_holm": 0.01}
+        for name, gap in zip(names[1:], (*gaps, rivals))
+        for metric in (OVERALL, TAIL, RELATIVE)
+    ]
+    validation = {"users": 30, "positives": 60, **dict(zip(("gain", "low", "high"), lead))}
+    return SimpleNamespace(table=table, paired=paired, validation=validation)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "weight", "start"),
+    [
+        ((0.0, 0.0), 0.3, "**Rank by score**"),
+        ((0.0, 0.05), 0.3, "**Rank by blend**"),
+        ((0.05, 0.05), 0.0, "**Rank by uncertainty**"),
+        ((-0.05, -0.05), 0.3, "**Rank by score**"),
+    ],
+)
+def test_the_answer_names_a_ranking_and_how_thin_its_choice_was(gaps, weight, start):
+    model = SimpleNamespace(blend=SimpleNamespace(weight=weight))
+    text, _ = answer(model, comparison(gaps))
+    assert text.startswith(start) and "60 validation positives of 30 users" in text
+    assert ("too thin a lead" if weight else "it is the score alone") in text
+    assert "a clear lead" in answer(model, comparison(gaps, lead=(0.03, 0.01, 0.05)))[0] or not weight
+    beaten, tone = answer(model, comparison(gaps, rivals=0.1))
+    assert "ALS (implicit) finds more than the backbone" in beaten and tone == "warn"
+
+
+def test_a_difference_that_holm_takes_back_changes_no_answer():
+    found = comparison((0.05, 0.05))
+    for row in found.paired:
+        row["p_holm"] = 0.2
+    assert answer(SimpleNamespace(blend=SimpleNamespace(weight=0.3)), found)[0].startswith("**Rank by score**")

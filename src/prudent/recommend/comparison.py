@@ -28,7 +28,9 @@ NAMES = {"popularity": "popularity", "knn": "item-kNN", "als": "ALS (implicit)",
 
 @dataclass(frozen=True)
 class Comparison:
-    """What ``compare`` found. rankings: by name, the backbone's first. table, paired, sweep: rows in plain types."""
+    """What ``compare`` found. rankings: by name, the backbone's first. table, paired, sweep: rows in plain types.
+    validation: users and positives that the blend was chosen on, and its lead over the score there (Recall@20).
+    """
 
     rankings: dict[str, Ranking]
     table: list[dict[str, Any]]
@@ -38,6 +40,7 @@ class Comparison:
     items: dict[str, np.ndarray] = field(default_factory=dict)
     correlations: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    validation: dict[str, Any] = field(default_factory=dict)
 
 
 def compare(
@@ -82,7 +85,23 @@ def compare(
         {**data.test.counts(), **first.notes, **cold_counts(model, ks)},
         *against_popularity(model, seen),
         seconds,
+        validation_lead(model, rounds, seed),
     )
+
+
+def validation_lead(model: Model, rounds: int, seed: Seed) -> dict[str, Any]:
+    """How many validation users and positives chose the blend, and its Recall@20 minus the score's on them: gain, low
+    and high (paired bootstrap over users; None where one user has nothing to resample)."""
+    data, metric = model.data, "recall@20 overall"
+    scorers = model.scorer(BLEND), model.scorer(SCORE)
+    mixed, score = (
+        evaluate(scorer, data.valid, data.seen, model.tail, ks=(20,), views=VIEWS[:1]).values[metric]
+        for scorer in scorers
+    )
+    kept = ~np.isnan(mixed)
+    lead = paired_bootstrap(mixed[kept], score[kept], rounds=rounds, seed=seed).difference
+    counts = {"users": int(kept.sum()), "positives": int(data.valid.positives.nnz)}
+    return {**counts, "gain": lead.value, "low": lead.low, "high": lead.high}
 
 
 def contenders(

@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from prudent.recommend.comparison import BLEND, Comparison
+from prudent.recommend.comparison import BLEND, SCORE, UNCERTAINTY, Comparison
 from prudent.recommend.pipeline import Model
 from prudent.reporting import charts
 from prudent.reporting.report import Report
 from prudent.seeding import Seed, numpy_generator
 
 OVERALL, TAIL, RELATIVE = "recall@20 overall", "recall@20 tail absolute", "recall@20 tail relative"
+LEVEL = 0.05
 GLOSSARY = {
+    "backbone": "the recommender whose score is given; it is frozen while the uncertainty is learnt",
+    "blend": "(1 - w) times the standardised score plus w times the standardised uncertainty",
     "Recall@20": "share of a user's held-out positives that are among the 20 items recommended",
     "NDCG@20": "like Recall@20, but a hit at the top of the list counts for more; 1 is an ideal list",
     "tail": "items with few training positives; the threshold is in the table of data",
@@ -36,59 +39,79 @@ def interval(cell: dict[str, Any] | None) -> str:
 
 
 def difference(found: Comparison, name: str, metric: str) -> dict[str, Any] | None:
+    """The row of a ranking's difference from the backbone's score, or None."""
     return next((row for row in found.paired if row["ranking"] == name and row["metric"] == metric), None)
 
 
 def said(row: dict[str, Any] | None) -> str:
-    """A difference in words."""
+    """A difference with its interval: ``+0.012 [-0.003, +0.027]``."""
     if row is None or row["difference"] is None:
-        return "can't be compared"
-    text = f"{row['difference']:+.4f}"
-    return text if row["low"] is None else f"{text} [{row['low']:+.4f}, {row['high']:+.4f}]"
+        return "–"
+    text = f"{row['difference']:+.3f}"
+    return text if row["low"] is None else f"{text} [{row['low']:+.3f}, {row['high']:+.3f}]"
 
 
 def direction(row: dict[str, Any] | None) -> int:
-    """1 or -1 when the interval of a difference leaves out zero, else 0."""
-    if row is None or row["low"] is None:
+    """1 or -1 when a difference is clear (its interval leaves out zero, p below .05 after Holm), else 0."""
+    if row is None or row["low"] is None or row.get("p_holm") is None or row["p_holm"] >= LEVEL:
         return 0
     return 1 if row["low"] > 0 else -1 if row["high"] < 0 else 0
 
 
-def verdict(found: Comparison, name: str) -> tuple[str, str]:
-    """What the test side says of a ranking against the backbone's score, and its tone."""
-    overall, tail, relative = (difference(found, name, metric) for metric in (OVERALL, TAIL, RELATIVE))
-    gains = [direction(row) for row in (tail, relative)]
-    ranked = name.partition(": ")[2]
-    figures = (
-        f"Recall@20 against ranking by score: overall {said(overall)}, tail absolute {said(tail)}, tail relative "
-        f"{said(relative)} (differences with 95 % intervals over users)."
-    )
-    tail_word = {
-        1: "finds more of the tail",
-        0: "finds no clearly different share of the tail",
-        -1: "finds less of the tail",
-    }[max(gains) if -1 not in gains else min(gains)]
-    all_word = {1: "more overall", 0: "no clearly different share overall", -1: "less overall"}[direction(overall)]
-    tone = "neutral"
-    if direction(overall) >= 0 and max(gains) > 0 and -1 not in gains:
-        tone = "good"
-    elif direction(overall) < 0:
-        tone = "warn" if max(gains) > 0 else "bad"
-    return f"Ranking by {ranked} {tail_word} and {all_word}. {figures}", tone
+def beats_score(found: Comparison, name: str) -> bool:
+    """Whether a ranking finds clearly more than the score, overall or in the tail, and clearly less nowhere."""
+    ways = [direction(difference(found, name, metric)) for metric in (OVERALL, TAIL, RELATIVE)]
+    return max(ways) > 0 and min(ways) >= 0
+
+
+def answer(model: Model, found: Comparison) -> tuple[str, str]:
+    """Which ranking to use, what does better, and how thin the choice of the blend was; and the tone."""
+    uncertainty, blend = (row["ranking"] for row in found.table[1:3])
+    weight = model.blend.weight
+    mixed = 0 < weight < 1
+    if mixed and beats_score(found, blend):
+        use, why = BLEND, f"the blend (w = {weight:g}) finds clearly more than the score, and nowhere clearly less"
+    elif beats_score(found, uncertainty):
+        use, why = UNCERTAINTY, "uncertainty finds clearly more than the score, and nowhere clearly less"
+    else:
+        use, why = SCORE, "neither uncertainty nor the blend is clearly better on the test side"
+    text = f"**Rank by {use}** (`prudent recommend top --rank {use}`): {why}."
+    rivals = [row for row in found.table[3:] if direction(difference(found, row["ranking"], OVERALL)) > 0]
+    if rivals:
+        best = max(rivals, key=lambda row: row[OVERALL]["mean"])
+        text += (
+            f" **{best['ranking']} finds more than the backbone**: Recall@20 {best[OVERALL]['mean']:.3f} against "
+            f"{found.table[0][OVERALL]['mean']:.3f}. Tune the backbone (width, epochs, learning rate) first."
+        )
+    valid = found.validation
+    text += f"\n\nThe blend's w = {weight:g} was chosen on {valid['positives']} validation positives of "
+    text += f"{valid['users']} users"
+    if not mixed:
+        text += f": it is the {UNCERTAINTY if weight else SCORE} alone."
+    elif valid["low"] is None:
+        text += ": too few to say how sure that choice is."
+    else:
+        thin = "a clear lead" if valid["low"] > 0 else "too thin a lead to tell the two apart"
+        lead = f"{valid['gain']:+.3f} [{valid['low']:+.3f}, {valid['high']:+.3f}]"
+        text += f", where its Recall@20 is {lead} from the score's: {thin}."
+    return text, "warn" if rivals else "good" if use != SCORE else "neutral"
 
 
 def build(model: Model, found: Comparison, seed: Seed = 0, title: str = "Recommendation by uncertainty") -> Report:
     """The whole report."""
     data = model.data
     report = Report(title, f"Backbone {model.backbone.name}, {len(data.users):,} users, {len(data.items):,} items")
-    report.heading("Result")
-    for row in found.table[1:3]:
-        what = row["ranking"].partition(": ")[2]
-        same = {0.0: "score", 1.0: "uncertainty"}.get(model.blend.weight) if what == BLEND else None
-        text, tone = verdict(found, row["ranking"])
-        if same is not None:
-            text, tone = f"No mixture did better on the validation side: the blend is the {same} alone.", "neutral"
-        report.verdict(text, tone, title=what.capitalize())
+    report.verdict(*answer(model, found), title="Answer")
+    rows = [
+        [row["ranking"], *(said(difference(found, row["ranking"], metric)) for metric in (OVERALL, TAIL, RELATIVE))]
+        for row in found.table[1:]
+    ]
+    report.table(
+        ["Recall@20 minus the score's", "overall", "tail absolute", "tail relative"],
+        rows,
+        "With 95 % intervals over users, each alone. Clear in the answer: also p below .05 after Holm, over all "
+        "rankings and metrics.",
+    )
     add_sweep(report, model, found)
     add_tables(report, found)
     add_popularity(report, found)
@@ -129,11 +152,12 @@ def add_sweep(report: Report, model: Model, found: Comparison) -> None:
             x_title="overall Recall@20",
             y_title=f"tail Recall@20 ({view})",
             title=f"Tail ({view}) against overall recall as the blend moves",
+            label="w",
             tooltip=["w"],
             height=260,
         )
         who = "All items compete." if view == "absolute" else "Only tail items compete."
-        report.chart(chart, f"blend-{view}", f"Up and to the right is better. {who}")
+        report.chart(chart, f"blend-{view}", f"Beside each point its w. Up and to the right is better. {who}")
     by_weight = [[row["weight"], row[OVERALL], row[TAIL], row[RELATIVE]] for row in found.sweep]
     chosen = [number for number, row in enumerate(found.sweep) if row["weight"] == model.blend.weight]
     with report.details("The same in numbers"):

@@ -13,7 +13,7 @@ import numpy as np
 from prudent.commands.common import say
 from prudent.commands.options import pairs
 from prudent.commands.recommend.options import RecommendEvaluateOptions, RecommendFitOptions, RecommendTopOptions
-from prudent.commands.recommend.page import build
+from prudent.commands.recommend.page import answer, build
 from prudent.errors import PrudentError
 from prudent.recommend import pipeline
 from prudent.recommend.artefact import COMMAND, load, save
@@ -115,8 +115,9 @@ def evaluate(given: RecommendEvaluateOptions) -> dict[str, Any]:
             model, baselines=chosen, lists=lists, ks=ks, rounds=given.rounds, seed=given.seed, progress=progress
         )
     result = {
+        "answer": answer(model, found)[0].replace("**", ""),
         "backbone": model.backbone.name,
-        "blend": {"weight": model.blend.weight, "by": model.blend.by},
+        "blend": {"weight": model.blend.weight, "by": model.blend.by, "validation": found.validation},
         "tail": {"popularity_below": model.tail_below, "items": int(model.tail.sum())},
         "rankings": found.table,
         "differences": found.paired,
@@ -223,9 +224,10 @@ def show_top(result: dict[str, Any], options: RecommendTopOptions) -> None:
 
 
 def show_evaluate(result: dict[str, Any], options: RecommendEvaluateOptions) -> None:
-    """Recall of every ranking, for a person."""
+    """Recall of every ranking and the answer, for a person."""
     for row in result["rankings"]:
         cells = [row.get(f"recall@20 {view}") for view in ("overall", "tail absolute", "tail relative")]
         shown = ["-" if cell is None or cell["mean"] is None else f"{cell['mean']:.4f}" for cell in cells]
         say(f"{row['ranking']:<28} Recall@20 overall {shown[0]}, tail absolute {shown[1]}, tail relative {shown[2]}")
+    say(result["answer"])
     say(f"report: {options.out / 'report.html'}")
