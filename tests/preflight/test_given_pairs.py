@@ -78,3 +78,15 @@ def test_too_few_pairs_give_the_widest_interval(world) -> None:
     found = answer(pairs, candidates, None, PLAN, seed=1)
     assert found.verdict.choice is None and "20 pairs" in found.verdict.sentences[0]
     assert all(row["risk"] is None and (row["low"], row["high"]) == (0.0, 1.0) for row in found.equal_beta)
+
+
+def test_gold_on_few_prompts_gives_the_measured_procedure_risk_with_the_widest_interval(world) -> None:
+    pairs, candidates, gold = world(pairs=120, prompts=20, width=6, strength=1.0)
+    candidates = type(candidates)(candidates.features[:5], candidates.reference[:5])
+    found = answer(pairs, candidates, gold_truth(gold[:5], candidates.reference), PLAN, seed=1)
+    row = next(r for r in found.equal_beta if r["method"] == "vanilla" and r["setting"] == 0.1)
+    drawn = found.beta_outcomes.gain[found.beta_outcomes.of("vanilla", 0.1)]
+    assert row["procedure_risk"] == float((drawn <= 0).double().mean())
+    assert (row["procedure_low"], row["procedure_high"]) == (row["low"], row["high"]) == (0.0, 1.0)
+    assert row["risk"] is None and "valued on 5 prompts" in row["reason"]
+    assert found.verdict.choice is None and "as far as so few data tell" in found.verdict.sentences[0]

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from scipy import stats
 
 from prudent.errors import PrudentError
 from prudent.theory.certificates import (
@@ -13,14 +14,15 @@ from prudent.theory.certificates import (
     Belief,
     belief_from_members,
     belief_from_posterior,
+    bound_quantile,
     certify,
-    chosen_variance,
     cross_fit,
     draw_deviations,
-    optimism,
     policy_of,
+    prompt_variances,
     response,
 )
+from prudent.theory.error_quantiles import Response, error_quantile, optimism, pool_variance
 
 
 @pytest.fixture
@@ -50,16 +52,18 @@ def test_jacobian_is_the_policy_s(world: tuple[torch.Tensor, Belief], method: st
         assert torch.allclose((up - down) / 2e-5, jacobian[..., place], atol=1e-7)
     sigma = belief.factor @ belief.factor.mT
     turned = sigma @ jacobian
-    assert torch.allclose(optimism(belief, moved), turned.diagonal(dim1=-2, dim2=-1).sum(-1))
-    each, whole = chosen_variance(belief, moved)
+    assert torch.allclose(optimism(belief.factor, moved), turned.diagonal(dim1=-2, dim2=-1).sum(-1))
+    each = prompt_variances(belief.factor, moved)
     assert torch.allclose(each, (turned @ turned).diagonal(dim1=-2, dim2=-1).sum(-1))
-    rows = belief.factor.flatten(0, 1)
-    full = rows @ rows.T @ torch.block_diag(*jacobian)
-    assert whole == pytest.approx(float((full @ full).trace()))
-    narrow = belief._replace(factor=belief.factor[..., :6])
-    rows = narrow.factor.flatten(0, 1)
-    full = rows @ rows.T @ torch.block_diag(*jacobian)
-    assert chosen_variance(narrow, moved)[1] == pytest.approx(float((full @ full).trace()))
+    for width in (30, 6):  # by the Gram matrix and by the factor's own
+        factor = belief.factor[..., :width]
+        rows = factor.flatten(0, 1)
+        full = rows @ rows.T @ torch.block_diag(*jacobian)
+        assert float(pool_variance(factor, moved)) == pytest.approx(float((full @ full).trace()))
+        twice = Response(*(torch.stack([side, 2 * side]) for side in moved))
+        batch = pool_variance(factor, twice)
+        assert batch[0] == pytest.approx(float((full @ full).trace()))
+        assert batch[1] == pytest.approx(float(pool_variance(factor, Response(*(2 * side for side in moved)))))
 
 
 @pytest.mark.parametrize("method", ("vanilla", "proportional", "bregman"))
@@ -70,7 +74,7 @@ def test_promises_are_unbiased(world: tuple[torch.Tensor, Belief], method: str) 
     gaps, squares, crossed, plug = [], [], [], []
     for eta in draw_deviations(belief, 250, generator):
         seen = belief._replace(reward=truth + eta)
-        found = certify(seen, 1.0, method)
+        found = certify(seen, 1.0, method, quantile=1.645)
         policy = policy_of(seen, seen.reward, 1.0, method)
         real = float(((policy - belief.reference) * truth).sum(-1).mean())
         gaps.append(found.improvement - real)
@@ -122,6 +126,36 @@ def test_masked_responses_never_matter(world: tuple[torch.Tensor, Belief]) -> No
     for method in RULES:
         assert certify(again, 0.7, method)[2:10] == pytest.approx(certify(belief, 0.7, method)[2:10])
         assert certify(belief, 0.7, method).uniform < certify(belief, 0.7, method).plug_in
+
+
+def test_the_bound_s_quantile_is_that_of_the_error_itself() -> None:
+    """A policy that follows noise alone: v = J m, whose error m' J R - ... is a known quadratic form in eta."""
+    size, beta = 3, 0.7
+    reference = torch.full((1, size), 1 / size, dtype=torch.float64)
+    factor = torch.eye(size, dtype=torch.float64)[None]
+
+    def linear(reward: torch.Tensor, prompts: slice) -> tuple[torch.Tensor, Response]:
+        pull = torch.full_like(reward, 1 / beta)
+        return reward / beta, Response(pull, torch.zeros_like(reward), torch.zeros_like(reward))
+
+    found = error_quantile(torch.zeros_like(reference), factor, linear, 0.05)
+    # With R = 0: (q - d) / sqrt(q + d) of q = |eta|^2, chi-square with d = 3 degrees of freedom, rising in q.
+    square = stats.chi2.isf(0.05, size)
+    assert found == pytest.approx((square - size) / math.sqrt(square + size), rel=0.1)
+    with pytest.raises(PrudentError, match="delta"):
+        error_quantile(torch.zeros_like(reference), factor, linear, 1e-4)
+
+
+def test_few_members_and_skewed_errors_widen_the_bound(world: tuple[torch.Tensor, Belief]) -> None:
+    _, belief = world
+    normal = stats.norm.isf(0.05)
+    wide = bound_quantile(belief, 0.1, "vanilla")
+    assert wide > 1.05 * normal
+    assert bound_quantile(belief._replace(freedom=4.0), 0.1, "vanilla") == pytest.approx(
+        wide * stats.t.isf(0.05, 4) / normal
+    )
+    found = certify(belief, 0.1, "vanilla")
+    assert found.bound == pytest.approx(found.improvement - wide * found.deviation)
 
 
 def test_errors() -> None:

@@ -15,7 +15,7 @@ from prudent.commands.theory.page import reproduce_page
 from prudent.rewards.heads import HeadEnsemble
 from prudent.rewards.laplace import LaplacePosterior
 from prudent.rewards.model import RewardModel
-from prudent.theory.claims import ball_claims, level_claims, penalty_claims, solver_claims
+from prudent.theory.claims import ball_claims, bound_claims, failures, level_claims, penalty_claims, solver_claims
 from prudent.theory.experiments import penalty_draws
 from prudent.theory.realised import can_fail, realised_gain, risk_curve
 
@@ -28,6 +28,7 @@ from prudent.theory.realised import can_fail, realised_gain, risk_curve
         ["--model", "nowhere", "--pool", "x", "--betas", "0.1,x"],
         ["--model", "nowhere", "--pool", "x", "--betas", "-1"],
         ["--model", "nowhere", "--pool", "x", "--delta", "0.7"],
+        ["--model", "nowhere", "--pool", "x", "--delta", "0.0001"],
     ),
 )
 def test_certify_refuses(tmp_path: Path, options: list[str]) -> None:
@@ -42,6 +43,24 @@ def test_claims_hold() -> None:
     assert len(found) > 20 and [claim.claim for claim in found if not claim.holds] == []
     page = reproduce_page(list(ball_claims(1)), {}).html()
     assert "4 of 4 claims hold" in page and "0.95 to 1" in page.replace("0.95000", "0.95").replace("1.00000", "1")
+
+
+@pytest.mark.parametrize("draws", (200, 400, 2000))
+def test_a_bound_that_fails_too_often_is_no_claim_that_holds(draws: int) -> None:
+    """A true rate of 18 % must not pass for 10 %, nor 5 % be turned away where there are draws enough to tell."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        bad, good = (torch.rand(draws, generator=generator) < rate for rate in (0.18, 0.05))
+        assert not failures("", "", "", bad, 0.1).holds
+        assert draws < 2000 or failures("", "", "", good, 0.1).holds
+    assert failures("", "", "", torch.zeros(draws, dtype=torch.bool), 0.1).holds
+    assert all(claim.holds for claim in bound_claims(1))
+
+
+def test_the_sigma_ball_s_best_direction_is_found_in_its_own_metric() -> None:
+    """Drawn in the plain metric the best of 10,000 directions would come to a small part of the optimum."""
+    (found,) = [claim for claim in ball_claims(1) if claim.claim.startswith("Sigma ball: best")]
+    assert found.holds and found.low == 0.95
 
 
 @pytest.fixture

@@ -73,8 +73,9 @@ def estimate_risk(
     same comparisons for each; the interval is the central 95 % of that share over the rewards. None under LEAST_DRAWS
     draws (without gold) or with none.
 
-    reason: what limits a row, or None. Fewer than LEAST_PAIRS pairs or LEAST_PROMPTS prompts give risk None, low 0,
-    high 1. Raises PrudentError for shapes, values that aren't finite, sides that are all equal and unknown methods.
+    reason: what limits a row, or None. Fewer than LEAST_PAIRS pairs or LEAST_PROMPTS prompts, of pairs or of gold, give
+    risk None, low 0, high 1; the procedure risk by gold of so few prompts is given with 0 to 1. Raises PrudentError for
+    shapes, values that aren't finite, sides that are all equal and unknown methods.
     """
     better, worse, features, weight = (as_tensor(x, torch.float64) for x in (chosen, rejected, candidates, reference))
     _check(better, worse, groups, features, weight, betas, methods)
@@ -88,13 +89,15 @@ def estimate_risk(
     moved = policy_moves(fit, rows)
     if truth is None:
         return promised(fit, moved, groups, rows, draws=draws, seed=seed)
+    few = too_few_valued(len(weight))
+    found = by_gold(moved, truth) if few is None else [unknown(few) for _ in rows]
     out = []
-    for row, known in zip(rows, by_gold(moved, truth)):
+    for row, known in zip(rows, found):
         shares = dict(NO_PROCEDURE)
         if draws:
             fresh = fit.moves(fit.fresh, row["method"], row["beta"])
             below = int(at_or_below((fresh * truth).sum(-1).mean(-1), float(truth.abs().max())).sum())
-            low, high = wilson(below, draws)
+            low, high = wilson(below, draws) if few is None else (0.0, 1.0)
             shares = {"procedure_risk": below / draws, "procedure_low": low, "procedure_high": high}
         out.append({**row, **known, **shares})
     return out
@@ -106,6 +109,13 @@ def too_few(groups: Sequence[Any]) -> str | None:
     if len(groups) >= LEAST_PAIRS and prompts >= LEAST_PROMPTS:
         return None
     return f"{len(groups)} pairs of {prompts} prompts; an estimate needs {LEAST_PAIRS} of {LEAST_PROMPTS}"
+
+
+def too_few_valued(prompts: int) -> str | None:
+    """Why gold or a judge on so many prompts of candidates gives no risk; None where it does."""
+    if prompts >= LEAST_PROMPTS:
+        return None
+    return f"policies are valued on {prompts} prompts; an estimate needs {LEAST_PROMPTS}"
 
 
 def unknown(reason: str) -> dict[str, Any]:
@@ -295,8 +305,6 @@ def _truth(gold: ArrayLike | None, weight: torch.Tensor, draws: int) -> torch.Te
     values = as_tensor(gold, torch.float64)
     if values.shape != weight.shape:
         raise PrudentError(f"gold must be (P, C) = {tuple(weight.shape)} as the reference, got {tuple(values.shape)}")
-    if len(weight) < LEAST_PROMPTS:
-        raise PrudentError(f"gold is known on {len(weight)} prompts; Student's t over prompts needs {LEAST_PROMPTS}")
     truth = torch.where(weight > 0, values, 0.0)
     require_finite(truth, "gold", ("prompt", "candidate"))
     return truth

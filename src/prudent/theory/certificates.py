@@ -22,6 +22,7 @@ from prudent.errors import PrudentError
 from prudent.policies.finite import FORMS, kl, multiplier, solve
 from prudent.rewards.uncertainty import centre
 from prudent.theory.bounds import width
+from prudent.theory.error_quantiles import Response, error_quantile, optimism, pool_variance
 
 LEAST_MEMBERS = 5
 VANILLA = "vanilla"
@@ -132,14 +133,6 @@ def policy_of(belief: Belief, reward: torch.Tensor, beta: float, method: str) ->
     return solve(reward, belief.reference, beta, variance=belief.variance, form=method)
 
 
-class Response(NamedTuple):
-    """J = d pi / d m of each prompt as diag(pull) - left right', (P, n) each: equations (36), (37)."""
-
-    pull: torch.Tensor
-    left: torch.Tensor
-    right: torch.Tensor
-
-
 def response(belief: Belief, policy: torch.Tensor, beta: float, method: str) -> Response:
     """How the policy moves with the rewards, the variance taken as fixed. Each row of J sums over the prompt to 0."""
     pull = policy / beta if method == VANILLA else policy / (beta * belief.variance)
@@ -149,44 +142,30 @@ def response(belief: Belief, policy: torch.Tensor, beta: float, method: str) -> 
     return Response(pull, pull, pull / pull.sum(-1, keepdim=True))
 
 
-def optimism(belief: Belief, moved: Response) -> torch.Tensor:
-    """tr(Sigma J) of each prompt, (P,): what the plug-in promise is too good by, on average (equation (35))."""
-    factor = belief.factor
-    left, right = (torch.einsum("pn,pnr->pr", side, factor) for side in (moved.left, moved.right))
-    return (moved.pull * factor.square().sum(-1)).sum(-1) - (left * right).sum(-1)
-
-
-def chosen_variance(belief: Belief, moved: Response) -> tuple[torch.Tensor, float]:
-    """tr(Sigma J Sigma J) of each prompt (P,) and of the pool: the variance that choosing by m adds (equation (38))."""
-    factor = belief.factor
+def prompt_variances(factor: torch.Tensor, moved: Response) -> torch.Tensor:
+    """tr(Sigma J Sigma J) of each prompt by itself, (P,): equation (38). factor (P, n, r)."""
     jacobian = torch.diag_embed(moved.pull) - moved.left[..., :, None] * moved.right[..., None, :]
     turned = (factor @ factor.mT) @ jacobian
-    each = (turned * turned.mT).sum((-2, -1))
-    rows, width_ = factor.flatten(0, 1), factor.shape[-1]
-    if width_ > len(rows):
-        block = torch.block_diag(*jacobian)
-        whole = (rows @ rows.T) @ block
-    else:
-        left, right = (torch.einsum("pn,pnr->pr", side, factor) for side in (moved.left, moved.right))
-        whole = rows.T @ (moved.pull.flatten()[:, None] * rows) - left.T @ right
-    return each, float((whole * whole.T).sum())
+    return (turned * turned.mT).sum((-2, -1))
 
 
-def certify(belief: Belief, beta: float, method: str, *, delta: float = 0.05) -> Certificate:
+def certify(
+    belief: Belief, beta: float, method: str, *, delta: float = 0.05, quantile: float | None = None
+) -> Certificate:
     """What the belief may promise about ``method`` at ``beta``, overall and for each prompt.
 
-    The bound is improvement - q deviation with q the quantile of Student's t with the belief's degrees of freedom (of
-    the normal for a posterior): unbiased and with the right variance (equation (38)), normal by approximation.
-    ``uniform`` needs no approximation: plug-in minus the chi-square width over all directions of the pool (equation
-    (23)).
+    The bound is improvement - q deviation: unbiased and with the right variance (equation (38)). q: Student's t with
+    the belief's degrees of freedom (the normal for a posterior), times how much further the error's own law reaches
+    than the normal (``bound_quantile``), for which ``quantile`` may stand where it is known. ``uniform`` needs no
+    approximation: plug-in minus the chi-square width over all directions of the pool (equation (23)).
     """
     policy = policy_of(belief, belief.reward, beta, method)
     step = policy - belief.reference
     count = len(step)
     moved = response(belief, policy, beta, method)
-    extra, whole = chosen_variance(belief, moved)
+    extra, whole = prompt_variances(belief.factor, moved), float(pool_variance(belief.factor, moved))
     fixed = torch.einsum("pn,pnr->pr", step, belief.factor)
-    square, along, lost = fixed.square().sum(-1), float(fixed.sum(0).square().sum()), optimism(belief, moved)
+    square, along, lost = fixed.square().sum(-1), float(fixed.sum(0).square().sum()), optimism(belief.factor, moved)
     if belief.left_out is not None:
         square, along, lost = _cross_validated(belief, belief.left_out, beta, method)
     each = {
@@ -211,7 +190,7 @@ def certify(belief: Belief, beta: float, method: str, *, delta: float = 0.05) ->
         improvement=improvement,
         deviation=deviation,
         risk=float(_chance(torch.tensor(improvement), torch.tensor(deviation), belief.freedom)),
-        bound=improvement - _quantile(delta, belief.freedom) * deviation,
+        bound=improvement - (bound_quantile(belief, beta, method, delta) if quantile is None else quantile) * deviation,
         uniform=plug_in - width(delta, max(rank, 1)) * math.sqrt(along) / count
         if math.isinf(belief.freedom)
         else math.nan,
@@ -236,6 +215,24 @@ def _cross_validated(
     along = ((policy - belief.reference) * apart).sum(-1)
     lost = (moved.pull * apart.square()).sum(-1) - (moved.left * apart).sum(-1) * (moved.right * apart).sum(-1)
     return along.square().mean(0), float(along.sum(-1).square().mean()), lost.mean(0)
+
+
+def bound_quantile(belief: Belief, beta: float, method: str, delta: float = 0.05) -> float:
+    """How many deviations the bound lies below the improvement.
+
+    The error of a policy that mostly follows noise is skewed: its simulated quantile over the normal's (at least 1)
+    multiplies Student's t, which stands for a Sigma known from few members.
+    """
+
+    def solved(reward: torch.Tensor, prompts: slice) -> tuple[torch.Tensor, Response]:
+        part = belief._replace(
+            reward=reward, variance=belief.variance[prompts], reference=belief.reference[prompts], left_out=None
+        )
+        policy = policy_of(part, reward, beta, method)
+        return policy - part.reference, response(part, policy, beta, method)
+
+    found = error_quantile(belief.reward, belief.factor, solved, delta)
+    return _quantile(delta, belief.freedom) * max(1.0, found / _quantile(delta, math.inf))
 
 
 def _quantile(delta: float, freedom: float) -> float:

@@ -16,13 +16,13 @@ from prudent.arrays import as_tensor
 from prudent.commands.preflight.core import BASELINE, Outcomes, at_equal_beta, at_equal_kl, table
 from prudent.evaluation.posterior_risk import averaged, component_risks, weighted_interval
 from prudent.evaluation.risk_estimate import (
-    LEAST_PROMPTS,
     Fit,
     by_gold,
     drawn_truths,
     fit_rewards,
     promised,
     too_few,
+    too_few_valued,
     unknown,
 )
 from prudent.policies.estimates import Estimate, estimate
@@ -88,13 +88,17 @@ def trained_on(pairs: PairFeatures, candidates: CandidateFeatures, plan: Plan, s
 def risk_rows(
     trained: Trained, settings: Sequence[tuple[str, float]], truth: torch.Tensor | None, draws: int, seed: Seed
 ) -> list[Row]:
-    """risk, low, high, gain and reason of each (method, beta); without a truth also procedure_risk and its interval."""
+    """risk, low, high, gain and reason of each (method, beta); without a truth also procedure_risk and its interval.
+
+    With a truth and too few pairs or prompts the procedure risk has the widest interval, and its value is the draws'.
+    """
     weight = trained.fit.weight
-    reason = too_few(trained.groups)
-    if reason is None and truth is not None and len(weight) < LEAST_PROMPTS:
-        reason = f"candidates of {len(weight)} prompts; an estimate needs {LEAST_PROMPTS}"
+    reason = too_few(trained.groups) or (None if truth is None else too_few_valued(len(weight)))
     if reason is not None:
-        return [unknown(reason) for _ in settings]
+        row = unknown(reason)
+        if truth is not None:
+            del row["procedure_risk"]
+        return [dict(row) for _ in settings]
     moved = trained.policies(settings)
     if truth is not None:
         return by_gold(moved, torch.where(weight > 0, as_tensor(truth, torch.float64), 0.0))

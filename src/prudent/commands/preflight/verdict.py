@@ -159,19 +159,24 @@ def _vanilla_sentence(vanilla: Row, rows: Sequence[Row], unit: str) -> str:
         f"{signed(vanilla['gain'])} {unit} over the model you start from. The probability that the policy trained on "
         f"these pairs is no better than that model is {with_interval(vanilla)}; by beta: {others}."
     )
-    if vanilla.get("procedure_risk") is not None:
-        low, high = percent(vanilla["procedure_low"]), percent(vanilla["procedure_high"])
-        text += (
-            f" Over fresh data sets of this size it would be {percent(vanilla['procedure_risk'])} ({low} to {high})."
-        )
+    text += _procedure_sentence(vanilla, "it")
     return f"{text} {vanilla['reason'][0].upper()}{vanilla['reason'][1:]}." if vanilla.get("reason") else text
+
+
+def _procedure_sentence(row: Row, subject: str) -> str:
+    if row.get("procedure_risk") is None:
+        return ""
+    low, high = percent(row["procedure_low"]), percent(row["procedure_high"])
+    return f" Over fresh data sets of this size {subject} would be {percent(row['procedure_risk'])} ({low} to {high})."
 
 
 def _no_estimate(rows: Sequence[Row], kind: str) -> Verdict:
     """Too little data for any number: the widest interval, and why."""
     first = next(row for row in rows if row["method"] == BASELINE)
     reason = first.get("reason") or "no setting could be valued"
-    sentences = [f"No risk is given: {reason}. It may be anything from 0 to 100 %.", truth_sentence(kind, None, None)]
+    known = f"No risk is given: {reason}. It may be anything from 0 to 100 %."
+    known += _procedure_sentence(first, "vanilla's, as far as so few data tell,")
+    sentences = [known, truth_sentence(kind, None, None)]
     return Verdict("warn", "Too few data for an estimate", sentences, None, dict(first))
 
 

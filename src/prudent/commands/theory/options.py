@@ -11,6 +11,8 @@ import typer
 
 from prudent.commands.options import Images, RowOptions, RunOptions, command
 
+LEAST_DELTA = 1e-3  # that of theory.error_quantiles, which imports torch
+
 
 @command(
     "theory reproduce",
@@ -50,6 +52,6 @@ class CertifyOptions(RowOptions, RunOptions):
             problems.append(
                 f"--betas are {', '.join(f'{beta:g}' for beta in self.betas)}, every value must be positive and finite"
             )
-        if not 0 < self.delta < 0.5:
-            problems.append(f"--delta is {self.delta}, must lie between 0 and 0.5")
+        if not LEAST_DELTA <= self.delta < 0.5:
+            problems.append(f"--delta is {self.delta}, must be at least {LEAST_DELTA} and below 0.5")
         return problems
