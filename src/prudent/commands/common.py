@@ -34,18 +34,29 @@ def print_json(value: Any) -> None:
     print(dumps(value), flush=True)
 
 
+@contextlib.contextmanager
+def clocked(run: Run, name: str) -> Iterator[None]:
+    """Adds the seconds spent inside (clock and processor) to those of stage ``name`` in the manifest."""
+    start, processor = time.perf_counter(), time.process_time()
+    try:
+        yield
+    finally:
+        for kept, spent in (
+            (run.manifest["timings_s"], time.perf_counter() - start),
+            (run.manifest.setdefault("cpu_s", {}), time.process_time() - processor),
+        ):
+            kept[name] = round(kept.get(name, 0.0) + spent, 3)
+
+
 def timer(run: Run, say: Say) -> Callable[[str], contextlib.AbstractContextManager[None]]:
     """Context manager by stage name: says what begins, keeps its seconds (clock and processor) in the manifest."""
-    run.manifest["cpu_s"] = {}
 
     @contextlib.contextmanager
     def stage(name: str) -> Iterator[None]:
         say(f"{name} ...")
-        start, processor = time.perf_counter(), time.process_time()
-        yield
-        spent = time.perf_counter() - start
-        run.manifest["timings_s"][name] = round(spent, 3)
-        run.manifest["cpu_s"][name] = round(time.process_time() - processor, 3)
-        say(f"{name}: {spent:.1f} s")
+        start = time.perf_counter()
+        with clocked(run, name):
+            yield
+        say(f"{name}: {time.perf_counter() - start:.1f} s")
 
     return stage

@@ -281,6 +281,15 @@ def number_or_cv(flag: str, text: str | None) -> float | str | None:
     raise PrudentError(f'{flag} is {text!r}, must be "cv" or a positive number')
 
 
+def time_of(flag: str, text: str) -> float:
+    """Seconds of a time such as 60s, 10m or 1h; PrudentError for another text."""
+    with contextlib.suppress(ValueError, KeyError, IndexError):
+        seconds = float(text[:-1]) * {"s": 1, "m": 60, "h": 3600}[text[-1]]
+        if 0 < seconds < math.inf:
+            return seconds
+    raise PrudentError(f"{flag} is {text!r}, must be a time such as 60s, 10m or 1h")
+
+
 def numbers(flag: str, text: str) -> tuple[int, ...]:
     """Whole numbers from 1 on, separated by commas; PrudentError for another text."""
     try:

@@ -24,8 +24,8 @@ from prudent.errors import PrudentError
 from prudent.features.attention_cache import cache_argument, is_roomy, new_cache, roomy_layers
 from prudent.features.backbone import stack
 from prudent.features.models import require_room
-from prudent.features.progress import token_progress
 from prudent.features.rendering import Prompt, Renderer, has_template
+from prudent.progress import meter
 from prudent.seeding import Seed, sequence
 
 BLOCK = 256  # tokens summed together before one is picked among them
@@ -211,7 +211,7 @@ def sample_ids(
     if count:
         uniform = torch.from_numpy(np.concatenate(_streams(prompt_ids, samples, max_new_tokens, seed)))
         batch = _Batch(model, pad, max_new_tokens)
-        with token_progress("sampling", count, progress) as advance, torch.inference_mode():
+        with meter("sampling", count, progress) as advance, torch.inference_mode():
             _fill(batch, prompt_ids, drawn, uniform, stop, temperature, batch_size, advance)
     width = max(int(drawn.lengths.max()), 1) if count else 1
     shape = (len(prompt_ids), samples)

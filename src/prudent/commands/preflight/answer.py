@@ -18,6 +18,7 @@ from prudent.commands.preflight.core import (
     at_equal_kl,
     draw_scores,
     estimate_of,
+    kind_of,
     table,
 )
 from prudent.commands.preflight.given_pairs import (
@@ -34,6 +35,7 @@ from prudent.commands.preflight.outlook import compare, with_half_the_pairs
 from prudent.commands.preflight.truth import Truth, inequality, link, ordering
 from prudent.commands.preflight.verdict import Verdict, conclude
 from prudent.evaluation.risk_estimate import NO_PROCEDURE
+from prudent.policies.finite import kl
 from prudent.rewards.containers import CandidateFeatures, PairFeatures
 from prudent.seeding import Seed, spawn
 
@@ -117,6 +119,25 @@ def answer(
     )
     facts = {"truth": kind, "pairs": len(pairs), "draws": plan.draws, **found.facts}
     return Answer(kind, unit, found.beta, found.kl, equal_beta, found.equal_kl, outlook, verdict, facts, checked)
+
+
+def rough(
+    pairs: PairFeatures, candidates: CandidateFeatures, truth: Truth | None, plan: Plan, *, seed: Seed = 0
+) -> Verdict:
+    """The verdict from the risk at equal beta alone, without draws: seconds."""
+    fit_seed, _, promise_seed, _ = spawn(seed, 4)
+    trained = trained_on(pairs, candidates, plan, fit_seed)
+    settings = [(method, float(beta)) for method in plan.methods for beta in plan.betas]
+    known = risk_rows(trained, settings, None if truth is None else truth.values, 0, promise_seed)
+    weight = trained.fit.weight
+    distances = kl(trained.policies(settings) + weight, weight).mean(-1).tolist()
+    rows = [
+        {**row, "method": method, "setting": beta, "kind": kind_of(method), "kl": distance}
+        for row, (method, beta), distance in zip(known, settings, distances, strict=True)
+    ]
+    kind, unit = ("posterior", POSTERIOR_UNIT) if truth is None else (truth.kind, truth.unit)
+    judge = None if truth is None or "accuracy" not in truth.quality else truth.quality
+    return conclude(rows, [], [], max_risk=plan.max_risk, unit=unit, kind=kind, judge=judge)
 
 
 def _with_estimate(row: Row, known: Row) -> Row:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 
 from prudent.commands.preflight.options import PreflightOptions
@@ -33,9 +34,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from prudent.commands.acquire.options import AcquireOptions
+    from prudent.commands.preflight.candidates import Sampler
     from prudent.features.encoder import Encoder
 
 LEAST_PAIRS = 8
+Messages = list[dict[str, str]]
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ def _shared_prompts(sources: list[Source]) -> str:
     return f"{both} of {len(held)} test prompts also occur in the preference files" if both else ""
 
 
-def held_out_prompts(inputs: Inputs, count: int, seed: int) -> list[list[dict[str, str]]]:
+def held_out_prompts(inputs: Inputs, count: int, seed: int) -> list[Messages]:
     """Up to ``count`` distinct prompts that no reward model learnt from, drawn by the seed."""
     seen = {prompt_key(prompt) for source in inputs.sources for prompt in source.train["prompt"]}
     found: dict[str, list[dict[str, str]]] = {}
@@ -170,31 +174,25 @@ def read_candidates(path: str, gold: str | None, columns: Mapping[str, str] | No
     return pool
 
 
-def sample_candidates(settings: PreflightOptions, found: Inputs, prompts: list[list[dict[str, str]]]) -> Pool:
-    """Responses sampled from the policy at temperature 1, nothing truncated."""
-    from prudent.features.models import load_language_model
-    from prudent.features.sampling import sample
+def check_prompts(
+    sampler: Sampler, found: Inputs, prompts: list[Messages], on_error: str
+) -> tuple[list[Messages], list[int]]:
+    """The prompts that the policy has room to answer, and their tokens; others are named or left out and noted."""
+    from prudent.features.models import require_room
+    from prudent.features.rendering import Renderer
 
-    model, tokenizer = load_language_model(settings.policy, dtype=settings.dtype)
+    def use(rows: list[int]) -> list[int]:
+        lengths = [len(ids) for ids in Renderer(sampler.tokenizer).prompts([prompts[row] for row in rows])]
+        require_room(sampler.model, lengths, sampler.longest)
+        return lengths
 
-    def use(rows: list[int]) -> list[list[str]]:
-        return sample(
-            model,
-            tokenizer,
-            [prompts[row] for row in rows],
-            samples=settings.samples,
-            max_new_tokens=settings.max_new_tokens,
-            temperature=1.0,
-            seed=settings.seed,
-        )
-
-    responses, kept, bad = use_rows(use, prompt_origins(found, prompts), "held-out prompts", settings.on_error)
+    lengths, kept, bad = use_rows(use, prompt_origins(found, prompts), "held-out prompts", on_error)
     if bad:
         found.notes.append(f"{len(bad)} held-out prompts can't be sampled and were left out, the first: {bad[0]}")
-    return Pool([prompts[row] for row in kept], responses, None, [f"prompt-{row}" for row in kept])
+    return [prompts[row] for row in kept], lengths
 
 
-def prompt_origins(found: Inputs, prompts: list[list[dict[str, str]]]) -> list[Origin]:
+def prompt_origins(found: Inputs, prompts: list[Messages]) -> list[Origin]:
     """Where each held-out prompt first stands."""
     first: dict[str, Origin] = {}
     for source in found.sources:
@@ -219,23 +217,64 @@ def encode_pool(
     encoder: Encoder, pool: Pool, notes: list[str] | None = None, on_error: str = "raise"
 ) -> tuple[Pool, CandidateFeatures]:
     """The pool and its features; prompts that can't be rendered are named in one DataError, or left out and noted."""
+    flat, pool = _use_pool(encoder.encode, pool, notes, on_error)
+    if notes is not None and encoder.stats.truncated:
+        cut = f"{encoder.stats.truncated} of {len(flat)} candidates are longer than --max-length {encoder.max_length}"
+        notes.append(f"{cut} and were cut, {encoder.stats.answerless} of them before the answer begins")
+    return pool, candidate_features(flat, pool.prompts, pool.responses)
 
-    def use(rows: list[int]) -> torch.Tensor:
+
+def _use_pool(
+    use: Callable[[list[Any], list[str]], R], pool: Pool, notes: list[str] | None, on_error: str
+) -> tuple[R, Pool]:
+    """``use`` of the pool's prompts and responses, one a response, and the prompts that it can be used on."""
+
+    def named(rows: list[int]) -> R:
         prompts, responses, owners = pool.take(rows).flat()
         try:
-            return encoder.encode(prompts, responses)
+            return use(prompts, responses)
         except RowsError as error:
             raise error.moved(owners) from error
 
     origins = [Origin(row + 1, key) for row, key in enumerate(pool.ids)]
-    flat, kept, bad = use_rows(use, origins, "candidates", on_error)
+    found, kept, bad = use_rows(named, origins, "candidates", on_error)
     if notes is not None and bad:
         notes.append(f"candidates: {len(bad)} prompts can't be rendered and were left out, the first: {bad[0]}")
-    if notes is not None and encoder.stats.truncated:
-        cut = f"{encoder.stats.truncated} of {len(flat)} candidates are longer than --max-length {encoder.max_length}"
-        notes.append(f"{cut} and were cut, {encoder.stats.answerless} of them before the answer begins")
-    pool = pool.take(kept)
-    return pool, candidate_features(flat, pool.prompts, pool.responses)
+    return found, pool.take(kept)
+
+
+def check_pool(encoder: Encoder, pool: Pool, notes: list[str], on_error: str) -> tuple[Pool, np.ndarray, np.ndarray]:
+    """The prompts of a pool that can be rendered, and of their responses what ``Encoder.sizes`` says."""
+    (tokens, held), pool = _use_pool(encoder.sizes, pool, notes, on_error)
+    return pool, tokens, held
+
+
+def _use_pairs(
+    use: Callable[[Dataset], R], data: Dataset, name: str, notes: list[str], on_error: str
+) -> tuple[R, Dataset]:
+    """``use`` of the pairs, and those it can be used on; others are named in one DataError, or left out and noted."""
+
+    def part(rows: list[int]) -> Dataset:
+        return data if len(rows) == len(data) else data.select(rows)
+
+    found, kept, bad = use_rows(lambda rows: use(part(rows)), origins_of(data), name, on_error)
+    if bad:
+        notes.append(f"{name}: {len(bad)} pairs can't be rendered and were left out, the first: {bad[0]}")
+    return found, part(kept)
+
+
+def check_pairs(
+    encoder: Encoder, data: Dataset, name: str, notes: list[str], on_error: str
+) -> tuple[Dataset, np.ndarray, np.ndarray]:
+    """The pairs that can be rendered; tokens (n, 3) of prompt, chosen and rejected; which (n,) are on disk already."""
+
+    def use(part: Dataset) -> tuple[np.ndarray, np.ndarray]:
+        with by_pair(len(part)):
+            return encoder.sizes([*part["prompt"], *part["prompt"]], [*part["chosen"], *part["rejected"]])
+
+    (tokens, held), data = _use_pairs(use, data, name, notes, on_error)
+    n = len(data)
+    return data, np.column_stack([tokens[:n], tokens[n:, 1]]), held[:n] & held[n:]
 
 
 def encode_pairs(encoder: Encoder, data: Dataset) -> PairFeatures:
@@ -254,14 +293,7 @@ def encode_distinct(
 
     Pairs that can't be rendered are named in one DataError, or left out with ``on_error="skip"``.
     """
-
-    def part(rows: list[int]) -> Dataset:
-        return data if len(rows) == len(data) else data.select(rows)
-
-    pairs, kept, bad = use_rows(lambda rows: encode_pairs(encoder, part(rows)), origins_of(data), name, on_error)
-    data = part(kept)
-    if bad:
-        notes.append(f"{name}: {len(bad)} pairs can't be rendered and were left out, the first: {bad[0]}")
+    pairs, data = _use_pairs(lambda part: encode_pairs(encoder, part), data, name, notes, on_error)
     rows = pairs.distinct()
     same, cut = len(pairs) - len(rows), encoder.stats.truncated
     if cut:

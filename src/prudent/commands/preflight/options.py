@@ -22,6 +22,7 @@ from prudent.commands.options import (
     command,
     number_or_cv,
     said,
+    time_of,
 )
 
 REWARDS = {"member": "member:0", "mean": "mean"}
@@ -34,6 +35,7 @@ DRAWS, SAMPLING = "Draws and risk", "Candidates sampled from the policy"
     run="preflight.run:preflight",
     show="preflight.terminal:show",
     example="prudent preflight --preferences train.jsonl --policy smollm2 --out runs/preflight",
+    interrupted="there was not enough for an answer yet; what is sampled and encoded is kept for the next run",
 )
 @dataclass(frozen=True, kw_only=True)
 class PreflightOptions(PairOptions, RunOptions):
@@ -91,6 +93,9 @@ class PreflightOptions(PairOptions, RunOptions):
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Longest response.", rich_help_panel=SAMPLING, max=MOST_TOKENS)
     ] = 48
+    budget: Annotated[
+        str | None, typer.Option(help="Time for all of it, 60s, 10m or 1h: the answer is of what is done by then.")
+    ] = None
     images: Annotated[bool, typer.Option(help="Also write each chart as PNG and SVG.")] = True
 
     @property
@@ -100,6 +105,10 @@ class PreflightOptions(PairOptions, RunOptions):
     @property
     def ridge_value(self) -> float | str:
         return number_or_cv("--ridge", self.ridge) or "cv"
+
+    @property
+    def budget_seconds(self) -> float | None:
+        return None if self.budget is None else time_of("--budget", self.budget)
 
     def problems(self) -> list[str]:
         problems = super().problems()
@@ -122,4 +131,4 @@ class PreflightOptions(PairOptions, RunOptions):
         for name, share in (("--max-risk", self.max_risk), ("--holdout", self.holdout)):
             if not 0 < share < 1:
                 problems.append(f"{name} is {share}, it must lie between 0 and 1")
-        return problems + said(lambda: self.ridge_value)
+        return problems + said(lambda: self.ridge_value, lambda: self.budget_seconds)

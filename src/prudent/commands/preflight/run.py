@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prudent.commands.common import Say, say, timer
+from prudent.commands.common import Say, clocked, say, timer
 from prudent.commands.preflight import inputs as reading
 from prudent.commands.preflight import page, page_study
-from prudent.commands.preflight.answer import Answer, answer
+from prudent.commands.preflight.answer import Answer, answer, rough
 from prudent.commands.preflight.given_pairs import Plan
 from prudent.commands.preflight.inputs import Inputs
 from prudent.commands.preflight.options import PreflightOptions
 from prudent.commands.preflight.output import results, write_tables
 from prudent.commands.preflight.page_study import StudiedFile
+from prudent.commands.preflight.pieces import Work, plan_work
+from prudent.commands.preflight.refine import labelled, refine
 from prudent.commands.preflight.study import study
 from prudent.commands.preflight.truth import Truth, accuracy, gold_truth, judge_truth
+from prudent.commands.preflight.verdict import Verdict
 from prudent.data.pools import Pool, write_pool
+from prudent.progress import silent
 from prudent.rewards.containers import CandidateFeatures, PairFeatures
 from prudent.rewards.heads import HeadEnsemble
 from prudent.runs import Run, hash_text, new_run
 from prudent.seeding import Seed, spawn
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from prudent.features.encoder import Encoder
     from prudent.rewards.model import RewardModel
-
-JUDGED_PAIRS = 200  # held-out pairs that a judge is tested on: enough for an interval of +-7 points
 
 
 def peak_memory_mib() -> float:
@@ -48,32 +49,30 @@ def preflight(settings: PreflightOptions, *, say: Say = say) -> dict[str, Any]:
     Raises PrudentError (DataError for rows) for whatever in the input can't be used; nothing is then left at ``out``.
     """
     settings.checked()
+    began = time.monotonic()
     with new_run(settings.out, "preflight", settings.chosen(), settings.seed, settings.overwrite) as run:
         stage = timer(run, say)
-        pick_seed, fit_seed, study_seed = spawn(settings.seed, 3)
+        fit_seed, study_seed = spawn(settings.seed, 3)[1:]
         with stage("reading"):
             found, pool = _gather(settings)
             judge = _load_judge(settings.judge)
-        pool = pool or _sample(settings, found, run, stage, pick_seed)
-        with stage("encoding"):
-            encoder = _encoder(settings)
-            found, trains, tests = reading.encode_sources(encoder, found, settings.on_error)
-            pool, candidates = reading.encode_pool(encoder, pool, found.notes, settings.on_error)
-        with stage("judging"):
-            truth = _truth(settings, found, pool, candidates, judge)
+        with stage("loading"):
+            work = plan_work(settings, found, pool, judge)
+        plan = _plan(settings)
+        stopped = refine(
+            work, run, began, settings.budget_seconds, say, lambda: _rough_verdict(settings, work, plan, fit_seed)
+        )
+        with clocked(run, "encoding"):
+            found, trains, tests, pool, candidates = _read(settings, work)
+        truth = _truth(settings, work, pool, candidates)
         with stage("draws and policies"):
             answered = answer(
-                reading.combine(trains),
-                candidates,
-                truth,
-                _plan(settings),
-                check=settings.check,
-                seed=fit_seed,
-                advance=say,
+                reading.combine(trains), candidates, truth, plan, check=settings.check, seed=fit_seed, advance=say
             )
+            answered = dataclasses.replace(answered, verdict=labelled(answered.verdict, work, stopped))
         with stage("variability study"):
             files, diversities = _study(settings, found, trains, tests, study_seed)
-        hashes = {"preferences": found.hash(), "encoder": encoder.fingerprint, "pool": _pool_hash(pool)}
+        hashes = {"preferences": found.hash(), "encoder": work.encoder.fingerprint, "pool": _pool_hash(pool)}
         run.manifest["hashes"] |= hashes
         with stage("report"):
             write_pool(run.path("pool.jsonl"), pool)
@@ -82,6 +81,8 @@ def preflight(settings: PreflightOptions, *, say: Say = say) -> dict[str, Any]:
             report.write(run, images=settings.images)
         about = {
             "notes": found.notes,
+            "done": work.share(),
+            "stopped": stopped,
             "reading": found.reports,
             "settings": settings.chosen(),
             "seed": settings.seed,
@@ -112,18 +113,20 @@ def _load_judge(name: str | None) -> RewardModel | None:
     return RewardModel.load(name)
 
 
-def _sample(settings: PreflightOptions, found: Inputs, run: Run, stage: Callable[[str], Any], seed: Seed) -> Pool:
-    prompts = reading.held_out_prompts(found, settings.prompts, settings.seed)
-    if len(prompts) < settings.prompts:
-        found.notes.append(f"{len(prompts)} distinct prompts are held out; candidates were sampled for all of them")
-    with stage("sampling"):
-        return reading.sample_candidates(settings, found, prompts)
+def _read(
+    settings: PreflightOptions, work: Work
+) -> tuple[Inputs, list[PairFeatures], list[PairFeatures], Pool, CandidateFeatures]:
+    """What is done of the inputs, its features read from the encoder's cache."""
+    found, pool = work.so_far()
+    with silent():
+        found, trains, tests = reading.encode_sources(work.encoder, found, settings.on_error)
+        pool, candidates = reading.encode_pool(work.encoder, pool, found.notes, settings.on_error)
+    return found, trains, tests, pool, candidates
 
 
-def _encoder(settings: PreflightOptions) -> Encoder:
-    from prudent.features.encoder import Encoder
-
-    return Encoder(settings.encoder, pooling=settings.pooling, max_length=settings.max_length, dtype=settings.dtype)
+def _rough_verdict(settings: PreflightOptions, work: Work, plan: Plan, seed: Seed) -> Verdict:
+    _, trains, _, pool, candidates = _read(settings, work)
+    return rough(reading.combine(trains), candidates, _truth(settings, work, pool, candidates), plan, seed=seed)
 
 
 def _pool_hash(pool: Pool) -> str:
@@ -142,27 +145,17 @@ def _plan(settings: PreflightOptions) -> Plan:
     )
 
 
-def _truth(
-    settings: PreflightOptions, found: Inputs, pool: Pool, candidates: CandidateFeatures, judge: RewardModel | None
-) -> Truth | None:
+def _truth(settings: PreflightOptions, work: Work, pool: Pool, candidates: CandidateFeatures) -> Truth | None:
     """Gold where the pool has it and no judge is named; the judge; else None: by the posterior given the pairs."""
-    if judge is None:
+    if work.judge is None:
         gold = reading.pool_gold(pool)
         return None if gold is None else gold_truth(gold, candidates.reference, settings.gold or "gold")
-    prompts, responses, _ = pool.flat()
     counts = reading.pool_counts(pool)
-    scores = torch.stack([reading.padded(row, counts) for row in judge.score(prompts, responses)])
-    return judge_truth(scores, candidates.reference, _judge_quality(judge, found))
-
-
-def _judge_quality(judge: RewardModel, found: Inputs) -> dict[str, Any]:
-    """The judge's accuracy on held-out pairs."""
-    margins = []
-    for source in found.sources:
-        held: Dataset = source.test.select(range(min(JUDGED_PAIRS, len(source.test))))
-        both = judge.score([*held["prompt"], *held["prompt"]], [*held["chosen"], *held["rejected"]]).mean(0)
-        margins.append(both[: len(held)] - both[len(held) :])
-    return accuracy(torch.cat(margins))
+    judged = torch.cat(work.judged, 1)
+    if judged.shape[1] != sum(counts):  # a prompt whose features aren't finite was left out
+        judged = work.judge.score(*pool.flat()[:2])
+    scores = torch.stack([reading.padded(row, counts) for row in judged])
+    return judge_truth(scores, candidates.reference, accuracy(torch.cat(work.margins)))
 
 
 def _study(

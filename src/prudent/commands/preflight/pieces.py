@@ -1,0 +1,323 @@
+"""Sampling and encoding in pieces: a few of them give a rough answer, all of them the whole one.
+
+A piece holds the same texts on every machine and under every budget and is computed once: sampled responses are kept,
+and features stand in the encoder's cache, from which each answer reads them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from prudent.commands.common import clocked
+from prudent.commands.preflight.candidates import Sampler
+from prudent.commands.preflight.inputs import Inputs, Source, check_pairs, check_pool, check_prompts, held_out_prompts
+from prudent.commands.preflight.options import PreflightOptions
+from prudent.data.pools import Pool
+from prudent.data.preferences import prompt_key
+from prudent.errors import RowsError
+from prudent.evaluation.risk_estimate import LEAST_PAIRS, LEAST_PROMPTS
+from prudent.features.encoder import Encoder
+from prudent.progress import silent
+from prudent.runs import Run
+from prudent.seeding import numpy_generator
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from prudent.rewards.model import RewardModel
+
+CANDIDATES, TRAIN, TEST = "candidates", "train", "test"
+SHARES = {CANDIDATES: 2.0, TRAIN: 2.0, TEST: 1.0}  # of the time, while all three have something left to do
+TEXTS, TOKENS = 64, 8192  # of a piece at most; one prompt's or one pair's at least
+SAMPLED = 64 * 48  # tokens that a piece samples at most
+SAMPLING_COST = 4  # a sampled token takes about as long as so many that are only read
+TRIAL_STEPS = 5  # tokens sampled to learn the speed
+LEAST_HELD = 8  # held-out pairs in the first answer
+JUDGED_PAIRS = 200  # held-out pairs that a judge is tested on: enough for an interval of +-7 points
+
+
+class Piece(NamedTuple):
+    """rows: numbers of prompts, or (source, row) of pairs. sampled: tokens to sample, at most. read: tokens to read.
+    left: those of them that are not on disk. texts: sampled and encoded ones."""
+
+    rows: list[Any]
+    sampled: int
+    read: int
+    left: int
+    texts: int
+
+    @property
+    def cost(self) -> float:
+        """What orders pieces, in tokens read."""
+        return SAMPLING_COST * self.sampled + self.read
+
+
+@dataclass
+class Work:
+    """What has to be sampled and encoded, and what of it is done. pieces: by kind, in order; done: how many of each.
+
+    pool: what was given, or the held-out prompts, whose ``responses`` are filled piece by piece. sampler: None with
+    a given pool. judged: the judge's scores (K, n) of the responses, piece by piece; margins:
+    those of held-out pairs.
+    """
+
+    settings: PreflightOptions
+    found: Inputs
+    pool: Pool
+    encoder: Encoder
+    sampler: Sampler | None
+    judge: RewardModel | None
+    pieces: dict[str, list[Piece]]
+    done: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SHARES, 0))
+    judged: list[torch.Tensor] = field(default_factory=list)
+    margins: list[torch.Tensor] = field(default_factory=list)
+    _enough: set[str] = field(default_factory=set)
+
+    def rows(self, kind: str) -> list[Any]:
+        """What is done of a kind, in the order of the input."""
+        return sorted(row for piece in self.pieces[kind][: self.done[kind]] for row in piece.rows)
+
+    def total(self, kind: str) -> int:
+        return sum(len(piece.rows) for piece in self.pieces[kind])
+
+    @property
+    def complete(self) -> bool:
+        return all(self.done[kind] == len(self.pieces[kind]) for kind in SHARES)
+
+    @property
+    def texts(self) -> int:
+        return sum(piece.texts for pieces in self.pieces.values() for piece in pieces)
+
+    def left(self) -> list[Piece]:
+        return [piece for kind, pieces in self.pieces.items() for piece in pieces[self.done[kind] :]]
+
+    def lacks(self, kind: str) -> bool:
+        """Whether an answer still needs more of a kind: once it doesn't, it never does again."""
+        if kind in self._enough:
+            return False
+        rows = self.rows(kind)
+        if kind == CANDIDATES:
+            enough = len(rows) >= (LEAST_PROMPTS if self.pool.gold or self.judge else 1)
+        else:
+            least = LEAST_PAIRS if kind == TRAIN else LEAST_HELD
+            enough = len(rows) >= least and len({source for source, _ in rows}) == len(self.found.sources)
+        if enough and kind == TRAIN:
+            enough = len({self.groups[row] for row in rows}) >= LEAST_PROMPTS
+        if enough or self.done[kind] == len(self.pieces[kind]):
+            self._enough.add(kind)
+        return kind not in self._enough
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is enough for an answer."""
+        return not any(self.lacks(kind) for kind in SHARES)
+
+    def next_kind(self) -> str:
+        """What to do next: what an answer lacks, then whatever has had least of the time that it is due."""
+        open_kinds = [kind for kind in SHARES if self.done[kind] < len(self.pieces[kind])]
+        spent = {
+            kind: sum(piece.cost for piece in self.pieces[kind][: self.done[kind]]) / SHARES[kind]
+            for kind in open_kinds
+        }
+        return min(open_kinds, key=lambda kind: (not self.lacks(kind), spent[kind]))
+
+    def next_piece(self) -> Piece:
+        kind = self.next_kind()
+        return self.pieces[kind][self.done[kind]]
+
+    def step(self, run: Run) -> None:
+        """Do the next piece; interrupted, it counts as not begun."""
+        kind = self.next_kind()
+        piece = self.pieces[kind][self.done[kind]]
+        if kind == CANDIDATES:
+            self._candidates(piece.rows, run)
+        else:
+            self._pairs(kind, piece.rows, run)
+        self.done[kind] += 1
+
+    def _candidates(self, rows: list[int], run: Run) -> None:
+        if self.sampler is not None:
+            with clocked(run, "sampling"):
+                drawn = self.sampler.draw([self.pool.prompts[row] for row in rows])
+            for row, texts in zip(rows, drawn, strict=True):
+                self.pool.responses[row] = texts
+        prompts, responses, _ = self.pool.take(rows).flat()
+        self._encode(prompts, responses, run)
+        if self.judge is not None:
+            with clocked(run, "judging"), silent():
+                scores = self.judge.score(prompts, responses)
+            self.judged.append(scores)
+
+    def _pairs(self, kind: str, rows: list[tuple[int, int]], run: Run) -> None:
+        part = [getattr(self.found.sources[source], kind)[row] for source, row in rows]
+        prompts = [pair["prompt"] for pair in part] * 2
+        responses = [pair["chosen"] for pair in part] + [pair["rejected"] for pair in part]
+        self._encode(prompts, responses, run)
+        if kind == TEST and self.judge is not None and sum(map(len, self.margins)) < JUDGED_PAIRS:
+            with clocked(run, "judging"), silent():
+                both = self.judge.score(prompts, responses).mean(0)
+            self.margins.append(both[: len(part)] - both[len(part) :])
+
+    def _encode(self, prompts: list[Any], responses: list[Any], run: Run) -> None:
+        # A text that can't be encoded is named, or left out and counted, by the answer that reads the features.
+        with clocked(run, "encoding"), contextlib.suppress(RowsError):
+            self.encoder.encode(prompts, responses)
+
+    def so_far(self) -> tuple[Inputs, Pool]:
+        """The inputs and candidates that are done; all of them as they were given once everything is."""
+        pool = self.pool.take(self.rows(CANDIDATES))
+        if self.complete:
+            return self.found, pool
+
+        def part(number: int, kind: str) -> Dataset:
+            chosen = [row for source, row in self.rows(kind) if source == number]
+            return getattr(self.found.sources[number], kind).select(chosen)
+
+        sources = [
+            Source(source.name, part(number, TRAIN), part(number, TEST))
+            for number, source in enumerate(self.found.sources)
+        ]
+        return replace(self.found, sources=sources, notes=list(self.found.notes)), pool
+
+    def share(self) -> dict[str, list[int]]:
+        """How much is done of how much, by kind."""
+        names = {CANDIDATES: "prompts", TRAIN: "pairs", TEST: "held_out_pairs"}
+        return {names[kind]: [len(self.rows(kind)), self.total(kind)] for kind in SHARES}
+
+
+def plan_work(settings: PreflightOptions, found: Inputs, pool: Pool | None, judge: RewardModel | None) -> Work:
+    """Load the models, hold every text to them (unusable rows are named or left out here), cut all into pieces."""
+    if pool is not None:
+        encoder = encoder_of(settings)
+        found, pieces = _plan_pairs(settings, found, encoder)
+        pool, tokens, held = check_pool(encoder, pool, found.notes, settings.on_error)
+        return Work(
+            settings, found, pool, encoder, None, judge, {CANDIDATES: pool_pieces(pool, tokens, held), **pieces}
+        )
+    prompts = held_out_prompts(found, settings.prompts, settings.seed)
+    sampler = Sampler.load(settings)
+    encoder = encoder_of(settings, sampler)
+    found, pieces = _plan_pairs(settings, found, encoder)
+    if len(prompts) < settings.prompts:
+        found.notes.append(f"{len(prompts)} distinct prompts are held out; candidates were sampled for all of them")
+    prompts, lengths = check_prompts(sampler, found, prompts, settings.on_error)
+    pieces[CANDIDATES] = sampling_pieces(sampler, prompts, lengths)
+    pool = Pool(prompts, [[] for _ in prompts], None, [f"prompt-{row}" for row in range(len(prompts))])
+    return Work(settings, found, pool, encoder, sampler, judge, pieces)
+
+
+def _plan_pairs(settings: PreflightOptions, found: Inputs, encoder: Encoder) -> tuple[Inputs, dict[str, list[Piece]]]:
+    """The pairs that the encoder can read, and their pieces."""
+    notes, pieces, parts = list(found.notes), {}, {}
+    for kind in (TRAIN, TEST):
+        checked = [
+            check_pairs(encoder, getattr(source, kind), f"{source.name}, {kind}", notes, settings.on_error)
+            for source in found.sources
+        ]
+        parts[kind] = [data for data, *_ in checked]
+        pieces[kind] = pair_pieces(parts[kind], [sizes for _, *sizes in checked], settings.seed)
+    sources = [
+        Source(source.name, train, test)
+        for source, train, test in zip(found.sources, parts[TRAIN], parts[TEST], strict=True)
+    ]
+    return replace(found, sources=sources, notes=notes), pieces
+
+
+def encoder_of(settings: PreflightOptions, sampler: Sampler | None = None) -> Encoder:
+    """The encoder of the features; where it is the policy, the model is in memory once."""
+    how: dict[str, Any] = {"pooling": settings.pooling, "max_length": settings.max_length}
+    if sampler is not None and settings.encoder == settings.policy:
+        return Encoder((sampler.model, sampler.tokenizer), **how)
+    return Encoder(settings.encoder, **how, dtype=settings.dtype)
+
+
+def pair_pieces(parts: Sequence[Dataset], sizes: Sequence[Sequence[Any]], seed: int) -> list[Piece]:
+    """Pairs of several files in pieces, prompts in an order drawn by the seed, the files mixed evenly.
+
+    sizes: of each file, tokens (n, 3) of prompt, chosen and rejected, and whether (n,) both sides are on disk.
+    """
+    ranked = []
+    for number, data in enumerate(parts):
+        rows: dict[str, list[tuple[int, int]]] = {}
+        for row, prompt in enumerate(data["prompt"]):
+            rows.setdefault(prompt_key(prompt), []).append((number, row))
+        names = sorted(rows)
+        order = numpy_generator(seed).permutation(len(names))
+        ranked += [(rank / len(names), number, rows[names[index]]) for rank, index in enumerate(order)]
+    ranked.sort(key=lambda item: item[:2])
+    items = []
+    for _, number, rows_of_prompt in ranked:
+        tokens, held = sizes[number]
+        for first, (_, row) in enumerate(rows_of_prompt):
+            prompt = int(tokens[row][0]) if first == 0 else 0  # read once for all answers to it
+            read = prompt + int(tokens[row][1] + tokens[row][2])
+            items.append(((number, row), read, 0 if held[row] else read))
+    return _cut(items, 2)
+
+
+def pool_pieces(pool: Pool, tokens: Any, held: Any) -> list[Piece]:
+    """Prompts of a pool in pieces. tokens (N, 2), held (N,): of its responses, as ``Encoder.sizes`` counts them."""
+    items, start = [], 0
+    for row, texts in enumerate(pool.responses):
+        part = slice(start, start + len(texts))
+        start += len(texts)
+        read = int(tokens[part, 1].sum()) + int(tokens[part.start, 0])
+        items.append((row, read, 0 if held[part].all() else read))
+    pieces = _cut(items, max(map(len, pool.responses)))
+    return [piece._replace(texts=sum(len(pool.responses[row]) for row in piece.rows)) for piece in pieces]
+
+
+def sampling_pieces(sampler: Sampler, prompts: Sequence[Any], lengths: Sequence[int]) -> list[Piece]:
+    """Prompts of so many tokens in pieces to be sampled and then encoded."""
+    each = sampler.samples * sampler.longest
+    count = max(1, min(TEXTS // sampler.samples, SAMPLED // each))
+    pieces = []
+    for start in range(0, len(prompts), count):
+        rows = list(range(start, min(start + count, len(prompts))))
+        kept = sampler.file([prompts[row] for row in rows]).is_file()
+        read = len(rows) * each + sum(lengths[row] for row in rows)
+        pieces.append(Piece(rows, 0 if kept else len(rows) * each, read, read, 2 * len(rows) * sampler.samples))
+    return pieces
+
+
+def _cut(items: Sequence[tuple[Any, int, int]], texts: int) -> list[Piece]:
+    """(row, tokens, tokens not on disk) in pieces of at most TEXTS texts and TOKENS tokens; ``texts`` a row."""
+    pieces: list[Piece] = []
+    for row, read, left in items:
+        last = pieces[-1] if pieces else None
+        if last is None or last.texts + texts > TEXTS or last.read + read > TOKENS:
+            last = Piece([], 0, 0, 0, 0)
+            pieces.append(last)
+        pieces[-1] = Piece([*last.rows, row], 0, last.read + read, last.left + left, last.texts + texts)
+    return pieces
+
+
+def speeds(work: Work) -> tuple[float, float]:
+    """Tokens a second (sampled, read) of this machine now, from a trial of a few seconds; inf where nothing is left."""
+    read = sampled = float("inf")
+    if any(piece.left for piece in work.left()):
+        read = work.encoder.speed()
+    fresh = [piece for piece in work.pieces[CANDIDATES][work.done[CANDIDATES] :] if piece.sampled]
+    if work.sampler is not None and fresh:
+        prompts, spent = [work.pool.prompts[row] for row in fresh[0].rows], []
+        steps = min(TRIAL_STEPS, work.sampler.longest)
+        for longest in (1, steps):
+            start = time.perf_counter()
+            with silent():
+                work.sampler.fresh(prompts, longest)
+            spent.append(time.perf_counter() - start)
+        step = max(spent[1] - spent[0], 1e-6) / (steps - 1) if steps > 1 else spent[0]
+        sampled = len(prompts) * work.sampler.samples / step
+    return sampled, read
+
+
+def seconds(pieces: Sequence[Piece], speed: tuple[float, float]) -> float:
+    """How long pieces take at these speeds (``speeds``)."""
+    sampled, read = speed
+    return sum(piece.sampled / sampled + piece.left / read for piece in pieces)
