@@ -305,15 +305,12 @@ def speeds(work: Work) -> tuple[float, float]:
         read = work.encoder.speed()
     fresh = [piece for piece in work.pieces[CANDIDATES][work.done[CANDIDATES] :] if piece.sampled]
     if work.sampler is not None and fresh:
-        prompts, spent = [work.pool.prompts[row] for row in fresh[0].rows], []
-        steps = min(TRIAL_STEPS, work.sampler.longest)
-        for longest in (1, steps):
+        prompts, steps = [work.pool.prompts[row] for row in fresh[0].rows], min(TRIAL_STEPS, work.sampler.longest)
+        for longest in (1, steps):  # the first one warms up
             start = time.perf_counter()
             with silent():
                 work.sampler.fresh(prompts, longest)
-            spent.append(time.perf_counter() - start)
-        step = max(spent[1] - spent[0], 1e-6) / (steps - 1) if steps > 1 else spent[0]
-        sampled = len(prompts) * work.sampler.samples / step
+        sampled = len(prompts) * work.sampler.samples * steps / max(time.perf_counter() - start, 1e-9)
     return sampled, read
 
 
