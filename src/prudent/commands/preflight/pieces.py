@@ -19,7 +19,7 @@ from prudent.commands.preflight.candidates import Sampler
 from prudent.commands.preflight.inputs import Inputs, Source, check_pairs, check_pool, check_prompts, held_out_prompts
 from prudent.commands.preflight.options import PreflightOptions
 from prudent.data.pools import Pool
-from prudent.data.preferences import prompt_key
+from prudent.data.preferences import pair_groups
 from prudent.errors import RowsError
 from prudent.evaluation.risk_estimate import LEAST_PAIRS, LEAST_PROMPTS
 from prudent.features.encoder import Encoder
@@ -63,8 +63,7 @@ class Work:
     """What has to be sampled and encoded, and what of it is done. pieces: by kind, in order; done: how many of each.
 
     pool: what was given, or the held-out prompts, whose ``responses`` are filled piece by piece. sampler: None with
-    a given pool. judged: the judge's scores (K, n) of the responses, piece by piece; margins:
-    those of held-out pairs.
+    a given pool. judged: the judge's scores (K, n) of the responses, piece by piece; margins: those of held-out pairs.
     """
 
     settings: PreflightOptions
@@ -108,7 +107,8 @@ class Work:
             least = LEAST_PAIRS if kind == TRAIN else LEAST_HELD
             enough = len(rows) >= least and len({source for source, _ in rows}) == len(self.found.sources)
         if enough and kind == TRAIN:
-            enough = len({self.groups[row] for row in rows}) >= LEAST_PROMPTS
+            parts = [self._part(number, kind) for number in range(len(self.found.sources))]
+            enough = len({group for part in parts for group in pair_groups(part)}) >= LEAST_PROMPTS
         if enough or self.done[kind] == len(self.pieces[kind]):
             self._enough.add(kind)
         return kind not in self._enough
@@ -169,18 +169,18 @@ class Work:
         with clocked(run, "encoding"), contextlib.suppress(RowsError):
             self.encoder.encode(prompts, responses)
 
+    def _part(self, number: int, kind: str) -> Dataset:
+        chosen = [row for source, row in self.rows(kind) if source == number]
+        return getattr(self.found.sources[number], kind).select(chosen)
+
     def so_far(self) -> tuple[Inputs, Pool]:
         """The inputs and candidates that are done; all of them as they were given once everything is."""
         pool = self.pool.take(self.rows(CANDIDATES))
         if self.complete:
             return self.found, pool
 
-        def part(number: int, kind: str) -> Dataset:
-            chosen = [row for source, row in self.rows(kind) if source == number]
-            return getattr(self.found.sources[number], kind).select(chosen)
-
         sources = [
-            Source(source.name, part(number, TRAIN), part(number, TEST))
+            Source(source.name, self._part(number, TRAIN), self._part(number, TEST))
             for number, source in enumerate(self.found.sources)
         ]
         return replace(self.found, sources=sources, notes=list(self.found.notes)), pool
@@ -245,8 +245,8 @@ def pair_pieces(parts: Sequence[Dataset], sizes: Sequence[Sequence[Any]], seed: 
     ranked = []
     for number, data in enumerate(parts):
         rows: dict[str, list[tuple[int, int]]] = {}
-        for row, prompt in enumerate(data["prompt"]):
-            rows.setdefault(prompt_key(prompt), []).append((number, row))
+        for row, group in enumerate(pair_groups(data)):
+            rows.setdefault(group, []).append((number, row))
         names = sorted(rows)
         order = numpy_generator(seed).permutation(len(names))
         ranked += [(rank / len(names), number, rows[names[index]]) for rank, index in enumerate(order)]
