@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -46,6 +47,15 @@ FILE_COLUMN = "row_file"  # of a data set read from several files: which one the
 def name_failing(error: RowsError, origins: Sequence[Origin] | Mapping[int, Origin], source: str | Path) -> DataError:
     """The same faults with item, file and line."""
     return DataError(str(source), [origins[row].bad(detail) for row, detail in error.rows.items()], REMEDY)
+
+
+@contextmanager
+def by_pair(n: int) -> Iterator[None]:
+    """Inside, the chosen and then the rejected answers of n pairs are used: a RowsError is one of the pairs."""
+    try:
+        yield
+    except RowsError as error:
+        raise error.moved([*range(n), *range(n)]) from error
 
 
 def use_rows(

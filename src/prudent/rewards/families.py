@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from prudent.data.failing import by_pair
 from prudent.errors import PrudentError, RowsError
 from prudent.features.large import encode_held
 from prudent.features.limits import SAME_TEMPLATE, shown
@@ -106,15 +106,6 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
             f"family {name!r} has no option {', '.join(unknown)}; its options: {', '.join(family(name).options)}"
         )
     return given
-
-
-@contextlib.contextmanager
-def by_pair(n: int) -> Iterator[None]:
-    """Inside, the chosen and then the rejected answers of n pairs are used: a RowsError is one of the pairs."""
-    try:
-        yield
-    except RowsError as error:
-        raise error.moved([*range(n), *range(n)]) from error
 
 
 def encode_pairs(encoder: Any, preferences: Dataset | Mapping[str, list]) -> tuple[Any, Any]:

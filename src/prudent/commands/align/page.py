@@ -121,9 +121,27 @@ def _objectives(report: Report, summary: dict[str, Any], settings: AlignOptions)
             for r in rows
         ],
     )
+    _gain_charts(report, summary, settings)
+    if summary["paired"]:
+        report.table(
+            ["paired on the same draws", "gain difference", "interval", "risk difference", "interval of it"],
+            [
+                [
+                    f"{p['first']} - {p['second']}",
+                    p["gain"],
+                    _range(p["gain_low"], p["gain_high"]),
+                    p["risk"],
+                    _range(p["risk_low"], p["risk_high"]),
+                ]
+                for p in summary["paired"]
+            ],
+        )
+
+
+def _gain_charts(report: Report, summary: dict[str, Any], settings: AlignOptions) -> None:
     report.chart(
         charts.dot_intervals(
-            rows,
+            summary["objectives"],
             "objective",
             "gain",
             "gain_low_prompts",
@@ -148,20 +166,6 @@ def _objectives(report: Report, summary: dict[str, Any], settings: AlignOptions)
             charts.scatter(summary["runs"], "kl", "gain", group="objective", x_title="KL (nats)", y_title="gain"),
             "gain-by-kl",
             "Objectives move by different amounts at one beta: compare them at like KL.",
-        )
-    if summary["paired"]:
-        report.table(
-            ["paired on the same draws", "gain difference", "interval", "risk difference", "interval of it"],
-            [
-                [
-                    f"{p['first']} - {p['second']}",
-                    p["gain"],
-                    _range(p["gain_low"], p["gain_high"]),
-                    p["risk"],
-                    _range(p["risk_low"], p["risk_high"]),
-                ]
-                for p in summary["paired"]
-            ],
         )
 
 

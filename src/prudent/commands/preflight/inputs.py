@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from prudent.commands.preflight.options import PreflightOptions
-from prudent.data.failing import Origin, origins_of, use_rows
+from prudent.data.failing import Origin, by_pair, origins_of, use_rows
 from prudent.data.pools import Pool, read_pool
 from prudent.data.preferences import (
     NEUTRAL,
@@ -27,7 +27,7 @@ from prudent.data.preferences import (
 from prudent.errors import PrudentError, RowsError
 from prudent.rewards.columns import PairColumns
 from prudent.rewards.containers import CandidateFeatures, PairFeatures, candidate_features, padded
-from prudent.rewards.families import by_pair, why_same
+from prudent.rewards.families import why_same
 from prudent.seeding import numpy_generator
 
 if TYPE_CHECKING:

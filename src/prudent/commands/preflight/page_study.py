@@ -97,6 +97,11 @@ def _one_file(report: Report, file: StudiedFile, number: int, several: bool) -> 
         "Members are about equally accurate although they score differently. Bars: 95 % Wilson intervals.",
     )
     _one_response(report, file, stem)
+    _variance_charts(report, found, stem)
+    _disputed(report, file)
+
+
+def _variance_charts(report: Report, found: Study, stem: str) -> None:
     positive = found.variance[found.variance > 0]
     report.chart(
         charts.histogram(
@@ -129,7 +134,6 @@ def _one_file(report: Report, file: StudiedFile, number: int, several: bool) -> 
         f"deviation-against-margin{stem}",
         "One point a held-out pair. Where sigma exceeds the margin, another resample could have turned the order.",
     )
-    _disputed(report, file)
 
 
 def _one_response(report: Report, file: StudiedFile, stem: str) -> None:

@@ -19,7 +19,6 @@ from prudent.commands.align.run import build_models, reference_sampler
 from prudent.commands.align.series import Models, judge, statistics_of, train_options
 from prudent.commands.common import say
 from prudent.commands.rlp.options import RlpOptions
-from prudent.commands.rlp.run import kept
 from prudent.evaluation.intervals import paired_bootstrap
 from prudent.policies.answer_groups import label_pool, synthetic_pair
 from prudent.policies.rl.engine import Step, Trainer, TrainingPrompts, TrueValues
@@ -68,7 +67,7 @@ def refresh_by_rl(given: RlpOptions) -> dict[str, Any]:
         demo_pairs=given.pairs,
         demo_slope=given.slope,
     ).checked()
-    with resumable_run(given.out, "rlp", kept(given), given.seed) as (outer, resumes):
+    with resumable_run(given.out, "rlp", given.fixed(), given.seed) as (outer, resumes):
         if resumes:
             say(f"going on in {given.out}")
         state = prepare(settings, given)

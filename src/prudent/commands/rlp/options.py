@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -80,3 +80,7 @@ class RlpOptions(WorldOptions, ResumableOptions):
         if self.kind and self.kind != ("spg",):
             problems.append("--policy align refreshes by spg; compare the other kinds with --policy exact")
         return problems + self.unusable(EXACT_ONLY, "--policy align")
+
+    def fixed(self) -> dict[str, Any]:
+        """Options that a run that goes on must share: more rounds may be asked of one that is not finished."""
+        return {name: value for name, value in self.chosen().items() if name != "rounds"}

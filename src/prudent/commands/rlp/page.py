@@ -27,6 +27,16 @@ def report(text: TextWorld, payload: dict[str, Any], rounds: list[dict[str, Any]
     )
     last = [row for row in payload["table"] if row["round"] == payload["rounds"]]
     verdict(page, last, payload)
+    gold_by_round(page, payload)
+    samples(page, payload)
+    variance(page, payload)
+    how_it_was_done(page, payload, given)
+    page.glossary(GLOSSARY)
+    return page
+
+
+def gold_by_round(page: Report, payload: dict[str, Any]) -> None:
+    """Each round's gold against the reward model that is not refreshed."""
     page.heading("Gold by round")
     rows = [
         {"round": str(row["round"]), "kind": row["kind"], "difference": d.value, "low": d.low, "high": d.high}
@@ -77,8 +87,10 @@ def report(text: TextWorld, payload: dict[str, Any], rounds: list[dict[str, Any]
         ],
         "Gold from the reference. Accuracy: on test candidates of unequal gold; on the policy: weighted by its draws.",
     )
-    samples(page, payload)
-    variance(page, payload)
+
+
+def how_it_was_done(page: Report, payload: dict[str, Any], given: RlpOptions) -> None:
+    """What was compared and on which choices the numbers rest."""
     page.heading("How it was done")
     page.bullets(
         [
@@ -94,8 +106,6 @@ def report(text: TextWorld, payload: dict[str, Any], rounds: list[dict[str, Any]
             "Repetitions share one pool, so intervals speak of this pool of prompts.",
         ]
     )
-    page.glossary(GLOSSARY)
-    return page
 
 
 def text_of(row: dict[str, Any], name: str) -> str | None:

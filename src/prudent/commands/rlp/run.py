@@ -44,11 +44,6 @@ def run(given: RlpOptions) -> dict[str, Any]:
     return refresh_by_rl(given)
 
 
-def kept(given: RlpOptions) -> dict[str, Any]:
-    """Options that a run that goes on must share: more rounds may be asked of one that is not finished."""
-    return {name: value for name, value in given.chosen().items() if name != "rounds"}
-
-
 def refresh(given: RlpOptions) -> dict[str, Any]:
     """Repetitions round by round, then the report; what rlp.json holds."""
     kinds = list(dict.fromkeys(given.kind or DEFAULT_KINDS))
@@ -63,7 +58,7 @@ def refresh(given: RlpOptions) -> dict[str, Any]:
         steps=given.steps or 200,
         repeats=given.repeats,
     )
-    with resumable_run(given.out, "rlp", kept(given), given.seed) as (outer, resumes):
+    with resumable_run(given.out, "rlp", given.fixed(), given.seed) as (outer, resumes):
         if resumes:
             say(f"going on in {given.out}")
         text = text_world(given)

@@ -73,13 +73,13 @@ class Result:
     indices: list[int]
     views: dict[str, View]
     chosen: str
-    scores: np.ndarray | None
-    uncertainty: dict[str, np.ndarray]
-    disagreement: list[Disagreement]
-    pairs: PairScore | None
-    reductions: ReductionChoice | None
-    warnings: list[str]
     notes: list[str]
+    scores: np.ndarray | None = None
+    uncertainty: dict[str, np.ndarray] = field(default_factory=dict)
+    disagreement: list[Disagreement] = field(default_factory=list)
+    pairs: PairScore | None = None
+    reductions: ReductionChoice | None = None
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def view(self) -> View:
@@ -288,22 +288,12 @@ def judge(contestant: Contestant, items: Items, options: dict[str, Any]) -> Resu
         "name": contestant.name,
         "kind": contestant.kind,
         "items": mine,
-        "places": contestant.indices,
+        "indices": contestant.indices,
         "notes": list(contestant.notes),
     }
     if contestant.kind == "judge":
         view = judge_view("verdict", mine, contestant.values, options["rounds"], options["seed"])
-        return Result(
-            **common,
-            views={"verdict": view},
-            chosen="verdict",
-            scores=None,
-            uncertainty={},
-            disagreement=[],
-            pairs=None,
-            reductions=None,
-            warnings=[],
-        )
+        return Result(**common, views={"verdict": view}, chosen="verdict")
     flat = flat_views(contestant, mine.sizes, options["rules"])
     views = {}
     for name, values in flat.items():
@@ -319,24 +309,19 @@ def judge(contestant: Contestant, items: Items, options: dict[str, Any]) -> Resu
     if len(there) < len(mine):  # of what the headline view has no value for, nothing is reported
         mine = mine.chosen(there)
         flat[chosen] = flat[chosen][~np.isnan(flat[chosen])]
-        common |= {"items": mine, "places": [contestant.indices[index] for index in there]}
+        common |= {"items": mine, "indices": [contestant.indices[index] for index in there]}
     uncertainty: dict[str, np.ndarray] = {}
     found: list[Disagreement] = []
     if contestant.kind == "members":
         uncertainty = member_uncertainty(contestant.values, mine.sizes)
         clusters = clusters_of(mine)
         found = [disagreement(u, views[chosen].credit, name, clusters=clusters) for name, u in uncertainty.items()]
-    two = all(size == 2 for size in mine.sizes)
-    pairs = (
-        pair_score(*pairs_of(flat[chosen], mine), rounds=options["rounds"], seed=options["seed"])
-        if two and len(mine)
-        else None
-    )
-    tied = tied_items(views[chosen])
+    pairs = None
+    if len(mine) and all(size == 2 for size in mine.sizes):
+        pairs = pair_score(*pairs_of(flat[chosen], mine), rounds=options["rounds"], seed=options["seed"])
     raw = (
         np.concatenate([np.asarray(s) for s in contestant.values]) if contestant.kind == "steps" else contestant.values
     )
-    warnings = grid_warnings(raw, tied, len(mine))
     return Result(
         **common,
         views=views,
@@ -346,7 +331,7 @@ def judge(contestant: Contestant, items: Items, options: dict[str, Any]) -> Resu
         disagreement=found,
         pairs=pairs,
         reductions=reductions,
-        warnings=warnings,
+        warnings=grid_warnings(raw, tied_items(views[chosen]), len(mine)),
     )
 
 

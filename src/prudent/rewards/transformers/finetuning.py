@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from prudent.data.failing import by_pair
 from prudent.errors import PrudentError
 from prudent.rewards.draws import bootstrap_counts
 from prudent.rewards.transformers.external import padded
@@ -30,7 +31,6 @@ def prepare(preferences: Dataset, tokenizer: Any, max_length: int) -> tuple[list
     from prudent.data.preferences import training_columns
     from prudent.data.rules import identical_after_truncation
     from prudent.features.rendering import Renderer
-    from prudent.rewards.families import by_pair
 
     prompts = list(preferences["prompt"])
     n = len(prompts)
