@@ -208,6 +208,16 @@ EncoderDtype = Annotated[
 LanguageModel = Annotated[
     str | None, typer.Option(help="Language model to use in place of the one named in the folder (same weights).")
 ]
+ScorerLength = Annotated[
+    int | None,
+    typer.Option(
+        "--max-length",
+        min=8,
+        max=MOST_TOKENS,
+        help="Longest text in tokens for a classifier, by default its context and 2,048 at most; a folder of prudent "
+        "fit has its own.",
+    ),
+]
 ModelDtype = Annotated[str | None, typer.Option(help="Precision of the language model: float32, bfloat16.")]
 OnError = Annotated[
     Literal["raise", "skip"], typer.Option(help="Bad rows: raise (list all and stop) or skip (drop, counted).")

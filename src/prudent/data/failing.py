@@ -41,6 +41,11 @@ def origins_of(data: Dataset) -> list[Origin]:
     ]
 
 
+def picked(data: Dataset, rows: Sequence[int]) -> Dataset:
+    """Some pairs of a data set; itself where they are all."""
+    return data if len(rows) == len(data) else data.select(rows)
+
+
 FILE_COLUMN = "row_file"  # of a data set read from several files: which one the line in ``row`` is of
 
 

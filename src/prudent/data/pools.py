@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from prudent.data.failing import Origin, use_rows
 from prudent.data.files import read_records
 from prudent.data.formats import Message, Problem, Reject, read_side
 from prudent.data.records import brief, listed, mapped
-from prudent.errors import BadRow, DataError, PrudentError
+from prudent.errors import BadRow, DataError, PrudentError, RowsError
 from prudent.runs import dumps, write_atomic
 
+R = TypeVar("R")
 MOST_GOLD = 1e12  # beyond it differences of usual rewards are lost in rounding
 
 
 @dataclass(frozen=True)
 class Pool:
     """prompts: message lists. responses: texts, one list a prompt, of any lengths >= 2. gold: rewards of the same
-    shape, or None. ids: one a prompt."""
+    shape, or None. ids: one a prompt. lines: where each prompt stands in its file, or None (made here). left_out: rows
+    that the reading dropped."""
 
     prompts: list[list[Message]]
     responses: list[list[str]]
     gold: list[list[float]] | None
     ids: list[str]
+    lines: list[int] | None = None
+    left_out: Sequence[BadRow] = ()
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -34,8 +39,14 @@ class Pool:
         if len(rows) == len(self):
             return self
         gold = None if self.gold is None else [self.gold[row] for row in rows]
+        lines = None if self.lines is None else [self.lines[row] for row in rows]
         kept = [self.prompts[row] for row in rows], [self.responses[row] for row in rows]
-        return Pool(*kept, gold, [self.ids[row] for row in rows])
+        return Pool(*kept, gold, [self.ids[row] for row in rows], lines, self.left_out)
+
+    def origins(self) -> list[Origin]:
+        """Where each prompt comes from."""
+        lines = self.lines or [row + 1 for row in range(len(self))]
+        return [Origin(line, key) for line, key in zip(lines, self.ids, strict=True)]
 
     def flat(self) -> tuple[list[list[Message]], list[str], list[int]]:
         """(prompts, responses, prompt number) with one entry a response: what an encoder takes."""
@@ -43,10 +54,13 @@ class Pool:
         return [self.prompts[index] for index in owner], [text for texts in self.responses for text in texts], owner
 
 
-def read_pool(path: str | Path, gold: str = "gold", columns: Mapping[str, str] | None = None) -> Pool:
+def read_pool(
+    path: str | Path, gold: str = "gold", columns: Mapping[str, str] | None = None, on_error: str | None = None
+) -> Pool:
     """Pool of a JSONL file (or any other kind that ``read_records`` knows) with ``prompt`` (text or messages),
     ``responses``, and optionally ``gold`` and ``id``. gold: the column's name where it is another.
-    columns: {our name: the file's} of the others.
+    columns: {our name: the file's} of the others. on_error: "skip" drops bad rows (``left_out`` says which); "raise"
+    and None (for who can't skip) raise.
 
     Raises DataError with every bad row: fewer than two responses, a response that is no text, gold that is not finite
     or not one number a response, gold in some rows only.
@@ -68,14 +82,42 @@ def read_pool(path: str | Path, gold: str = "gold", columns: Mapping[str, str] |
     if 0 < with_gold < len(rows):
         detail = f"{with_gold} of {len(rows)} rows have gold; give it in every row or in none"
         bad += [BadRow(line, gold, "missing-field", detail) for line, row in rows if row["gold"] is None]
-    if bad:
-        unique = {(row.line, row.field, row.reason): row for row in bad}
-        raise DataError(str(path), sorted(unique.values(), key=lambda row: row.line), "fix these rows of the pool")
+    bad = sorted({(row.line, row.field, row.reason): row for row in bad}.values(), key=lambda row: row.line)
+    refuse_bad(path, bad, on_error)
+    dropped = {row.line for row in bad}
+    rows = [(line, row) for line, row in rows if line not in dropped]
     if not rows:
-        raise PrudentError(f"{path} holds no prompt; a pool has one prompt with its responses a line")
+        first = f"; the first of {len(bad)} bad rows: {bad[0]}" if bad else ""
+        raise PrudentError(f"{path} holds no prompt; a pool has one prompt with its responses a line{first}")
     ids = [str(row["id"]) if row["id"] is not None else str(index) for index, (_, row) in enumerate(rows)]
     rewards = [row["gold"] for _, row in rows] if with_gold else None
-    return Pool([row["prompt"] for _, row in rows], [row["responses"] for _, row in rows], rewards, ids)
+    prompts, responses = [row["prompt"] for _, row in rows], [row["responses"] for _, row in rows]
+    return Pool(prompts, responses, rewards, ids, [line for line, _ in rows], bad)
+
+
+def refuse_bad(path: str | Path, bad: list[BadRow], on_error: str | None) -> None:
+    """DataError of bad rows unless they are to be skipped. on_error: as of ``read_pool``."""
+    if bad and on_error != "skip":
+        skip = ", or leave them out with --on-error skip" if on_error == "raise" else ""
+        raise DataError(str(path), bad, f"fix these rows of the pool{skip}")
+
+
+def use_pool(
+    use: Callable[[list[list[Message]], list[str]], R], pool: Pool, source: str | Path, on_error: str = "raise"
+) -> tuple[R, Pool, list[BadRow]]:
+    """(``use(prompts, responses)`` with one entry a response, the pool it used, what it and the reading left out):
+    prompts of which ``use`` names a response in a RowsError end in one DataError, or are left out with
+    ``on_error="skip"``."""
+
+    def part(rows: list[int]) -> R:
+        prompts, responses, owners = pool.take(rows).flat()
+        try:
+            return use(prompts, responses)
+        except RowsError as error:
+            raise error.moved(owners) from error
+
+    found, kept, bad = use_rows(part, pool.origins(), source, on_error)
+    return found, pool.take(kept), [*pool.left_out, *bad]
 
 
 def _read_prompt(row: dict[str, Any]) -> list[Message]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,8 +18,8 @@ SAME_CUT, SAME_TEMPLATE = "same after truncation", "same after the template"
 
 @dataclass(frozen=True)
 class Shown:
-    """N texts as a model is shown them. keys (N, 2): hash of the ids. cut, answerless (N,) bool: cut to ``limit``, and
-    so far that nothing of the answer is left."""
+    """N texts as a model is shown them. keys (N, 2), or (N, 2 K) of K models: hash of the ids. cut, answerless (N,)
+    bool: cut to ``limit``, and so far that nothing of the answer is left (for any of the models)."""
 
     limit: int | None
     keys: np.ndarray
@@ -32,13 +33,19 @@ class Shown:
         return SAME_CUT if self.cut[first] or self.cut[second] else SAME_TEMPLATE
 
     def counts(self) -> dict[str, Any]:
-        """limit (tokens), texts, cut, and answers of which nothing is left."""
-        return {
-            "limit": self.limit,
-            "texts": len(self.cut),
-            "cut": int(self.cut.sum()),
-            "answers_cut_off": int(self.answerless.sum()),
-        }
+        """limit (tokens), texts, how many were cut and their share, and answers of which nothing is left."""
+        return counts_of(self.limit, len(self.cut), int(self.cut.sum()), int(self.answerless.sum()))
+
+
+def counts_of(limit: int | None, texts: int, cut: int, answers_cut_off: int) -> dict[str, Any]:
+    """What results say of ``texts`` texts and a length limit; ``words`` puts it in words."""
+    return {
+        "limit": limit,
+        "texts": texts,
+        "cut": cut,
+        "cut_share": cut / texts if texts else None,
+        "answers_cut_off": answers_cut_off,
+    }
 
 
 def shown(renderer: Renderer, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Shown:
@@ -56,6 +63,54 @@ def shown(renderer: Renderer, prompts: Sequence[Prompt], responses: Sequence[Res
     return Shown(renderer.max_length, keys, cut, answerless)
 
 
+def joined(found: Sequence[Shown]) -> Shown:
+    """The same texts as several models are shown them: cut by any of them, the same only where they are for all."""
+    first = found[0]
+    if len(found) == 1:
+        return first
+    limits = [one.limit for one in found if one.limit is not None]
+    return Shown(
+        min(limits, default=None),
+        np.concatenate([one.keys for one in found], 1),
+        np.any([one.cut for one in found], 0),
+        np.any([one.answerless for one in found], 0),
+    )
+
+
+class Groups(NamedTuple):
+    """counts: of ``words``, with how many groups can't be told apart, by reason. same: group -> the reason."""
+
+    counts: dict[str, Any]
+    same: dict[int, str]
+
+
+def same_groups(found: Shown, groups: Iterable[tuple[Sequence[int], Sequence[int]]], what: str = "pairs") -> Groups:
+    """Groups of which the model is shown some better and some worse text as one and the same.
+
+    groups: indices of each group's better and of its worse texts; an index on both sides is one text and says nothing.
+    what: name of the groups.
+    """
+    same: dict[int, str] = {}
+    for group, (better, worse) in enumerate(groups):
+        held = {found.keys[row].tobytes(): row for row in better}
+        twin = next(((held[key], row) for row in worse if (key := found.keys[row].tobytes()) in held), None)
+        if twin is not None and twin[0] != twin[1]:
+            same[group] = str(found.same(*twin))
+    return Groups({**found.counts(), "same": dict(Counter(same.values())), "same_of": what}, same)
+
+
+def same_responses(found: Shown, owners: Sequence[int], responses: Sequence[Response]) -> dict[str, Any]:
+    """Counts for ``words``: of N responses, how many the model is shown like an earlier one of their owner (a prompt)
+    with another text. owners (N,): prompt of each."""
+    first: dict[tuple[int, bytes], int] = {}
+    same: Counter[str] = Counter()
+    for row, owner in enumerate(owners):
+        other = first.setdefault((owner, found.keys[row].tobytes()), row)
+        if responses[other] != responses[row]:
+            same[str(found.same(other, row))] += 1
+    return {**found.counts(), "same": dict(same), "same_of": "responses"}
+
+
 def words(counts: dict[str, Any]) -> str:
     """One sentence of ``Shown.counts`` (and ``same``, by reason, where pairs were compared); "" with nothing to say."""
     parts = []
@@ -64,5 +119,7 @@ def words(counts: dict[str, Any]) -> str:
         parts.append(
             f"{counts['cut']} of {counts['texts']} texts are longer than {counts['limit']} tokens and were cut{gone}"
         )
-    parts += [f"{number} pairs are the {reason}" for reason, number in counts.get("same", {}).items() if number]
+    what = counts.get("same_of", "pairs")
+    more = " as another of their prompt" if what == "responses" else ""
+    parts += [f"{number} {what} are the {reason}{more}" for reason, number in counts.get("same", {}).items() if number]
     return "; ".join(parts)

@@ -15,6 +15,7 @@ from prudent.rewards.uncertainty import warn_if_identical
 from prudent.runs import Run, new_run, refuse_pickle
 
 if TYPE_CHECKING:
+    from prudent.features.limits import Shown
     from prudent.features.rendering import Renderer
     from prudent.policies.reward_function import RewardFunction
 
@@ -77,14 +78,17 @@ class RewardModel:
         model: str | None = None,
         dtype: str | None = None,
         device: str | None = None,
+        max_length: int | None = None,
         keep_features: bool = True,
     ) -> RewardModel:
         """Reward model from a folder that ``prudent fit`` wrote, or a sequence-classification model (folder or hub id).
 
         model: language model to use in place of the one named in the folder (moved, not changed: the fingerprint and
-        the golden scores are still compared). dtype, device: of the language model. keep_features: whether features
-        of what is scored are kept on disk and progress is shown; a service does neither. Raises PrudentError where a
-        weight is missing, for pickles, and for a classifier with other than one output.
+        the golden scores are still compared). dtype, device: of the language model. max_length: tokens kept of a text,
+        of a classifier alone (by default its context, 2,048 at most); a folder keeps the limit it was fitted with.
+        keep_features: whether features of what is scored are kept on disk and progress is shown; a service does
+        neither. Raises PrudentError where a weight is missing, for pickles, and for a classifier with other than one
+        output.
         """
         path = Path(source)
         if not artefact.is_artefact(path):
@@ -92,8 +96,14 @@ class RewardModel:
                 refuse_pickle(path)
             from prudent.rewards.transformers.external import ExternalModels
 
-            return cls(ExternalModels.open([str(source)], dtype=dtype, device=device), name=str(source))
+            outside = ExternalModels.open([str(source)], dtype=dtype, device=device, max_length=max_length)
+            return cls(outside, name=str(source))
         card = artefact.read_card(path)
+        if max_length is not None:
+            raise PrudentError(
+                f"{source} was fitted with a length limit of its own, so --max-length doesn't apply to it; leave it "
+                "out, or fit again with another --max-length"
+            )
         scorer = artefact.load(path)
         for option, value in (("model", model), ("dtype", dtype), ("device", device)):
             if value is not None:
@@ -127,6 +137,14 @@ class RewardModel:
     def renderer(self) -> Renderer:
         """The rendering of texts that scoring uses: its tokenizer, template and length limit."""
         return self.scorer.renderer() if hasattr(self.scorer, "renderer") else self.encoder.renderer
+
+    def shown(self, prompts: Sequence[Any], responses: Sequence[Any]) -> Shown:
+        """How the model is shown N texts: which ones its length limit cuts, and which are the same for it."""
+        from prudent.features.limits import joined, shown
+
+        scorer = self.scorer
+        renderers = scorer.renderers() if hasattr(scorer, "renderers") else [self.renderer()]
+        return joined([shown(renderer, prompts, responses) for renderer in renderers])
 
     def check(self) -> None:
         """Load everything now and compare the scores of the built-in texts with those kept in the artefact."""

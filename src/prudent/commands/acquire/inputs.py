@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prudent.commands.acquire.options import AcquireOptions
-from prudent.commands.preflight.inputs import combine, encode_distinct, pair_reading, short_name
+from prudent.commands.preflight.inputs import combine, encode_distinct, encode_pool, pair_reading, short_name
 from prudent.data.formats import squeeze
-from prudent.data.pools import Pool, read_pool
+from prudent.data.pools import Pool
 from prudent.data.preferences import prompt_key, read_preferences_with_report
 from prudent.errors import PrudentError
-from prudent.rewards.containers import CandidateFeatures, PairFeatures, candidate_features
+from prudent.rewards.containers import CandidateFeatures, PairFeatures
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -86,9 +86,8 @@ def open_pairs(pool: Pool, known: set[tuple[str, frozenset[str]]]) -> OpenPairs:
     return OpenPairs(prompts, sides, counts)
 
 
-def read_open(options: AcquireOptions, data: list[tuple[str, Dataset]]) -> tuple[Pool, OpenPairs]:
-    """The pool and its open pairs. PrudentError where the budget is beyond them."""
-    pool = read_pool(options.candidates, columns=options.columns)
+def open_of(pool: Pool, options: AcquireOptions, data: list[tuple[str, Dataset]]) -> OpenPairs:
+    """The pool's open pairs. PrudentError where the budget is beyond them."""
     found = open_pairs(pool, labelled_keys(data))
     most = len(found) * options.repeat
     if options.budget > most:
@@ -99,16 +98,15 @@ def read_open(options: AcquireOptions, data: list[tuple[str, Dataset]]) -> tuple
             if most
             else f"{options.candidates} holds no pair to label ({left} left out); give other --candidates"
         )
-    return pool, found
+    return found
 
 
 def encode(
-    encoder: Encoder, data: list[tuple[str, Dataset]], pool: Pool, notes: list[str]
-) -> tuple[PairFeatures, CandidateFeatures]:
-    """Features of the labelled pairs and of the pool's responses, by one encoder."""
-    pairs = combine([encode_distinct(encoder, part, name, notes)[1] for name, part in data])
-    prompts, responses, _ = pool.flat()
-    return pairs, candidate_features(encoder.encode(prompts, responses), pool.prompts, pool.responses)
+    encoder: Encoder, data: list[tuple[str, Dataset]], pool: Pool, notes: list[str], on_error: str
+) -> tuple[PairFeatures, Pool, CandidateFeatures]:
+    """Features of the labelled pairs, the pool without what can't be rendered, and features of its responses."""
+    pairs = combine([encode_distinct(encoder, part, name, notes, on_error)[1] for name, part in data])
+    return pairs, *encode_pool(encoder, pool, notes, on_error)
 
 
 def sides_of(candidates: CandidateFeatures, found: OpenPairs) -> torch.Tensor:

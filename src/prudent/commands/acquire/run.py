@@ -17,7 +17,7 @@ from prudent.acquisition.rules import RULES
 from prudent.commands.acquire import inputs, page
 from prudent.commands.acquire.options import AcquireOptions
 from prudent.commands.common import say, timer
-from prudent.data.pools import Pool
+from prudent.data.pools import Pool, read_pool
 from prudent.evaluation.risk_estimate import LEAST_PAIRS
 from prudent.rewards.containers import CandidateFeatures, PairFeatures
 from prudent.runs import new_run
@@ -31,14 +31,18 @@ def acquire(options: AcquireOptions) -> dict[str, Any]:
         order_seed, forecast_seed = spawn(options.seed, 2)
         with stage("reading"):
             data, notes = inputs.read_labelled(options)
-            pool, found = inputs.read_open(options, data)
+            pool = read_pool(options.candidates, columns=options.columns, on_error=options.on_error)
+            found = inputs.open_of(pool, options, data)
         with stage("encoding"):
             from prudent.features.encoder import Encoder
 
             encoder = Encoder(
                 options.encoder, pooling=options.pooling, max_length=options.max_length, dtype=options.dtype
             )
-            pairs, candidates = inputs.encode(encoder, data, pool, notes)
+            whole = len(pool)
+            pairs, pool, candidates = inputs.encode(encoder, data, pool, notes, options.on_error)
+            if len(pool) < whole:
+                found = inputs.open_of(pool, options, data)
             sides = inputs.sides_of(candidates, found)
         with stage("picking"):
             labels = LabelModel(options.noise, options.ties)

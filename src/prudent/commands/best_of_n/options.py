@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from prudent.commands.options import ModelDtype, RowOptions, RunOptions, command
+from prudent.commands.options import ModelDtype, OnError, RowOptions, RunOptions, ScorerLength, command
 
 
 @command(
@@ -35,3 +35,5 @@ class BestOfNOptions(RowOptions, RunOptions):
     coefficient: Annotated[float | None, typer.Option(help="Coefficient of lcb, uwo or entropic.")] = None
     language_model: Annotated[str | None, typer.Option(help="Language model in place of the folder's own.")] = None
     dtype: ModelDtype = None
+    max_length: ScorerLength = None
+    on_error: OnError = "raise"

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from prudent.commands.common import result_console
+from prudent.features.limits import words
 from prudent.reporting import charts
 from prudent.reporting.report import Report
 
@@ -37,6 +38,8 @@ def page(pool: Pool, found: list[Pick], summary: dict[str, Any], rule: str) -> R
             "gold",
             f"Mean gain over a random candidate ({summary['gold']['reference']:.3f}), bootstrap over prompts.",
         )
+    if said := words(summary["shown"]):
+        report.text(f"{said}.")
     report.heading("Picks")
     wins = Counter(p.index for p in found)
     report.text(
@@ -78,3 +81,7 @@ def show(summary: dict[str, Any], options: BestOfNOptions) -> None:
         gold = summary["gold"][name].text if summary["gold"] else "–"
         table.add_row(name, f"{share:.0%}", gold)
     result_console().print(table)
+    if said := words(summary["shown"]):
+        print(said)
+    if summary["left_out"]:
+        print(f"{summary['left_out']} prompts that can't be scored were left out")

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from prudent.commands.best_of_n.options import BestOfNOptions
 from prudent.commands.best_of_n.page import page
 from prudent.commands.common import say
-from prudent.data.pools import Pool
+from prudent.data.failing import counted
+from prudent.data.pools import Pool, use_pool
 from prudent.errors import PrudentError
 from prudent.evaluation.intervals import bootstrap
 from prudent.evaluation.overoptimization.fits import kl_best_of_n
 from prudent.evaluation.overoptimization.worlds import read_candidates
 from prudent.evaluation.ties import same_choice
+from prudent.features.limits import same_responses, words
 from prudent.policies.best_of_n import Pick, picks
 from prudent.rewards.aggregation import describe
 from prudent.rewards.model import RewardModel
+from prudent.rewards.uncertainty import finite_rows
 from prudent.runs import hash_file, new_run
 
 if TYPE_CHECKING:
@@ -25,18 +29,26 @@ if TYPE_CHECKING:
 
 def best_of_n(options: BestOfNOptions) -> dict[str, Any]:
     """Pick, write the run folder; what best_of_n.json holds."""
-    pool, rule = read_candidates(options.pool, options.columns), options.rule
+    pool, rule = read_candidates(options.pool, options.columns, options.on_error), options.rule
     if options.n is not None:
         pool = first_candidates(pool, options.n)
-    owners, texts, _ = pool.flat()
-    reward_model = RewardModel.load(options.model, model=options.language_model, dtype=options.dtype)
-    say(f"scoring {len(texts)} candidates of {len(pool)} prompts with {reward_model.members} members")
-    scores = reward_model.score(owners, texts)
+    reward_model = RewardModel.load(
+        options.model, model=options.language_model, dtype=options.dtype, max_length=options.max_length
+    )
+    count = sum(map(len, pool.responses))
+    say(f"scoring {count} candidates of {len(pool)} prompts with {reward_model.members} members")
+    scores, pool, bad = use_pool(
+        lambda prompts, texts: finite_rows(reward_model.score(prompts, texts)), pool, options.pool, options.on_error
+    )
+    prompts, texts, owners = pool.flat()
+    seen = same_responses(reward_model.shown(prompts, texts), owners, texts)
+    if said := words(seen):
+        say(f"warning: {said}")
     if rule in ("lcb", "uwo") and len(scores) < 2:
         raise PrudentError(f"rule {rule!r} needs at least two members and {options.model} has one; choose --rule mean")
     given = {} if options.coefficient is None else {"coefficient": options.coefficient}
     found = picks(scores, [len(r) for r in pool.responses], rule, options=given)
-    summary = summarise(pool, found, scores, rule, options.seed)
+    summary = summarise(pool, found, scores, rule, options.seed) | {"shown": seen, **counted(bad)}
     chosen = {"pool": str(options.pool), "model": options.model, "rule": rule, "n": options.n, **given}
     with new_run(options.out, "best-of-n", chosen, options.seed, options.overwrite) as run:
         run.manifest["hashes"]["pool"] = hash_file(options.pool)
@@ -56,7 +68,7 @@ def first_candidates(pool: Pool, n: int) -> Pool:
             f"({len(short)} such prompts)"
         )
     gold = None if pool.gold is None else [values[:n] for values in pool.gold]
-    return Pool(pool.prompts, [texts[:n] for texts in pool.responses], gold, pool.ids)
+    return replace(pool, responses=[texts[:n] for texts in pool.responses], gold=gold)
 
 
 def rows_of(pool: Pool, found: list[Pick], rule: str) -> list[dict[str, Any]]:

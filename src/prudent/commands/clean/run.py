@@ -40,6 +40,7 @@ from prudent.data.repairs import plan_repairs
 from prudent.data.rules import Rows, run_rules
 from prudent.errors import PrudentError
 from prudent.evaluation.intervals import correlation
+from prudent.features.limits import counts_of
 from prudent.rewards.strength import Strength, decile_groups, decile_table, shares
 from prudent.runs import new_run
 from prudent.seeding import spawn
@@ -162,12 +163,7 @@ def clean(settings: CleanOptions) -> Outcome:
 def shown_counts(encoder: Any) -> dict[str, Any]:
     """What the encoder's length limit did to the texts that it read (as ``features.limits.Shown.counts``)."""
     stats = encoder.stats
-    return {
-        "limit": encoder.max_length,
-        "texts": stats.rows,
-        "cut": stats.truncated,
-        "answers_cut_off": stats.answerless,
-    }
+    return counts_of(encoder.max_length, stats.rows, stats.truncated, stats.answerless)
 
 
 def trainable(n: int, changes: list[Change]) -> np.ndarray:

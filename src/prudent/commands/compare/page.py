@@ -22,6 +22,8 @@ def write_report(run: Any, result: dict[str, Any]) -> None:
         "deviation (ddof=1) of a pair's margin; log loss and calibration are of the mean over members of the "
         f"probability that the chosen answer is better. Unlike pairs: {result['ood']}."
     )
+    for note in result["notes"]:
+        report.text(f"{note}.")
     report.table(COLUMNS, [table_row(row) for row in result["families"]], caption="Families side by side.")
     points = []
     for row in result["families"]:

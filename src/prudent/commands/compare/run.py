@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
+from torch.nn.functional import logsigmoid
 
 from prudent.commands.common import say
 from prudent.commands.compare.options import CompareOptions
 from prudent.commands.compare.page import write_report
+from prudent.data.failing import FILE_COLUMN, origins_of, picked, use_rows
 from prudent.data.preferences import data_hash, draw_pairs, read_preferences, split_by_prompt
 from prudent.errors import PrudentError
 from prudent.evaluation.statistics import auroc, calibration, proportion, risk_coverage
 from prudent.features.encoder import Encoder
+from prudent.features.limits import Groups, same_groups, shown, words
 from prudent.rewards.accuracy import credit
 from prudent.rewards.conformal import MarginIntervals
-from prudent.rewards.families import ON_TEXT, check_options, encode_pairs, family
+from prudent.rewards.families import ON_TEXT, by_pair, check_options, encode_pairs, family
 from prudent.rewards.trial import trial_apart
 from prudent.runs import new_run
 from prudent.seeding import numpy_generator
@@ -41,12 +45,20 @@ def compare(given: CompareOptions) -> dict[str, Any]:
         check_options(name, own[name])
     train, sets = read_sets(given)
     timings: dict[str, float] = {}
+    notes: list[str] = []
     features = None
+    if set(names) != {"external"}:  # all others read texts by this model's tokenizer
+        options = {key: value for key, value in encoder_options_of(given).items() if value is not None}
+        encoder = Encoder(given.model, **options)
+        (train, *rest), notes = usable({"train": train, **sets}, encoder, given.on_error)
+        sets = dict(zip(sets, rest))
+        for note in notes:
+            say(f"warning: {note}")
     if any(family(name).fit for name in names):  # on features
         count = 2 * (len(train) + sum(map(len, sets.values())))
         say(f"encoding {count} conversations once for all families on features")
         started = time.perf_counter()
-        features = encode_sets({"train": train, **sets}, given.model, encoder_options_of(given))
+        features = encode_sets({"train": train, **sets}, encoder)
         timings["encode"] = time.perf_counter() - started
     results: dict[str, Any] = {}
     for name in names:
@@ -61,6 +73,7 @@ def compare(given: CompareOptions) -> dict[str, Any]:
         "pairs": len(train),
         "test_pairs": len(held),
         "ood_pairs": len(sets["ood"]),
+        "notes": notes,
         "model": given.model,
         "ood": given.ood or SHUFFLED,
         "encode_seconds": timings.get("encode"),
@@ -128,7 +141,8 @@ def shuffled_words(data: Dataset, seed: int) -> Dataset:
             changed.append({**message, "content": " ".join(words) or "."})
         return changed
 
-    kept = data.select_columns(["prompt", "chosen", "rejected"])
+    names = ("prompt", "chosen", "rejected", "row", "id", FILE_COLUMN)
+    kept = data.select_columns([name for name in names if name in data.column_names])
     columns = {name: [shuffle(side) for side in kept[name]] for name in ("chosen", "rejected")}
     return (
         kept.remove_columns(["chosen", "rejected"])
@@ -137,11 +151,33 @@ def shuffled_words(data: Dataset, seed: int) -> Dataset:
     )
 
 
-def encode_sets(
-    sets: dict[str, Dataset], model: str, encoder_options: dict[str, Any]
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def usable(sets: dict[str, Dataset], encoder: Encoder, on_error: str) -> tuple[list[Dataset], list[str]]:
+    """The sets without the pairs that can't be rendered (named, or left out with ``on_error="skip"``) or whose sides
+    are the same for the model; and what was cut and left out, in words."""
+    kept, notes = [], []
+    for name, data in sets.items():
+
+        def read(rows: list[int], data: Dataset = data) -> Groups:
+            part, n = picked(data, rows), len(rows)
+            prompts = list(part["prompt"])
+            with by_pair(n):
+                found = shown(encoder.renderer, prompts * 2, [*part["chosen"], *part["rejected"]])
+            return same_groups(found, (([row], [n + row]) for row in range(n)))
+
+        seen, rows, bad = use_rows(read, origins_of(data), name, on_error)
+        if bad:
+            notes.append(f"{name}: {len(bad)} pairs can't be rendered and were left out, the first: {bad[0]}")
+        if said := words(seen.counts):
+            notes.append(f"{name}: {said}" + (", left out" if seen.same else ""))
+        rows = [row for index, row in enumerate(rows) if index not in seen.same]
+        if not rows:
+            raise PrudentError(f"{name}: both sides of every pair are the same for the model ({words(seen.counts)})")
+        kept.append(picked(data, rows))
+    return kept, notes
+
+
+def encode_sets(sets: dict[str, Dataset], encoder: Encoder) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Features of both sides of every set, in one pass: answers to one prompt share its computation across sets."""
-    encoder = Encoder(model, **{key: value for key, value in encoder_options.items() if value is not None})
     columns = ("prompt", "chosen", "rejected")
     whole = {name: [row for data in sets.values() for row in data[name]] for name in columns}
     sizes = [len(data) for data in sets.values()]
@@ -210,7 +246,7 @@ def measure(
         "peak_mib": found.peak_bytes / 2**20,
         "accuracy": proportion(credit(mean)),
         "member_accuracy": credit(margin).mean(1).tolist(),
-        "log_loss": float(-torch.log(chance.clamp_min(1e-12)).mean()),
+        "log_loss": float((math.log(len(margin)) - logsigmoid(margin).logsumexp(0)).mean()),
         "brier": fit.brier,
         "ece": fit.ece,
         "error_auroc_margin": auroc(-mean.abs(), wrong),

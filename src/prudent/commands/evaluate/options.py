@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from prudent.commands.options import SOURCE, OptionalRun, PairOptions, RowOptions, command
+from prudent.commands.options import SOURCE, OptionalRun, PairOptions, RowOptions, ScorerLength, command
 
 RUN = "evaluate.run:evaluate"
 
@@ -65,6 +65,7 @@ class EvaluateOptions(RowOptions, OptionalRun):
         str | None, typer.Option(help="Language model to use in place of the one a folder names.")
     ] = None
     dtype: Annotated[str | None, typer.Option(help="Precision of language models: float32, bfloat16.")] = None
+    max_length: ScorerLength = None
 
 
 @command(

@@ -315,12 +315,12 @@ def calibration(page: Report, results: list[Result]) -> None:
         return
     page.heading("Calibration")
     rows = [
-        [r.name, shown(r.pairs.calibration.brier), shown(r.pairs.calibration.ece), r.pairs.tied]
+        [r.name, shown(r.pairs.calibration.brier), shown(r.pairs.calibration.ece), r.pairs.log_loss, r.pairs.tied]
         for r in paired
         if r.pairs
     ]
     page.table(
-        ["scorer", "Brier", "ECE", "ties"],
+        ["scorer", "Brier", "ECE", "log loss", "ties"],
         rows,
         "Of sigmoid(chosen score - rejected score). A scorer whose units are not logits can't be calibrated by this.",
     )

@@ -86,8 +86,10 @@ def items_for(benchmark: str, given: EvaluateOptions, tables: list[ScoreTable]) 
 def score_models(specs: list[str], items: Items, given: EvaluateOptions) -> list[Contestant]:
     if not specs:
         return []
-    from prudent.evaluation.benchmarks.scorers import Options, score_usable
+    from prudent.evaluation.benchmarks.scorers import Options, is_reward_model, score_usable
 
+    if given.max_length is not None and not any(map(is_reward_model, specs)):
+        raise PrudentError("--max-length is for classifiers as reward models, and --model names none; leave it out")
     options = Options(
         beta=given.dpo_beta,
         step_tag=given.step_tag,
@@ -98,11 +100,14 @@ def score_models(specs: list[str], items: Items, given: EvaluateOptions) -> list
         seed=given.seed,
         dtype=given.dtype,
         language_model=given.language_model,
+        max_length=given.max_length,
     )
     found = []
     for spec in specs:
         say(f"scoring {sum(items.sizes)} responses of {len(items)} items with {spec}")
         found.append(score_usable(spec, items, options, given.on_error))
+        for warning in found[-1].warnings:
+            say(f"warning: {found[-1].name}: {warning}")
     return found
 
 
@@ -180,6 +185,7 @@ def of_result(result: Result) -> dict[str, Any]:
         "headline": dict(zip(("metric", "estimate"), result.headline)),
         "views": {name: other.metrics for name, other in result.views.items()},
         "warnings": result.warnings,
+        "shown": result.shown,
         "notes": result.notes,
     }
     detail = view.detail
@@ -197,6 +203,7 @@ def of_result(result: Result) -> dict[str, Any]:
             "right": result.pairs.right,
             "tied": result.pairs.tied,
             "wrong": result.pairs.wrong,
+            "log_loss": result.pairs.log_loss,
             "calibration": result.pairs.calibration,
         }
     if result.reductions is not None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from prudent.errors import PrudentError
-from prudent.features.limits import shown, words
+from prudent.features.limits import Groups, same_groups, words
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -47,7 +46,7 @@ def accuracy_of(
     Left out and counted: pairs that can't be scored (with ``on_error="skip"``; else DataError names them) and pairs
     whose sides are the same text for the model, by truncation or by its template.
     """
-    from prudent.data.failing import counted, origins_of, use_rows
+    from prudent.data.failing import counted, origins_of, picked, use_rows
     from prudent.evaluation.statistics import proportion
     from prudent.rewards.accuracy import credit
     from prudent.rewards.families import pair_scores
@@ -88,24 +87,11 @@ def accuracy_of(
     return found
 
 
-def picked(data: Dataset, rows: list[int]) -> Dataset:
-    """Some pairs of a data set; itself where they are all."""
-    return data if len(rows) == len(data) else data.select(rows)
-
-
-class ShownPairs(NamedTuple):
-    """counts: of ``features.limits.words``. same: pair -> why its sides are the same for the model."""
-
-    counts: dict[str, Any]
-    same: dict[int, str]
-
-
-def shown_pairs(reward_model: RewardModel, data: Dataset) -> ShownPairs:
+def shown_pairs(reward_model: RewardModel, data: Dataset) -> Groups:
     """What the model's length limit and template do to pairs."""
     prompts, n = list(data["prompt"]), len(data)
-    found = shown(reward_model.renderer(), prompts * 2, [*data["chosen"], *data["rejected"]])
-    same = {row: why for row in range(n) if (why := found.same(row, n + row)) is not None}
-    return ShownPairs({**found.counts(), "same": dict(Counter(same.values()))}, same)
+    found = reward_model.shown(prompts * 2, [*data["chosen"], *data["rejected"]])
+    return same_groups(found, (([row], [n + row]) for row in range(n)))
 
 
 def write_page(run: Run, result: dict[str, Any]) -> None:

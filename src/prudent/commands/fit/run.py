@@ -9,10 +9,10 @@ from typing import Any
 
 from prudent.commands.common import say
 from prudent.commands.fit.options import FitOptions
-from prudent.commands.fit.page import describe_fit, picked, write_page
+from prudent.commands.fit.page import describe_fit, write_page
 from prudent.commands.fit.training_arguments import training_arguments
 from prudent.commands.options import fields_of, number_or_cv
-from prudent.data.failing import counted, origins_of, use_rows
+from prudent.data.failing import counted, origins_of, picked, use_rows
 from prudent.data.preferences import data_hash, draw_pairs, read_preferences_with_report
 from prudent.errors import PrudentError
 from prudent.features.processes import Processes

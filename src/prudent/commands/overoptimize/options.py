@@ -8,7 +8,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from prudent.commands.options import DEFAULT_MODEL, MANY, MOST_TOKENS, RowOptions, RunOptions, command, numbers, said
+from prudent.commands.options import (
+    DEFAULT_MODEL,
+    MANY,
+    MOST_TOKENS,
+    OnError,
+    RowOptions,
+    RunOptions,
+    command,
+    numbers,
+    said,
+)
 
 # What says how fresh reward models are drawn.
 DRAWN = (
@@ -38,6 +48,7 @@ class WorldOptions(RowOptions):
     ] = "balanced"
     gold: Annotated[str | None, typer.Option(help="Reward model that is the gold of a pool without gold.")] = None
     prompts: Annotated[int | None, typer.Option(min=4, help="Use so many prompts only.", max=1_000_000)] = None
+    on_error: OnError = "raise"
 
     def problems(self) -> list[str]:
         problems = super().problems()

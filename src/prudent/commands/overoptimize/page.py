@@ -44,6 +44,8 @@ def report(
     base = curves["base"][0]
     page = Report("How far can this reward be pushed?", f"{text.name}: {len(text)} prompts; gold is {text.unit}")
     verdict(page, base)
+    for note in text.notes:
+        page.text(f"{note}.")
     main_curve(page, base)
     fits(page, curves["base"])
     for sweep, group in curves.items():

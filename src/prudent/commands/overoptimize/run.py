@@ -27,7 +27,8 @@ from prudent.evaluation.overoptimization.sweeps import (
     variance_sweep,
 )
 from prudent.evaluation.overoptimization.worlds import TextWorld, embedded, encode_world, read_world
-from prudent.rewards.uncertainty import centre, deviation_within
+from prudent.features.limits import words
+from prudent.rewards.uncertainty import centre, deviation_within, finite_rows
 from prudent.runs import hash_file, new_run
 from prudent.seeding import spawn
 
@@ -40,7 +41,11 @@ def run(given: OveroptimizeOptions) -> dict[str, Any]:
     sizes = sorted({len(r) for r in text.responses})
     say(f"{len(text)} prompts with {', '.join(map(str, sizes))} responses; gold: {text.unit}")
     sweeps = sweeps_of(given)
-    curves, methods = (pushed(text, given, given.model), []) if given.model is not None else drawn(text, sweeps, given)
+    if given.model is not None:
+        curves, text = pushed(text, given, given.model)
+        methods: list[MethodCurve] = []
+    else:
+        curves, methods, text = drawn(text, sweeps, given)
     held = findings(curves, methods)
     payload = describe(text, curves, methods, rl, held, given)
     payload["seconds"] = time.perf_counter() - started
@@ -52,11 +57,11 @@ def run(given: OveroptimizeOptions) -> dict[str, Any]:
 def text_world(given: WorldOptions) -> TextWorld:
     if given.pool is None:
         return embedded(given.prompts, given.side)
-    text = read_world(given.pool, given.gold, given.columns)
+    text = read_world(given.pool, given.gold, given.columns, given.on_error)
     most = given.prompts
     if most is None or most >= len(text):
         return text
-    return TextWorld(text.prompts[:most], text.responses[:most], text.gold[:most], text.name, text.unit)
+    return text.take(range(most))
 
 
 def sweeps_of(given: OveroptimizeOptions) -> list[str]:
@@ -78,19 +83,27 @@ def values_of_n(given: OveroptimizeOptions, samples: int) -> list[int]:
     return sorted(n for n in {samples, *halves, *beyond} if n <= given.max_n)
 
 
-def encoded(text: TextWorld, layers: list[int | None], given: OveroptimizeOptions) -> dict[int, World]:
-    split = spawn(given.seed, 3)[0]
-    return encode_world(
-        text, given.language_model, layers, seed=split, pooling=given.pooling, max_length=given.max_length
-    )
+def told(text: TextWorld, counts: dict[str, Any]) -> TextWorld:
+    """The world with what its model is shown of it among its notes; all notes said."""
+    found = text.noted(words(counts))
+    for note in found.notes:
+        say(f"warning: {note}")
+    return found
 
 
 def drawn(
     text: TextWorld, sweeps: list[str], given: OveroptimizeOptions
-) -> tuple[dict[str, list[Curve]], list[MethodCurve]]:
-    """Curves of freshly drawn reward models: the base setting, and every sweep."""
+) -> tuple[dict[str, list[Curve]], list[MethodCurve], TextWorld]:
+    """Curves of freshly drawn reward models: the base setting, and every sweep. And the prompts that were used."""
     layers: list[int | None] = [*numbers("--layers", given.layers), None] if "layers" in sweeps else [None]
-    worlds = encoded(text, layers, given)
+    split = spawn(given.seed, 3)[0]
+
+    def encoded(part: TextWorld) -> tuple[dict[int, World], dict[str, Any]]:
+        reading: dict[str, Any] = {"pooling": given.pooling, "max_length": given.max_length}
+        return encode_world(part, given.language_model, layers, seed=split, **reading)
+
+    (worlds, counts), text = text.use(encoded, given.on_error)
+    text = told(text, counts)
     world = worlds[max(worlds)]
     base = Setting(given.pairs, given.slope, given.members, given.rule)
     n = values_of_n(given, world.samples)
@@ -106,16 +119,17 @@ def drawn(
             if "variance" in sweeps
             else []
         )
-    return curves, methods
+    return curves, methods, text
 
 
-def pushed(text: TextWorld, given: OveroptimizeOptions, model: str) -> dict[str, list[Curve]]:
-    """Curves of one given reward model: its members by the rule, and each member alone."""
+def pushed(text: TextWorld, given: OveroptimizeOptions, model: str) -> tuple[dict[str, list[Curve]], TextWorld]:
+    """Curves of one given reward model: its members by the rule, and each member alone. And the prompts used."""
     from prudent.rewards.model import RewardModel
 
+    reward_model = RewardModel.load(model)
+    scores, text = text.use(lambda part: finite_rows(reward_model.score(*part.flat())), given.on_error)
+    text = told(text, text.shown(reward_model.shown))
     gold, present = text.padded_gold()
-    prompts, responses = text.flat()
-    scores = RewardModel.load(model).score(prompts, responses)
     members = torch.zeros(len(scores), *present.shape, dtype=torch.float64)
     members[:, present] = scores.double()
     reference = present.double() / present.double().sum(1, keepdim=True)
@@ -141,9 +155,9 @@ def pushed(text: TextWorld, given: OveroptimizeOptions, model: str) -> dict[str,
 
     whole = one(f"{model}, {given.rule}", [reward_of(members, reference, setting)])
     if len(scores) == 1:
-        return {"base": [whole]}
+        return {"base": [whole]}, text
     alone = [reward_of(member[None], reference, setting) for member in members]
-    return {"base": [whole], "rule": [whole, one(f"its {len(scores)} members alone", alone)]}
+    return {"base": [whole], "rule": [whole, one(f"its {len(scores)} members alone", alone)]}, text
 
 
 @contextlib.contextmanager
@@ -169,6 +183,7 @@ def describe(
     return {
         "world": text.name,
         "prompts": len(text),
+        "notes": text.notes,
         "gold": text.unit,
         "units": {
             "gold": f"{text.unit}, difference from the reference",

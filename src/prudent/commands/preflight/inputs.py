@@ -12,7 +12,7 @@ import torch
 
 from prudent.commands.preflight.options import PreflightOptions
 from prudent.data.failing import Origin, by_pair, origins_of, use_rows
-from prudent.data.pools import Pool, read_pool
+from prudent.data.pools import Pool, read_pool, use_pool
 from prudent.data.preferences import (
     NEUTRAL,
     ReadReport,
@@ -24,7 +24,8 @@ from prudent.data.preferences import (
     split_by_prompt,
     training_columns,
 )
-from prudent.errors import PrudentError, RowsError
+from prudent.errors import BadRow, PrudentError
+from prudent.features.limits import same_responses, shown, words
 from prudent.rewards.columns import PairColumns
 from prudent.rewards.containers import CandidateFeatures, PairFeatures, candidate_features, padded
 from prudent.rewards.families import why_same
@@ -166,9 +167,11 @@ def held_out_prompts(inputs: Inputs, count: int, seed: int) -> list[Messages]:
     return [found[keys[index]] for index in order]
 
 
-def read_candidates(path: str, gold: str | None, columns: Mapping[str, str] | None = None) -> Pool:
+def read_candidates(
+    path: str, gold: str | None, columns: Mapping[str, str] | None = None, on_error: str = "raise"
+) -> Pool:
     """The pool of a file; a gold column that is named must be there."""
-    pool = read_pool(path, gold or "gold", columns)
+    pool = read_pool(path, gold or "gold", columns, on_error)
     if gold and pool.gold is None:
         raise PrudentError(f"{path} has no column {gold!r}; name the column of gold rewards, or leave --gold out")
     return pool
@@ -218,9 +221,8 @@ def encode_pool(
 ) -> tuple[Pool, CandidateFeatures]:
     """The pool and its features; prompts that can't be rendered are named in one DataError, or left out and noted."""
     flat, pool = _use_pool(encoder.encode, pool, notes, on_error)
-    if notes is not None and encoder.stats.truncated:
-        cut = f"{encoder.stats.truncated} of {len(flat)} candidates are longer than --max-length {encoder.max_length}"
-        notes.append(f"{cut} and were cut, {encoder.stats.answerless} of them before the answer begins")
+    if notes is not None:
+        notes += candidate_notes(encoder, pool)
     return pool, candidate_features(flat, pool.prompts, pool.responses)
 
 
@@ -228,19 +230,10 @@ def _use_pool(
     use: Callable[[list[Any], list[str]], R], pool: Pool, notes: list[str] | None, on_error: str
 ) -> tuple[R, Pool]:
     """``use`` of the pool's prompts and responses, one a response, and the prompts that it can be used on."""
-
-    def named(rows: list[int]) -> R:
-        prompts, responses, owners = pool.take(rows).flat()
-        try:
-            return use(prompts, responses)
-        except RowsError as error:
-            raise error.moved(owners) from error
-
-    origins = [Origin(row + 1, key) for row, key in enumerate(pool.ids)]
-    found, kept, bad = use_rows(named, origins, "candidates", on_error)
+    found, pool, bad = use_pool(use, pool, "candidates", on_error)
     if notes is not None and bad:
-        notes.append(f"candidates: {len(bad)} prompts can't be rendered and were left out, the first: {bad[0]}")
-    return found, pool.take(kept)
+        notes.append(f"candidates: {len(bad)} prompts were left out, the first: {bad[0]}")
+    return found, replace(pool, left_out=())  # they are noted once
 
 
 def check_pool(encoder: Encoder, pool: Pool, notes: list[str], on_error: str) -> tuple[Pool, np.ndarray, np.ndarray]:
@@ -275,6 +268,13 @@ def check_pairs(
     (tokens, held), data = _use_pairs(use, data, name, notes, on_error)
     n = len(data)
     return data, np.column_stack([tokens[:n], tokens[n:, 1]]), held[:n] & held[n:]
+
+
+def candidate_notes(encoder: Encoder, pool: Pool) -> list[str]:
+    """What a reader must know of candidates: how many are cut, and how many the encoder can't tell apart."""
+    prompts, responses, owners = pool.flat()
+    said = words(same_responses(shown(encoder.renderer, prompts, responses), owners, responses))
+    return [f"candidates: {said} (--max-length {encoder.max_length})"] if said else []
 
 
 def encode_pairs(encoder: Encoder, data: Dataset) -> PairFeatures:

@@ -101,7 +101,9 @@ def _gather(settings: PreflightOptions) -> tuple[Inputs, Pool | None]:
         from prudent.commands.preflight.demonstration import demo_inputs
 
         return demo_inputs(settings.seed)
-    pool = reading.read_candidates(settings.pool, settings.gold, settings.columns) if settings.pool else None
+    pool = None
+    if settings.pool:
+        pool = reading.read_candidates(settings.pool, settings.gold, settings.columns, settings.on_error)
     return reading.read_inputs(settings), pool
 
 

@@ -10,7 +10,7 @@ import typer
 from prudent.commands.options import DEFAULT_MODEL, MANY, MOST_TOKENS, ResumableOptions, command
 from prudent.commands.overoptimize.options import WorldOptions
 
-EXACT_ONLY = ("--kl", "--repetitions", "--repeats", "--weight", "--column")
+EXACT_ONLY = ("--kl", "--repetitions", "--repeats", "--weight", "--column", "--on-error")
 KINDS = ("spg", "uml", "spg-reference", "self")
 
 

@@ -27,6 +27,8 @@ def report(text: TextWorld, payload: dict[str, Any], rounds: list[dict[str, Any]
     )
     last = [row for row in payload["table"] if row["round"] == payload["rounds"]]
     verdict(page, last, payload)
+    for note in text.notes:
+        page.text(f"{note}.")
     gold_by_round(page, payload)
     samples(page, payload)
     variance(page, payload)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 import torch
 
 from prudent.commands.common import result_console, say
-from prudent.commands.overoptimize.run import progress, text_world
+from prudent.commands.overoptimize.run import progress, text_world, told
 from prudent.commands.rlp.options import RlpOptions
 from prudent.evaluation.intervals import Estimate, paired_bootstrap
 from prudent.evaluation.overoptimization.worlds import TextWorld
+from prudent.features.limits import shown
 from prudent.policies.answer_groups import final_answer, label_pool
 from prudent.policies.rlp import (
     DESCRIPTIONS,
@@ -62,7 +64,7 @@ def refresh(given: RlpOptions) -> dict[str, Any]:
         if resumes:
             say(f"going on in {given.out}")
         text = text_world(given)
-        problem, how = pool_problem(text, given)
+        problem, how, text = pool_problem(text, given)
         say(f"{len(text)} prompts; equal answers by {how}; {given.repetitions} repetitions of {', '.join(kinds)}")
         rounds = [one_round(problem, kinds, options, number, given) for number in range(given.rounds + 1)]
         payload = describe(text, how, kinds, rounds, given)
@@ -85,14 +87,14 @@ def refresh(given: RlpOptions) -> dict[str, Any]:
     return payload
 
 
-def pool_problem(text: TextWorld, given: RlpOptions) -> tuple[PoolProblem, str]:
-    """The pool with features and groups (splits are the repetitions'), and how answers were grouped."""
+def pool_problem(text: TextWorld, given: RlpOptions) -> tuple[PoolProblem, str, TextWorld]:
+    """The pool with features and groups (splits are the repetitions'), how answers were grouped, the prompts used."""
     from prudent.features.encoder import Encoder
 
-    gold, present = text.padded_gold()
-    prompts, responses = text.flat()
     encoder = Encoder(given.language_model, pooling=given.pooling, max_length=given.max_length)
-    vectors = encoder.encode(prompts, responses)
+    vectors, text = text.use(lambda part: encoder.encode(*part.flat()), given.on_error)
+    text = told(text, text.shown(partial(shown, encoder.renderer)))
+    gold, present = text.padded_gold()
     sizes = [len(r) for r in text.responses]
     how = given.group or default_grouping(text)
     centred = (vectors - vectors.mean(0)).split(sizes)
@@ -107,7 +109,7 @@ def pool_problem(text: TextWorld, given: RlpOptions) -> tuple[PoolProblem, str]:
         "embedding": f"cosine similarity of at least {given.threshold}",
         "entailment": f"entailment both ways by {given.nli}",
     }
-    return PoolProblem(features, gold, present, labels, none, none, none), words[how]
+    return PoolProblem(features, gold, present, labels, none, none, none), words[how], text
 
 
 def default_grouping(text: TextWorld) -> str:
@@ -245,6 +247,7 @@ def describe(
         "world": text.name,
         "gold": text.unit,
         "prompts": len(text),
+        "notes": text.notes,
         "groups": how,
         "rounds": len(rounds) - 1,
         "repetitions": given.repetitions,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from prudent.commands.options import LanguageModel, ModelDtype, RowOptions, command
+from prudent.commands.options import LanguageModel, ModelDtype, RowOptions, ScorerLength, command
 
 
 @command(
@@ -40,6 +40,7 @@ class ScoreOptions(RowOptions):
         Literal["raise", "skip"], typer.Option(help="Rows that can't be scored: raise (list all) or skip (counted).")
     ] = "raise"
     dtype: ModelDtype = None
+    max_length: ScorerLength = None
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a finished run that is in --out, or the file --output.")
     ] = False

@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 def score(options: ScoreOptions) -> dict[str, Any] | None:
     """Score, write or print the rows; the summary (None in a process that another one writes for)."""
     from prudent.data.failing import counted, use_rows
+    from prudent.features.limits import same_responses, words
     from prudent.features.processes import Processes
     from prudent.rewards.model import RewardModel
     from prudent.runs import dumps, new_run
 
     items, bad = read_rows(options.data, options.columns, options.on_error)
-    reward_model = RewardModel.load(options.model, model=options.language_model, dtype=options.dtype)
+    reward_model = RewardModel.load(
+        options.model, model=options.language_model, dtype=options.dtype, max_length=options.max_length
+    )
     processes = Processes()
     if processes.first:
         texts = sum(len(item.responses) for item in items)
@@ -38,9 +41,14 @@ def score(options: ScoreOptions) -> dict[str, Any] | None:
     )
     if not processes.first:
         return None  # under accelerate launch all processes score and the first one writes
-    rows = [items[row].row for row in kept]
+    used = [items[row] for row in kept]
+    rows = [item.row for item in used]
     scored = scored_rows(rows, scores, options.rule)
     summary = summarise(reward_model, scores, len(rows), options.rule) | counted([*bad, *failing])
+    owners, prompts, responses = flat(used)
+    summary["shown"] = same_responses(reward_model.shown(prompts, responses), owners, responses)
+    if said := words(summary["shown"]):
+        say(f"warning: {said}")
     if summary["left_out"]:
         say("\n".join([f"{summary['left_out']} rows left out:", *summary["left_out_rows"]]))
     text = "".join(dumps(row, indent=None) + "\n" for row in scored)
@@ -82,14 +90,18 @@ class Item(NamedTuple):
     responses: list[Any]
 
 
+def flat(items: list[Item]) -> tuple[list[int], list[Any], list[Any]]:
+    """(index of the item, prompt, response) of every response."""
+    owners = [index for index, item in enumerate(items) for _ in item.responses]
+    return owners, [p for item in items for p in item.prompts], [r for item in items for r in item.responses]
+
+
 def score_items(reward_model: RewardModel, items: list[Item], distributed: bool) -> torch.Tensor:
     """Scores (K, N) of all responses of the items; RowsError names the items that have none."""
     from prudent.errors import RowsError
     from prudent.rewards.uncertainty import finite_rows
 
-    owners = [index for index, item in enumerate(items) for _ in item.responses]
-    prompts = [prompt for item in items for prompt in item.prompts]
-    responses = [response for item in items for response in item.responses]
+    owners, prompts, responses = flat(items)
     try:
         if distributed:  # every process must leave out the same rows
             reward_model.renderer().conversations(prompts, responses)

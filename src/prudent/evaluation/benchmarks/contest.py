@@ -44,13 +44,16 @@ RULES = ("mean", "median", "min", "lcb", "uwo", "cvar", "entropic")  # of those 
 @dataclass
 class Contestant:
     """Scores of some items. kind: "scores" | "members" (values (K, N) over the items' candidates in order), "steps"
-    (a list of step scores a candidate) or "judge" (a list of outcomes an item). places: which items are scored."""
+    (a list of step scores a candidate) or "judge" (a list of outcomes an item). places: which items are scored. shown:
+    what its model's length limit and template did to the texts (``features.limits``), where they are known."""
 
     name: str
     kind: str
     indices: list[int]
     values: Any
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    shown: dict[str, Any] | None = None
 
 
 @dataclass
@@ -65,7 +68,8 @@ class View:
 
 @dataclass
 class Result:
-    """A contestant's results. views: by name. chosen: the headline view. scores: its flat scores (None for a judge)."""
+    """A contestant's results. views: by name. chosen: the headline view. scores: its flat scores (None for a judge).
+    shown: as of its ``Contestant``."""
 
     name: str
     kind: str
@@ -74,6 +78,7 @@ class Result:
     views: dict[str, View]
     chosen: str
     notes: list[str]
+    shown: dict[str, Any] | None = None
     scores: np.ndarray | None = None
     uncertainty: dict[str, np.ndarray] = field(default_factory=dict)
     disagreement: list[Disagreement] = field(default_factory=list)
@@ -114,7 +119,10 @@ def of_table(table: ScoreTable, items: Items, on_error: str = "raise") -> Contes
 
 def of_scores(name: str, scores: Any, items: Items) -> Contestant:
     """A contestant from a (N,) or (K, N) array over all items' candidates, item by item; not finite names the item."""
-    values = torch.as_tensor(scores).double().cpu().numpy()
+    try:
+        values = torch.as_tensor(scores).double().cpu().numpy()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise PrudentError(f"{name} gave {type(scores).__name__} that is no array of numbers: {error}") from error
     values = values[None] if values.ndim == 1 else values
     if values.ndim != 2 or values.shape[1] != sum(items.sizes):
         raise PrudentError(f"{name} gave scores of shape {values.shape} for {sum(items.sizes)} responses")
@@ -290,10 +298,11 @@ def judge(contestant: Contestant, items: Items, options: dict[str, Any]) -> Resu
         "items": mine,
         "indices": contestant.indices,
         "notes": list(contestant.notes),
+        "shown": contestant.shown,
     }
     if contestant.kind == "judge":
         view = judge_view("verdict", mine, contestant.values, options["rounds"], options["seed"])
-        return Result(**common, views={"verdict": view}, chosen="verdict")
+        return Result(**common, views={"verdict": view}, chosen="verdict", warnings=list(contestant.warnings))
     flat = flat_views(contestant, mine.sizes, options["rules"])
     views = {}
     for name, values in flat.items():
@@ -331,7 +340,7 @@ def judge(contestant: Contestant, items: Items, options: dict[str, Any]) -> Resu
         disagreement=found,
         pairs=pairs,
         reductions=reductions,
-        warnings=grid_warnings(raw, tied_items(views[chosen]), len(mine)),
+        warnings=[*contestant.warnings, *grid_warnings(raw, tied_items(views[chosen]), len(mine))],
     )
 
 

@@ -21,7 +21,8 @@ COARSE = 0.02  # share of tied or coarsely spaced scores at which a warning is d
 
 @dataclass(frozen=True)
 class PairScore:
-    """Pairs by their margin chosen - rejected. strict: a tie is wrong; half: a tie is half right."""
+    """Pairs by their margin chosen - rejected. strict: a tie is wrong; half: a tie is half right. log_loss: mean of
+    -ln sigmoid(margin)."""
 
     n: int
     right: int
@@ -31,6 +32,7 @@ class PairScore:
     half: Estimate
     calibration: Calibration
     warnings: list[str]
+    log_loss: float | None
 
 
 def grid_step(scores: np.ndarray) -> tuple[float, int] | None:
@@ -86,6 +88,7 @@ def pair_score(chosen: ArrayLike, rejected: ArrayLike, *, rounds: int = 1000, se
         half=proportion(credit(margin)),
         calibration=calibration(torch.sigmoid(margin), rounds=rounds, seed=seed),
         warnings=grid_warnings(torch.cat([a, b]), tied, len(margin)),
+        log_loss=float(torch.nn.functional.softplus(-margin).mean()) if len(margin) else None,
     )
 
 

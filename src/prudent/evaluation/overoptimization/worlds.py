@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from prudent.data.failing import Origin, use_rows
 from prudent.data.files import read_records
-from prudent.data.pools import Pool, read_pool
+from prudent.data.pools import Pool, read_pool, refuse_bad, use_pool
 from prudent.data.records import mapped
-from prudent.errors import BadRow, DataError, PrudentError
+from prudent.errors import BadRow, PrudentError, RowsError
 from prudent.evaluation.overoptimization.goodhart import World, split_world
+from prudent.features.limits import Shown, same_responses, shown, words
 from prudent.seeding import Seed
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class TextWorld:
     """prompts: message lists or texts. responses: texts, lists of any length. gold: numbers of the same shape. unit:
     what gold measures. name: where it came from. split: seed -> (prompts to learn from, prompts to judge on), where the
-    world has a balanced one of its own."""
+    world has a balanced one of its own. origins: where each prompt stands in its file, for what came from one. notes:
+    what a reader must know: prompts left out, texts cut."""
 
     prompts: list[Any]
     responses: list[list[str]]
@@ -29,6 +35,46 @@ class TextWorld:
     name: str
     unit: str
     split: Callable[[Seed], tuple[torch.Tensor, torch.Tensor]] | None = None
+    origins: list[Origin] | None = None
+    notes: tuple[str, ...] = ()
+
+    def take(self, rows: Sequence[int]) -> TextWorld:
+        """The prompts at these places; the world itself where they are all, with its own split."""
+        if len(rows) == len(self):
+            return self
+        return replace(
+            self,
+            prompts=[self.prompts[row] for row in rows],
+            responses=[self.responses[row] for row in rows],
+            gold=[self.gold[row] for row in rows],
+            split=None,
+            origins=None if self.origins is None else [self.origins[row] for row in rows],
+        )
+
+    def use(self, function: Callable[[TextWorld], R], on_error: str = "raise") -> tuple[R, TextWorld]:
+        """(``function`` of the world, the world it used): prompts of which it names a response in a RowsError end in
+        one DataError, or are left out with ``on_error="skip"``, which the world's notes tell."""
+
+        def part(rows: list[int]) -> R:
+            world = self.take(rows)
+            try:
+                return function(world)
+            except RowsError as error:
+                raise error.moved([index for index, texts in enumerate(world.responses) for _ in texts]) from error
+
+        origins = self.origins or [Origin(row + 1) for row in range(len(self))]
+        found, kept, bad = use_rows(part, origins, self.name, on_error)
+        return found, self.take(kept).noted(*left_out(bad))
+
+    def noted(self, *notes: str) -> TextWorld:
+        """The world with more notes, empty ones dropped."""
+        return replace(self, notes=(*self.notes, *filter(None, notes)))
+
+    def shown(self, read: Callable[[list[Any], list[str]], Shown]) -> dict[str, Any]:
+        """What a model is shown of the responses (counts for ``features.limits.words``). read: how texts are shown."""
+        prompts, responses = self.flat()
+        owners = [index for index, texts in enumerate(self.responses) for _ in texts]
+        return same_responses(read(prompts, responses), owners, responses)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -71,44 +117,56 @@ def holds_solutions(path: str | Path, columns: Mapping[str, str] | None = None) 
     return first is not None and isinstance(first.get("solutions"), list)
 
 
-def read_candidates(path: str | Path, columns: Mapping[str, str] | None = None) -> Pool:
+def left_out(bad: Sequence[BadRow]) -> list[str]:
+    """A note on prompts that can't be rendered or scored, or none."""
+    return [f"{len(bad)} prompts were left out, the first: {bad[0]}"] if bad else []
+
+
+def read_candidates(path: str | Path, columns: Mapping[str, str] | None = None, on_error: str | None = None) -> Pool:
     """A pool file, or solutions of problems (``question`` and ``solutions`` with ``is_correct``, which is the gold).
 
-    columns: {our name: the file's}."""
-    return _candidates(path, columns)[0]
+    columns: {our name: the file's}. on_error: as of ``read_pool``."""
+    return _candidates(path, columns, on_error)[0]
 
 
-def _candidates(path: str | Path, columns: Mapping[str, str] | None) -> tuple[Pool, str]:
+def _candidates(path: str | Path, columns: Mapping[str, str] | None, on_error: str | None) -> tuple[Pool, str]:
     """The pool of a file, and the unit of its gold."""
     if holds_solutions(path, columns):
-        return read_solutions(path, columns), "1 for a correct solution, 0 else"
-    return read_pool(path, columns=columns), "gold of the file"
+        return read_solutions(path, columns, on_error), "1 for a correct solution, 0 else"
+    return read_pool(path, columns=columns, on_error=on_error), "gold of the file"
 
 
-def read_world(path: str | Path, gold: str | None = None, columns: Mapping[str, str] | None = None) -> TextWorld:
+def read_world(
+    path: str | Path, gold: str | None = None, columns: Mapping[str, str] | None = None, on_error: str = "raise"
+) -> TextWorld:
     """The prompts, responses and gold of ``read_candidates``.
 
-    gold: a reward model (folder or hub id) that scores the responses in place of the file's own gold.
+    gold: a reward model (folder or hub id) that scores the responses in place of the file's own gold; prompts of which
+    it can't score a response are named, or left out with ``on_error="skip"``.
     """
-    pool, unit = _candidates(path, columns)
-    values = pool.gold
+    pool, unit = _candidates(path, columns, on_error)
+    values, bad = pool.gold, [*pool.left_out]
     if gold is not None:
         from prudent.rewards.model import RewardModel
 
-        owners, texts, _ = pool.flat()
-        scores = RewardModel.load(gold).score(owners, texts).mean(0)
+        judge = RewardModel.load(gold)
+        scores, pool, bad = use_pool(lambda p, r: judge.score(p, r).mean(0), pool, path, on_error)
         values = [part.tolist() for part in scores.split([len(texts) for texts in pool.responses])]
         unit = f"mean score of {gold}"
     if values is None:
         raise PrudentError(f"{path} has no gold; give every row gold rewards, or a reward model as judge with --gold")
-    return TextWorld(list(pool.prompts), list(pool.responses), values, str(path), unit)
+    world = TextWorld(list(pool.prompts), list(pool.responses), values, str(path), unit, origins=pool.origins())
+    if gold is None:
+        return world.noted(*left_out(bad))
+    said = words(world.shown(judge.shown))
+    return world.noted(*left_out(bad), f"{gold}: {said}" if said else "")
 
 
-def read_solutions(path: str | Path, columns: Mapping[str, str] | None = None) -> Pool:
+def read_solutions(path: str | Path, columns: Mapping[str, str] | None = None, on_error: str | None = None) -> Pool:
     """Problems with several solutions, gold 1 for a correct one and 0 for others."""
     bad: list[BadRow] = []
-    pool = Pool([], [], [], [])
-    assert pool.gold is not None
+    pool = Pool([], [], [], [], [])
+    assert pool.gold is not None and pool.lines is not None
     for index, record in enumerate(mapped(read_records(path), columns)):
         bad += record.errors
         if record.value is None:
@@ -130,9 +188,9 @@ def read_solutions(path: str | Path, columns: Mapping[str, str] | None = None) -
         pool.responses.append([s["solution"] for s in listed])
         pool.gold.append([float(s["is_correct"]) for s in listed])
         pool.ids.append(str(record.value.get("problem_id", record.value.get("id", index))))
-    if bad:
-        raise DataError(str(path), bad, "fix these rows")
-    return pool
+        pool.lines.append(record.line)
+    refuse_bad(path, bad, on_error)
+    return replace(pool, left_out=bad)
 
 
 def encode_world(
@@ -144,8 +202,9 @@ def encode_world(
     pooling: str = "last",
     max_length: int = 1024,
     test_share: float = 0.5,
-) -> dict[int, World]:
-    """Worlds by number of layers of the feature model (None: all), split alike. Each text is read once a layer."""
+) -> tuple[dict[int, World], dict[str, Any]]:
+    """Worlds by number of layers of the feature model (None: all), split alike; each text is read once a layer. And
+    what the model is shown of the texts (counts for ``features.limits.words``)."""
     from prudent.features.encoder import Encoder
 
     gold, present = text.padded_gold()
@@ -162,4 +221,4 @@ def encode_world(
             worlds[depth] = World(features, gold, present, train, test)
         else:
             worlds[depth] = split_world(features, gold, present, seed, test_share)
-    return worlds
+    return worlds, text.shown(partial(shown, encoder.renderer))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prudent.errors import PrudentError
-from prudent.features.models import require_finite_weights
+from prudent.features.models import context_of, require_finite_weights
 from prudent.runs import damage_named, refuse_pickle
 
 if TYPE_CHECKING:
@@ -129,11 +129,13 @@ class ExternalModels:
         self._loaded: dict[str, tuple[Any, Any]] = {}
 
     @classmethod
-    def open(cls, models: list[str], dtype: str | None = None, device: str | None = None) -> ExternalModels:
+    def open(
+        cls, models: list[str], dtype: str | None = None, device: str | None = None, max_length: int | None = None
+    ) -> ExternalModels:
         """Load every model now, so that one that isn't there or has no head is named at once. Raw units."""
         if not models:
             raise PrudentError("give at least one reward model")
-        scorer = cls(models)
+        scorer = cls(models) if max_length is None else cls(models, max_length=max_length)
         scorer.options = {"dtype": dtype, "device": device}
         for name in models:
             scorer._open(name)
@@ -153,8 +155,11 @@ class ExternalModels:
         from prudent.features.rendering import Renderer
 
         model, tokenizer = self._open(name or self.models[0])
-        limit = min(self.max_length, getattr(model.config, "max_position_embeddings", None) or self.max_length)
-        return Renderer(tokenizer, limit)
+        return Renderer(tokenizer, min(self.max_length, context_of(model) or self.max_length))
+
+    def renderers(self) -> list[Renderer]:
+        """The rendering of every model, in order."""
+        return [self.renderer(name) for name in self.models]
 
     def _score_one(self, name: str, prompts: Sequence[Any], responses: Sequence[Any]) -> torch.Tensor:
         model, tokenizer = self._open(name)
