@@ -44,7 +44,7 @@ RULES = ("mean", "median", "min", "lcb", "uwo", "cvar", "entropic")  # of those 
 @dataclass
 class Contestant:
     """Scores of some items. kind: "scores" | "members" (values (K, N) over the items' candidates in order), "steps"
-    (a list of step scores a candidate) or "judge" (a list of outcomes an item). places: which items are scored. shown:
+    (a list of step scores a candidate) or "judge" (a list of outcomes an item). indices: which items are scored. shown:
     what its model's length limit and template did to the texts (``features.limits``), where they are known."""
 
     name: str

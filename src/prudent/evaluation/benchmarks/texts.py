@@ -33,7 +33,7 @@ class Options:
 
 
 def of_items(score: Callable[[list[Any], list[Any]], Any], items: Items) -> Any:
-    """``score`` (..., N) of the candidates' texts, each distinct one read once; RowsError names the items' places."""
+    """``score`` (..., N) of the candidates' texts, each distinct one read once; RowsError names the items."""
     prompts, responses, indices = unique_texts(items)
     try:
         return score(prompts, responses)[..., indices]
