@@ -24,7 +24,7 @@ from prudent.data.preferences import (
     split_by_prompt,
     training_columns,
 )
-from prudent.errors import BadRow, PrudentError
+from prudent.errors import PrudentError
 from prudent.features.limits import same_responses, shown, words
 from prudent.rewards.columns import PairColumns
 from prudent.rewards.containers import CandidateFeatures, PairFeatures, candidate_features, padded
