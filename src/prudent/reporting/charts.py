@@ -2,7 +2,8 @@
 
 Every function takes ``data`` as a list of rows, a mapping of equally long columns or a data frame, and returns an
 Altair chart (its width follows the page). A value that is null or not finite is left out of the drawing. Fields
-are named by the caller; titles and axis titles are plain text.
+are named by the caller; titles and axis titles are plain text. What frames a chart (titles, scales, formats, a
+reference line, height) are the options of ``style.Frame``, the same for all.
 """
 
 from __future__ import annotations
@@ -17,15 +18,13 @@ from prudent.reporting.style import (
     INK,
     MUTED,
     PALETTE,
+    Frame,
     Rows,
     colour,
     colour_map,
-    finish,
     highlight,
     is_known,
     names_in,
-    quantitative,
-    reference_rule,
     rows_of,
     shape,
     tips,
@@ -44,30 +43,19 @@ def lines(
     low: str | None = None,
     high: str | None = None,
     group: str | None = None,
-    x_title: str | None = None,
-    y_title: str | None = None,
-    title: str | None = None,
-    x_scale: str = "linear",
-    y_scale: str = "linear",
-    y_domain: Sequence[float] | None = None,
-    zero: bool = False,
-    x_format: str = ".4~g",
-    y_format: str = ".4~g",
-    reference: float | None = None,
-    reference_label: str | None = None,
     order: str | None = None,
-    height: int = 320,
+    **frame: Any,
 ) -> Any:
     """Lines with points, one per ``group``, and an interval band where ``low`` and ``high`` are named.
 
-    order: field along which points are joined (default x). reference: value of a horizontal dashed line.
+    order: field along which points are joined (default x). frame: of ``Frame``.
     """
+    framed = Frame(**{"height": 320, **frame})
     rows = [row for row in rows_of(data) if row.get(y) is not None and row.get(x) is not None]
     rows = with_text(rows, group)
     names = names_in(rows, group)
     picked, opacity = highlight(group)
-    horizontal = quantitative(alt.X, x, x_title, x_scale, False, None, x_format)
-    vertical = quantitative(alt.Y, y, y_title, y_scale, zero, y_domain, y_format)
+    horizontal, vertical = framed.x(x), framed.y(y)
     hue = colour(group, names)
     tooltip = tips(rows, group, x, y, low, high)
     base = alt.Chart(values(rows))
@@ -87,9 +75,7 @@ def lines(
         x=horizontal, y=vertical, color=hue, shape=shape(group, names), opacity=opacity, tooltip=tooltip
     )
     layers += [line, dots.add_params(picked) if picked is not None else dots]
-    if reference is not None:
-        layers += reference_rule(reference, True, reference_label)
-    return finish(alt.layer(*layers), title, height)
+    return framed.finished(layers, across=True)
 
 
 def points(
@@ -100,31 +86,24 @@ def points(
     low: str | None = None,
     high: str | None = None,
     group: str | None = None,
-    x_title: str | None = None,
-    y_title: str | None = None,
-    title: str | None = None,
-    x_scale: str = "linear",
-    y_format: str = ".4~g",
-    y_domain: Sequence[float] | None = None,
     tooltip: Sequence[str] = (),
-    reference: float | None = None,
-    reference_label: str | None = None,
-    height: int = 320,
+    **frame: Any,
 ) -> Any:
     """Points with vertical error bars; several groups at the same x stand side by side when x is text."""
+    framed = Frame(**{"height": 320, **frame})
     rows = [row for row in rows_of(data) if row.get(y) is not None]
     named = any(isinstance(row[x], str) for row in rows)
     rows = with_text(rows, group, x if named else None)
     names = names_in(rows, group)
     sort = names_in(rows, x)
     horizontal: Any = (
-        alt.X(f"{x}:N", title=x if x_title is None else x_title, sort=sort, axis=alt.Axis(labelAngle=0))
+        alt.X(f"{x}:N", title=x if framed.x_title is None else framed.x_title, sort=sort, axis=alt.Axis(labelAngle=0))
         if named
-        else quantitative(alt.X, x, x_title, x_scale, False, None, ".4~g")
+        else framed.x(x)
     )
     offset: dict[str, Any] = {"xOffset": alt.XOffset(f"{group}:N", sort=names)} if group and named else {}
     picked, opacity = highlight(group)
-    vertical = quantitative(alt.Y, y, y_title, "linear", False, y_domain, y_format)
+    vertical = framed.y(y)
     shown = tips(rows, group, x, y, low, high, *tooltip)
     base = alt.Chart(values(rows))
     layers = []
@@ -150,27 +129,14 @@ def points(
         **offset,
     )
     layers.append(dots.add_params(picked) if picked is not None else dots)
-    if reference is not None:
-        layers += reference_rule(reference, True, reference_label)
-    return finish(alt.layer(*layers), title, height)
+    return framed.finished(layers, across=True)
 
 
 def dot_intervals(
-    data: Rows,
-    label: str,
-    value: str,
-    low: str,
-    high: str,
-    *,
-    group: str | None = None,
-    x_title: str | None = None,
-    title: str | None = None,
-    x_format: str = ".4~g",
-    reference: float | None = None,
-    reference_label: str | None = None,
-    domain: Sequence[float] | None = None,
+    data: Rows, label: str, value: str, low: str, high: str, *, group: str | None = None, **frame: Any
 ) -> Any:
     """A table as a chart: one line per label, its estimate as a dot and its interval as a bar (groups dodge)."""
+    framed = Frame(**frame)
     rows = [row for row in rows_of(data) if row.get(value) is not None]
     rows = with_text(rows, label, group)
     labels, names = names_in(rows, label), names_in(rows, group)
@@ -180,7 +146,7 @@ def dot_intervals(
     hue = colour(group, names, width=room) if group else colour(label if known else None, labels, legend=False)
     vertical = alt.Y(f"{label}:N", sort=labels, title=None, axis=alt.Axis(labelLimit=170, labelPadding=6, grid=False))
     dodge: dict[str, Any] = {"yOffset": alt.YOffset(f"{group}:N", sort=names)} if group else {}
-    horizontal = quantitative(alt.X, value, x_title, "linear", False, domain, x_format)
+    horizontal = framed.x(value)
     base = alt.Chart(values(rows))
     bar = base.mark_rule(strokeWidth=3, opacity=0.55).encode(
         x=alt.X(f"{low}:Q", title=horizontal["title"], scale=horizontal["scale"]),
@@ -198,10 +164,8 @@ def dot_intervals(
         **dodge,
     )
     layers = [bar, dot]
-    if reference is not None:
-        layers += reference_rule(reference, False, reference_label)
     per_label = 30 if not group else max(34, 15 * len(names) + 8)
-    return finish(alt.layer(*layers), title, max(80, per_label * len(labels) + (20 if longest else 0)))
+    return framed.finished(layers, height=max(80, per_label * len(labels) + (20 if longest else 0)))
 
 
 def scatter(
@@ -211,22 +175,16 @@ def scatter(
     *,
     group: str | None = None,
     label: str | None = None,
-    x_title: str | None = None,
-    y_title: str | None = None,
-    title: str | None = None,
-    x_scale: str = "linear",
-    y_scale: str = "linear",
     tooltip: Sequence[str] = (),
     diagonal: bool = False,
-    reference: float | None = None,
-    reference_label: str | None = None,
-    height: int = 340,
+    **frame: Any,
 ) -> Any:
     """Points of x against y. label: field written beside each point. diagonal: draw y = x."""
+    framed = Frame(**{"height": 340, **frame})
     rows = [row for row in rows_of(data) if row.get(x) is not None and row.get(y) is not None]
-    if x_scale == "log":
+    if framed.x_scale == "log":
         rows = [row for row in rows if row[x] > 0]
-    if y_scale == "log":
+    if framed.y_scale == "log":
         rows = [row for row in rows if row[y] > 0]
     rows = with_text(rows, group)
     names = names_in(rows, group)
@@ -235,8 +193,7 @@ def scatter(
     opacity: Any = (
         alt.value(solid) if picked is None else alt.when(picked).then(alt.value(solid)).otherwise(alt.value(0.06))
     )
-    horizontal = quantitative(alt.X, x, x_title, x_scale, False, None, ".4~g")
-    vertical = quantitative(alt.Y, y, y_title, y_scale, False, None, ".4~g")
+    horizontal, vertical = framed.x(x), framed.y(y)
     shown = tips(rows, label, group, x, y, *tooltip)
     base = alt.Chart(values(rows))
     dots = base.mark_point(filled=True, size=70 if len(rows) < 120 else 28).encode(
@@ -250,9 +207,7 @@ def scatter(
         ends = [row[key] for row in rows for key in (x, y)]
         line = alt.Chart(values([{x: end, y: end} for end in (min(ends), max(ends))]))
         layers.append(line.mark_line(color=INK, strokeDash=[5, 4], strokeWidth=1.5).encode(x=f"{x}:Q", y=f"{y}:Q"))
-    if reference is not None:
-        layers += reference_rule(reference, True, reference_label)
-    return finish(alt.layer(*layers), title, height)
+    return framed.finished(layers, across=True)
 
 
 def bars(
@@ -263,19 +218,16 @@ def bars(
     low: str | None = None,
     high: str | None = None,
     group: str | None = None,
-    x_title: str | None = None,
-    title: str | None = None,
-    x_format: str = ".4~g",
-    reference: float | None = None,
-    reference_label: str | None = None,
+    **frame: Any,
 ) -> Any:
     """Horizontal bars (labels stay readable on a phone), grouped side by side, with interval lines if named."""
+    framed = Frame(**{"x_zero": True, **frame})
     rows = [row for row in rows_of(data) if row.get(value) is not None]
     rows = with_text(rows, label, group)
     labels, names = names_in(rows, label), names_in(rows, group)
     vertical = alt.Y(f"{label}:N", sort=labels, title=None, axis=alt.Axis(labelLimit=170, grid=False))
     dodge: dict[str, Any] = {"yOffset": alt.YOffset(f"{group}:N", sort=names)} if group else {}
-    horizontal = quantitative(alt.X, value, x_title, "linear", True, None, x_format)
+    horizontal = framed.x(value)
     shown = tips(rows, label, group, value, low, high)
     hue = colour(group, names) if group else alt.value(PALETTE[0])
     base = alt.Chart(values(rows))
@@ -283,7 +235,5 @@ def bars(
     if low and high:
         rule = base.mark_rule(color=INK, strokeWidth=1.5)
         layers.append(rule.encode(x=alt.X(f"{low}:Q", title=horizontal["title"]), x2=f"{high}:Q", y=vertical, **dodge))
-    if reference is not None:
-        layers += reference_rule(reference, False, reference_label)
     per_label = 28 if not group else max(30, 13 * len(names) + 8)
-    return finish(alt.layer(*layers), title, max(80, per_label * len(labels) + 20))
+    return framed.finished(layers, height=max(80, per_label * len(labels) + 20))

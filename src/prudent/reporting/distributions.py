@@ -11,12 +11,11 @@ import numpy as np
 from prudent.reporting.style import (
     MUTED,
     PALETTE,
+    Frame,
     Rows,
     colour,
-    finish,
     highlight,
     names_in,
-    reference_rule,
     rows_of,
     shape,
     tips,
@@ -25,22 +24,12 @@ from prudent.reporting.style import (
 )
 
 
-def histogram(
-    data: Any,
-    *,
-    bins: int = 40,
-    x_title: str = "value",
-    y_title: str = "count",
-    title: str | None = None,
-    reference: float | None = None,
-    reference_label: str | None = None,
-    log_x: bool = False,
-    height: int = 260,
-) -> Any:
+def histogram(data: Any, *, bins: int = 40, log_x: bool = False, **frame: Any) -> Any:
     """Histogram of values, or of several groups as overlaid outlines when ``data`` maps names to values.
 
     Bins are common to all groups; with groups the height is the share of each group, so that sizes compare.
     """
+    framed = Frame(**{"x_title": "value", "y_title": "count", "height": 260, **frame})
     grouped = {str(k): _finite(v) for k, v in data.items()} if isinstance(data, Mapping) else {"": _finite(data)}
     pooled = np.concatenate(list(grouped.values())) if grouped else np.zeros(0)
     if log_x:
@@ -58,8 +47,8 @@ def histogram(
     names = list(grouped)
     scale = alt.Scale(type="log", nice=False) if log_x else alt.Scale(zero=False, nice=False)
     ticks = alt.Axis(format=".3~g", labelOverlap="greedy", tickCount=5) if log_x else alt.Axis(format=".4~g")
-    horizontal = alt.X("from:Q", title=x_title, scale=scale, axis=ticks)
-    tall = alt.Y("height:Q", title=y_title if len(names) < 2 else "share", axis=alt.Axis(format=".4~g"))
+    horizontal = alt.X("from:Q", title=framed.x_title, scale=scale, axis=ticks)
+    tall = alt.Y("height:Q", title=framed.y_title if len(names) < 2 else "share", axis=alt.Axis(format=".4~g"))
     tooltip = tips(rows, "from", "to", "height")
     base = alt.Chart(values(rows))
     if len(names) < 2:
@@ -73,9 +62,7 @@ def histogram(
                 x=horizontal, y=tall, color=colour("group", names), opacity=opacity, tooltip=tooltip
             ).add_params(picked)
         ]
-    if reference is not None:
-        layers += reference_rule(reference, False, reference_label)
-    return finish(alt.layer(*layers), title, height)
+    return framed.finished(layers)
 
 
 def _finite(found: Any) -> np.ndarray:
@@ -92,19 +79,13 @@ def _edges(pooled: np.ndarray, bins: int, log_x: bool = False) -> np.ndarray:
     return np.geomspace(low, high, bins + 1) if log_x else np.linspace(low, high, bins + 1)
 
 
-def ridges(
-    data: Mapping[str, Any],
-    *,
-    bins: int = 48,
-    x_title: str = "value",
-    title: str | None = None,
-    reference: float | None = None,
-    reference_label: str | None = None,
-    row_height: int = 56,
-) -> Any:
+def ridges(data: Mapping[str, Any], *, bins: int = 48, row_height: int = 56, **frame: Any) -> Any:
     """One histogram per name, stacked on a common axis, with a tick at each mean and a reference line through all."""
+    framed = Frame(**{"x_title": "value", **frame})
     grouped = {str(name): _finite(found) for name, found in data.items()}
-    edges = _edges(np.concatenate([*grouped.values(), np.asarray([] if reference is None else [reference])]), bins)
+    edges = _edges(
+        np.concatenate([*grouped.values(), np.asarray([] if framed.reference is None else [framed.reference])]), bins
+    )
     names, rows, means = list(grouped), [], []
     for level, (name, found) in enumerate(grouped.items()):
         base_line = len(names) - 1 - level
@@ -136,7 +117,9 @@ def ridges(
         tickCount=len(names) + 1,
     )
     scale = alt.Scale(domain=[0, max(1, len(names))], nice=False)
-    horizontal = alt.X("from:Q", title=x_title, scale=alt.Scale(zero=False, nice=True), axis=alt.Axis(format=".4~g"))
+    horizontal = alt.X(
+        "from:Q", title=framed.x_title, scale=alt.Scale(zero=False, nice=True), axis=alt.Axis(format=".4~g")
+    )
     level_axis = alt.Y("floor:Q", axis=axis, scale=scale, title=None)
     hue = colour("name", names, legend=False)
     bar = alt.Chart(values(rows)).mark_rect(opacity=0.75, strokeWidth=0)
@@ -147,9 +130,7 @@ def ridges(
         .mark_rule(strokeWidth=2.5)
         .encode(x="mean:Q", y=level_axis, y2="top:Q", color=hue, tooltip=tips(means, "name", "mean")),
     ]
-    if reference is not None:
-        layers += reference_rule(reference, False, reference_label)
-    return finish(alt.layer(*layers), title, row_height * max(1, len(names)) + 10)
+    return framed.finished(layers, height=row_height * max(1, len(names)) + 10)
 
 
 def calibration(
@@ -160,19 +141,18 @@ def calibration(
     low: str | None = None,
     high: str | None = None,
     group: str | None = None,
-    x_title: str = "predicted probability",
-    y_title: str = "observed share",
-    title: str | None = None,
-    height: int = 340,
+    **frame: Any,
 ) -> Any:
     """Calibration curve: observed share against predicted probability, with the diagonal of perfect calibration."""
+    titles = {"x_title": "predicted probability", "y_title": "observed share"}
+    framed = Frame(**{**titles, "height": 340, **frame})
     rows = [row for row in rows_of(data) if row.get(predicted) is not None and row.get(observed) is not None]
     rows = with_text(rows, group)
     names = names_in(rows, group)
     unit = alt.Scale(domain=[0, 1])
     horizontal, vertical = (
-        alt.X(f"{predicted}:Q", title=x_title, scale=unit),
-        alt.Y(f"{observed}:Q", title=y_title, scale=unit),
+        alt.X(f"{predicted}:Q", title=framed.x_title, scale=unit),
+        alt.Y(f"{observed}:Q", title=framed.y_title, scale=unit),
     )
     ends = alt.Chart(values([{predicted: 0, observed: 0}, {predicted: 1, observed: 1}]))
     layers = [ends.mark_line(color=MUTED, strokeDash=[5, 4], strokeWidth=1.5).encode(x=horizontal, y=vertical)]
@@ -180,7 +160,9 @@ def calibration(
     if low and high:
         rule = base.mark_rule(opacity=0.6)
         layers.append(
-            rule.encode(x=horizontal, y=alt.Y(f"{low}:Q", title=y_title), y2=f"{high}:Q", color=colour(group, names))
+            rule.encode(
+                x=horizontal, y=alt.Y(f"{low}:Q", title=framed.y_title), y2=f"{high}:Q", color=colour(group, names)
+            )
         )
     shown = tips(rows, group, predicted, observed, low, high)
     layers.append(base.mark_line().encode(x=horizontal, y=vertical, color=colour(group, names)))
@@ -189,4 +171,4 @@ def calibration(
             x=horizontal, y=vertical, color=colour(group, names), shape=shape(group, names), tooltip=shown
         )
     )
-    return finish(alt.layer(*layers), title, height)
+    return framed.finished(layers)

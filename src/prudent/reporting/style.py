@@ -7,6 +7,7 @@ differ in shape or dash, so that no chart relies on colour alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -228,3 +229,41 @@ def finish(chart: Any, title: str | None = None, height: int | None = None) -> A
         properties["width"] = "container"
         properties["height"] = height or 300
     return chart.properties(**properties).configure(**THEME)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What frames a chart of any kind: titles, axes (field names where no title is given), reference line, height.
+
+    x_scale, y_scale: "linear" or "log". x_zero, y_zero: whether a linear axis begins at 0. reference: value of a dashed
+    line with its label. height: in pixels.
+    """
+
+    title: str | None = None
+    x_title: str | None = None
+    y_title: str | None = None
+    x_scale: str = "linear"
+    y_scale: str = "linear"
+    x_domain: Sequence[float] | None = None
+    y_domain: Sequence[float] | None = None
+    x_zero: bool = False
+    y_zero: bool = False
+    x_format: str = ".4~g"
+    y_format: str = ".4~g"
+    reference: float | None = None
+    reference_label: str | None = None
+    height: int = 300
+
+    def x(self, field: str) -> Any:
+        """The horizontal axis of a field of numbers."""
+        return quantitative(alt.X, field, self.x_title, self.x_scale, self.x_zero, self.x_domain, self.x_format)
+
+    def y(self, field: str) -> Any:
+        """The vertical axis of a field of numbers."""
+        return quantitative(alt.Y, field, self.y_title, self.y_scale, self.y_zero, self.y_domain, self.y_format)
+
+    def finished(self, layers: list[Any], *, across: bool = False, height: int | None = None) -> Any:
+        """The layers and the reference line (``across``: horizontal) as one chart with theme and title."""
+        if self.reference is not None:
+            layers = [*layers, *reference_rule(self.reference, across, self.reference_label)]
+        return finish(alt.layer(*layers), self.title, height or self.height)

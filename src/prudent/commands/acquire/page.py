@@ -80,7 +80,7 @@ def report(value: dict[str, Any], rows: Sequence[dict[str, Any]], options: Acqui
             x_title="labels in all",
             y_title="risk",
             y_format=".0%",
-            zero=True,
+            y_zero=True,
             reference=options.max_risk,
             reference_label="low enough",
         )

@@ -152,7 +152,7 @@ def risk_section(report: Report, answer: Answer, max_risk: float) -> None:
             "high",
             x_title=f"risk at beta {at:g}",
             x_format="%",
-            domain=(0, _ceiling(here, [row["method"] for row in here])),
+            x_domain=(0, _ceiling(here, [row["method"] for row in here])),
             title=f"Every method at beta {at:g}",
             reference=max_risk,
             reference_label=f"limit {percent(max_risk)}",
