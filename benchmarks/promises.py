@@ -113,7 +113,7 @@ def beliefs(
     members' scores (K, P, C), and the ridge used."""
     prompts, width, size = test.shape
     rows = test.reshape(-1, size)
-    heads = HeadEnsemble.fit(chosen, rejected, members=10, ridge=ridge, groups=groups, seed=seed, tolerance=1e-5)
+    heads = HeadEnsemble.fit(chosen, rejected, members=10, ridge=ridge, groups=groups, seed=seed)
     used = float(heads.info["ridge"])
     scores = heads.scores(rows).double().reshape(-1, prompts, width)
     reference = torch.full((prompts, width), 1.0 / width, dtype=torch.float64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 
@@ -12,6 +12,14 @@ from prudent.errors import PrudentError
 from prudent.rewards.losses import bradley_terry
 
 BOUNDS = {"weight": (0.0, math.inf), "soft_label": (0.0, 1.0), "margin": (-math.inf, math.inf)}
+
+
+class PairLabels(TypedDict, total=False):
+    """What a fit takes besides features, (n,) each: weight, soft_label (probability that chosen is better), margin."""
+
+    weight: ArrayLike | None
+    soft_label: ArrayLike | None
+    margin: ArrayLike | None
 
 
 class PairColumns(NamedTuple):

@@ -17,7 +17,7 @@ import torch
 
 from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
-from prudent.rewards.columns import PairColumns, pair_columns
+from prudent.rewards.columns import BOUNDS, PairColumns, pair_columns
 from prudent.rewards.draws import (
     DrawnHeads,
     bootstrap_counts,
@@ -28,7 +28,7 @@ from prudent.rewards.draws import (
     standardisation,
 )
 from prudent.rewards.stored import CHUNK_ROWS, as_source, part_of
-from prudent.rewards.training import member_draws, member_orders, member_seeds, shared_seed, train_members
+from prudent.rewards.training import Training, member_draws, member_orders, member_seeds, shared_seed, train_members
 from prudent.seeding import Seed
 
 DIVERSITIES = ("bootstrap", "shuffle", "init", "init+shuffle")
@@ -59,15 +59,9 @@ class HeadEnsemble:
         members: int = 10,
         diversity: str = "bootstrap",
         ridge: float | str = "cv",
-        weight: ArrayLike | None = None,
-        soft_label: ArrayLike | None = None,
-        margin: ArrayLike | None = None,
         groups: Sequence[Any] | ArrayLike | None = None,
         seed: Seed | Sequence[Seed] = 0,
-        epochs: int = 1,
-        batch_size: int = 32,
-        learning_rate: float = 1e-3,
-        tolerance: float = 1e-8,
+        **options: Any,
     ) -> HeadEnsemble:
         """Fit K heads on features of the chosen and the rejected answers, (n, d) each (a memory map is read in chunks).
 
@@ -77,8 +71,8 @@ class HeadEnsemble:
         initial weights, or in both, as the ten reward models of arXiv 2410.23726 do; they differ only because training
         stops before the minimum, which is one and the same for all of them.
         ridge: half of it times ||w||^2 is added to the mean loss; "cv" picks it by cross-validation (``choose_ridge``).
-        weight, soft_label, margin: (n,), see ``losses``. seed: one, or one a member. tolerance: gradient norm
-        (bootstrap). Raises PrudentError for shapes, values that are not finite and unknown diversity.
+        seed: one, or one a member. options: weight, soft_label, margin (n,), see ``losses``, and those of ``Training``.
+        Raises PrudentError for shapes, values that are not finite and unknown diversity.
         """
         if diversity not in DIVERSITIES:
             raise PrudentError(f"unknown diversity {diversity!r}; known: {', '.join(DIVERSITIES)}")
@@ -86,7 +80,8 @@ class HeadEnsemble:
             raise PrudentError(f"members must be at least 1, got {members}")
         better, worse = paired_features(chosen, rejected)
         n = int(better.shape[0])
-        columns = pair_columns(n, weight, soft_label, margin)
+        columns = pair_columns(n, *(options.pop(name, None) for name in BOUNDS))
+        plan = Training(**options)
         mean, scale = standardisation(better, worse)
         difference = standard_difference(better, worse, scale)
         ridge, table = ridge_of(ridge, difference, columns, groups, shared_seed(seed))
@@ -94,22 +89,14 @@ class HeadEnsemble:
         seeds = member_seeds(seed, members)
         if diversity == "bootstrap":
             counts = bootstrap_counts(n, seeds, groups)
-            fit = fit_resamples(difference, counts, ridge=ridge, columns=columns, tolerance=tolerance).solution
+            fit = fit_resamples(difference, counts, ridge=ridge, columns=columns, tolerance=1e-8).solution
             weights = fit.weights
             info |= {"gradient_norm": float(fit.gradient_norm.max()), "train_loss": fit.loss.tolist()}
         else:
-            weights, losses = _train_linear(
-                difference[slice(0, n)],
-                seeds,
-                shared_seed(seed),
-                diversity,
-                float(ridge),
-                columns,
-                epochs,
-                batch_size,
-                learning_rate,
-            )
-            info |= {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "train_loss": losses}
+            rows = difference[slice(0, n)]
+            weights, losses = _train_linear(rows, seeds, shared_seed(seed), diversity, float(ridge), columns, plan)
+            steps = {name: getattr(plan, name) for name in ("epochs", "batch_size", "learning_rate")}
+            info |= {**steps, "train_loss": losses}
         return cls(weights.float(), torch.zeros(members), mean, scale, info)
 
     @classmethod
@@ -181,16 +168,14 @@ def _train_linear(
     diversity: str,
     ridge: float,
     columns: PairColumns,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
+    plan: Training,
 ) -> tuple[torch.Tensor, list[float]]:
-    """(K, d) weights after ``epochs`` of Adam on the ridge loss, and the mean loss of the last epoch."""
+    """(K, d) weights after the plan's epochs of Adam on the ridge loss, and the mean loss of the last epoch."""
     rows = difference.double()
     n, width = rows.shape
     same = [common] * len(seeds)
     start = member_draws(seeds if "init" in diversity else same, (width,), 0.02)  # transformers' scale for score heads
-    orders = member_orders(seeds if "shuffle" in diversity else same, n, epochs)
+    orders = member_orders(seeds if "shuffle" in diversity else same, n, plan.epochs)
     columns = columns.scaled()
 
     def loss(parameters: dict[str, torch.Tensor], batch: torch.Tensor, step: int) -> torch.Tensor:
@@ -201,5 +186,5 @@ def _train_linear(
         return losses.mean(1) + 0.5 * ridge * (head * head).sum(1)
 
     parameters = {"weight": start}
-    history = train_members(parameters, loss, orders, batch_size=batch_size, learning_rate=learning_rate)
-    return parameters["weight"].detach(), history[-max(1, len(history) // epochs) :]
+    history = train_members(parameters, loss, orders, plan)
+    return parameters["weight"].detach(), history[-max(1, len(history) // plan.epochs) :]

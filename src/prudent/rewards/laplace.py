@@ -18,14 +18,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 
 from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
-from prudent.rewards.columns import PairColumns, pair_columns
+from prudent.rewards.columns import PairColumns, PairLabels, pair_columns
 from prudent.rewards.convex import fit_heads
 from prudent.rewards.draws import paired_features, ridge_of, standard_difference, standardisation
 from prudent.rewards.heads import probe_features
@@ -64,11 +64,9 @@ class LaplacePosterior:
         ridge: float | str = "cv",
         sandwich: bool = False,
         members: int = 10,
-        weight: ArrayLike | None = None,
-        soft_label: ArrayLike | None = None,
-        margin: ArrayLike | None = None,
         groups: Sequence[Any] | ArrayLike | None = None,
         seed: Seed = 0,
+        **labels: Unpack[PairLabels],
     ) -> LaplacePosterior:
         """Posterior from features (n, d) of chosen and rejected answers.
 
@@ -78,7 +76,7 @@ class LaplacePosterior:
         """
         better, worse = paired_features(chosen, rejected)
         n = int(better.shape[0])
-        columns = pair_columns(n, weight, soft_label, margin).scaled()
+        columns = pair_columns(n, **labels).scaled()
         mean, scale = standardisation(better, worse)
         difference = standard_difference(better, worse, scale)
         ridge, _ = ridge_of(ridge, difference, columns, groups, shared_seed(seed))

@@ -16,7 +16,7 @@ import torch
 
 from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
-from prudent.rewards.columns import PairColumns, pair_columns
+from prudent.rewards.columns import BOUNDS, PairColumns, pair_columns
 from prudent.rewards.convex import fit_heads
 from prudent.rewards.draws import RIDGES, lowest_loss, paired_features
 from prudent.rewards.laplace import LaplacePosterior
@@ -55,23 +55,20 @@ class LastLayerPosterior:
         ridge: float | str = "cv",
         sandwich: bool = False,
         seed: Seed = 0,
-        weight: ArrayLike | None = None,
-        soft_label: ArrayLike | None = None,
-        margin: ArrayLike | None = None,
         groups: Sequence[Any] | ArrayLike | None = None,
-        **network: Any,
+        **options: Any,
     ) -> LastLayerPosterior:
-        """As ``LaplacePosterior.fit``; network: options of ``MLPEnsemble.fit`` (width, epochs, dropout, ...).
+        """As ``LaplacePosterior.fit``; options: those of ``MLPEnsemble.fit`` too (width, epochs, dropout, ...).
 
         The hidden layer is held fixed, so the variance leaves its own uncertainty out (see ``network_posterior``).
         """
         better, worse = (part_of(side, slice(None)) for side in paired_features(chosen, rejected))
-        columns = pair_columns(len(better), weight, soft_label, margin)
+        columns = pair_columns(len(better), *(options.pop(name, None) for name in BOUNDS))
         table = None
         if ridge == "cv":
-            ridge, table = choose_ridge(better, worse, columns, groups, seed, network)
+            ridge, table = choose_ridge(better, worse, columns, groups, seed, options)
         given: dict[str, Any] = {**columns._asdict(), "groups": groups, "seed": seed}
-        head = MLPEnsemble.fit(better, worse, members=1, **given, **network)
+        head = MLPEnsemble.fit(better, worse, members=1, **given, **options)
         states = (head.hidden(side)[0] for side in (better, worse))
         posterior = LaplacePosterior.fit(*states, members=members, ridge=ridge, sandwich=sandwich, **given)
         posterior.info.update(network=head.info, ridge_table=table)

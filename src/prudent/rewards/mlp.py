@@ -9,7 +9,7 @@ between responses mean something within a member.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,19 @@ import torch
 
 from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
-from prudent.rewards.columns import PairColumns, pair_columns
+from prudent.rewards.columns import BOUNDS, PairColumns, pair_columns
 from prudent.rewards.draws import bootstrap_rows, paired_features, standardisation
 from prudent.rewards.heads import probe_features
-from prudent.rewards.training import Parameters, member_draws, member_orders, member_seeds, shared_seed, train_members
-from prudent.rewards.transformers.contrastive import KINDS, PLACES, contrastive_term, views
+from prudent.rewards.training import (
+    Parameters,
+    Training,
+    member_draws,
+    member_orders,
+    member_seeds,
+    shared_seed,
+    train_members,
+)
+from prudent.rewards.transformers.contrastive import KINDS, SIDES, contrastive_term, views
 from prudent.rewards.transformers.meta import difference_objective
 from prudent.seeding import Seed, numpy_generator, spawn
 
@@ -40,13 +48,33 @@ def score(parameters: Parameters, state: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What is added to the Bradley-Terry loss. kind, place, weight: the contrastive term. dropout: in training."""
+class NetworkOptions:
+    """diversity: init+shuffle, init, shuffle or bootstrap (own rows, start and order). width: hidden units. dropout: of
+    hidden units in training. contrastive: simcse or swav, on "feature" or "difference" (see ``contrastive``).
+    meta_rate: of MetaRM (see ``meta``). PrudentError for a value that is not known or out of bounds."""
 
-    dropout: float = 0.0
-    kind: str | None = None
-    place: str = "feature"
-    weight: float = 0.1
+    diversity: str = "init+shuffle"
+    width: int = 64
+    dropout: float = 0.1
+    epochs: int = 5
+    batch_size: int = 32
+    learning_rate: float = 3e-4
+    weight_decay: float = 0.1
+    contrastive: str | None = None
+    contrastive_on: str = "feature"
+    contrastive_weight: float = 0.1
+    meta_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        kind, on = self.contrastive, self.contrastive_on
+        if self.diversity not in DIVERSITIES:
+            raise PrudentError(f"unknown diversity {self.diversity!r}; known: {', '.join(DIVERSITIES)}")
+        if not 0 <= self.dropout < 1:
+            raise PrudentError(f"dropout must lie in [0, 1), got {self.dropout}")
+        if kind is not None and (kind not in KINDS or on not in SIDES):
+            raise PrudentError(f"contrastive is {kind!r} on {on!r}; known: {', '.join(KINDS)} on {', '.join(SIDES)}")
+        if kind == "simcse" and self.dropout == 0:
+            raise PrudentError("simcse compares two dropout passes; give dropout above 0")
 
 
 @dataclass(frozen=True)
@@ -72,66 +100,26 @@ class MLPEnsemble:
         rejected: ArrayLike,
         *,
         members: int = 10,
-        diversity: str = "init+shuffle",
-        weight: ArrayLike | None = None,
-        soft_label: ArrayLike | None = None,
-        margin: ArrayLike | None = None,
         groups: Sequence[Any] | ArrayLike | None = None,
         seed: Seed | Sequence[Seed] = 0,
-        width: int = 64,
-        dropout: float = 0.1,
-        epochs: int = 5,
-        batch_size: int = 32,
-        learning_rate: float = 3e-4,
-        weight_decay: float = 0.1,
-        contrastive: str | None = None,
-        contrastive_on: str = "feature",
-        contrastive_weight: float = 0.1,
         meta_features: ArrayLike | None = None,
-        meta_rate: float = 0.0,
+        **options: Any,
     ) -> MLPEnsemble:
         """Train K heads on features (n, d) of chosen and rejected answers with AdamW, all in one batched computation.
 
-        diversity: init+shuffle, init, shuffle or bootstrap (own rows, start and order). width: hidden units. dropout:
-        of hidden units in training. contrastive: simcse or swav, on "feature" or "difference" (see ``contrastive``).
-        meta_features (prompts, k, d): features of k responses per prompt sampled from the policy, for MetaRM at
-        ``meta_rate`` (see ``meta``). Others: as in ``HeadEnsemble.fit``.
+        meta_features (prompts, k, d): features of k responses per prompt sampled from the policy, for MetaRM. options:
+        weight, soft_label, margin (n,), and those of ``NetworkOptions``. Others: as in ``HeadEnsemble.fit``.
         """
-        data = _Data.of(chosen, rejected, weight, soft_label, margin)
-        seeds = member_seeds(seed, members)
-        terms = _terms(dropout, contrastive, contrastive_on, contrastive_weight)
+        data = _Data.of(chosen, rejected, *(options.pop(name, None) for name in BOUNDS))
+        plan = NetworkOptions(**options)
         parameters, history = _train(
-            data,
-            seeds,
-            shared_seed(seed),
-            diversity,
-            groups,
-            width,
-            epochs,
-            batch_size,
-            learning_rate,
-            weight_decay,
-            terms,
-            _meta(meta_features, data),
-            meta_rate,
+            data, member_seeds(seed, members), shared_seed(seed), plan, groups, _meta(meta_features, data)
         )
         tensors = {name: parameters[name].float() for name in ("inner.weight", "inner.bias", "outer.weight")}
-        steps = -(-data.n // batch_size)
-        info = {
-            "pairs": data.n,
-            "diversity": diversity,
-            "width": width,
-            "dropout": dropout,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "learning_rate": learning_rate,
-            "weight_decay": weight_decay,
-            "contrastive": contrastive,
-            "contrastive_on": contrastive_on if contrastive else None,
-            "contrastive_weight": contrastive_weight if contrastive else None,
-            "meta_rate": meta_rate,
-            "train_loss": float(np.mean(history[-steps:])),
-        }
+        steps = -(-data.n // plan.batch_size)
+        info = {"pairs": data.n, **asdict(plan), "train_loss": float(np.mean(history[-steps:]))}
+        if plan.contrastive is None:
+            info |= {"contrastive_on": None, "contrastive_weight": None}
         made = cls(tensors, torch.zeros(members), data.mean, data.scale, info)
         return made._centred(data)
 
@@ -227,16 +215,6 @@ class _Data:
         return cls(first, second, mean, scale, pair_columns(len(first), *columns).scaled().to(torch.float32))
 
 
-def _terms(dropout: float, kind: str | None, place: str, weight: float) -> Terms:
-    if not 0 <= dropout < 1:
-        raise PrudentError(f"dropout must lie in [0, 1), got {dropout}")
-    if kind is not None and (kind not in KINDS or place not in PLACES):
-        raise PrudentError(f"contrastive is {kind!r} on {place!r}; known: {', '.join(KINDS)} on {', '.join(PLACES)}")
-    if kind == "simcse" and dropout == 0:
-        raise PrudentError("simcse compares two dropout passes; give dropout above 0")
-    return Terms(dropout, kind, place, weight)
-
-
 def _meta(features: ArrayLike | None, data: _Data) -> torch.Tensor | None:
     if features is None:
         return None
@@ -265,33 +243,24 @@ def _train(
     data: _Data,
     seeds: list[np.random.SeedSequence],
     common: np.random.SeedSequence,
-    diversity: str,
+    plan: NetworkOptions,
     groups: Any,
-    width: int,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    weight_decay: float,
-    terms: Terms,
     meta: torch.Tensor | None,
-    meta_rate: float,
 ) -> tuple[Parameters, list[float]]:
-    if diversity not in DIVERSITIES:
-        raise PrudentError(f"unknown diversity {diversity!r}; known: {', '.join(DIVERSITIES)}")
     shared = [common] * len(seeds)
-    starts = shared if diversity == "shuffle" else seeds
-    rows = bootstrap_rows(data.n, seeds, groups) if diversity == "bootstrap" else None
-    orders = member_orders(shared if diversity == "init" else seeds, data.n, epochs, rows)
-    size = len(data.mean)
+    starts = shared if plan.diversity == "shuffle" else seeds
+    rows = bootstrap_rows(data.n, seeds, groups) if plan.diversity == "bootstrap" else None
+    orders = member_orders(shared if plan.diversity == "init" else seeds, data.n, plan.epochs, rows)
+    size, width = len(data.mean), plan.width
     parts = [spawn(seed, 3) for seed in starts]
     parameters = {
         "inner.weight": member_draws([part[0] for part in parts], (width, size), size**-0.5).float(),
         "inner.bias": torch.zeros(len(seeds), width),
         "outer.weight": member_draws([part[1] for part in parts], (width,), 0.5 * width**-0.5).float(),
     }
-    if terms.kind == "swav":
+    if plan.contrastive == "swav":
         parameters["prototypes"] = member_draws([part[2] for part in parts], (PROTOTYPES, width), 1.0).float()
-    mask = _masks(seeds, terms.dropout, width)
+    mask = _masks(seeds, plan.dropout, width)
 
     def loss(values: Parameters, batch: torch.Tensor, step: int) -> torch.Tensor:
         picked = data.columns.at(batch)
@@ -299,10 +268,11 @@ def _train(
         good, bad = (state * mask(batch.shape[1]) for state in clean)
         losses = picked.losses(score(values, good) - score(values, bad))
         total = (losses if picked.weight is None else losses * picked.weight).mean(1)
-        if terms.kind is not None:
+        if plan.contrastive is not None:
             again, worse = (state * mask(batch.shape[1]) for state in clean)
-            first, second = views(good, bad, terms.place), views(again, worse, terms.place)
-            total = total + terms.weight * contrastive_term(terms.kind, first, second, values.get("prototypes"))
+            first, second = views(good, bad, plan.contrastive_on), views(again, worse, plan.contrastive_on)
+            term = contrastive_term(plan.contrastive, first, second, values.get("prototypes"))
+            total = total + plan.contrastive_weight * term
         return total
 
     def objective(values: Parameters, step: int) -> torch.Tensor:
@@ -314,10 +284,8 @@ def _train(
         parameters,
         loss,
         orders,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
+        Training(plan.epochs, plan.batch_size, plan.learning_rate, plan.weight_decay),
         meta=objective if meta is not None else None,
-        meta_rate=meta_rate,
+        meta_rate=plan.meta_rate,
     )
     return {name: tensor.detach() for name, tensor in parameters.items()}, history

@@ -23,7 +23,7 @@ import torch
 
 from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
-from prudent.rewards.columns import PairColumns, pair_columns
+from prudent.rewards.columns import BOUNDS, PairColumns, pair_columns
 from prudent.rewards.draws import lowest_loss, paired_features
 from prudent.rewards.last_layer import held_out_heads, held_out_loss
 from prudent.rewards.mlp import MLPEnsemble
@@ -102,16 +102,13 @@ class NetworkPosterior:
         members: int = 10,
         prior: float | str = "cv",
         seed: Seed = 0,
-        weight: ArrayLike | None = None,
-        soft_label: ArrayLike | None = None,
-        margin: ArrayLike | None = None,
         groups: Sequence[Any] | ArrayLike | None = None,
-        **network: Any,
+        **options: Any,
     ) -> NetworkPosterior:
         """Train a head on features (n, d) of chosen and rejected answers and take the posterior of all its weights.
 
         prior: variance of a training pair's margin before any pair was seen, a mean over pairs; "cv" takes that with
-        the lowest loss on held-out prompts, by heads that never saw them. network: options of ``MLPEnsemble.fit``.
+        the lowest loss on held-out prompts, by heads that never saw them. options: those of ``MLPEnsemble.fit`` too.
         Others: as in ``LaplacePosterior.fit``. Raises PrudentError above 5,000 pairs (use "last-layer").
         """
         better, worse = (part_of(side, slice(None)) for side in paired_features(chosen, rejected))
@@ -121,14 +118,14 @@ class NetworkPosterior:
                 f"{n} pairs: this posterior needs matrices of pairs by pairs, for at most {MOST_PAIRS}; give fewer, or "
                 'use family "last-layer"'
             )
-        columns = pair_columns(n, weight, soft_label, margin).scaled()
+        columns = pair_columns(n, *(options.pop(name, None) for name in BOUNDS)).scaled()
         info: dict[str, Any] = {"pairs": n}
         if prior == "cv":
-            prior, info["prior_table"] = choose_prior(better, worse, columns, groups, seed, network)
+            prior, info["prior_table"] = choose_prior(better, worse, columns, groups, seed, options)
         elif isinstance(prior, str) or prior <= 0:
             raise PrudentError(f'prior must be "cv" or a positive number, got {prior!r}')
         given = columns._asdict()
-        head = MLPEnsemble.fit(better, worse, members=1, seed=seed, groups=groups, **given, **network)
+        head = MLPEnsemble.fit(better, worse, members=1, seed=seed, groups=groups, **given, **options)
         pairs = Pairs.of(head, better, worse, columns)
         info |= {"prior": float(prior), "precision": pairs.precision(float(prior)), "network": head.info}
         made = cls(head, better, worse, pairs.curvature, info["precision"], torch.zeros(0, 0), info)

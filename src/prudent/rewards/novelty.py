@@ -17,7 +17,15 @@ from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
 from prudent.rewards.draws import paired_features, standardisation
 from prudent.rewards.heads import HeadEnsemble, probe_features
-from prudent.rewards.training import Parameters, member_draws, member_orders, member_seeds, shared_seed, train_members
+from prudent.rewards.training import (
+    Parameters,
+    Training,
+    member_draws,
+    member_orders,
+    member_seeds,
+    shared_seed,
+    train_members,
+)
 from prudent.rewards.uncertainty import moments
 from prudent.seeding import Seed, spawn
 
@@ -68,7 +76,7 @@ class Novelty:
             indices = train[batch[0]]
             return (_network(values, "copy", rows[:, indices]) - wanted[:, indices]).square().mean((1, 2))
 
-        train_members(trained, loss, member_orders([order], len(train), epochs), batch_size=64)
+        train_members(trained, loss, member_orders([order], len(train), epochs), Training(epochs, batch_size=64))
         made = cls({**fixed, **{name: t.detach() for name, t in trained.items()}}, mean, scale, 1.0)
         unit = float(made.of(values[kept]).mean())
         return cls(made.tensors, mean, scale, unit)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -22,11 +22,11 @@ import torch
 from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
 from prudent.rewards.aggregation import aggregate
-from prudent.rewards.columns import pair_columns
+from prudent.rewards.columns import PairLabels, pair_columns
 from prudent.rewards.draws import standardisation
 from prudent.rewards.heads import probe_features
 from prudent.rewards.stored import part_under
-from prudent.rewards.training import Parameters, member_orders, shared_seed, train_members
+from prudent.rewards.training import Parameters, Training, member_orders, shared_seed, train_members
 from prudent.seeding import Seed, numpy_generator, spawn, torch_generator
 
 LEVELS = 19
@@ -158,8 +158,8 @@ class QuantileModel:
         wanted = (target - centre) / deviation
         tau = levels(count)
         rows = (values - mean) / scale
-        options = {"batch_size": batch_size, "learning_rate": learning_rate, "weight_decay": weight_decay}
-        train = partial(_train, tau=tau, monotone=monotone, seed=seed, options=options)
+        plan = Training(0, batch_size, learning_rate, weight_decay, cosine=True)  # epochs follow below
+        train = partial(_train, tau=tau, monotone=monotone, seed=seed, plan=plan)
         table = None
         if epochs is None:
             epochs, table = converged_epochs(rows, wanted, tau, monotone, train, seed)
@@ -179,20 +179,18 @@ class QuantileModel:
         epochs: int = 5,
         batch_size: int = 64,
         learning_rate: float = 1e-3,
-        weight: ArrayLike | None = None,
-        soft_label: ArrayLike | None = None,
-        margin: ArrayLike | None = None,
         seed: Seed = 0,
+        **labels: Unpack[PairLabels],
     ) -> QuantileModel:
         """The same heads, frozen, with a gate trained by Bradley-Terry on the expected score of n pairs.
 
-        prompts (n, d): states of the prompts. chosen, rejected (n, d): features of the answers.
+        prompts (n, d): states of the prompts. chosen, rejected (n, d): features of the answers, with their ``labels``.
         """
         states = torch.as_tensor(prompts).float()
         first, second = (self.attribute_quantiles(side).mean(0) for side in (chosen, rejected))  # (n, A)
         if not len(states) == len(first) == len(second) or len(states) < 2:
             raise PrudentError(f"{len(states)} prompts for {len(first)} and {len(second)} answers; at least two pairs")
-        columns = pair_columns(len(first), weight, soft_label, margin).scaled().to(torch.float32)
+        columns = pair_columns(len(first), **labels).scaled().to(torch.float32)
         mean, scale = standardisation(states)
         rows = (states - mean) / scale
         start, order = spawn(shared_seed(seed), 2)
@@ -204,7 +202,7 @@ class QuantileModel:
         for permutation in member_orders([order], len(rows), epochs)[0]:
             for batch in permutation.split(batch_size):
                 if len(batch) < 2:
-                    continue  # batch norm has no spread to divide by
+                    continue  # batch norm has no variance to divide by
                 picked = columns.at(batch)
                 losses = picked.losses((gate(rows[batch]) * difference[batch]).sum(1))
                 loss = (losses if picked.weight is None else losses * picked.weight).mean()
@@ -289,7 +287,7 @@ def _train(
     tau: torch.Tensor,
     monotone: bool,
     seed: Seed,
-    options: dict[str, Any],
+    plan: Training,
 ) -> tuple[dict[str, torch.Tensor], list[float]]:
     """Heads (weight (A, Q, d), bias (A, Q)) by pinball loss on rows (n, d) and ratings (n, A); losses of steps."""
     parameters = _start(wanted, tau, rows.shape[1])
@@ -299,7 +297,7 @@ def _train(
         return masked_pinball(found, wanted[batch[0]], tau)[None]
 
     orders = member_orders([shared_seed(seed)], len(rows), epochs)
-    history = train_members(parameters, loss, orders, cosine=True, **options)
+    history = train_members(parameters, loss, orders, plan)
     return {name: tensor[0].detach() for name, tensor in parameters.items()}, history
 
 

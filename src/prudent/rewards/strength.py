@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -20,11 +20,12 @@ import torch
 from prudent.arrays import ArrayLike, as_tensor
 from prudent.errors import PrudentError
 from prudent.rewards.accuracy import credit
-from prudent.rewards.columns import pair_columns
+from prudent.rewards.columns import PairLabels, pair_columns
 from prudent.rewards.draws import PairDifference, bootstrap_counts, fit_resamples, paired_features, standardisation
 from prudent.seeding import Seed, numpy_generator, spawn
 
 MODES = ("cross-fitted", "in-sample")
+TOLERANCE = 1e-6  # gradient norm of a fold's heads: far below what resampling changes
 
 
 @dataclass(frozen=True)
@@ -96,16 +97,14 @@ def strength_of_differences(
     folds: int = 5,
     ridge: float | str = "cv",
     in_sample: bool = False,
-    weight: ArrayLike | None = None,
-    soft_label: ArrayLike | None = None,
     seed: Seed = 0,
-    tolerance: float = 1e-6,
+    **labels: Unpack[PairLabels],
 ) -> Strength:
     """Margins of M bootstrap heads for every pair. difference: (n, d), see ``standard_differences``.
 
     groups: (n,) prompt of each pair; None takes every pair as a prompt of its own. folds: parts of the cross-fit; all
     folds x members heads are fitted as one batch. ridge: "cv" chooses it once by cross-validation over all pairs (a
-    single number; no member sees its own fold). weight, soft_label: (n,) as in ``HeadEnsemble.fit``.
+    single number; no member sees its own fold). labels: (n,) as in ``HeadEnsemble.fit``.
     Raises PrudentError for shapes, too few prompts, fewer than two members.
     """
     if members < 2:
@@ -113,12 +112,12 @@ def strength_of_differences(
     n = int(difference.shape[0])
     units = list(range(n)) if groups is None else groups
     fold_seed, ridge_seed, *member_seeds = spawn(seed, 2 + members)
-    columns = pair_columns(n, weight, soft_label)
+    columns = pair_columns(n, **labels)
     fold = torch.zeros(n, dtype=torch.long) if in_sample else prompt_folds(units, folds, fold_seed)
     parts = 1 if in_sample else folds
     counts = torch.cat([_fold_counts(units, fold, None if in_sample else k, member_seeds) for k in range(parts)])
     fit = fit_resamples(
-        difference, counts, ridge=ridge, columns=columns, groups=units, seed=ridge_seed, tolerance=tolerance
+        difference, counts, ridge=ridge, columns=columns, groups=units, seed=ridge_seed, tolerance=TOLERANCE
     )
     margins = torch.empty(members, n)
     weights = fit.weights.float().reshape(parts, members, -1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -59,40 +60,51 @@ def _nothing() -> torch.Tensor:
     return torch.zeros(())
 
 
+@dataclass(frozen=True)
+class Training:
+    """How members are trained. warmup: share of the steps over which the rate grows to full; cosine: it then falls to
+    0 along half a cosine."""
+
+    epochs: int = 1
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    warmup: float = 0.0
+    cosine: bool = False
+
+    def share(self, step: int, steps: int) -> float:
+        """Share of the learning rate at a step (from 0) of so many."""
+        rise = min(1.0, (step + 1) / (self.warmup * steps)) if self.warmup > 0 else 1.0
+        return rise * (0.5 * (1 + math.cos(math.pi * step / steps)) if self.cosine else 1.0)
+
+
 def train_members(
     parameters: Parameters,
     loss: Loss,
     orders: torch.Tensor,
+    plan: Training,
     *,
-    batch_size: int = 32,
-    learning_rate: float = 1e-3,
-    weight_decay: float = 0.0,
-    warmup: float = 0.0,
-    cosine: bool = False,
     meta: Callable[[Parameters, int], torch.Tensor] | None = None,
     meta_rate: float = 0.0,
 ) -> list[float]:
     """Adam on all members at once, in place. Returns the mean loss over members of every step.
 
     parameters: leaf tensors (K, ...). loss(parameters, rows (K, B), step) -> (K,), the loss of each member's batch.
-    orders: (K, epochs, rows), see ``member_orders``. warmup: share of the steps over which the rate grows to full.
-    cosine: the rate then falls to 0 along half a cosine.
-    meta(parameters, step) -> (K,): MetaRM's difference objective, raised at rate ``meta_rate`` before each gradient is
-    taken (see ``meta``); 0 is ordinary training.
+    orders: (K, epochs, rows), see ``member_orders``; they say how many epochs. meta(parameters, step) -> (K,): MetaRM's
+    difference objective, raised at rate ``meta_rate`` before each gradient is taken (see ``meta``); 0 is ordinary
+    training.
     A loss that is not finite raises PrudentError before the optimiser's step, naming the members and rows.
     """
     leaves = [tensor.requires_grad_() for tensor in parameters.values()]
-    optimiser = torch.optim.AdamW(leaves, lr=learning_rate, weight_decay=weight_decay)
+    optimiser = torch.optim.AdamW(leaves, lr=plan.learning_rate, weight_decay=plan.weight_decay)
     _, epochs, rows = orders.shape
-    steps = epochs * -(-rows // batch_size)
+    steps = epochs * -(-rows // plan.batch_size)
     history: list[float] = []
     for epoch in range(epochs):
-        for start in range(0, rows, batch_size):
+        for start in range(0, rows, plan.batch_size):
             step = len(history)
-            rise = min(1.0, (step + 1) / (warmup * steps)) if warmup > 0 else 1.0
-            fall = 0.5 * (1 + math.cos(math.pi * step / steps)) if cosine else 1.0
-            optimiser.param_groups[0]["lr"] = learning_rate * rise * fall
-            batch = orders[:, epoch, start : start + batch_size]
+            optimiser.param_groups[0]["lr"] = plan.learning_rate * plan.share(step, steps)
+            batch = orders[:, epoch, start : start + plan.batch_size]
             optimiser.zero_grad(set_to_none=True)
             with ascended(leaves, partial(meta, parameters, step) if meta else _nothing, meta_rate if meta else 0.0):
                 each = loss(parameters, batch, step)

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy, log_softmax, normalize
 from prudent.errors import PrudentError
 
 KINDS = ("simcse", "swav")
-PLACES = ("feature", "difference")
+SIDES = ("feature", "difference")
 
 
 def simcse(first: torch.Tensor, second: torch.Tensor, temperature: float = 0.05) -> torch.Tensor:
@@ -64,11 +64,11 @@ def swav(first: torch.Tensor, second: torch.Tensor, prototypes: torch.Tensor, te
     return (predicted_one + predicted_two) / 2
 
 
-def views(chosen: torch.Tensor, rejected: torch.Tensor, place: str) -> torch.Tensor:
+def views(chosen: torch.Tensor, rejected: torch.Tensor, on: str) -> torch.Tensor:
     """What a contrastive term looks at: both sides as 2B items ("feature"), or their difference ("difference")."""
-    if place not in PLACES:
-        raise PrudentError(f"unknown place {place!r} for a contrastive term; known: {', '.join(PLACES)}")
-    return torch.cat([chosen, rejected], dim=-2) if place == "feature" else chosen - rejected
+    if on not in SIDES:
+        raise PrudentError(f"a contrastive term on {on!r} is unknown; known: {', '.join(SIDES)}")
+    return torch.cat([chosen, rejected], dim=-2) if on == "feature" else chosen - rejected
 
 
 def contrastive_term(

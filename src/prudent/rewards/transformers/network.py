@@ -59,15 +59,15 @@ class EnsembleModel(torch.nn.Module):
         self.shared = 0
         self.share_lower = True
         self.kept: dict[bytes, torch.Tensor] = {}
-        self.contrastive: tuple[str, str, float] | None = None  # kind, place, weight
+        self.contrastive: tuple[str, str, float] | None = None  # kind, on, weight
         self.dropout = 0.1  # of the representation, between the two passes of a contrastive term
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
         self.backbone.gradient_checkpointing_enable(**options)  # type: ignore[operator]
 
-    def set_contrastive(self, kind: str, place: str, weight: float, seed: np.random.SeedSequence) -> None:
+    def set_contrastive(self, kind: str, on: str, weight: float, seed: np.random.SeedSequence) -> None:
         """Add a contrastive term on the representation (see ``contrastive``); swav brings prototypes of its own."""
-        self.contrastive = (kind, place, weight)
+        self.contrastive = (kind, on, weight)
         if kind == "swav":
             width = self.heads.shape[1]
             start = torch.randn(PROTOTYPES, width, generator=torch_generator(seed))
@@ -207,9 +207,9 @@ class EnsembleModel(torch.nn.Module):
 
     def _contrastive_loss(self, states: torch.Tensor) -> torch.Tensor:
         assert self.contrastive is not None
-        kind, place, strength = self.contrastive
+        kind, on, strength = self.contrastive
         sides = [torch.nn.functional.dropout(states, self.dropout) for _ in range(2)]
-        first, second = (views(side[:, :, 0], side[:, :, 1], place) for side in sides)
+        first, second = (views(side[:, :, 0], side[:, :, 1], on) for side in sides)
         return strength * contrastive_term(kind, first, second, self.prototypes).sum()
 
 
