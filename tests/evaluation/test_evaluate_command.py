@@ -68,6 +68,8 @@ def test_rewardbench_end_to_end(bench: tuple[Path, Path], tmp_path: Path) -> Non
     (comparison,) = found["comparisons"]
     assert len(comparison["rows"]) == 24 and comparison["rows"][0]["group"] == "all"
     assert all(row["p_holm"] >= row["p"] for row in comparison["rows"][1:])
+    assert comparison["rows"][0]["p_holm"] == comparison["rows"][0]["p"]  # one comparison: nothing to adjust
+    assert found["compared_with"] == {"name": "ensemble", "why": "named first"}
     for name in ("manifest.json", "evaluation.json", "items.jsonl", "metrics.parquet", "report.html"):
         assert (out / name).is_file()
     strict((out / "evaluation.json").read_text())
@@ -121,7 +123,12 @@ def test_rewardmath_from_scores_alone(shared: Path, tmp_path: Path) -> None:
         "--json",
     )
     assert result.exit_code == 0, result.stderr
-    models = {model["name"]: model for model in strict(result.stdout)["models"]}
+    found = strict(result.stdout)
+    models = {model["name"]: model for model in found["models"]}
+    assert found["compared_with"] == {"name": "internlm2", "why": "highest accuracy"}
+    assert [c["b"] for c in found["comparisons"]] == ["gpt4", "Math_Shepherd"]
+    p = [c["rows"][0]["p"] for c in found["comparisons"]]
+    assert max(c["rows"][0]["p_holm"] for c in found["comparisons"]) >= 2 * min(p)
     assert models["Math_Shepherd"]["view"] == "last" and models["Math_Shepherd"]["reduction"]["best"] == "last"
     assert models["gpt4"]["tied_problems"] == 169 and "whole numbers" in models["gpt4"]["warnings"][0]
     assert models["internlm2"]["headline"]["estimate"]["value"] == pytest.approx(114 / 272)

@@ -229,3 +229,7 @@ def test_every_ridge_is_named() -> None:
     spec = charts.ridges({name: [1.0, 2.0, 3.0] for name in names}).to_dict()
     svg = vl_convert.vegalite_to_svg({**spec, "width": 300}, vl_version=VEGA_LITE)
     assert all(f">{name}<" in svg for name in names)
+
+
+def test_p_values_never_read_as_nothing() -> None:
+    assert [p_value(p) for p in (None, 1e-9, 0.0104, 1.0)] == ["–", "<0.001", "0.010", "1.000"]

@@ -205,6 +205,11 @@ def number(value: float) -> str:
     )
 
 
+def p_value(p: float | None) -> str:
+    """A p value as the tables print it: three decimals, smaller ones as ``<0.001``, a dash for none."""
+    return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def _is_numeric(column: Sequence[Any]) -> bool:
     found = [plain(value) for value in column]
     kept = [value for value in found if value not in (None, "", "–")]

@@ -11,7 +11,7 @@ from prudent.commands.clean.run import Judged, Outcome
 from prudent.data.cleaning import STRENGTH_RULES, count_changes
 from prudent.data.rules import RULES
 from prudent.reporting import charts
-from prudent.reporting.report import Report
+from prudent.reporting.report import Report, p_value
 
 SUSPICIOUS = 20
 
@@ -283,7 +283,7 @@ def proof_rows(table: Sequence[dict[str, Any]]) -> list[list[Any]]:
             row["pairs"],
             interval(row["accuracy"]),
             None if row["gain"] is None else points(row["gain"]),
-            row["p_adjusted"],
+            None if row["p_adjusted"] is None else p_value(row["p_adjusted"]),
             None if row["own_ridge_gain"] is None else f"{100 * row['own_ridge_gain']:+.1f}",
             None if row["seeds_better"] is None else percent(row["seeds_better"], 0),
         ]

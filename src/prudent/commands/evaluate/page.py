@@ -1,39 +1,18 @@
-"""The evaluation as a page and as a table in the terminal."""
+"""The evaluation as a page."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from prudent.commands.common import result_console
-from prudent.evaluation.benchmarks.contest import Result, tied_items
+from prudent.commands.evaluate.numbers import NAMES, TITLES, brief, columns, ends, metric_of, shown
+from prudent.commands.evaluate.page_comparisons import comparisons, undecided
+from prudent.evaluation.benchmarks.contest import Result
 from prudent.evaluation.benchmarks.items import Items
 from prudent.evaluation.benchmarks.judges import RULES as JUDGE_RULES
 from prudent.evaluation.benchmarks.reward_bench import BenchmarkScore
-from prudent.evaluation.intervals import Estimate
 from prudent.reporting import charts
-from prudent.reporting.report import Report
+from prudent.reporting.report import Report, p_value
 
-TITLES = {
-    "rewardbench": "RewardBench",
-    "rewardbench2": "RewardBench 2",
-    "rewardmath": "RewardMATH",
-    "preferences": "Preference pairs",
-}
-COLUMNS = {
-    "rewardbench": ("overall", "Chat", "Chat Hard", "Safety", "Reasoning", "micro", "micro, ties half"),
-    "rewardbench2": ("overall", "Factuality", "Precise IF", "Math", "Safety", "Focus", "Ties", "micro"),
-    "rewardmath": ("accuracy", "accuracy_with_ties", "accuracy_expected", "mrr", "mrr_tie_averaged"),
-    "preferences": ("accuracy", "accuracy, ties half"),
-}
-NAMES = {
-    "accuracy_with_ties": "accuracy, ties won",
-    "accuracy_expected": "accuracy, ties at random",
-    "mrr": "MRR, ties lost",
-    "mrr_tie_averaged": "MRR, ties averaged",
-    "micro": "accuracy over all items",
-    "micro, ties half": "the same, ties half",
-    "overall": "overall score",
-}
 GLOSSARY = {
     "micro": "mean over items, whatever their subset",
     "macro": "mean over subsets, whatever their size",
@@ -44,20 +23,6 @@ GLOSSARY = {
     "coverage": "share of items kept when the most uncertain are set aside first",
 }
 STRONG = 0.9
-
-
-def shown(value: Estimate | None) -> str:
-    if value is None or value.value is None:
-        return "–"
-    return f"{value.value:.3f}" + ("" if value.low is None else f" [{value.low:.3f}, {value.high:.3f}]")
-
-
-def ends(value: Estimate) -> dict[str, float | None]:
-    return {"value": value.value, "low": value.low, "high": value.high}
-
-
-def brief(value: Estimate | float | None) -> float | None:
-    return value.value if isinstance(value, Estimate) else value
 
 
 def report(
@@ -76,21 +41,6 @@ def report(
     left_out(page, payload)
     notes(page, items, results, payload)
     return page
-
-
-def columns(benchmark: str, results: list[Result]) -> list[str]:
-    """Metrics of the table; a section is followed by what is known of a part of it ("Safety, 4 of 5 subsets")."""
-    found = list(dict.fromkeys(name for result in results for name in result.view.metrics))
-    named = [
-        name
-        for metric in COLUMNS[benchmark]
-        for name in [metric, *(n for n in found if n.startswith(f"{metric}, ") and n.endswith(" subsets"))]
-    ]
-    return [name for name in named if any(brief(metric_of(r, name)) is not None for r in results)]
-
-
-def metric_of(result: Result, name: str) -> Estimate | None:
-    return result.view.metrics.get(name)
 
 
 def verdict(page: Report, results: list[Result], baselines: list[Result], payload: dict[str, Any]) -> None:
@@ -119,6 +69,8 @@ def verdict(page: Report, results: list[Result], baselines: list[Result], payloa
     if tied:
         text += f" {len(tied)} of {len(results)} scorers tie on more than half of the problems: where they stand"
         text, tone = text + " depends on the rule for ties, so read all five columns.", "warn"
+    if len(payload["comparisons"]) > 1:
+        text += f" {undecided(payload)}"
     page.verdict(text, tone, "Result")
 
 
@@ -259,7 +211,7 @@ def reductions(page: Report, results: list[Result]) -> None:
             c.best,
             f"{c.share[c.best]:.0%}",
             c.runner_up,
-            c.clear,
+            p_value(c.clear),
             "yes" if c.share[c.best] >= STRONG else "not clear",
         ]
         for r in process
@@ -350,40 +302,6 @@ def calibration(page: Report, results: list[Result]) -> None:
     )
 
 
-def comparisons(page: Report, payload: dict[str, Any]) -> None:
-    if not payload["comparisons"]:
-        return
-    page.heading("Paired comparisons")
-    rows = [
-        [
-            f"{c['a']} against {c['b']}",
-            row.group,
-            row.n,
-            row.a,
-            row.b,
-            row.a_only,
-            row.b_only,
-            shown(row.difference),
-            row.p,
-        ]
-        for c in payload["comparisons"]
-        for row in c["rows"][:1]
-    ]
-    page.table(
-        ["pair", "over", "items", "first", "second", "first only", "second only", "difference", "p (McNemar)"],
-        rows,
-        "On the items that both scored; ties count as wrong. Difference: paired bootstrap.",
-    )
-    for c in payload["comparisons"]:
-        if len(c["rows"]) > 2:
-            with page.details(f"{c['a']} against {c['b']} by subset"):
-                page.table(
-                    ["subset", "items", "first", "second", "difference", "p", "p, Holm"],
-                    [[r.group, r.n, r.a, r.b, shown(r.difference), r.p, r.p_holm] for r in c["rows"][1:]],
-                    "p corrected over the subsets of this table (Holm).",
-                )
-
-
 def left_out(page: Report, payload: dict[str, Any]) -> None:
     found = payload.get("leave_one_source_out")
     if not found:
@@ -412,39 +330,3 @@ def notes(page: Report, items: Items, results: list[Result], payload: dict[str, 
         lines += [f"judge rule {name}: {text}" for name, text in JUDGE_RULES.items()]
     page.bullets(lines)
     page.glossary(GLOSSARY)
-
-
-def print_table(benchmark: str, results: list[Result], baselines: list[Result], payload: dict[str, Any]) -> None:
-    """Results, baselines and comparisons in the terminal."""
-    from rich.table import Table
-
-    metrics = columns(benchmark, results)
-    console = result_console(40 + 24 * len(metrics))  # one line a scorer
-    roomy = console.width >= 30 + 24 * len(metrics)
-    table = Table(title=f"{TITLES[benchmark]}: {payload['items']} items")
-    table.add_column("scorer", overflow="fold")
-    for metric in metrics:
-        table.add_column(NAMES.get(metric, metric), justify="right")
-    table.add_column("ties", justify="right")
-    for result in [*sorted(results, key=lambda r: -(r.headline[1].value or 0)), *baselines]:
-        label = result.name + ("" if result.chosen in ("score", "verdict") else f" ({result.chosen})")
-        ties = result.pairs.tied if result.pairs else tied_items(result.view)
-        found = [metric_of(result, m) for m in metrics]
-        cells = [shown(v) if roomy or i == 0 else shown(v).split(" ")[0] for i, v in enumerate(found)]
-        table.add_row(label, *cells, str(ties))
-    random = payload["baselines"]["random"]
-    table.add_row("knows nothing", *(f"{random[m]:.3f}" if m in random else "–" for m in metrics), "")
-    console.print(table)
-    missing = {r.name: r.view.detail.missing for r in results if isinstance(r.view.detail, BenchmarkScore)}
-    for names in dict.fromkeys(tuple(found) for found in missing.values() if found):
-        who = [name for name, found in missing.items() if tuple(found) == names]
-        whose = "" if len(who) == len(missing) else f" of {', '.join(who)}"
-        console.print(f"no items{whose}, so null: {', '.join(names)}", markup=False)
-    for comparison in payload["comparisons"]:
-        row = comparison["rows"][0]
-        p = "–" if row.p is None else f"{row.p:.3g}"
-        console.print(
-            f"{comparison['a']} - {comparison['b']}: {shown(row.difference)} on {row.n} items ({row.group}), "
-            f"McNemar p {p}",
-            markup=False,
-        )

@@ -12,15 +12,8 @@ from prudent.commands.common import say
 from prudent.commands.evaluate.options import EvaluateOptions
 from prudent.data.files import file_kind
 from prudent.errors import PrudentError
-from prudent.evaluation.benchmarks.contest import (
-    RULES,
-    Contestant,
-    Result,
-    compare_results,
-    judge,
-    length_baselines,
-    of_table,
-)
+from prudent.evaluation.benchmarks.comparisons import compare_with
+from prudent.evaluation.benchmarks.contest import RULES, Contestant, Result, judge, length_baselines, of_table
 from prudent.evaluation.benchmarks.items import Items, read_items
 from prudent.evaluation.benchmarks.reward_bench import BenchmarkScore
 from prudent.evaluation.benchmarks.reward_math import RewardMathScore, leave_one_source_out
@@ -50,7 +43,7 @@ def evaluate(given: EvaluateOptions) -> dict[str, Any]:
         write(given.out, benchmark, items, results, baselines, payload, given)
         say(f"wrote {given.out}")
     if not given.as_json:
-        from prudent.commands.evaluate.page import print_table
+        from prudent.commands.evaluate.terminal import print_table
 
         print_table(benchmark, results, baselines, payload)
     return payload
@@ -142,6 +135,8 @@ def describe(
     benchmark: str, items: Items, results: list[Result], baselines: list[Result], given: EvaluateOptions
 ) -> dict[str, Any]:
     """The JSON object: every number with its interval, counts of what was left out, and the rules in words."""
+    reference, why = reference_of(results, given)
+    others = sorted((r for r in results if r is not reference), key=lambda r: -(r.headline[1].value or 0.0))
     payload: dict[str, Any] = {
         "benchmark": benchmark,
         "data": given.data or items.source,
@@ -151,14 +146,8 @@ def describe(
         "models": [of_result(result) for result in results],
         "baselines": {"random": random_baseline(benchmark, items)}
         | {base.name: base.view.metrics for base in baselines},
-        "comparisons": [
-            {
-                "a": results[0].name,
-                "b": other.name,
-                "rows": compare_results(results[0], other, benchmark != "rewardmath", given.rounds, given.seed),
-            }
-            for other in results[1:]
-        ],
+        "compared_with": {"name": reference.name, "why": why},
+        "comparisons": compare_with(reference, others, benchmark != "rewardmath", given.rounds, given.seed),
         "rules": WORDS,
     }
     if getattr(given, "leave_out", False):
@@ -166,11 +155,20 @@ def describe(
     return payload
 
 
+def reference_of(results: list[Result], given: EvaluateOptions) -> tuple[Result, str]:
+    """The scorer that the others are compared with, and why: the one asked about, or else the best."""
+    if given.model or given.against or len(results) < 3:
+        return results[0], "named first"
+    best = max(results, key=lambda result: -1.0 if result.headline[1].value is None else result.headline[1].value)
+    return best, f"highest {best.headline[0]}"
+
+
 WORDS = {
     "headline": "a tie never counts as right; 'ties half' counts it as half right",
     "interval": "95 %: Wilson for proportions (on effective items where items share a prompt), else bootstrap (within "
     "subsets, whole prompts drawn where items share one)",
-    "p": "exact McNemar on strict correctness; p_holm corrected over subsets",
+    "p": "exact McNemar on strict correctness; p_holm adjusted by Holm over the scorers compared (all items) or over "
+    "the subsets",
     "members": "members are centred per item before rules that compare them; sigma is the sample deviation (ddof=1)",
 }
 

@@ -11,7 +11,7 @@ import numpy as np
 from prudent.recommend.comparison import BLEND, SCORE, UNCERTAINTY, Comparison
 from prudent.recommend.pipeline import Model
 from prudent.reporting import charts
-from prudent.reporting.report import Report
+from prudent.reporting.report import Report, p_value
 from prudent.seeding import Seed, numpy_generator
 
 OVERALL, TAIL, RELATIVE = "recall@20 overall", "recall@20 tail absolute", "recall@20 tail relative"
@@ -189,7 +189,7 @@ def add_tables(report: Report, found: Comparison) -> None:
     )
     with report.details("Differences from ranking by score, paired over users"):
         rows = [
-            [row["ranking"], row["metric"], said(row), row["users"], row["p"], row.get("p_holm")]
+            [row["ranking"], row["metric"], said(row), row["users"], p_value(row["p"]), p_value(row.get("p_holm"))]
             for row in found.paired
             if "@20" in row["metric"]
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -13,15 +13,7 @@ import torch
 from prudent.errors import PrudentError, RowsError
 from prudent.evaluation.benchmarks.items import Items
 from prudent.evaluation.benchmarks.judges import JudgeScore, credit, judge_score
-from prudent.evaluation.benchmarks.pair_metrics import (
-    ComparisonRow,
-    Disagreement,
-    PairScore,
-    compare,
-    disagreement,
-    grid_warnings,
-    pair_score,
-)
+from prudent.evaluation.benchmarks.pair_metrics import Disagreement, PairScore, disagreement, grid_warnings, pair_score
 from prudent.evaluation.benchmarks.reward_bench import BenchmarkScore, credit_of, rewardbench, rewardbench2
 from prudent.evaluation.benchmarks.reward_math import (
     REDUCTIONS,
@@ -33,7 +25,7 @@ from prudent.evaluation.benchmarks.reward_math import (
     rewardmath_pairwise,
 )
 from prudent.evaluation.benchmarks.score_files import ScoreTable, match
-from prudent.evaluation.benchmarks.ties_domain import published, tie_statistics
+from prudent.evaluation.benchmarks.ties_domain import tie_statistics
 from prudent.evaluation.intervals import Estimate, proportion
 from prudent.evaluation.ties import same_choice
 from prudent.seeding import Seed
@@ -388,36 +380,6 @@ def choose(
     if wanted == "prod":
         notes.append("scores of prod are logarithms of the product")
     return wanted, found
-
-
-def compare_results(first: Result, second: Result, by_subset: bool, rounds: int, seed: Seed) -> list[ComparisonRow]:
-    """Paired comparison on the items that both scored; a row over all, then one a subset (Holm-corrected)."""
-    where = {name: index for index, name in enumerate(first.items.ids)}
-    shared = [(where[name], index) for index, name in enumerate(second.items.ids) if name in where]
-    if not shared:
-        raise PrudentError(f"{first.name} and {second.name} scored no common item")
-    left, right = map(list, zip(*shared))
-    subsets = [first.items.subsets[index] for index in left]
-    clusters = clusters_of(first.items)
-    rows = compare(
-        first.view.credit[left],
-        second.view.credit[right],
-        subsets if by_subset and len(set(subsets)) > 1 else None,
-        clusters=None if clusters is None else [clusters[index] for index in left],
-        rounds=rounds,
-        seed=seed,
-    )
-    return [replace(rows[0], group=whole_group(first.items.benchmark, set(subsets))), *rows[1:]]
-
-
-def whole_group(benchmark: str, there: set[str]) -> str:
-    """Name of the row over all items, which says so where a published benchmark's subsets are missing."""
-    table = published().get(benchmark)
-    if table is None:
-        return "all"
-    known = {name for members in table["sections"].values() for name in members} if "sections" in table else set()
-    known = known or set(table["subsets"])
-    return "all" if known <= there else f"all, {len(known & there)} of {len(known)} subsets"
 
 
 def length_baselines(items: Items) -> list[Contestant]:

@@ -129,7 +129,8 @@ def disagreement(
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """a against b on the items of one group. p: exact McNemar; p_holm: corrected over the groups of the table."""
+    """a against b on the items of one group. p: exact McNemar. p_holm: adjusted over the groups of the table; in the
+    row over all items over the scorers compared (None where that wasn't asked for)."""
 
     group: str
     n: int
