@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from prudent.reporting import charts, style
-from prudent.reporting.report import VEGA_LITE, Report, cell, embed, mark_up
+from prudent.reporting.report import VEGA_LITE, Report, cell, embed, mark_up, p_value
 from prudent.runs import new_run
 
 EVIL = "<script>document.title='owned'</script> & </script><!-- \ud83d"

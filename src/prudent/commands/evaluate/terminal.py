@@ -9,6 +9,7 @@ from prudent.commands.evaluate.numbers import NAMES, TITLES, columns, metric_of,
 from prudent.commands.evaluate.page_comparisons import undecided
 from prudent.evaluation.benchmarks.contest import Result, tied_items
 from prudent.evaluation.benchmarks.reward_bench import BenchmarkScore
+from prudent.reporting.report import p_value
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,14 +57,12 @@ def print_comparisons(console: Console, payload: dict[str, Any]) -> None:
     )
     for comparison in found[:NEAREST]:
         row = comparison["rows"][0]
-        p = "–" if row.p_holm is None else f"{row.p_holm:.3g}"
         console.print(
-            f"  {reference['name']} - {comparison['b']}: {shown(row.difference)} on {row.n} items ({row.group}), p {p}",
+            f"  {reference['name']} - {comparison['b']}: {shown(row.difference)} on {row.n} items ({row.group}), "
+            f"p {p_value(row.p_holm)}",
             markup=False,
         )
     if len(found) > NEAREST:
-        console.print(
-            f"  {len(found) - NEAREST} more below these are in the report and in evaluation.json", markup=False
-        )
+        console.print(f"  {len(found) - NEAREST} more below these: see evaluation.json", markup=False)
     if len(found) > 1:
         console.print(undecided(payload), markup=False)

@@ -37,7 +37,7 @@ def compare_results(first: Result, second: Result, by_subset: bool, rounds: int,
 def compare_with(
     reference: Result, others: Sequence[Result], by_subset: bool, rounds: int, seed: Seed
 ) -> list[dict[str, Any]]:
-    """The reference against each other scorer: names a, b and rows; p over all items is adjusted by Holm over scorers."""
+    """The reference against each other scorer: names a, b and rows; p over all items adjusted by Holm over them."""
     tables = [compare_results(reference, other, by_subset, rounds, seed) for other in others]
     adjusted = holm([float("nan") if rows[0].p is None else rows[0].p for rows in tables]).tolist()
     found = []
