@@ -14,6 +14,7 @@ __getattr__, __all__ = attach(
         "moments": "prudent.rewards.uncertainty",
         "aggregate": "prudent.rewards.aggregation",
         "estimate_risk": "prudent.evaluation.risk_estimate",
+        "Monitor": "prudent.policies.monitoring.monitor",
         "acquire": "prudent.acquisition.pick",
         "run_preflight": "prudent.commands.api",
         "PrudentError": "prudent.errors",

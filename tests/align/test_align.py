@@ -145,6 +145,32 @@ def test_an_interrupted_series_goes_on_and_ends_the_same(series, whole):
         align(settings, folder / "part")
 
 
+def test_a_monitored_series_is_watched_stopped_reported_and_resumed(series):
+    settings, folder = series
+    watched = replace(settings, monitor="watch", reference_samples=16, steps=3, runs=1, objectives=("vanilla",))
+    said = []
+    align(watched, folder / "watched", say=said.append)
+    run = json.loads((folder / "watched/runs/run-000-vanilla.json").read_text())
+    assert {"disagreement", "novelty", "drift", "kl"} <= set(run["history"][2]["monitor"]) and run["alarm"] is None
+    assert sum(text.startswith("monitor: ") for text in said) == 3
+    assert "The monitor" in (folder / "watched/report.html").read_text()
+
+    stopped = replace(watched, monitor="stop", false_alarm=0.999999, steps=6, save_every=1)
+    align(stopped, folder / "stopped")
+    run = json.loads((folder / "stopped/runs/run-000-vanilla.json").read_text())
+    drift = [entry["monitor"]["drift"] for entry in run["history"]]
+    assert all(share < 1 for share in drift[:-1])
+    assert (run["alarm"] is None and len(drift) == 6) or (run["alarm"]["step"] == len(drift) and drift[-1] >= 1)
+
+
+def test_a_monitor_without_enough_samples_or_gold_is_refused(series):
+    settings, folder = series
+    with pytest.raises(PrudentError, match="raise --reference-samples"):
+        align(replace(settings, monitor="watch", reference_samples=2), folder / "few")
+    with pytest.raises(PrudentError, match="--probe-labels needs --monitor"):
+        replace(settings, probe_labels=5).checked()
+
+
 def test_other_options_don_t_resume_a_series(series):
     settings, folder = series
     (folder / "out").mkdir()

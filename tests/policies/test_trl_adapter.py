@@ -189,3 +189,33 @@ def test_objectives_that_weight_the_kl_are_not_half_applied():
         function(["Unseen"], ["a"])
     with pytest.raises(PrudentError, match="give reference="):
         model.as_reward_function("proportional")
+
+
+def test_a_monitor_watches_trl_s_trainer_logs_there_and_stops_it(tmp_path, tiny_folder):
+    from prudent import Monitor
+
+    texts = [[f"word {i} and {'so ' * (i % 5)}on" for i in range(20)] for _ in PROMPTS]
+    monitor = Monitor(HashedScores(), (PROMPTS, texts), steps=6)
+    said = []
+    trainer = trl.GRPOTrainer(
+        model=str(tiny_folder),
+        reward_funcs=[monitor.watch(lambda prompts, completions, **columns: [float(len(c)) for c in completions])],
+        args=trl.GRPOConfig(
+            output_dir=str(tmp_path),
+            beta=0.1,
+            num_generations=2,
+            per_device_train_batch_size=4,
+            max_completion_length=8,
+            max_steps=6,
+            logging_steps=1,
+            report_to=[],
+            use_cpu=True,
+        ),
+        train_dataset=Dataset.from_list([{"prompt": p} for p in PROMPTS]),
+        callbacks=[monitor.callback(said.append)],
+    )
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "monitor/length" in entry]
+    assert logged and "monitor/drift" in logged[0] and any(line.startswith("monitor: ") for line in said)
+    assert monitor.alarm is not None  # one to eight random tokens are no text like the reference's
+    assert trainer.state.global_step == monitor.alarm.step < 6 and "kl" in monitor.history[0]

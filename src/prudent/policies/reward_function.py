@@ -59,6 +59,7 @@ class RewardFunction:
         self.calls = 0
         self.kl_weight: torch.Tensor | None = None
         self.last: Shaped | None = None
+        self.observer: Callable[..., None] | None = None  # a monitor's: what each call was given and gave
         self.index: dict[str, int] = {}
         self.statistics: ReferenceStatistics | None = None
         if reference is not None:
@@ -132,7 +133,10 @@ class RewardFunction:
             log_extra("reward_mean", shaped.mean.tolist())
             log_extra("reward_variance", shaped.variance.tolist())
             log_extra("reward_members", scores.T.tolist())
-        return shaped.reward.tolist()
+        rewards = shaped.reward.tolist()
+        if self.observer is not None:
+            self.observer(prompts, completions, rewards, scores, log_metric)
+        return rewards
 
 
 def for_plain_trainer(function: RewardFunction) -> RewardFunction:

@@ -59,8 +59,10 @@ TRL_TAKES = {
     "--column",
     "--config",
     "--engine",
+    "--false-alarm",
     "--json",
     "--max-new-tokens",
+    "--monitor",
     "--objective",
     "--out",
     "--policy",
@@ -170,6 +172,19 @@ class AlignOptions(PairOptions, ResumableOptions):
     save_every: Annotated[
         int, typer.Option(min=1, help="Steps between checkpoints.", rich_help_panel=SERIES, max=1_000_000)
     ] = 10
+    monitor: Annotated[
+        Literal["off", "watch", "stop"],
+        typer.Option(help="Watch each run, or stop it at an alarm (docs/align.md).", rich_help_panel=RL),
+    ] = "off"
+    false_alarm: Annotated[
+        float, typer.Option(help="The monitor's false-alarm rate over a whole run.", rich_help_panel=RL)
+    ] = 0.05
+    probe_labels: Annotated[
+        int, typer.Option(min=0, max=10_000, help="Gold labels a probe of the monitor, in --demo.", rich_help_panel=RL)
+    ] = 0
+    probe_every: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Steps from one probe to the next.", rich_help_panel=RL)
+    ] = 5
     prompts: Annotated[
         str | None, typer.Option(help="File of training prompts; default those of the pairs.", rich_help_panel=DATA)
     ] = None
@@ -224,6 +239,10 @@ class AlignOptions(PairOptions, ResumableOptions):
             for name, value in (("--beta", self.beta), ("--learning-rate", self.learning_rate))
             if not 0 < value < math.inf
         ]
+        if not 0 < self.false_alarm < 1:
+            problems.append(f"--false-alarm is {self.false_alarm:g}, it must lie between 0 and 1")
+        if self.probe_labels and (self.monitor == "off" or not self.demo):
+            problems.append("--probe-labels needs --monitor watch or stop and --demo, whose gold lies between 0 and 1")
         return problems + (self._own_problems() if self.engine == "own" else self._trl_problems())
 
     def _own_problems(self) -> list[str]:

@@ -37,6 +37,7 @@ def write_report(
     _objectives(report, summary, settings)
     _promised(report, summary)
     _training(report, results)
+    _monitor(report, results)
     _before_after(report, results, problem, settings)
     report.heading("How this was made").bullets(problem.notes)
     report.table(["option", "value"], [[k, str(v)] for k, v in settings.chosen().items()])
@@ -206,6 +207,27 @@ def _training(report: Report, results: list[dict[str, Any]]) -> None:
                 charts.lines(rows, "step", "value", group="objective", x_title="step", y_title=title, title=title),
                 f"curve-{name}",
             )
+
+
+def _monitor(report: Report, results: list[dict[str, Any]]) -> None:
+    """How near each objective's runs came to the monitor's alarm, and the alarms raised."""
+    rows = [
+        {**row, "group": f"{row['group']}, {kind}"}
+        for kind in ("drift", "turn")
+        for row in ({"group": r["objective"], **r} for r in mean_curve(results, f"monitor_{kind}"))
+    ]
+    if not rows:
+        return
+    report.heading("The monitor")
+    report.chart(
+        charts.lines(rows, "step", "value", group="group", x_title="step", y_title="share of the alarm's limit"),
+        "monitor",
+        "1 is an alarm. Drift: disagreement, novelty, repetition or length beyond what the reference's samples of the "
+        "same reward have. Turn: evidence that gold has fallen since its peak. Means over runs.",
+    )
+    alarms = [[f["objective"], f["run"], f["alarm"]["step"], f["alarm"]["text"]] for f in results if f.get("alarm")]
+    if alarms:
+        report.table(["objective", "run", "alarm at step", "why"], alarms)
 
 
 def mean_curve(results: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:

@@ -118,6 +118,8 @@ def progress(settings: AlignOptions, say: Say) -> Callable[[int, str, Step], Non
         where = f"run {run + 1}/{settings.runs} {objective} step {step.step}/{settings.steps}"
         pace = f"{sum(step.seconds.values()):.1f} s; about {left / 60:.0f} min left"
         say(f"{where}: reward {found['reward']:+.3f}{truth} KL {found['kl']:.2f} ({pace})")
+        if step.note:
+            say(step.note)
 
     return report
 

@@ -10,7 +10,7 @@ import functools
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from prudent.errors import PrudentError
 from prudent.features.processes import Processes
 from prudent.policies.estimates import ReferenceStatistics, reference_statistics
 from prudent.policies.finite import kl, value
+from prudent.policies.monitoring.monitor import LEAST_REFERENCE, Monitor, Probe
 from prudent.policies.objectives import OBJECTIVES
 from prudent.policies.rl.engine import Step, Trainer, TrainingPrompts, TrainOptions, TrueValues, UpdateOptions
 from prudent.policies.rl.packing import fill, pack
@@ -71,6 +72,23 @@ def train_options(settings: AlignOptions, objective: str, run: int, seed: Seed) 
         save_every=settings.save_every,
         seed=seed,
     )
+
+
+def monitor_of(settings: AlignOptions, heads: HeadEnsemble, side: CandidateFeatures) -> Monitor | None:
+    """The run's monitor, if one is asked for, with the reference's samples of the training prompts."""
+    if settings.monitor == "off":
+        return None
+    owner, texts = side.flat()
+    if len(texts) < LEAST_REFERENCE:
+        raise PrudentError(
+            f"--monitor has {len(texts)} samples of the reference, and its limits need {LEAST_REFERENCE}: raise "
+            "--reference-samples or --train-prompts"
+        )
+    probe = Probe(None, settings.probe_labels, settings.probe_every) if settings.probe_labels else None
+    stop = "auto" if settings.monitor == "stop" else "none"
+    monitor = Monitor(steps=settings.steps, false_alarm=settings.false_alarm, probe=probe, stop=stop)
+    flat = side.features.flatten(0, 1)
+    return monitor.set_reference(texts, torch.tensor(owner), scores=heads.scores(flat), features=flat)
 
 
 def promise(
@@ -165,6 +183,7 @@ def one_run(
         train_options(settings, objective, run, train_seed),
         folder=folder,
         truth=TrueValues(truth, side_values(problem.train, judged.train)),
+        monitor=monitor_of(settings, heads, problem.train),
     )
     history = trainer.train(report)
     test_ids = models.encoder.renderer.prompts(problem.test.prompts)
@@ -174,6 +193,7 @@ def one_run(
         "objective": objective,
         "final": found,
         "promised": promise(heads, judged, problem.test, objective, settings, shuffle_seed),
+        "alarm": None if trainer.monitor is None or trainer.monitor.alarm is None else asdict(trainer.monitor.alarm),
         "history": history,
         "samples": [rollouts.texts[i * settings.eval_samples] for i in range(len(problem.test))],
         "seconds": sum(sum(h["seconds"].values()) for h in history),

@@ -7,7 +7,9 @@ prudent.cli align --engine trl ...`` and one of TRL's own accelerate configurati
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from prudent.features.models import (
 )
 from prudent.features.processes import Processes
 from prudent.features.sampling import sample
+from prudent.policies.monitoring.monitor import Monitor
+from prudent.policies.reward_function import RewardFunction
 from prudent.rewards.model import RewardModel
 from prudent.runs import resumable_run
 
@@ -102,24 +106,42 @@ def train_with_trl(settings: AlignOptions, *, say: Callable[[str], None]) -> dic
         function = RewardModel.load(reward_model).as_reward_function(
             objective, weighted_kl=True, beta=args.beta, reference=read_pool(samples_file)
         )
+        monitor = _monitor(settings, function, read_pool(samples_file), args, len(conversations))
         trainer = _trainer_class(algorithm)(
             model=str(converted_default()) if policy == DEFAULT_MODEL else policy,  # TRL loads it as it shards it
             args=args,
             train_dataset=Dataset.from_list([{"prompt": p} for p in conversations]),
             reward_function=function,
             peft_config=_lora(fields["peft"]) if "peft" in fields else None,
+            callbacks=[] if monitor is None else [monitor.callback(say)],
         )
         checkpoint = fields.get("resume_from_checkpoint") or get_last_checkpoint(args.output_dir)
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model(str(run.folder / "policy"))
         history = trainer.state.log_history
-        run.write_json("history.json", {"history": history})
+        alarm = None if monitor is None or monitor.alarm is None else asdict(monitor.alarm)
+        run.write_json("history.json", {"history": history, "alarm": alarm})
     return {
         "out": str(out),
         "objective": objective,
         "steps": trainer.state.global_step,
         "last": history[-1] if history else {},
+        "alarm": alarm,
     }
+
+
+def _monitor(settings: AlignOptions, function: RewardFunction, pool: Pool, args: Any, prompts: int) -> Monitor | None:
+    """The run's monitor, watching ``function``, if one is asked for. It begins anew where a run goes on."""
+    if settings.monitor == "off":
+        return None
+    steps = args.max_steps
+    if steps < 1:
+        a_batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        steps = max(1, math.ceil(args.num_train_epochs * prompts * args.num_generations / a_batch))
+    stop = "auto" if settings.monitor == "stop" else "none"
+    monitor = Monitor(function.model, pool, steps=steps, false_alarm=settings.false_alarm, stop=stop)
+    monitor.watch(function)
+    return monitor
 
 
 def _require_trl() -> None:

@@ -19,6 +19,7 @@ from torch import nn
 
 from prudent.errors import PrudentError
 from prudent.policies.estimates import ReferenceStatistics
+from prudent.policies.monitoring.monitor import Monitor, anywhere
 from prudent.policies.objectives import Shaped, shape
 from prudent.policies.rl.advantages import leave_one_out
 from prudent.policies.rl.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
@@ -60,11 +61,13 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class Step:
-    """What one step measured: means over completions (or tokens, where the name says so), and seconds by part."""
+    """What one step measured: means over completions (or tokens, where the name says so), and seconds by part; a
+    monitor's line."""
 
     step: int
     metrics: dict[str, float]
     seconds: dict[str, float]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Trainer:
 
     scorer: members' scores of completions.
     statistics: centre per prompt (indexed as ``prompts``) and scale of the variance, from samples of the reference.
-    folder: where checkpoints go, or None. truth: None where none is known.
+    folder: where checkpoints go, or None. truth: None where none is known. monitor: ends the training at its alarm.
     """
 
     def __init__(
@@ -104,11 +107,13 @@ class Trainer:
         *,
         folder: Path | None = None,
         truth: TrueValues | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
         from accelerate import Accelerator
 
         self.policy, self.prompts, self.scorer, self.statistics = policy, prompts, scorer, statistics
         self.options, self.folder, self.tokenizer, self.truth = options, folder, tokenizer, truth
+        self.monitor = monitor
         self.accelerator = Accelerator()
         if options.prompts % self.accelerator.num_processes:
             raise PrudentError(
@@ -126,6 +131,9 @@ class Trainer:
         self.done = 0
         if folder is not None and (checkpoint := latest_checkpoint(folder)) is not None:
             self.done, self.history = load_checkpoint(checkpoint, self.weights(), self.optimizer)
+            if monitor is not None:
+                for entry in self.history:
+                    monitor.record(entry["monitor"], entry["monitor_labels"])
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Everything in training by name."""
@@ -133,18 +141,24 @@ class Trainer:
         return {**self.policy.trainable(), **(head if self.options.update.algorithm == "ppo" else {})}
 
     def train(self, report: Callable[[Step], None] = lambda step: None) -> list[Any]:
-        """Run the steps that are left; ``report`` is given each. Returns the history of all steps, resumed included."""
-        while self.done < self.options.steps:
+        """Run the steps that are left, up to a monitor's alarm; ``report`` is given each. Returns the history of all
+        steps, resumed included."""
+        while self.done < self.options.steps and not self._alarmed():
             step = self._step(self.done)
             self.done += 1
             self.history.append({"step": step.step, **step.metrics, "seconds": step.seconds})
-            last = self.done == self.options.steps
+            if self.monitor is not None:
+                self.history[-1] |= {"monitor": self.monitor.history[-1], "monitor_labels": self.monitor.labels[-1]}
+            last = self.done == self.options.steps or self._alarmed()
             if self.folder is not None and (last or self.done % self.options.save_every == 0):
                 if self.accelerator.is_main_process:
                     save_checkpoint(self.folder, self.done, self.weights(), self.optimizer, self.history)
                 self.accelerator.wait_for_everyone()
             report(step)
         return self.history
+
+    def _alarmed(self) -> bool:
+        return self.monitor is not None and anywhere(self.monitor.alarm is not None)
 
     def chosen(self, step: int) -> list[int]:
         """Prompts of a step: consecutive slices of one shuffle an epoch, the same whatever the number of processes."""
@@ -187,7 +201,26 @@ class Trainer:
         )
         clock.lap("policy")
         self._note(meter, rollouts, shaped, found)
-        return Step(number + 1, self._means(meter), clock.seconds)
+        note = ""
+        if self.monitor is not None:
+            self._watch(self.monitor, rollouts, shaped, found, meter)
+            note = self.monitor.line()
+        return Step(number + 1, self._means(meter), clock.seconds, note)
+
+    def _watch(self, monitor: Monitor, rollouts: Rollouts, shaped: Shaped, found: ScoredRollouts, meter: Meter) -> None:
+        gold = self.truth.of(rollouts, found.features) if self.truth is not None and monitor.due() else None
+        seen = monitor.observe(
+            list(rollouts.prompts),
+            rollouts.texts,
+            scores=found.scores,
+            features=found.features,
+            rewards=shaped.reward,
+            kl=meter.means()["kl"],
+            gold=gold,
+        )
+        for name in ("drift", "turn", "disagreement", "novelty"):
+            if name in seen:
+                meter.add(f"monitor_{name}", seen[name])
 
     def _shaped(self, rollouts: Rollouts, scores: torch.Tensor, seed: Seed) -> Shaped:
         options = self.options

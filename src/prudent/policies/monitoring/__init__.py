@@ -1,0 +1,1 @@
+"""Watching a policy in training: has it left what its reward model knows, has its true value turned?"""

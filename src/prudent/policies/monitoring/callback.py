@@ -1,0 +1,30 @@
+"""The monitor inside transformers' and TRL's trainers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback
+
+from prudent.policies.monitoring.monitor import Monitor, anywhere
+
+
+class MonitorCallback(TrainerCallback):
+    """Takes the KL from the trainer's log, says the monitor's line beside it, and stops at its alarm."""
+
+    def __init__(self, monitor: Monitor, say: Callable[[str], None] | None) -> None:
+        self.monitor, self.say = monitor, say
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **others: Any) -> None:
+        if logs and "kl" in logs and self.monitor.history:
+            self.monitor.history[-1]["kl"] = float(logs["kl"])
+        if self.say is not None and self.monitor.history and state.is_world_process_zero:
+            self.say(self.monitor.line())
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> Any:
+        if anywhere(self.monitor.alarm is not None):
+            control.should_training_stop = control.should_save = True
+            if self.say is not None and state.is_world_process_zero and self.monitor.alarm is not None:
+                self.say(self.monitor.line())
+        return control
