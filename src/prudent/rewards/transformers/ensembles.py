@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from prudent.errors import PrudentError
 from prudent.rewards.stored import part_under
 from prudent.rewards.training import member_seeds, shared_seed
 from prudent.rewards.transformers.external import padded, token_batches
-from prudent.rewards.transformers.finetuning import Sampler, meta_batches, prepare, train, with_counts
+from prudent.rewards.transformers.finetuning import Finetuning, Sampler, meta_batches, prepare, train, with_counts
 from prudent.rewards.transformers.network import (
     EnsembleModel,
     average_adapters,
@@ -178,196 +179,171 @@ def _numbers(model: EnsembleModel, members: int, kind: str) -> dict[str, int]:
     return {"backbone": backbone, "head": head, "adapter": adapter, "total": total}
 
 
-def fit_transformers(
-    preferences: Dataset,
-    model: str,
-    *,
-    kind: str,
-    members: int = 3,
-    seed: Seed | Sequence[Seed] = 0,
-    epochs: float = 1,
-    batch_size: int = 8,
-    learning_rate: float | None = None,
-    head_learning_rate: float = 1e-3,
-    max_length: int = 512,
-    layers: int | None = None,
-    rank: int = 8,
-    alpha: int = 16,
-    targets: Sequence[str] | None = None,
-    phase_one: float = 0.5,
-    diversity: str = "init",
-    contrastive: str | None = None,
-    contrastive_on: str = "feature",
-    contrastive_weight: float = 0.1,
-    sampler: Sampler | None = None,
-    meta_rate: float = 0.0,
-    dtype: str | None = None,
-    training: Mapping[str, Any] | None = None,
-    checkpoints: str | Path | None = None,
-) -> TransformerEnsemble:
-    """Train ``kind`` singles, linear or lora on preference pairs.
-
-    layers: blocks that are trained, counted from the top (None: all; lora: the last third is adapted). rank, alpha,
+@dataclass(frozen=True)
+class TransformerOptions:
+    """layers: blocks that are trained, counted from the top (None: all; lora: the last third is adapted). rank, alpha,
     targets: of the LoRA adapters. phase_one: share of the pairs that lora's shared base is trained on first (0 keeps
     the base as it is). diversity: "init" (heads and adapters drawn from each member's seed) or "bootstrap" (rows
     weighted by each member's own resample too). sampler(step) -> (prompts, responses): MetaRM at ``meta_rate``.
     dtype: of a frozen base and of the products; what is trained is kept in float32 (None: bfloat16 where that is fast).
     training: TrainingArguments of your own (DeepSpeed, bf16, save_steps, ...). checkpoints: folder to keep checkpoints
-    in and to resume from.
-    """
+    in and to resume from. PrudentError for a value that is not known or out of bounds."""
+
+    epochs: float = 1
+    batch_size: int = 8
+    learning_rate: float | None = None
+    head_learning_rate: float = 1e-3
+    max_length: int = 512
+    layers: int | None = None
+    rank: int = 8
+    alpha: int = 16
+    targets: Sequence[str] | None = None
+    phase_one: float = 0.5
+    diversity: str = "init"
+    contrastive: str | None = None
+    contrastive_on: str = "feature"
+    contrastive_weight: float = 0.1
+    sampler: Sampler | None = None
+    meta_rate: float = 0.0
+    dtype: str | None = None
+    training: Mapping[str, Any] | None = None
+    checkpoints: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.diversity not in ("init", "bootstrap"):
+            raise PrudentError(f"diversity {self.diversity!r} is unknown; known are init, bootstrap")
+        if not 0 <= self.phase_one < 1:
+            raise PrudentError(
+                f"phase_one is the share of pairs for the shared base, at least 0 and below 1; got {self.phase_one}"
+            )
+
+
+def fit_transformers(
+    preferences: Dataset, model: str, *, kind: str, members: int = 3, seed: Seed | Sequence[Seed] = 0, **options: Any
+) -> TransformerEnsemble:
+    """Train ``kind`` singles, linear or lora on preference pairs. options: of ``TransformerOptions``."""
     from prudent.features.models import as_dtype, best_device, load_language_model
 
-    if kind not in KINDS or diversity not in ("init", "bootstrap"):
-        raise PrudentError(f"kind {kind!r}, diversity {diversity!r}: known are {', '.join(KINDS)}; init, bootstrap")
-    if not 0 <= phase_one < 1:
-        raise PrudentError(
-            f"phase_one is the share of pairs for the shared base, at least 0 and below 1; got {phase_one}"
-        )
+    if kind not in KINDS:
+        raise PrudentError(f"kind {kind!r} is unknown; known are {', '.join(KINDS)}")
+    own = TransformerOptions(**options)
     seeds, common = member_seeds(seed, members), shared_seed(seed)
-    language_model, tokenizer = load_language_model(model, dtype="float32" if kind != "lora" or phase_one else dtype)
-    examples, counts = prepare(preferences, tokenizer, max_length)
-    info: dict[str, Any] = {
-        "pairs": len(examples),
-        **counts,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "diversity": diversity,
-        "contrastive": contrastive,
-        "meta_rate": meta_rate,
-    }
+    wide = kind != "lora" or own.phase_one  # what is trained is kept in float32
+    language_model, tokenizer = load_language_model(model, dtype="float32" if wide else own.dtype)
+    examples, counts = prepare(preferences, tokenizer, own.max_length)
+    named = ("epochs", "batch_size", "diversity", "contrastive", "meta_rate")
+    info = {"pairs": len(examples), **counts, **{name: getattr(own, name) for name in named}}
     config: dict[str, Any] = {
         "kind": kind,
         "model": str(Path(model).resolve()) if Path(model).is_dir() else model,
-        "max_length": max_length,
+        "max_length": own.max_length,
         "dtype": str(next(language_model.parameters()).dtype).removeprefix("torch."),
         "info": info,
-        "products": str(as_dtype(dtype, best_device())).removeprefix("torch."),
+        "products": str(as_dtype(own.dtype, best_device())).removeprefix("torch."),
     }
-    rate = learning_rate if learning_rate is not None else (2e-4 if kind == "lora" else 2e-5)
-    shared: dict[str, Any] = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "head_learning_rate": head_learning_rate,
-        "length": max_length,
-        "training": training or {},
-        "meta_rate": meta_rate,
-        "fast": config["products"] == "bfloat16",
-        "sampler": meta_batches(sampler, tokenizer, max_length) if sampler is not None else None,
-    }
-    folder = Path(checkpoints) if checkpoints is not None else None
-
-    def term(ensemble: EnsembleModel) -> EnsembleModel:
-        if contrastive is not None:
-            ensemble.set_contrastive(contrastive, contrastive_on, contrastive_weight, common)
-        return ensemble
-
-    backbone = language_model.base_model
-    if kind == "singles":
-        return _fit_singles(backbone, examples, seeds, config, term, layers, rate, diversity, folder, shared)
-    if kind == "linear":
-        ensemble = term(EnsembleModel(backbone, seeds))
-        ensemble.train_layers(layers)
-        rows = with_counts(examples, seeds) if diversity == "bootstrap" else examples
-        info["loss"] = train(
-            ensemble, rows, seed=common, learning_rate=rate, schedule="cosine", checkpoints=folder, **shared
-        )
-        return _finish(ensemble, config, trained_tensors(ensemble), examples, members)
-    config |= {"rank": rank, "alpha": alpha, "targets": list(targets) if targets else None}
-    blocks = backbone.config.num_hidden_layers
-    config["layers"] = layers or math.ceil(blocks / LORA_SHARE)
-    return _fit_lora(backbone, examples, seeds, common, config, term, phase_one, rate, diversity, folder, shared)
+    plan = Finetuning(
+        common,
+        own.epochs,
+        own.batch_size,
+        own.learning_rate if own.learning_rate is not None else (2e-4 if kind == "lora" else 2e-5),
+        own.head_learning_rate,
+        own.max_length,
+        checkpoints=Path(own.checkpoints) if own.checkpoints is not None else None,
+        training=own.training or {},
+        fast=config["products"] == "bfloat16",
+        sampler=meta_batches(own.sampler, tokenizer, own.max_length) if own.sampler is not None else None,
+        meta_rate=own.meta_rate,
+    )
+    job = _Job(language_model.base_model, examples, seeds, config, own, plan)
+    return {"singles": _fit_singles, "linear": _fit_linear, "lora": _fit_lora}[kind](job)
 
 
-def _fit_singles(
-    backbone: Any,
-    examples: list[dict[str, Any]],
-    seeds: Sequence[np.random.SeedSequence],
-    config: dict[str, Any],
-    term: Any,
-    layers: int | None,
-    rate: float,
-    diversity: str,
-    folder: Path | None,
-    shared: dict[str, Any],
-) -> TransformerEnsemble:
+@dataclass(frozen=True)
+class _Job:
+    """What the three kinds share: the base, the pairs, the members' seeds, the artefact's config, options and plan."""
+
+    backbone: Any
+    examples: list[dict[str, Any]]
+    seeds: Sequence[np.random.SeedSequence]
+    config: dict[str, Any]
+    options: TransformerOptions
+    plan: Finetuning
+
+    def ensemble(self, seeds: Sequence[np.random.SeedSequence]) -> EnsembleModel:
+        """Members with these seeds on the base, with the contrastive term where one is asked for."""
+        made, given = EnsembleModel(self.backbone, seeds), self.options
+        if given.contrastive is not None:
+            made.set_contrastive(given.contrastive, given.contrastive_on, given.contrastive_weight, self.plan.seed)
+        return made
+
+    def rows(self, examples: list[dict[str, Any]], seeds: Sequence[np.random.SeedSequence]) -> list[dict[str, Any]]:
+        """The pairs, weighted by each member's resample where members differ by it."""
+        return with_counts(examples, seeds) if self.options.diversity == "bootstrap" else examples
+
+    def under(self, name: str) -> Path | None:
+        """Folder of that name for checkpoints, if they are kept."""
+        return None if self.plan.checkpoints is None else self.plan.checkpoints / name
+
+
+def _fit_linear(job: _Job) -> TransformerEnsemble:
+    ensemble = job.ensemble(job.seeds)
+    ensemble.train_layers(job.options.layers)
+    job.config["info"]["loss"] = train(ensemble, job.rows(job.examples, job.seeds), job.plan)
+    return _finish(job, ensemble, trained_tensors(ensemble))
+
+
+def _fit_singles(job: _Job) -> TransformerEnsemble:
     """One member after another on one copy of the base, which is put back before each: memory of one model."""
-    start = {name: tensor.detach().clone() for name, tensor in backbone.named_parameters()}
+    start = {name: tensor.detach().clone() for name, tensor in job.backbone.named_parameters()}
     tensors: dict[str, torch.Tensor] = {}
     kept: dict[bytes, torch.Tensor] = {}  # what the untrained blocks give is the same for all members
     offsets, losses = [], []
     ensemble = None
-    for member, seed in enumerate(seeds):
+    for member, seed in enumerate(job.seeds):
         with torch.no_grad():
-            for name, parameter in backbone.named_parameters():
+            for name, parameter in job.backbone.named_parameters():
                 parameter.copy_(start[name])
-        ensemble = term(EnsembleModel(backbone, [seed]))
-        ensemble.train_layers(layers)
+        ensemble = job.ensemble([seed])
+        ensemble.train_layers(job.options.layers)
         ensemble.kept = kept
-        rows = with_counts(examples, [seed]) if diversity == "bootstrap" else examples
-        own = folder / f"member-{member}" if folder is not None else None
-        losses.append(
-            train(
-                ensemble, rows, seed=seed, learning_rate=rate, schedule="cosine", checkpoints=own, again=True, **shared
-            )
-        )
+        plan = replace(job.plan, seed=seed, checkpoints=job.under(f"member-{member}"), again=True)
+        losses.append(train(ensemble, job.rows(job.examples, [seed]), plan))
         found = {name: tensor for name, tensor in trained_tensors(ensemble).items() if name != "prototypes"}
         tensors |= {f"member{member}.{name}": tensor.clone() for name, tensor in found.items()}
-        offsets.append(_mean_scores(ensemble, examples, config))
+        offsets.append(_mean_scores(ensemble, job.examples, job.config))
     assert ensemble is not None
-    config["info"] |= {"loss": losses, "parameters": _numbers(ensemble, len(seeds), "singles")}
-    return TransformerEnsemble(config, tensors, torch.cat(offsets))
+    job.config["info"] |= {"loss": losses, "parameters": _numbers(ensemble, len(job.seeds), "singles")}
+    return TransformerEnsemble(job.config, tensors, torch.cat(offsets))
 
 
-def _fit_lora(
-    backbone: Any,
-    examples: list[dict[str, Any]],
-    seeds: Sequence[np.random.SeedSequence],
-    common: np.random.SeedSequence,
-    config: dict[str, Any],
-    term: Any,
-    phase_one: float,
-    rate: float,
-    diversity: str,
-    folder: Path | None,
-    shared: dict[str, Any],
-) -> TransformerEnsemble:
-    order = numpy_generator(spawn(common, 1)[0]).permutation(len(examples))
-    cut = round(phase_one * len(examples))
-    first, rest = ([examples[row] for row in sorted(part)] for part in (order[:cut], order[cut:]))
+def _fit_lora(job: _Job) -> TransformerEnsemble:
+    config, given = job.config, job.options
+    config |= {"rank": given.rank, "alpha": given.alpha, "targets": list(given.targets) if given.targets else None}
+    config["layers"] = given.layers or math.ceil(job.backbone.config.num_hidden_layers / LORA_SHARE)
+    order = numpy_generator(spawn(job.plan.seed, 1)[0]).permutation(len(job.examples))
+    cut = round(given.phase_one * len(job.examples))
+    first, rest = ([job.examples[row] for row in sorted(part)] for part in (order[:cut], order[cut:]))
     info, changed = config["info"], set()
     if first:
-        base = term(EnsembleModel(backbone, seeds))
+        base = job.ensemble(job.seeds)
         base.train_layers(None)
-        checkpoints = folder / "phase-one" if folder is not None else None
-        info["phase_one_loss"] = train(
-            base, first, seed=common, learning_rate=rate / 10, schedule="cosine", checkpoints=checkpoints, **shared
-        )
-        changed = {id(parameter) for parameter in backbone.parameters()}
-    ensemble = term(EnsembleModel(backbone, seeds))
-    ensemble.add_adapters(seeds, config["rank"], config["alpha"], config["layers"], config["targets"])
-    rows = with_counts(rest, seeds) if diversity == "bootstrap" else rest
-    checkpoints = folder / "phase-two" if folder is not None else None
-    info["loss"] = train(
-        ensemble,
-        rows,
-        seed=common,
-        learning_rate=rate,
-        schedule="constant_with_warmup",
-        checkpoints=checkpoints,
-        **shared,
-    )
+        slower = replace(job.plan, learning_rate=job.plan.learning_rate / 10, checkpoints=job.under("phase-one"))
+        info["phase_one_loss"] = train(base, first, slower)
+        changed = {id(parameter) for parameter in job.backbone.parameters()}
+    ensemble = job.ensemble(job.seeds)
+    ensemble.add_adapters(job.seeds, config["rank"], config["alpha"], config["layers"], config["targets"])
+    plan = replace(job.plan, schedule="constant_with_warmup", checkpoints=job.under("phase-two"))
+    info["loss"] = train(ensemble, job.rows(rest, job.seeds), plan)
     info |= {"phase_one_pairs": len(first), "phase_two_pairs": len(rest)}
     tensors = trained_tensors(ensemble)
     tensors |= {name: p.detach() for name, p in ensemble.named_parameters() if id(p) in changed}
-    return _finish(ensemble, config, tensors, examples, len(seeds))
+    return _finish(job, ensemble, tensors)
 
 
-def _finish(
-    ensemble: EnsembleModel, config: dict[str, Any], tensors: dict[str, torch.Tensor], examples: Any, members: int
-) -> TransformerEnsemble:
+def _finish(job: _Job, ensemble: EnsembleModel, tensors: dict[str, torch.Tensor]) -> TransformerEnsemble:
     kept = {name: tensor.cpu().clone() for name, tensor in tensors.items() if name != "prototypes"}
-    config["info"]["parameters"] = _numbers(ensemble, members, config["kind"])
-    return TransformerEnsemble(config, kept, _mean_scores(ensemble, examples, config))
+    job.config["info"]["parameters"] = _numbers(ensemble, len(job.seeds), job.config["kind"])
+    return TransformerEnsemble(job.config, kept, _mean_scores(ensemble, job.examples, job.config))
 
 
 def _mean_scores(

@@ -6,6 +6,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,50 +69,45 @@ def with_counts(examples: list[dict[str, Any]], seeds: Sequence[np.random.SeedSe
     return [{**example, "counts": row} for example, row in zip(examples, counts)]
 
 
-def train(
-    model: EnsembleModel,
-    examples: list[dict[str, Any]],
-    *,
-    seed: np.random.SeedSequence,
-    epochs: float,
-    batch_size: int,
-    learning_rate: float,
-    head_learning_rate: float,
-    schedule: str,
-    length: int,
-    checkpoints: Path | None,
-    training: Mapping[str, Any],
-    fast: bool,
-    sampler: Any = None,
-    meta_rate: float = 0.0,
-    again: bool = False,
-) -> list[float]:
-    """Train what requires a gradient; the logged losses (summed over members). Resumes from ``checkpoints`` when there
-    is a whole checkpoint. fast: compute in bfloat16. training: a user's own TrainingArguments, which win. again: the
-    same texts train another member, too, so what the shared blocks give is worth keeping even in one epoch."""
-    from functools import partial
+@dataclass(frozen=True)
+class Finetuning:
+    """How an ensemble is fine-tuned. seed: of the order of examples. schedule: of the rate, as transformers names it.
+    length: longest text in tokens. checkpoints: folder to keep them in and to resume from. training: a user's own
+    TrainingArguments, which win. fast: compute in bfloat16. sampler, meta_rate: of MetaRM. again: the same texts train
+    another member, too, so that it pays to keep what the shared blocks give even in one epoch."""
 
-    from transformers import TrainingArguments
-    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+    seed: np.random.SeedSequence
+    epochs: float
+    batch_size: int
+    learning_rate: float
+    head_learning_rate: float
+    length: int
+    schedule: str = "cosine"
+    checkpoints: Path | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    fast: bool = False
+    sampler: Any = None
+    meta_rate: float = 0.0
+    again: bool = False
 
-    from prudent.rewards.transformers.trainer import EnsembleTrainer, collate, explain_memory, last_checkpoint
+    def arguments(self, folder: Path, rows: int) -> Any:
+        """The TrainingArguments for so many rows. PrudentError names a user's own that transformers refuses."""
+        from transformers import TrainingArguments
 
-    steps = math.ceil(len(examples) / batch_size) * epochs
-    number = int(seed.generate_state(1)[0]) >> 1
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(checkpoints or temporary)
+        steps = math.ceil(rows / self.batch_size) * self.epochs
+        number = int(self.seed.generate_state(1)[0]) >> 1
         options: dict[str, Any] = {
-            "per_device_train_batch_size": batch_size,
-            "num_train_epochs": epochs,
-            "learning_rate": learning_rate,
-            "lr_scheduler_type": schedule,
+            "per_device_train_batch_size": self.batch_size,
+            "num_train_epochs": self.epochs,
+            "learning_rate": self.learning_rate,
+            "lr_scheduler_type": self.schedule,
             "warmup_steps": math.ceil(0.03 * steps),
             "weight_decay": 0.0,
             # a norm over all members' gradients would couple them
             "max_grad_norm": 0.0,
             "logging_steps": max(1, int(steps // 20)),
             "report_to": "none",
-            "save_strategy": "steps" if checkpoints else "no",
+            "save_strategy": "steps" if self.checkpoints else "no",
             "save_steps": max(1, int(steps // 4)),
             "save_total_limit": 2,
             "remove_unused_columns": False,
@@ -120,28 +116,42 @@ def train(
             "dataloader_pin_memory": False,
             "disable_tqdm": True,
             "use_cpu": not torch.cuda.is_available(),
-            "bf16": fast,
+            "bf16": self.fast,
         }
         try:
-            arguments = TrainingArguments(output_dir=str(folder), **{**options, **training})
+            return TrainingArguments(output_dir=str(folder), **{**options, **self.training})
         except (TypeError, ValueError, ImportError) as error:
-            if not training:
+            if not self.training:
                 raise
-            raise PrudentError(f"training arguments {', '.join(training)}: {error}") from error
+            raise PrudentError(f"training arguments {', '.join(self.training)}: {error}") from error
+
+
+def train(model: EnsembleModel, examples: list[dict[str, Any]], plan: Finetuning) -> list[float]:
+    """Train what requires a gradient; the logged losses (summed over members). Resumes from the plan's checkpoints
+    when there is a whole one."""
+    from functools import partial
+
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+    from prudent.rewards.transformers.trainer import EnsembleTrainer, collate, explain_memory, last_checkpoint
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(plan.checkpoints or temporary)
+        arguments = plan.arguments(folder, len(examples))
         trainer = EnsembleTrainer(
             model=model, args=arguments, train_dataset=examples, data_collator=partial(collate, pad=0)
         )
-        trainer.head_rate, trainer.sampler, trainer.meta_rate = head_learning_rate, sampler, meta_rate
+        trainer.head_rate, trainer.sampler, trainer.meta_rate = plan.head_learning_rate, plan.sampler, plan.meta_rate
         for callback in (PrinterCallback, ProgressCallback):  # they write to stdout
             trainer.remove_callback(callback)
         trainer.add_callback(_progress())
-        if again or arguments.num_train_epochs > 1:
+        if plan.again or arguments.num_train_epochs > 1:
             with trainer.accelerator.autocast():
                 keep_lower(model, [example[side] for example in examples for side in ("chosen", "rejected")])
         try:
-            trainer.train(resume_from_checkpoint=last_checkpoint(folder) if checkpoints else None)
+            trainer.train(resume_from_checkpoint=last_checkpoint(folder) if plan.checkpoints else None)
         except RuntimeError as error:
-            explained = explain_memory(error, batch_size, length, len(model.heads))
+            explained = explain_memory(error, plan.batch_size, plan.length, len(model.heads))
             if explained is None:
                 raise
             raise explained from error
