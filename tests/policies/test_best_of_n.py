@@ -16,6 +16,7 @@ from prudent.policies.best_of_n import pick, picks, usable_rules
 from prudent.rewards.aggregation import aggregate
 from prudent.rewards.heads import HeadEnsemble
 from prudent.rewards.model import RewardModel
+from prudent.rewards.uncertainty import centre_members
 
 
 def test_pick_by_hand() -> None:
@@ -38,6 +39,17 @@ def test_offsets_of_members_change_nothing() -> None:
         assert pick(scores, rule).index == pick(moved, rule).index
     centred = scores - scores.mean(1, keepdim=True)
     assert pick(scores, "lcb").index == int(aggregate(centred, "lcb").argmax())
+
+
+def test_quantiles_share_an_origin_and_keep_their_deviation() -> None:
+    """Levels of one reward: centring each alone would take away the deviation between them."""
+    scores = torch.tensor([[0.0, 1.0, 2.0], [0.5, 1.5, 4.0]])
+    apart, together = pick(scores, "mean"), pick(scores, "mean", together=True)
+    assert apart.index == together.index == 2
+    assert together.deviation == pytest.approx(float(scores[:, 2].std()))
+    assert apart.deviation is not None and apart.deviation < together.deviation
+    lone = centre_members(torch.tensor([[1.0, 3.0, 7.0, 5.0]]), ["a", "a", "b", "b"], together=True)
+    assert lone.tolist() == [[-1.0, 1.0, 1.0, -1.0]]
 
 
 def test_ragged_pools_and_one_member() -> None:
@@ -88,8 +100,19 @@ def test_command(model_folder: Path, tmp_path: Path) -> None:
     found = json.loads(result.stdout)
     assert found["candidates"] == {"least": 2, "most": 3} and found["agreement"]["lcb"] == 1.0
     assert found["gold"]["reference"] == 0.5 and found["gold"]["lcb"]["value"] is not None
+    score = ["score", "--data", str(pool), "--model", str(model_folder), "--rule", "lcb"]
+    for place, line in enumerate(run(app, score).stdout.splitlines()):  # score and best-of-n pick the same
+        scored, chosen = json.loads(line), json.loads((out / "picks.jsonl").read_text().splitlines()[place])
+        best = scored["reward"].index(max(scored["reward"]))
+        assert best == chosen["index"] and scored["reward"][best] == pytest.approx(chosen["reward"], abs=1e-5)
+        deviation = scored["standard_deviation_centred"][best]
+        assert deviation == pytest.approx(chosen["standard_deviation_centred"], abs=1e-5)
     picked = [json.loads(line) for line in (out / "picks.jsonl").read_text().splitlines()]
     assert all(row["response"] == rows[i]["responses"][row["index"]] for i, row in enumerate(picked))
+    without = tmp_path / "nogold.jsonl"
+    without.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "gold"}) + "\n" for row in rows))
+    told = run(app, ["best-of-n", "--pool", str(without), "--model", str(model_folder), "--out", str(out) + "3"])
+    assert "gold" not in told.stdout.lower() and "Picked by lcb" in " ".join(told.stdout.split())
     assert (out / "report.html").is_file() and (out / "manifest.json").is_file()
     refused = run(
         app, ["best-of-n", "--pool", str(pool), "--model", str(model_folder), "--n", "3", "--out", str(out) + "2"]

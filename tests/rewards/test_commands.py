@@ -90,6 +90,12 @@ def test_fit_then_score_from_the_command_line(tiny_folder, tmp_path, files):
     assert first["mean"] == pytest.approx(float(members.mean()), abs=1e-5)
     assert first["standard_deviation"] == pytest.approx(float(members.std()), abs=1e-5)
     assert first["reward"] == pytest.approx(first["mean"] - first["standard_deviation"], abs=1e-5)
+    assert "standard_deviation_centred" not in first  # one response: nothing to centre on
+    pool = torch.tensor(second["members"]).double()  # (responses, members)
+    inner = pool - pool.mean(0)
+    assert second["standard_deviation"] == pytest.approx(pool.std(1).tolist(), abs=1e-5)
+    assert second["standard_deviation_centred"] == pytest.approx(inner.std(1).tolist(), abs=1e-5)
+    assert second["reward"] == pytest.approx((inner.mean(1) - inner.std(1)).tolist(), abs=1e-5)
     assert (tmp_path / "scores" / "scores.jsonl").read_text() == (tmp_path / "scored.jsonl").read_text()
     model = RewardModel.load(tmp_path / "rm")
     assert torch.allclose(model.score(["ask 1"], ["good"])[:, 0], members, atol=1e-6)

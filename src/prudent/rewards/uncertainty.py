@@ -135,6 +135,22 @@ def centre(
     return tensor - group_means(tensor, index, weight)[..., index]
 
 
+def centre_members(
+    scores: ArrayLike, groups: ArrayLike | Sequence[str] | None = None, *, together: bool = False
+) -> torch.Tensor:
+    """Members' scores (K, N) without what a comparison within a prompt can't mean: (K, N).
+
+    together False: each member has an offset of its own per prompt, which goes (`centre`). True: the members share one
+    origin (they are quantiles of one reward), so the prompt's mean over members and responses goes from all of them.
+    groups: (N,) prompt of each response; None takes all as one prompt's.
+    """
+    if not together:
+        return centre(scores, groups)
+    tensor = as_scores(scores)
+    mean = tensor.mean(0)
+    return tensor - (mean - centre(mean, groups))
+
+
 def deviation_within(scores: ArrayLike, weights: ArrayLike) -> torch.Tensor:
     """Standard deviation of scores (..., P, C) within prompts, root mean square over prompts: (...).
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from prudent.commands.common import result_console
@@ -16,14 +15,28 @@ if TYPE_CHECKING:
     from prudent.policies.best_of_n import Pick
 
 
+GLOSSARY = {
+    "best of n": "of n sampled responses to a prompt, the one with the highest reward",
+    "KL": "how far this policy moves from the one sampled from, in nats: ln n - (n - 1) / n",
+    "gold": "the true reward, where the pool gives it",
+    "margin": "reward of the picked response minus that of the next one; 0 is a tie",
+    "centred": "a member's score minus its mean over the prompt's responses: its own offset means nothing",
+    "standard deviation": "over members (sample, ddof = 1) of the centred score of the picked response",
+}
+
+
 def page(pool: Pool, found: list[Pick], summary: dict[str, Any], rule: str) -> Report:
+    """The page: what is picked and by what rule, what other rules pick, gold where known, the most disputed picks."""
     report = Report(f"Best of n by {rule}", f"{len(pool)} prompts, {summary['members']} members")
-    others = {name: share for name, share in summary["agreement"].items() if name != rule}
-    least = min(others, key=lambda name: others[name]) if others else None
-    text = f"The rule is {summary['rule']}. KL from the reference: {summary['kl_nats']:.2f} nats (analytic)."
-    if least is not None:
-        text += f" Other rules pick the same candidate for {others[least]:.0%} ({least}) of prompts or more."
-    report.verdict(text, "neutral", "Result")
+    report.verdict(answer(summary, rule), "neutral", "Result")
+    least, most = summary["candidates"]["least"], summary["candidates"]["most"]
+    report.cards(
+        [
+            {"label": "responses a prompt", "value": str(most) if least == most else f"{least} to {most}"},
+            {"label": "KL, nats", "value": summary["kl_nats"], "note": "from the policy that was sampled"},
+            {"label": "ties", "value": summary["ties"], "note": "prompts; the first of the tied is written"},
+        ]
+    )
     if summary["gold"] is not None:
         rows = [
             {"rule": name, "gain": g.value, "low": g.low, "high": g.high}
@@ -33,22 +46,22 @@ def page(pool: Pool, found: list[Pick], summary: dict[str, Any], rule: str) -> R
         report.heading("Gold by rule")
         report.chart(
             charts.dot_intervals(
-                rows, "rule", "gain", "low", "high", x_title="gold, from a random candidate", reference=0.0
+                rows, "rule", "gain", "low", "high", x_title="gold, minus a random response's", reference=0.0
             ),
             "gold",
-            f"Mean gain over a random candidate ({summary['gold']['reference']:.3f}), bootstrap over prompts.",
+            f"Mean over prompts, 95 % bootstrap intervals. A random response has {summary['gold']['reference']:.3f}.",
         )
     if said := words(summary["shown"]):
         report.text(f"{said}.")
     report.heading("Picks")
-    wins = Counter(p.index for p in found)
-    report.text(
-        f"Picked places among the candidates: {len(wins)} different ones; {summary['ties']} ties (the first "
-        "is written; gold and agreement are means over the tied)."
+    report.table(
+        ["rule", "same pick as " + rule],
+        [[name, f"{share:.0%}"] for name, share in summary["agreement"].items() if name != rule],
+        "Share of prompts; of tied responses each counts in part.",
     )
     doubtful = sorted(range(len(found)), key=lambda i: -(found[i].deviation or 0.0))[:10]
     report.table(
-        ["prompt", "pick", "reward", "mean", "deviation", "margin", "other picks"],
+        ["prompt", "response", "reward", "raw mean", "standard deviation", "margin", "other rules pick"],
         [
             [
                 pool.ids[i],
@@ -61,26 +74,47 @@ def page(pool: Pool, found: list[Pick], summary: dict[str, Any], rule: str) -> R
             ]
             for i in doubtful
         ],
-        "The ten picks on which members disagree most.",
+        "The ten picks on which members disagree most; responses counted from 0. Reward and standard deviation are of "
+        "centred scores.",
     )
     with report.details("The most disputed picks in full"):
         for i in doubtful[:5]:
             report.text(f"**{pool.ids[i]}**: {' '.join(turn['content'] for turn in pool.prompts[i])[:600]}")
             report.code(pool.responses[i][found[i].index])
+    report.heading("Terms").glossary(GLOSSARY)
     return report
 
 
+def answer(summary: dict[str, Any], rule: str) -> str:
+    """What was picked, how much other rules differ, and what it gains where gold is known."""
+    text = f"Picked by {summary['rule']}, of members centred per prompt."
+    others = {name: share for name, share in summary["agreement"].items() if name != rule}
+    if others:
+        name = min(others, key=lambda other: others[other])
+        text += f" Other rules pick the same response for at least {others[name]:.0%} of the prompts ({name})."
+    if summary["gold"] is not None:
+        gain = summary["gold"][rule]
+        text += f" Gold rises by {gain.text} over a random response"
+        clear = gain.low is not None and not gain.low <= 0 <= gain.high
+        text += "." if clear or gain.low is None else ": not clearly different from 0."
+    return text
+
+
 def show(summary: dict[str, Any], options: BestOfNOptions) -> None:
+    """The answer and a line a rule in the terminal."""
     from rich.table import Table
 
-    table = Table(title=f"Best of n: {summary['prompts']} prompts, {summary['rule']}")
+    console = result_console()
+    console.print(answer(summary, options.rule), markup=False)
+    table = Table(title=f"Best of n: {summary['prompts']} prompts")
     table.add_column("rule")
     table.add_column("same pick", justify="right")
-    table.add_column("gold, from a random candidate", justify="right")
+    if summary["gold"]:
+        table.add_column("gold, minus a random response's", justify="right")
     for name, share in summary["agreement"].items():
-        gold = summary["gold"][name].text if summary["gold"] else "–"
-        table.add_row(name, f"{share:.0%}", gold)
-    result_console().print(table)
+        gold = [summary["gold"][name].text] if summary["gold"] else []
+        table.add_row(name, f"{share:.0%}", *gold)
+    console.print(table)
     if said := words(summary["shown"]):
         print(said)
     if summary["left_out"]:

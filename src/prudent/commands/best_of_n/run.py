@@ -47,7 +47,7 @@ def best_of_n(options: BestOfNOptions) -> dict[str, Any]:
     if rule in ("lcb", "uwo") and len(scores) < 2:
         raise PrudentError(f"rule {rule!r} needs at least two members and {options.model} has one; choose --rule mean")
     given = {} if options.coefficient is None else {"coefficient": options.coefficient}
-    found = picks(scores, [len(r) for r in pool.responses], rule, options=given)
+    found = picks(scores, [len(r) for r in pool.responses], rule, options=given, together=reward_model.one_origin)
     summary = summarise(pool, found, scores, rule, options.seed) | {"shown": seen, **counted(bad)}
     chosen = {"pool": str(options.pool), "model": options.model, "rule": rule, "n": options.n, **given}
     with new_run(options.out, "best-of-n", chosen, options.seed, options.overwrite) as run:
@@ -72,6 +72,7 @@ def first_candidates(pool: Pool, n: int) -> Pool:
 
 
 def rows_of(pool: Pool, found: list[Pick], rule: str) -> list[dict[str, Any]]:
+    """Rows of picks.jsonl. reward and standard_deviation_centred: of members centred per prompt; mean: raw."""
     rows = []
     for position, (key, prompt, texts, chosen) in enumerate(zip(pool.ids, pool.prompts, pool.responses, found)):
         row = {
@@ -82,7 +83,7 @@ def rows_of(pool: Pool, found: list[Pick], rule: str) -> list[dict[str, Any]]:
             "rule": rule,
             "reward": chosen.reward,
             "mean": chosen.mean,
-            "deviation": chosen.deviation,
+            "standard_deviation_centred": chosen.deviation,
             "margin": chosen.margin,
             "picks_by_rule": chosen.by_rule,
         }

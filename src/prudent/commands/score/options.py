@@ -18,9 +18,11 @@ from prudent.commands.options import LanguageModel, ModelDtype, RowOptions, Scor
 class ScoreOptions(RowOptions):
     """Score responses with every member of a reward model.
 
-    Each row comes back with its own columns and mean, standard_deviation (sample, ddof=1, over members; null for one
-    member) and members; in a pool these are lists over its responses. Without --out or --output rows go to stdout.
-    Under accelerate launch the rows are shared among the processes, and the first one writes.
+    Each row comes back with its own columns and mean, standard_deviation (sample, ddof=1, over members' raw scores;
+    null for one member) and members; in a pool these are lists over its responses. A pool's row also has
+    standard_deviation_centred, of members without their mean over the row's responses; its reward by --rule is of the
+    same: what best-of-n picks by. Without --out or --output rows go to stdout. Under accelerate launch the rows are
+    shared among the processes, and the first one writes.
     """
 
     model: Annotated[str, typer.Option(help="Folder that prudent fit wrote, or a sequence-classification model.")]

@@ -43,7 +43,7 @@ def score(options: ScoreOptions) -> dict[str, Any] | None:
         return None  # under accelerate launch all processes score and the first one writes
     used = [items[row] for row in kept]
     rows = [item.row for item in used]
-    scored = scored_rows(rows, scores, options.rule)
+    scored = scored_rows(rows, scores, options.rule, reward_model.one_origin)
     summary = summarise(reward_model, scores, len(rows), options.rule) | counted([*bad, *failing])
     owners, prompts, responses = flat(used)
     summary["shown"] = same_responses(reward_model.shown(prompts, responses), owners, responses)
@@ -153,19 +153,35 @@ def read_rows(
     return items, bad
 
 
-def scored_rows(rows: list[dict[str, Any]], scores: torch.Tensor, rule: str | None) -> list[dict[str, Any]]:
-    """Rows with mean, standard_deviation and members (and reward), lists where a row has many responses."""
+def scored_rows(
+    rows: list[dict[str, Any]], scores: torch.Tensor, rule: str | None, together: bool = False
+) -> list[dict[str, Any]]:
+    """Rows with mean, standard_deviation and members of the raw scores (K, N); lists where a row has many responses.
+
+    Such a row also has standard_deviation_centred: each member without its mean over the row's responses (together: all
+    without their common mean, see ``uncertainty.centre_members``), as ``prudent best-of-n`` compares them. reward is
+    the rule's, of centred members in a row of many responses and of raw ones in a row of one.
+    """
+    import torch
+
     from prudent.rewards.aggregation import aggregate
-    from prudent.rewards.uncertainty import as_scores
+    from prudent.rewards.uncertainty import as_scores, centre_members
 
     scores = as_scores(scores)
+    counts = [1 if row.get("responses") is None else len(row["responses"]) for row in rows]
+    owners = [row for row, count in enumerate(counts) for _ in range(count)]
+    alone = torch.tensor([row.get("responses") is None for row in rows])[owners]
+    inner = torch.where(alone, scores, centre_members(scores.double(), owners, together=together).to(scores.dtype))
+    nothing: list[Any] = [None] * scores.shape[1]
+    several = len(scores) > 1
     columns: dict[str, list[Any]] = {
         "mean": scores.mean(0).tolist(),
-        "standard_deviation": scores.std(0).tolist() if len(scores) > 1 else [None] * scores.shape[1],
+        "standard_deviation": scores.std(0).tolist() if several else nothing,
+        "standard_deviation_centred": inner.std(0).tolist() if several else nothing,
         "members": scores.T.tolist(),
     }
     if rule is not None:
-        columns["reward"] = aggregate(scores, rule).tolist()
+        columns["reward"] = aggregate(inner, rule).tolist()
     scored, index = [], 0
     for row in rows:
         if row.get("responses") is not None:
@@ -173,7 +189,7 @@ def scored_rows(rows: list[dict[str, Any]], scores: torch.Tensor, rule: str | No
             found: dict[str, Any] = {name: values[index:stop] for name, values in columns.items()}
         else:
             stop = index + 1
-            found = {name: values[index] for name, values in columns.items()}
+            found = {name: values[index] for name, values in columns.items() if name != "standard_deviation_centred"}
         scored.append({**row, **found})
         index = stop
     return scored
