@@ -19,6 +19,7 @@ from prudent.data.json_records import json_records, jsonl_records
 from prudent.data.records import LINE_BYTES, WHOLE_BYTES, Record
 from prudent.data.tables import read_table
 from prudent.errors import BadRow, PrudentError
+from prudent.hub import hub_or_offline, hub_words
 
 KINDS = {
     ".jsonl": "jsonl",
@@ -221,15 +222,21 @@ def open_records(
     datasets.disable_progress_bars()
     saved = path.is_dir() and any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
     try:
-        loaded: Any = (
-            datasets.load_from_disk(str(path))
-            if saved
-            else datasets.load_dataset(str(source), config, streaming=stream)
-        )
+        with hub_or_offline(path):
+            loaded: Any = (
+                datasets.load_from_disk(str(path))
+                if saved
+                else datasets.load_dataset(str(source), config, streaming=stream)
+            )
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        what = "a folder of data files" if path.is_dir() else "a file here or a data set that the hub gives"
-        raise PrudentError(f"{source} is not {what} ({type(error).__name__}: {first[:300]})") from error
+        said = f"{type(error).__name__}: {first[:300]}"
+        if path.is_dir():
+            raise PrudentError(f"{source} is not a folder of data files ({said})") from error
+        raise PrudentError(
+            f"{source} is not a file here (looked from {Path.cwd()}) or a data set of {hub_words()} "
+            f"({said}); give a file, a folder or a hub id"
+        ) from error
     if isinstance(loaded, Mapping):
         name = split or ("train" if "train" in loaded else next(iter(loaded)) if len(loaded) == 1 else None)
         if name is None or name not in loaded:

@@ -19,7 +19,15 @@ from prudent.errors import PrudentError, RowsError
 from prudent.features.backbone import Runner, backbone_of
 from prudent.features.cache import FORMAT, FeatureCache, row_key
 from prudent.features.cpu import fast_attention
-from prudent.features.models import cache_folder, dtype_name, ensure_pad, load_language_model
+from prudent.features.models import (
+    cache_folder,
+    context_of,
+    dtype_name,
+    ensure_pad,
+    load_language_model,
+    padding_id,
+    require_known,
+)
 from prudent.features.pooling import POOLINGS
 from prudent.features.processes import Processes
 from prudent.features.rendering import Prompt, Rendered, Renderer, Response
@@ -105,8 +113,9 @@ class Encoder:
         self.body = backbone_of(self.model, layer).eval()
         self.dtype: torch.dtype = self.body.dtype
         self.width = int(self.body.config.hidden_size) * (2 if pooling == "last+mean" else 1)
-        self.renderer = Renderer(self.tokenizer, max_length)
-        self.runner = Runner(self.body, pooling, self.tokenizer.pad_token_id, batch_tokens, padding_side == "left")
+        self.renderer = Renderer(self.tokenizer, min(max_length, context_of(self.model) or max_length))
+        pad = padding_id(self.body, self.tokenizer)
+        self.runner = Runner(self.body, pooling, pad, batch_tokens, padding_side == "left")
         self.stats = EncodeStats()
         self._cache_option = cache
 
@@ -261,6 +270,7 @@ class Encoder:
         empty = {index: "it has no tokens; leave it out" for index, text in enumerate(texts) if not text.ids}
         if empty:
             raise RowsError(empty)
+        require_known(self.body, self.tokenizer, [text.ids for text in texts])
         return texts
 
     def _chunk(self, texts: list[Rendered], advance: Any) -> torch.Tensor:

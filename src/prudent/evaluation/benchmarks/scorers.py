@@ -23,8 +23,9 @@ from prudent.evaluation.benchmarks.items import Items
 from prudent.evaluation.benchmarks.judge_models import judge_ratings, judge_verdicts
 from prudent.evaluation.benchmarks.texts import Options, causal, of_items, solution_steps, told_apart, unique_texts
 from prudent.features.limits import joined, shown
-from prudent.features.models import require_finite_weights, require_room
+from prudent.features.models import padding_id, require_finite_weights, require_known, require_room
 from prudent.features.rendering import Renderer
+from prudent.hub import hub_or_offline, hub_words
 from prudent.runs import damage_named
 
 CALLABLE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
@@ -127,9 +128,10 @@ def response_log_probabilities(
 
     rows = Renderer(tokenizer).conversations(prompts, responses)
     require_room(model, [len(row.ids) for row in rows])
+    require_known(model, tokenizer, [row.ids for row in rows])
     totals = torch.zeros(len(rows), dtype=torch.float64)
     for batch in token_batches([len(row.ids) for row in rows], TOKENS):
-        ids, mask = padded([rows[i].ids for i in batch], tokenizer.pad_token_id or 0, model.device)
+        ids, mask = padded([rows[i].ids for i in batch], padding_id(model, tokenizer), model.device)
         logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
         chosen = logits.gather(-1, ids[:, 1:, None])[..., 0] - torch.logsumexp(logits, -1)
         position = torch.arange(1, ids.shape[1], device=ids.device)
@@ -163,9 +165,13 @@ def process_scores(name: str, items: Items, options: Options) -> Contestant:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        with hub_or_offline(name):
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise PrudentError(f"no process reward model found at {name!r}: {str(error).splitlines()[0]}") from error
+        raise PrudentError(
+            f"no process reward model found at {name!r}: {str(error).splitlines()[0]} Looked for here and on "
+            f"{hub_words()}; give a folder or a hub id"
+        ) from error
     classifier = any("TokenClassification" in kind for kind in config.architectures or ())
     model, tokenizer = token_classifier(name, options) if classifier else causal(name, options)
     begin = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
@@ -185,6 +191,7 @@ def process_scores(name: str, items: Items, options: Options) -> Contestant:
     owners = items.owners()
     try:
         require_room(model, [len(row) for row in rows])
+        require_known(model, tokenizer, rows)
     except RowsError as error:
         raise error.moved(owners) from error
     labels = None if classifier else [encode(options.good)[-1], encode(options.bad)[-1]]
@@ -197,7 +204,7 @@ def process_scores(name: str, items: Items, options: Options) -> Contestant:
 def token_classifier(name: str, options: Options) -> tuple[Any, Any]:
     from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-    with damage_named(f"process reward model {name}", "copy or download it again"):
+    with hub_or_offline(name), damage_named(f"process reward model {name}", "copy or download it again"):
         model = AutoModelForTokenClassification.from_pretrained(
             name, dtype=options.dtype or torch.float32, use_safetensors=True, trust_remote_code=False
         )
@@ -214,7 +221,7 @@ def step_probabilities(
 
     values: list[list[float]] = [[] for _ in rows]
     for batch in token_batches([len(row) for row in rows], TOKENS):
-        ids, mask = padded([rows[i] for i in batch], tokenizer.pad_token_id or 0, model.device)
+        ids, mask = padded([rows[i] for i in batch], padding_id(model, tokenizer), model.device)
         logits = model(input_ids=ids, attention_mask=mask).logits.float()
         for position, row in enumerate(batch):
             found = logits[position, ends[row]]

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from prudent.features.models import padding_id
 from prudent.features.sampling import decode, sample_ids, stop_tokens
 from prudent.policies.rl.packing import Group, Pack, fill, pack
 from prudent.policies.rl.policy import Pass, Policy
@@ -82,7 +83,7 @@ def roll_out(
         samples=completions,
         max_new_tokens=max_new_tokens,
         stop=stop_tokens(model, tokenizer),
-        pad=tokenizer.pad_token_id or 0,
+        pad=padding_id(model, tokenizer),
         seed=seed,
         batch_size=batch_size,
     )

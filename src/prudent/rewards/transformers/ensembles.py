@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from prudent.errors import PrudentError
+from prudent.features.models import require_known
 from prudent.rewards.stored import part_under
 from prudent.rewards.training import member_seeds, shared_seed
 from prudent.rewards.transformers.external import padded, token_batches
@@ -100,8 +101,9 @@ class TransformerEnsemble:
 
     def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> torch.Tensor:
         """Scores (K, N) float32 of N responses, by products of the precision that the members were trained in."""
-        model, _ = self._open()
+        model, tokenizer = self._open()
         rows = [one.ids for one in self.renderer().conversations(prompts, responses)]
+        require_known(model.backbone, tokenizer, rows)
         fast = (self.options.get("dtype") or self.config.get("products")) == "bfloat16"
         if self.family != "singles":
             return score_rows(model, rows, fast) - self.offsets[:, None]

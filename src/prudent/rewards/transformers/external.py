@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prudent.errors import PrudentError
-from prudent.features.models import context_of, require_finite_weights
+from prudent.features.adapters import Adapter, find_adapter, merged_classifier
+from prudent.features.models import context_of, padding_id, require_finite_weights, require_known
+from prudent.hub import hub_or_offline, hub_words
 from prudent.runs import damage_named, refuse_pickle
 
 if TYPE_CHECKING:
@@ -35,19 +37,41 @@ def check_labels(config: Any, name: str) -> None:
 
 def load_classifier(name: str, dtype: str | None = None, device: str | None = None) -> tuple[Any, Any]:
     """Sequence-classification model with one output, and its tokenizer. A head missing in the files stops the load."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoConfig
 
     path = Path(name)
     if path.exists():
         refuse_pickle(path)
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise PrudentError(
-            f"no reward model found at {name!r} ({str(error).splitlines()[0]}); give a folder written by prudent fit, "
-            "or the folder or hub id of a sequence-classification model"
-        ) from error
-    check_labels(config, name)
+    with hub_or_offline(name):
+        if adapter := find_adapter(name):
+            return _with_adapter(adapter, dtype, device)
+        try:
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise PrudentError(
+                f"no reward model found at {name!r} ({str(error).splitlines()[0]}); give a folder written by prudent "
+                "fit, the folder or hub id of a sequence-classification model, or an adapter's. Looked for here and on "
+                f"{hub_words()}"
+            ) from error
+        check_labels(config, name)
+        return _whole(name, dtype, device)
+
+
+def _with_adapter(adapter: Adapter, dtype: str | None, device: str | None) -> tuple[Any, Any]:
+    """An adapter merged into its base, and the tokenizer."""
+    from transformers import AutoTokenizer
+
+    with hub_or_offline(adapter.base), damage_named(f"reward model {adapter.folder}", "copy or download it again"):
+        model = merged_classifier(adapter, dtype or torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(adapter.tokenizer, trust_remote_code=False)
+    require_finite_weights(model, adapter.folder)
+    return model.eval().to(device or "cpu"), tokenizer
+
+
+def _whole(name: str, dtype: str | None, device: str | None) -> tuple[Any, Any]:
+    """A model whose weights are all in one place, and its tokenizer."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
     with damage_named(f"reward model {name}", "copy or download it again"):
         model, report = AutoModelForSequenceClassification.from_pretrained(
             name, dtype=dtype or torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
@@ -164,7 +188,8 @@ class ExternalModels:
     def _score_one(self, name: str, prompts: Sequence[Any], responses: Sequence[Any]) -> torch.Tensor:
         model, tokenizer = self._open(name)
         rows = [one.ids for one in self.renderer(name).conversations(prompts, responses)]
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0  # never read: the mask rules
+        require_known(model, tokenizer, rows)
+        pad = padding_id(model, tokenizer)
         scores = torch.empty(len(rows))
         for batch in token_batches([len(row) for row in rows]):
             ids, mask = padded([rows[row] for row in batch], pad, model.device)
