@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tests.tiny import tiny_causal_lm
@@ -140,6 +141,18 @@ def test_gold_shows_what_would_have_been_promised_without_it(data, model, tmp_pa
     assert other["equal_beta"][0]["gain"] != found["equal_beta"][0]["gain"]
 
 
+@pytest.mark.parametrize("gold", [False, True])
+def test_betas_0_takes_the_best_candidates_and_says_so(data, model, tmp_path, gold) -> None:
+    rows = [{"prompt": f"ask {row}", "responses": [f"answer {row} {'x' * n}" for n in range(4)]} for row in range(9)]
+    rows = [{**row, "gold": [0, 1, 2, number % 3]} if gold else row for number, row in enumerate(rows)]
+    settings = small(data, model, pool=lines(tmp_path / "pool.jsonl", rows), betas=(0.0,))
+    found = preflight(settings, tmp_path / "out")
+    table = {row["method"]: row for row in found["equal_beta"]}
+    assert all(row["kl"] == pytest.approx(np.log(4)) and row["beta"] == 0 for row in table.values())
+    assert all(row["kl"] == pytest.approx(np.log(4)) for row in found["equal_kl"])
+    assert "1.39 nats from your model, whichever the rule" in (tmp_path / "out/report.html").read_text("utf-8")
+
+
 def test_the_members_mean_as_the_reward(data, model, tmp_path) -> None:
     found = preflight(small(data, model, pool=str(data / "no_gold.jsonl"), reward="mean"), tmp_path / "out")
     by = {(row["method"], row["setting"]): row["risk"] for row in found["equal_beta"]}
@@ -228,7 +241,7 @@ BAD = {
     "no such model": ({}, ["--policy", "./nowhere"], ("nowhere",)),
     "no such judge": ({}, ["--judge", "./nowhere"], ("nowhere",)),
     "no such file": ({"pairs.jsonl": None}, [], ("pairs.jsonl is not there",)),
-    "beta not positive": ({}, ["--betas", "0.1", "0"], ("--betas",)),
+    "beta negative": ({}, ["--betas", "0.1", "-1"], ("--betas",)),
     "too few draws": ({}, ["--draws", "1"], ("--draws", "4")),
     "nothing to read": ({"pairs.jsonl": ...}, [], ("no preference file",)),
 }

@@ -10,6 +10,7 @@ import torch
 from prudent.commands.preflight import core
 from prudent.errors import PrudentError
 from prudent.policies.finite import kl, solve
+from prudent.policies.objectives import METHODS
 from prudent.rewards.containers import uniform_reference
 
 
@@ -73,6 +74,39 @@ def test_every_method_spends_vanillas_kl_in_every_draw(drawn) -> None:
         assert float(reached.double().mean()) > 0.9, method
         assert torch.allclose(equal.kl[m][reached], target[reached], rtol=3e-3), method
     assert torch.equal(equal.gain[0], anchor.gain[0])
+
+
+def test_beta_0_takes_each_prompts_best_candidate_by_the_rule_at_one_kl(drawn) -> None:
+    scores, candidates, truth = drawn
+    seen = core.estimate_of(scores, candidates.reference)
+    found = core.at_equal_beta(seen, candidates.reference, truth, (0.0,))
+    equal = core.at_equal_kl(seen, candidates.reference, truth, found)
+    rules = {
+        "vanilla": seen.reward,
+        "mean": seen.mean,
+        "min": seen.scores.min(-3).values,
+        "lcb": seen.mean - seen.standard_deviation,
+        "proportional": seen.reward / seen.variance,
+        "bregman": seen.reward,
+        "exact": seen.reward,
+        "variance-only": -seen.variance,
+    }
+    for method, rule in rules.items():
+        best = rule.argmax(-1, keepdim=True)
+        gain = (truth.expand(rule.shape).gather(-1, best)[..., 0] - truth.mean(-1)).mean(-1)
+        m, _ = found.of(method, 0.0)
+        assert torch.allclose(found.gain[m, 0], gain, atol=1e-12), method
+        assert torch.allclose(found.kl[m, 0], torch.tensor(math.log(8.0), dtype=torch.float64)), method
+    assert torch.equal(found.gain, equal.gain) and torch.equal(equal.beta, torch.zeros_like(equal.beta))
+
+
+def test_at_beta_0_equal_candidates_share() -> None:
+    estimate = core.estimate_of(
+        core.DrawnScores(torch.tensor([[[[1.0, 1, 0]], [[3, 3, 1]]]]), 0.0, None), uniform_reference([3], 3)
+    )
+    reference = torch.tensor([[0.2, 0.6, 0.2]], dtype=torch.float64)
+    policy = METHODS["mean"](estimate, reference, 0.0)
+    assert policy[0, 0].tolist() == pytest.approx([0.25, 0.75, 0.0])
 
 
 def test_a_shift_of_the_truth_per_prompt_changes_no_gain(drawn) -> None:
@@ -144,6 +178,6 @@ def test_resampled_judges_give_a_range(drawn) -> None:
 def test_unusable_betas_are_refused(drawn) -> None:
     scores, candidates, truth = drawn
     estimate = core.estimate_of(scores, candidates.reference)
-    for betas in ((), (0.0,), (-1.0,), (float("nan"),)):
+    for betas in ((), (-1.0,), (float("nan"),)):
         with pytest.raises(PrudentError, match="betas"):
             core.at_equal_beta(estimate, candidates.reference, truth, betas)

@@ -62,6 +62,14 @@ def test_safe_vanilla_is_said_to_be_safe() -> None:
     assert verdict.choice["method"] == "mean"
 
 
+def test_training_without_kl_is_told_apart_where_beta_0_was_asked_for() -> None:
+    rows = [row("vanilla", 0.0, 0.2, 60, kl=2.0794), row("lcb", 0.0, 0.6, 20, kl=2.0794), *ROWS]
+    text = " ".join(settle(rows).sentences)
+    assert "without a KL term" in text and "2.08 nats" in text
+    assert "lcb +0.600, risk 10 %; vanilla +0.200, risk 30 %" in text
+    assert "without a KL term" not in " ".join(settle(ROWS).sentences)
+
+
 def test_no_setting_is_safe() -> None:
     verdict = settle([row("vanilla", 0.1, 0.9, 60), row("lcb", 0.1, 0.3, 30)])
     assert verdict.tone == "bad" and verdict.choice is None and "No setting is safe" in verdict.headline

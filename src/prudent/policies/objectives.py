@@ -34,6 +34,8 @@ from prudent.rewards.aggregation import RULES, aggregate
 from prudent.rewards.quantiles import UTILITIES, utility
 from prudent.seeding import Seed, torch_generator
 
+LIMIT_BETA = 1e-200  # in place of 0: rewards that differ at all differ by more, and no exponent overflows
+
 
 class Terms(NamedTuple):
     """An objective on given scores. reward, variance: (..., prompts, candidates); variance None is the plain form."""
@@ -43,8 +45,11 @@ class Terms(NamedTuple):
     form: str
 
     def policy(self, reference: ArrayLike, beta: ArrayLike) -> torch.Tensor:
-        """Exact policy over each prompt's candidates (see ``policies.solve``)."""
-        return solve(self.reward, reference, beta, variance=self.variance, form=self.form)
+        """Exact policy over each prompt's candidates (see ``policies.solve``). beta 0 is the limit: the best candidate
+        by what the form ranks by (reward over variance in the proportional one, else reward); equal ones share."""
+        weight = as_tensor(beta, torch.float64)
+        weight = torch.where(weight == 0, LIMIT_BETA, weight)
+        return solve(self.reward, reference, weight, variance=self.variance, form=self.form)
 
     def signal(self, beta: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Reward and KL weight for a trainer, both of the reward's shape."""

@@ -143,9 +143,10 @@ def at_equal_beta(
     """Every method at every beta. truth (P, C): true reward of the candidates; judges (J, P, C): resampled judges.
 
     truth (D, P, C), with one draw of the reward model: what the reward may be, so that the one policy has D values.
+    beta 0: each prompt's best candidate by the method (``Terms.policy``).
     """
-    if not betas or any(not beta > 0 for beta in betas):
-        raise PrudentError(f"betas are {list(betas)}; give positive numbers, for example 0.1 0.3 1")
+    if not betas or any(not beta >= 0 for beta in betas):
+        raise PrudentError(f"betas are {list(betas)}; give numbers of at least 0, for example 0.1 0.3 1")
     pi0, gold = as_tensor(reference, torch.float64), as_tensor(truth, torch.float64)
     draws = estimate.reward.shape[0]
     return _collect(
@@ -173,14 +174,15 @@ def at_equal_kl(
     """Every method at the KL that vanilla spends in the same draw at each beta of ``anchor``.
 
     beta is found for each draw, so methods are compared at equal distance from the reference draw by draw. Draws in
-    which no beta reaches that KL are nan (and counted in the tables).
+    which no beta reaches that KL are nan (and counted in the tables). At beta 0 nothing is searched: one best candidate
+    of equally likely ones spends the logarithm of their number by every method.
     """
     pi0, gold = as_tensor(reference, torch.float64), as_tensor(truth, torch.float64)
     draws = estimate.reward.shape[0]
     target = anchor.kl[anchor.methods.index(BASELINE)][:, :draws]
 
     def beta_of(method: str, b: int) -> torch.Tensor:
-        if method == BASELINE:
+        if method == BASELINE or anchor.settings[b] == 0:
             return anchor.beta[anchor.methods.index(BASELINE), b, :draws]
         # The search starts at vanilla's beta: no method needs a very different one.
         start, terms = float(anchor.settings[b]), METHODS[method].terms(estimate)

@@ -62,7 +62,10 @@ class PreflightOptions(PairOptions, RunOptions):
     demo: Annotated[bool, typer.Option("--demo", help="Run on a part of the embedded world, whose truth is known.")] = (
         False
     )
-    betas: Annotated[tuple[float, ...], typer.Option(help="KL weights, several.", rich_help_panel=DRAWS)] = BETAS
+    betas: Annotated[
+        tuple[float, ...],
+        typer.Option(help="KL weights, several; 0 takes each prompt's best candidate.", rich_help_panel=DRAWS),
+    ] = BETAS
     draws: Annotated[int, typer.Option(min=4, max=100_000, help="Reward models drawn.", rich_help_panel=DRAWS)] = 200
     members: Annotated[int, typer.Option(min=2, max=10_000, help="Members of each.", rich_help_panel=DRAWS)] = 10
     reward: Annotated[
@@ -122,9 +125,9 @@ class PreflightOptions(PairOptions, RunOptions):
             problems.append("--gold and --judge both say what is true; give one of them")
         if self.gold and not self.pool and not self.demo:
             problems.append(f"--gold {self.gold} names a column of the pool; give the pool with --pool FILE")
-        if not self.betas or any(not (b > 0 and math.isfinite(b)) for b in self.betas):
+        if not self.betas or any(not (b >= 0 and math.isfinite(b)) for b in self.betas):
             problems.append(
-                f"--betas must be positive numbers, got {', '.join(f'{b:g}' for b in self.betas) or 'none'}"
+                f"--betas must be numbers of at least 0, got {', '.join(f'{b:g}' for b in self.betas) or 'none'}"
             )
         if len(set(self.betas)) != len(self.betas):
             problems.append("--betas names a value twice")

@@ -18,7 +18,7 @@ from prudent.reporting.report import Report
 MAIN = ("vanilla", "proportional", "bregman", "exact")
 SPREAD = ("vanilla", "mean", "proportional", "bregman", "exact", *CONTROLS)
 GLOSSARY = {
-    "beta": "Weight of the KL term: the larger, the closer the policy stays to the reference.",
+    "beta": "Weight of the KL term: the larger, the closer to the reference; 0 takes each prompt's best candidate.",
     "KL": "Kullback-Leibler divergence of the policy from the reference policy, in nats: how far it moved.",
     "reference": "The model that you start from; here its own sampled responses, each with the same weight.",
     "risk": "Data-set risk: the probability that the policy trained on these very pairs is no better than the "

@@ -124,7 +124,7 @@ def conclude(
                 else ""
             )
         )
-    sentences += _controls(equal_kl)
+    sentences += _controls(equal_kl) + _without_kl(rows)
     sentences.append(truth_sentence(kind, judge, order))
     advice = advise(rows, outlook, vanilla, max_risk, order)
     picked = None if choice is None else dict(choice)
@@ -205,6 +205,18 @@ def _controls(equal_kl: Sequence[Row]) -> list[str]:
     if any(row is None or row.get("vs_risk") is None for row in (only, shuffled)):
         return [words]
     return [words + " " + _weighed(best, only, shuffled, measure)]  # type: ignore[arg-type]
+
+
+def _without_kl(rows: Sequence[Row]) -> list[str]:
+    """What training without a KL term would come to, where beta 0 was asked for."""
+    best = sorted((row for row in usable(rows) if row["setting"] == 0), key=lambda row: -row["gain"])
+    if not best:
+        return []
+    gains = "; ".join(f"{row['method']} {signed(row['gain'])}, risk {percent(row['risk'])}" for row in best)
+    return [
+        "Beta 0 is training without a KL term, taken to its end on these candidates: each prompt gets its best one by "
+        f"the rule, {best[0]['kl']:.2f} nats from your model, whichever the rule. There, by gain: {gains}."
+    ]
 
 
 def points(value: float) -> str:
