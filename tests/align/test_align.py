@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from prudent.cli import app
 from prudent.commands.align.inputs import read_prompts
-from prudent.commands.align.options import OBJECTIVES, AlignOptions
+from prudent.commands.align.options import KL_WEIGHTING, OBJECTIVES, AlignOptions
 from prudent.commands.align.run import align as run_options
 from prudent.commands.align.series import Models, policy_factory
 from prudent.errors import DataError, PrudentError
@@ -43,7 +43,7 @@ def align(settings, out, **how):
 def test_the_objectives_that_can_be_named_are_those_there_are():
     from prudent.policies import objectives
 
-    assert tuple(objectives.OBJECTIVES) == OBJECTIVES
+    assert tuple(objectives.OBJECTIVES) == OBJECTIVES and objectives.KL_RULES == KL_WEIGHTING
 
 
 def small(preferences, folder, **changes):
@@ -212,6 +212,9 @@ def test_ppo_s_first_step_takes_each_objective_s_reward_and_kl_weight(series):
     [
         ({"objectives": ("vanila",)}, "vanila"),
         ({"beta": -1.0}, "--beta"),
+        ({"beta": 0.0, "objectives": ("vanilla", "exact")}, "--objective exact weights"),
+        ({"advantages": "members", "objectives": ("vanilla", "lcb")}, "lose --objective lcb"),
+        ({"advantages": "reliability", "algorithm": "ppo"}, "--algorithm ppo has none"),
         ({"preferences": ()}, "--preferences"),
         ({"demo": True}, "brings its own"),
         ({"members": 1}, "--members"),

@@ -172,7 +172,16 @@ def test_bf16_merge_keeps_small_updates_in_the_mean_and_leaves_others_alone():
     assert torch.equal(round_stochastically(base, torch.bfloat16, noise).float(), base)
 
 
-@pytest.mark.parametrize("update", [{}, {"algorithm": "ppo", "epochs": 2, "minibatches": 2}, {"epochs": 2}])
+@pytest.mark.parametrize(
+    "update",
+    [
+        {},
+        {"algorithm": "ppo", "epochs": 2, "minibatches": 2},
+        {"epochs": 2},
+        {"advantages": "members", "beta": 0.0},
+        {"advantages": "reliability", "beta": 0.0},
+    ],
+)
 def test_training_raises_the_reward(update):
     trainer = new_trainer(steps=25, objective="vanilla", update={"beta": 0.01, **update}, prompts=4, learning_rate=1e-2)
     history = trainer.train()
@@ -246,13 +255,35 @@ def test_a_broken_policy_stops_before_the_step():
     ("options", "message"),
     [
         ({"algorithm": "grpo"}, "unknown algorithm"),
-        ({"beta": 0.0}, "must be positive"),
+        ({"beta": -0.1}, "at least 0"),
         ({"completions": 1}, "at least 2"),
+        ({"advantages": "sure"}, "unknown advantages 'sure'"),
+        ({"advantages": "reliability", "algorithm": "ppo"}, "PPO has none"),
     ],
 )
 def test_options_that_can_t_work_are_refused(options, message):
     with pytest.raises(PrudentError, match=message):
         UpdateOptions(**options)
+
+
+def test_what_would_lose_the_objective_is_refused():
+    with pytest.raises(PrudentError, match="at beta 0 there is none"):
+        TrainOptions("exact", UpdateOptions(beta=0.0))
+    with pytest.raises(PrudentError, match="would be lost"):
+        TrainOptions("lcb", UpdateOptions(advantages="members"))
+
+
+def test_reliability_of_members_who_agree_is_the_plain_run():
+    class Agreeing(Letters):
+        def scores(self, prompts, texts, features):
+            return super().scores(prompts, texts, features)[:1].expand(3, -1) * torch.tensor([[1.0], [2.0], [3.0]])
+
+    runs = [
+        new_trainer(steps=3, objective="mean", scorer=Agreeing(), update={"advantages": kind})
+        for kind in ("plain", "reliability")
+    ]
+    histories = [trainer.train() for trainer in runs]
+    assert same(*map(state, runs)) and all(step["ordering_agreement"] == 1.0 for step in histories[1])
 
 
 def test_all_equal_rewards_and_long_prompts_are_counted_and_don_t_crash():

@@ -25,6 +25,8 @@ def text_of(turns) -> str:
 class HashedScores:
     """Three members whose scores are functions of the text alone."""
 
+    members = 3
+
     def score(self, prompts, responses):
         digests = [
             hashlib.sha256(f"{text_of(p)}|{text_of(r)}".encode("utf-8", "replace")).digest()
@@ -45,8 +47,24 @@ class FixedWeight(RewardFunction):
         return scores, Shaped(mean, weight, mean, weight)
 
 
-def train(kind, folder, out, *, constant=None, beta=0.1, steps=3, **options):
+class Agreeing(HashedScores):
+    """Members that order all texts alike, on other scales."""
+
+    def score(self, prompts, responses):
+        return super().score(prompts, responses)[:1] * torch.tensor([[1.0], [2.0], [6.0]], dtype=torch.float64)
+
+
+class Opposed(HashedScores):
+    """Members that agree on no order: the mean still has one."""
+
+    def score(self, prompts, responses):
+        first = super().score(prompts, responses)[:1]
+        return torch.cat([2 * first, -first])
+
+
+def train(kind, folder, out, *, constant=None, beta=0.1, steps=3, model=None, objective="vanilla", **options):
     """Parameters after a few steps of stock TRL (constant None) or of the adapter with a constant weight."""
+    how = {"advantages": options.pop("advantages")} if "advantages" in options else {}
     stock, ours, config = {
         "rloo": (trl.RLOOTrainer, VarianceAwareRLOOTrainer, trl.RLOOConfig),
         "grpo": (trl.GRPOTrainer, VarianceAwareGRPOTrainer, trl.GRPOConfig),
@@ -71,14 +89,15 @@ def train(kind, folder, out, *, constant=None, beta=0.1, steps=3, **options):
     )
     data = Dataset.from_list([{"prompt": [{"role": "user", "content": p}]} for p in PROMPTS])
     _, tokenizer = tiny_causal_lm(folder)
-    reward = FixedWeight(HashedScores(), "vanilla", beta=beta)
+    reward = FixedWeight(model or HashedScores(), "vanilla", beta=beta)
+    reward.objective = objective
     reward.__name__ = "reward"
     common = {"model": str(folder), "args": args, "train_dataset": data, "processing_class": tokenizer}
     if constant is None:
         trainer = stock(reward_funcs=[reward], **common)
     else:
         reward.constant = constant
-        trainer = ours(reward_function=reward, **common)
+        trainer = ours(reward_function=reward, **common, **how)
     trainer.train()
     return torch.cat([p.detach().flatten() for p in trainer.model.parameters()]), trainer
 
@@ -94,6 +113,33 @@ def test_alarm_unit_variance_is_stock_and_scaled_variance_is_scaled_beta(kind, t
     scaled, _ = train(kind, tmp_path / "m", tmp_path / "d", beta=0.1 * 3.0)
     assert torch.equal(tripled, scaled)
     assert not torch.equal(tripled, stock)
+
+
+@pytest.mark.parametrize("kind", ["rloo", "grpo"])
+def test_reliability_is_stock_where_members_agree_and_moves_nothing_where_they_don_t(kind, tmp_path):
+    """At beta 0, so that nothing but the advantages moves the policy."""
+    stock, _ = train(kind, tmp_path / "m", tmp_path / "a", beta=0.0, model=Agreeing())
+    how = {"constant": 1.0, "beta": 0.0, "advantages": "reliability"}
+    agreed, _ = train(kind, tmp_path / "m", tmp_path / "b", model=Agreeing(), **how)
+    assert torch.equal(stock, agreed)
+    start = torch.cat([p.detach().flatten() for p in tiny_causal_lm(tmp_path / "m")[0].parameters()])
+    opposed, _ = train(kind, tmp_path / "m", tmp_path / "c", model=Opposed(), **how)
+    assert torch.equal(start, opposed) and not torch.equal(start, stock)
+
+
+def test_members_apart_are_trls_own_columns(tmp_path):
+    """GRPO normalises each member's column; RLOO gets the same mean of standardised columns, with its own baseline."""
+    _, trainer = train("grpo", tmp_path / "m", tmp_path / "a", constant=1.0, advantages="members")
+    logged = trainer.state.log_history[0]
+    assert {f"rewards/prudent_member_{k}/mean" for k in range(3)} <= set(logged) and "reward_model/mean" in logged
+    assert trainer.multi_objective_aggregation == "normalize_then_sum" and trainer.reward_weights.sum() == 1
+    plain, _ = train("rloo", tmp_path / "m", tmp_path / "b", constant=1.0, beta=0.0)
+    apart, _ = train("rloo", tmp_path / "m", tmp_path / "c", constant=1.0, beta=0.0, advantages="members")
+    opposed, _ = train(
+        "rloo", tmp_path / "m", tmp_path / "d", constant=1.0, beta=0.0, advantages="members", model=Opposed()
+    )
+    start = torch.cat([p.detach().flatten() for p in tiny_causal_lm(tmp_path / "m")[0].parameters()])
+    assert torch.equal(start, opposed) and not torch.equal(plain, apart)
 
 
 def test_stock_grpo_takes_the_reward_function_unchanged(tmp_path):
@@ -133,7 +179,9 @@ def test_stock_grpo_takes_the_reward_function_unchanged(tmp_path):
     [
         ({"temperature": 0.7}, "temperature=0.7"),
         ({"top_p": 0.9}, "top_p=0.9"),
-        ({"beta": 0.0}, "beta=0.0"),
+        ({"beta": 0.0, "objective": "exact"}, "beta=0.0"),
+        ({"advantages": "members", "objective": "lcb"}, "would lose"),
+        ({"advantages": "sure"}, "unknown advantages"),
         ({"sync_ref_model": True}, "sync_ref_model"),
     ],
 )

@@ -34,7 +34,8 @@ def prompt_key(prompt: Conversation) -> str:
 
 
 class RewardFunction:
-    """Shaped rewards of completions. ``kl_weight`` and ``last`` hold what the last call gave, for a trainer to read.
+    """Shaped rewards of completions. ``kl_weight``, ``last`` and ``scores`` (members', (K, N)) hold what the last call
+    gave, for a trainer to read.
 
     reference: samples of the *reference* policy for each prompt, as a ``prudent.data.pools.Pool`` or as (prompts (P),
     responses (P lists)); the centre per prompt and the variance's scale are taken from it once. None is allowed where
@@ -60,6 +61,7 @@ class RewardFunction:
         self.kl_weight: torch.Tensor | None = None
         self.last: Shaped | None = None
         self.observer: Callable[..., None] | None = None  # a monitor's: what each call was given and gave
+        self.scores: torch.Tensor | None = None
         self.index: dict[str, int] = {}
         self.statistics: ReferenceStatistics | None = None
         if reference is not None:
@@ -69,6 +71,11 @@ class RewardFunction:
                 f"objective {objective!r} centres each prompt and scales the variance on samples of the reference; "
                 "give reference=(prompts, responses), for instance from a pool file (prudent.data.pools.read_pool)"
             )
+
+    @property
+    def members(self) -> int:
+        """K, by the reference's scores where there are any, else by the model."""
+        return self.model.members if self.statistics is None else len(self.statistics.centre)  # type: ignore[attr-defined]
 
     def _take_reference(self, reference: Any, floor: float) -> None:
         pool = hasattr(reference, "responses")
@@ -122,7 +129,7 @@ class RewardFunction:
     ) -> list[float]:
         scores, shaped = self.shaped(prompts, completions)
         self.calls += 1
-        self.kl_weight, self.last = shaped.kl_weight, shaped
+        self.kl_weight, self.last, self.scores = shaped.kl_weight, shaped, scores
         if log_metric is not None:
             log_metric("reward_model/mean", float(shaped.mean.mean()))
             if len(scores) > 1 and self.statistics is not None:
@@ -137,6 +144,25 @@ class RewardFunction:
         if self.observer is not None:
             self.observer(prompts, completions, rewards, scores, log_metric)
         return rewards
+
+
+def member_columns(function: RewardFunction, members: int) -> list[Callable[..., list[float]]]:
+    """A reward function a member, for a trainer that normalises several rewards apart (TRL's GRPO with
+    ``multi_objective_aggregation="normalize_then_sum"``). The first one scores the batch and writes ``function``'s log,
+    the others read what it found, so a trainer must call them in order on the same completions, as TRL does."""
+
+    def column(member: int) -> Callable[..., list[float]]:
+        def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+            if member == 0:
+                function(prompts, completions, **columns)
+            if function.scores is None or function.scores.shape != (members, len(completions)):
+                raise PrudentError(f"member {member}'s rewards were asked for before member 0 scored these completions")
+            return function.scores[member].tolist()
+
+        reward.__name__ = f"prudent_member_{member}"  # trainers log under this name
+        return reward
+
+    return [column(member) for member in range(members)]
 
 
 def for_plain_trainer(function: RewardFunction) -> RewardFunction:

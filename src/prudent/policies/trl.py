@@ -5,6 +5,10 @@ when they move).
 RLOO holds its KL as a per-sequence penalty in the reward, ``rewards - self.beta * kl``: exactly the method's shape. The
 coefficient is replaced by a float that carries a weight per completion. GRPO holds its KL in the loss, per token; the
 same coefficient there is a heuristic, with another fixed point, and says so when it starts.
+
+Both weight a group's advantages on request (``advantages``, see ``rl.advantages.weighted_rewards``), which also acts at
+beta 0: "reliability" scales them by how much the members agree on the group's order, "members" normalises each member's
+rewards apart (in GRPO by TRL's own ``normalize_then_sum``).
 """
 
 from __future__ import annotations
@@ -18,7 +22,8 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from prudent.errors import PrudentError
 from prudent.policies.objectives import KL_RULES
-from prudent.policies.reward_function import RewardFunction
+from prudent.policies.reward_function import RewardFunction, member_columns
+from prudent.policies.rl.advantages import WEIGHTINGS, ordering_agreement, weighted_rewards
 
 TESTED = "1.16"
 
@@ -52,7 +57,7 @@ def check_tested() -> None:
         )
 
 
-def check_config(args: RLOOConfig | GRPOConfig) -> None:
+def check_config(args: RLOOConfig | GRPOConfig, objective: str) -> None:
     """Raise PrudentError where a setting would make the KL that TRL computes another than the objective's."""
     problems = []
     if args.temperature != 1.0:
@@ -62,8 +67,8 @@ def check_config(args: RLOOConfig | GRPOConfig) -> None:
             f"truncated sampling (top_p={args.top_p}, top_k={args.top_k}, min_p={args.min_p}): samples are not the "
             "policy's; set top_p=1.0, top_k=0, min_p=null"
         )
-    if args.beta == 0.0:
-        problems.append("beta=0.0: without a KL penalty there is nothing to weight; set beta > 0")
+    if args.beta == 0.0 and objective in KL_RULES:
+        problems.append(f"beta=0.0: without a KL penalty there is nothing for {objective!r} to weight; set beta > 0")
     if getattr(args, "sync_ref_model", False):
         problems.append("sync_ref_model=true moves the reference during training; set it to false")
     if getattr(args, "mask_truncated_completions", False):
@@ -94,19 +99,36 @@ class _VarianceAware:
     """What both trainers share; ``prudent_reward`` is the reward function whose weights they apply."""
 
     prudent_reward: RewardFunction
+    weighting: str
 
     def _prepare(self, arguments: dict[str, Any]) -> None:
         check_tested()
-        check_config(arguments["args"])
         function = arguments.pop("reward_function")
         if not isinstance(function, RewardFunction):
             raise PrudentError("reward_function must come from RewardModel.as_reward_function(...)")
+        check_config(arguments["args"], function.objective)
+        self.weighting = arguments.pop("advantages", "plain")
+        if self.weighting not in WEIGHTINGS:
+            raise PrudentError(f"unknown advantages {self.weighting!r}; one of {', '.join(WEIGHTINGS)}")
+        if self.weighting == "members" and function.objective not in ("vanilla", "mean"):
+            raise PrudentError(
+                f"advantages 'members' would lose objective {function.objective!r}: take vanilla or mean"
+            )
         if function.beta != arguments["args"].beta:
             raise PrudentError(
                 f"the reward function was made for beta={function.beta}, the trainer has {arguments['args'].beta}"
             )
         arguments["reward_funcs"] = [function]
         self.prudent_reward = function
+
+    def _gathered_scores(self, device: torch.device) -> torch.Tensor:
+        """Members' scores (K, N) of all processes' completions, in the order of the gathered rewards."""
+        scores = self.prudent_reward.scores
+        assert scores is not None, "the reward function was not called"
+        return gather(scores.T.contiguous().to(device=device, dtype=torch.float32)).T
+
+    def _group_size(self) -> int:
+        return self.num_generations if self.model.training else self.num_generations_eval  # type: ignore[attr-defined]
 
     def _local_weight(self, device: torch.device) -> torch.Tensor:
         weight = self.prudent_reward.kl_weight
@@ -116,7 +138,8 @@ class _VarianceAware:
 
 class VarianceAwareRLOOTrainer(_VarianceAware, RLOOTrainer):
     """TRL's RLOOTrainer with a KL weight per completion. Takes ``reward_function`` (from
-    ``RewardModel.as_reward_function``) in the place of ``reward_funcs``; everything else is RLOOTrainer's."""
+    ``RewardModel.as_reward_function``) in the place of ``reward_funcs``, and ``advantages``; everything else is
+    RLOOTrainer's."""
 
     def __init__(self, **arguments: Any) -> None:
         self._prepare(arguments)
@@ -130,15 +153,24 @@ class VarianceAwareRLOOTrainer(_VarianceAware, RLOOTrainer):
             self._local_weight(rewards.device)
         )  # the rewards are gathered, so the weights must be
         _require_finite(rewards, arguments)
-        return rewards
+        if self.weighting == "plain":
+            return rewards
+        scores = self._gathered_scores(rewards.device)
+        return weighted_rewards(self.weighting, rewards[:, 0], scores, self._group_size()).unsqueeze(1)
 
 
 class VarianceAwareGRPOTrainer(_VarianceAware, GRPOTrainer):
     """TRL's GRPOTrainer with a KL weight per completion: a heuristic (its KL is a per-token loss term, not a reward, so
-    the fixed point is not the objective's). Takes ``reward_function`` in the place of ``reward_funcs``."""
+    the fixed point is not the objective's). Takes ``reward_function`` in the place of ``reward_funcs``, and
+    ``advantages``."""
 
     def __init__(self, **arguments: Any) -> None:
         self._prepare(arguments)
+        if self.weighting == "members":
+            arguments["reward_funcs"] = member_columns(self.prudent_reward, self.prudent_reward.members)
+            args = arguments["args"]
+            args.multi_objective_aggregation = "normalize_then_sum"
+            args.reward_weights = args.reward_weights or [1 / self.prudent_reward.members] * self.prudent_reward.members
         if self.prudent_reward.objective in KL_RULES:
             warnings.warn(
                 "GRPO's KL sits in the loss: a KL weight per completion is a heuristic there; RLOO has the objective",
@@ -155,6 +187,12 @@ class VarianceAwareGRPOTrainer(_VarianceAware, GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
+        if self.weighting == "reliability":  # behind TRL's normalisation, which would undo a scale in the rewards
+            device, size = output["advantages"].device, len(output["advantages"])
+            agreement = ordering_agreement(self._gathered_scores(device), self._group_size())
+            start = self.accelerator.process_index * size
+            weight = agreement.repeat_interleave(self._group_size())[start : start + size].to(output["advantages"])
+            output["advantages"] = output["advantages"] * weight
         # A tensor of one value per completion is shuffled and split with the rest of the rollouts.
         output["kl_weight"] = self._local_weight(output["completion_ids"].device)
         return output

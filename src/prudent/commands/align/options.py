@@ -52,8 +52,10 @@ DEMO = {
     "completions": 4,
     "max_new_tokens": 64,
 }
+KL_WEIGHTING = ("bregman", "exact")  # nothing is left of them at beta 0
 # What --engine trl takes from these; everything else is TRL's own, by --trl-config.
 TRL_TAKES = {
+    "--advantages",
     "--algorithm",
     "--beta",
     "--column",
@@ -112,7 +114,15 @@ class AlignOptions(PairOptions, ResumableOptions):
         ),
     ] = DEFAULT_OBJECTIVES
     algorithm: Annotated[str, typer.Option(help="rloo or ppo.", rich_help_panel=RL)] = "rloo"
-    beta: Annotated[float, typer.Option(help="KL coefficient.", rich_help_panel=RL)] = 0.1
+    advantages: Annotated[
+        Literal["plain", "reliability", "members"],
+        typer.Option(
+            help="A group's advantages: plain, scaled by how far members agree on its order (reliability), or each "
+            "member's normalised apart, then averaged (members).",
+            rich_help_panel=RL,
+        ),
+    ] = "plain"
+    beta: Annotated[float, typer.Option(help="KL coefficient; 0 trains without.", rich_help_panel=RL)] = 0.1
     steps: Annotated[int, typer.Option(min=1, help="Policy updates a run.", rich_help_panel=RL, max=1_000_000)] = 40
     prompts_per_step: Annotated[int, typer.Option(min=1, help="Prompts a step.", rich_help_panel=RL, max=1_000_000)] = 8
     completions: Annotated[int, typer.Option(min=2, max=10_000, help="Completions a prompt.", rich_help_panel=RL)] = 4
@@ -234,11 +244,16 @@ class AlignOptions(PairOptions, ResumableOptions):
             problems.append("no --objective was given")
         if len(set(self.objectives)) != len(self.objectives):
             problems.append("--objective names one twice")
-        problems += [
-            f"{name} is {value:g}, it must be positive"
-            for name, value in (("--beta", self.beta), ("--learning-rate", self.learning_rate))
-            if not 0 < value < math.inf
-        ]
+        if not 0 < self.learning_rate < math.inf:
+            problems.append(f"--learning-rate is {self.learning_rate:g}, it must be positive")
+        if not 0 <= self.beta < math.inf:
+            problems.append(f"--beta is {self.beta:g}, it must be at least 0")
+        if self.beta == 0 and (lost := [name for name in self.objectives if name in KL_WEIGHTING]):
+            problems.append(f"--objective {', '.join(lost)} weights the KL penalty, and at --beta 0 there is none")
+        if self.advantages == "members" and (lost := [n for n in self.objectives if n not in ("vanilla", "mean")]):
+            problems.append(
+                f"--advantages members takes members' own scores apart and would lose --objective {', '.join(lost)}"
+            )
         if not 0 < self.false_alarm < 1:
             problems.append(f"--false-alarm is {self.false_alarm:g}, it must lie between 0 and 1")
         if self.probe_labels and (self.monitor == "off" or not self.demo):
@@ -246,7 +261,13 @@ class AlignOptions(PairOptions, ResumableOptions):
         return problems + (self._own_problems() if self.engine == "own" else self._trl_problems())
 
     def _own_problems(self) -> list[str]:
-        problems = [
+        problems = []
+        if self.algorithm == "ppo" and self.advantages != "plain":
+            problems.append(
+                f"--advantages {self.advantages} is of groups, which --algorithm ppo has none of: take rloo, or grpo "
+                "on --engine trl"
+            )
+        problems += [
             f"{flag} is for --engine trl; leave it out"
             for flag, given in (("--trl-config", self.trl_config), ("--reward-model", self.reward_model))
             if given is not None

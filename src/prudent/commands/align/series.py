@@ -60,6 +60,7 @@ def train_options(settings: AlignOptions, objective: str, run: int, seed: Seed) 
         settings.completions,
         epochs=settings.epochs,
         minibatches=settings.minibatches,
+        advantages=settings.advantages,
     )
     return TrainOptions(
         objective=objective,

@@ -89,6 +89,7 @@ def train_with_trl(settings: AlignOptions, *, say: Callable[[str], None]) -> dic
         "prompts": prompts,
         "objective": objective,
         "algorithm": algorithm,
+        "advantages": settings.advantages,
         "beta": beta,
         "samples": samples,
         "max_new_tokens": max_new_tokens,
@@ -112,6 +113,7 @@ def train_with_trl(settings: AlignOptions, *, say: Callable[[str], None]) -> dic
             args=args,
             train_dataset=Dataset.from_list([{"prompt": p} for p in conversations]),
             reward_function=function,
+            advantages=settings.advantages,
             peft_config=_lora(fields["peft"]) if "peft" in fields else None,
             callbacks=[] if monitor is None else [monitor.callback(say)],
         )

@@ -78,6 +78,9 @@ def token_entropy(log_probabilities: torch.Tensor, mask: torch.Tensor) -> torch.
     return -masked_mean(log_probabilities, mask)
 
 
+WEIGHTINGS = ("plain", "reliability", "members")  # what a group's rewards are before its advantages are taken
+
+
 class GroupAdvantages(NamedTuple):
     """advantages (N,) and the share of groups whose rewards are all equal (they feel nothing but the KL term)."""
 
@@ -113,6 +116,47 @@ def group_normalised(rewards: torch.Tensor, group_size: int) -> GroupAdvantages:
     advantages = (groups - groups.mean(dim=1, keepdim=True)) / torch.where(equal.unsqueeze(1), 1.0, deviation)
     advantages = torch.where(equal.unsqueeze(1), torch.zeros_like(advantages), advantages)
     return GroupAdvantages(advantages.reshape(-1), float(equal.float().mean()))
+
+
+def ordering_agreement(scores: torch.Tensor, group_size: int) -> torch.Tensor:
+    """How sure the order of each group's completions is, (groups,): 1 where all members order them alike, 0 where they
+    agree no more than by chance.
+
+    scores: (K, N), K >= 2 members, the completions of one prompt side by side. It is Kendall's tau between the
+    orderings of two members, over all pairs of members and of completions that neither member scores alike (Goodman
+    and Kruskal's gamma, 1954; 1 where there is no such pair, hence no order to doubt), raised to 0. For members that
+    order at random its mean before that is 0, whatever their number, so that noise isn't taken for a weak order.
+    """
+    members = len(scores)
+    if members < 2 or group_size < 2:
+        raise PrudentError(
+            f"{members} members of {group_size} completions a prompt: an order's sureness needs 2 of each"
+        )
+    groups = scores.double().reshape(members, -1, group_size)
+    signs = torch.sign(groups.unsqueeze(-1) - groups.unsqueeze(-2))  # (K, groups, G, G)
+    same = signs.square().sum(0)  # a member beside itself, which is no pair
+    agreeing = (signs.sum(0).square() - same).sum((-2, -1))
+    untied = (signs.abs().sum(0).square() - same).sum((-2, -1))
+    return torch.where(untied > 0, agreeing / untied.clamp(min=1.0), 1.0).clamp(min=0.0)
+
+
+def columns_apart(columns: torch.Tensor, group_size: int) -> torch.Tensor:
+    """The mean (N,) of columns (K, N) of rewards, each standardised within its prompt's group by itself (as GDPO does,
+    2601.05242). A group that members order alike keeps its whole size; one on which they differ shrinks."""
+    return torch.stack([group_normalised(column, group_size).advantages for column in columns]).mean(0)
+
+
+def weighted_rewards(weighting: str, rewards: torch.Tensor, scores: torch.Tensor, group_size: int) -> torch.Tensor:
+    """Rewards (N,) whose leave-one-out advantages are the weighted ones: "plain" as they are; "reliability" times
+    their group's ``ordering_agreement``; "members" ``columns_apart`` of the members' scores (K, N) in their place.
+
+    The baseline is linear in the rewards, so that a KL penalty subtracted afterwards keeps its weight.
+    """
+    if weighting == "members":
+        return columns_apart(scores.to(rewards), group_size)
+    if weighting == "reliability":
+        return rewards * ordering_agreement(scores, group_size).to(rewards).repeat_interleave(group_size)
+    return rewards
 
 
 def token_rewards(

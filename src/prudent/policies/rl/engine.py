@@ -20,8 +20,8 @@ from torch import nn
 from prudent.errors import PrudentError
 from prudent.policies.estimates import ReferenceStatistics
 from prudent.policies.monitoring.monitor import Monitor, anywhere
-from prudent.policies.objectives import Shaped, shape
-from prudent.policies.rl.advantages import leave_one_out
+from prudent.policies.objectives import KL_RULES, Shaped, shape
+from prudent.policies.rl.advantages import leave_one_out, ordering_agreement, weighted_rewards
 from prudent.policies.rl.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from prudent.policies.rl.policy import Policy
 from prudent.policies.rl.rollouts import Rollouts, ScoredRollouts, Scorer, pack_and_score, roll_out
@@ -57,6 +57,15 @@ class TrainOptions:
     sampling_batch: int = 64
     save_every: int = 10
     seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        if self.objective in KL_RULES and self.update.beta == 0:
+            raise PrudentError(f"objective {self.objective!r} weights the KL penalty; at beta 0 there is none")
+        if self.update.advantages == "members" and self.objective not in ("vanilla", "mean"):
+            raise PrudentError(
+                f"advantages 'members' take the members' own scores apart; objective {self.objective!r} would be lost: "
+                "take vanilla or mean"
+            )
 
 
 @dataclass(frozen=True)
@@ -230,7 +239,7 @@ class Trainer:
                 f"the reward of a completion to {self.prompts.names[rollouts.prompts[bad]]!r} is not finite; the step "
                 "was not taken. Score that text with `prudent score` to see which member fails"
             )
-        return shape(
+        found = shape(
             options.objective,
             scores,
             torch.tensor(rollouts.prompts),
@@ -240,6 +249,8 @@ class Trainer:
             rule_options=options.rule_options,
             seed=seed,
         )
+        update = options.update
+        return found._replace(reward=weighted_rewards(update.advantages, found.reward, scores, update.completions))
 
     def _update(self, scored: Scored, meter: Meter) -> None:
         update = self.options.update
@@ -292,6 +303,9 @@ class Trainer:
         meter.add("kl_weight", shaped.kl_weight.sum(), count)
         # Completions whose rewards are all equal teach nothing but the KL term, which they still feel.
         if self.options.update.completions > 1:
+            if len(found.scores) > 1:
+                agreement = ordering_agreement(found.scores, self.options.update.completions)
+                meter.add("ordering_agreement", agreement.sum(), len(agreement))
             equal = leave_one_out(shaped.reward, self.options.update.completions).equal_share
             meter.add("equal_reward_groups", equal * count, count)
         meter.add("length_tokens", sum(lengths), count)

@@ -15,6 +15,7 @@ from torch import nn
 from prudent.errors import PrudentError
 from prudent.policies.objectives import Shaped
 from prudent.policies.rl.advantages import (
+    WEIGHTINGS,
     clipped_policy_loss,
     clipped_value_loss,
     generalised_advantages,
@@ -29,7 +30,8 @@ from prudent.policies.rl.policy import Pass, Policy
 
 @dataclass(frozen=True)
 class UpdateOptions:
-    """How rollouts become a step. clip: PPO's ratio clip; epochs and minibatches: passes over one set of rollouts."""
+    """How rollouts become a step. clip: PPO's ratio clip; epochs and minibatches: passes over one set of rollouts.
+    advantages: plain, or one of ``advantages.WEIGHTINGS``, which a group's reward is weighted by."""
 
     algorithm: str = "rloo"
     beta: float = 0.1
@@ -41,14 +43,19 @@ class UpdateOptions:
     gamma: float = 1.0
     gae_lambda: float = 0.95
     max_grad_norm: float = 1.0
+    advantages: str = "plain"
 
     def __post_init__(self) -> None:
         if self.algorithm not in ("rloo", "ppo"):
             raise PrudentError(f"unknown algorithm {self.algorithm!r}; one of rloo, ppo (GRPO runs on --engine trl)")
-        if self.beta <= 0:
-            raise PrudentError(f"beta is {self.beta}; the KL coefficient must be positive")
+        if not self.beta >= 0:
+            raise PrudentError(f"beta is {self.beta}; the KL coefficient must be at least 0")
         if self.algorithm == "rloo" and self.completions < 2:
             raise PrudentError("RLOO needs at least 2 completions a prompt for its leave-one-out baseline")
+        if self.advantages not in WEIGHTINGS:
+            raise PrudentError(f"unknown advantages {self.advantages!r}; one of {', '.join(WEIGHTINGS)}")
+        if self.algorithm == "ppo" and self.advantages != "plain":
+            raise PrudentError(f"advantages {self.advantages!r} are a group's, which PPO has none of; take rloo")
 
 
 @dataclass
