@@ -1,18 +1,22 @@
 """The reward service under load: are all requests answered rightly, and how much throughput does a service cost?
 
-    python benchmarks/serving.py [--short] [--requests 2000] [--connections 64]
+    python benchmarks/serving.py [--short] [--requests 2000] [--connections 64] [--parts load,kills]
 
-Ten heads on the embedded model score the embedded responses. Single-sample requests in the body of OpenRLHF go over
-many connections to a real ``prudent serve`` process; the same texts are scored offline in this process. Then a server
+Ten heads on the embedded model score the embedded responses, cut to 16 words so that the run takes minutes (the shorter
+a text, the larger the service's own part). Single-sample requests in the body of OpenRLHF, the answers to a prompt one
+after another as a trainer's rollouts come, go over many connections to a real ``prudent serve`` process; the same texts
+are scored offline in this process, in turn with the service so that a slow spell of the machine hits both. Throughput
+is given by the clock and by the processor's seconds, which other work on the machine hardly stretches. Then a server
 process is killed with -9 in the middle, with OpenRLHF's own rule on the client's side (180 s, 5 tries, 1 s between),
-once as one of two worker processes and once as the only one, which this script starts again. A client that never
-finishes its request and one that sends rubbish stand beside in every run.
+once as one of two worker processes and once as the only one, which this script starts again at once. A client that
+never finishes its request and one that sends rubbish stand beside in every run.
 """
 
 from __future__ import annotations
 
 import argparse
 import http.client
+import itertools
 import json
 import os
 import signal
@@ -23,6 +27,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,6 +41,8 @@ from prudent import Encoder, HeadEnsemble, RewardModel
 from prudent.demo.world import load_world, pool
 from prudent.features.rendering import prompt_text
 
+Texts = tuple[list[Any], list[str]]  # prompts and responses
+WORDS = 16
 TRIES, PAUSE, TIMEOUT = 5, 1.0, 180.0  # OpenRLHF 0.11.2, openrlhf/utils/agent.py
 
 
@@ -101,15 +108,21 @@ def disturb(port: int, stop: threading.Event) -> None:
 
 
 def load(
-    port: int, bodies: list[dict[str, Any]], connections: int
+    port: int, bodies: list[dict[str, Any]], connections: int, answered: Callable[[int], None] = lambda done: None
 ) -> tuple[list[tuple[float | None, float, int]], float]:
-    """Every answer, in the requests' order, and the seconds of all."""
-    stop = threading.Event()
+    """Every answer, in the requests' order, and the seconds of all. answered: given their number as they come."""
+    stop, count = threading.Event(), itertools.count(1)
+
+    def one(body: dict[str, Any]) -> tuple[float | None, float, int]:
+        found = ask(port, body)
+        answered(next(count))
+        return found
+
     other = threading.Thread(target=disturb, args=(port, stop), daemon=True)
     other.start()
     began = time.perf_counter()
     with ThreadPoolExecutor(connections) as threads:
-        answers = list(threads.map(lambda body: ask(port, body), bodies))
+        answers = list(threads.map(one, bodies))
     seconds = time.perf_counter() - began
     stop.set()
     return answers, seconds
@@ -121,30 +134,75 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
-def prepared(
-    folder: Path, count: int, language_model: str
-) -> tuple[RewardModel, list[dict[str, Any]], list[Any], list[str]]:
-    """A saved reward model of ten heads, and requests of so many embedded responses in a random order."""
+def prepared(folder: Path, count: int, language_model: str) -> tuple[RewardModel, list[dict[str, Any]], Texts]:
+    """A saved reward model of ten heads, and requests of so many embedded responses, prompt by prompt."""
     world = pool(load_world())
-    pairs = [(prompt, text) for prompt, texts in zip(world.prompts, world.responses) for text in texts]
-    order = np.random.default_rng(0).permutation(len(pairs))[:count]
-    prompts, texts = [pairs[i][0] for i in order], [pairs[i][1] for i in order]
+    pairs = [(prompt, text) for prompt, texts in zip(world.prompts, world.responses) for text in texts][:count]
+    prompts, texts = [prompt for prompt, _ in pairs], [" ".join(text.split()[:WORDS]) for _, text in pairs]
     encoder = Encoder(language_model, dtype="float32", cache=False)
-    chosen = encoder.encode(prompts[:60], texts[:60])
-    rejected = encoder.encode(prompts[:60], texts[60:120])
-    RewardModel(HeadEnsemble.fit(chosen, rejected, members=10, ridge=0.1), encoder, model=language_model).save(folder)
-    heads = [prompt_text(encoder.tokenizer, prompt) for prompt in prompts]
-    bodies = [{"query": [h + t + "<|im_end|>"], "prompts": [h], "labels": [""]} for h, t in zip(heads, texts)]
-    return RewardModel.load(folder, keep_features=False), bodies, prompts, texts
+    rows = np.random.default_rng(0).permutation(len(texts))[:120]
+    features = encoder.encode([prompts[i] for i in rows], [texts[i] for i in rows])
+    heads = HeadEnsemble.fit(features[:60], features[60:], members=10, ridge=0.1)
+    RewardModel(heads, encoder, model=language_model).save(folder)
+    opened = [prompt_text(encoder.tokenizer, prompt) for prompt in prompts]
+    bodies = [{"query": [h + t + "<|im_end|>"], "prompts": [h], "labels": [""]} for h, t in zip(opened, texts)]
+    return RewardModel.load(folder, keep_features=False), bodies, (prompts, texts)
 
 
-def killed(folder: Path, bodies: list[dict[str, Any]], connections: int, workers: int) -> dict[str, Any]:
-    """Answers when a server process is killed after a third of a run. One worker alone is started again by hand."""
+def under_load(
+    folder: Path, model: RewardModel, bodies: list[dict[str, Any]], texts: Texts, connections: int, slices: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Figures, and a row a slice: the same texts offline and by the service, in turn."""
+    service = Service(folder, free_port())
+    process = psutil.Process(service.process.pid)
+    rows, times, differences = [], [], []
+    lost = 0
+    for part in np.array_split(np.arange(len(bodies)), slices):
+        chosen = slice(int(part[0]), int(part[-1]) + 1)
+        began, used = time.perf_counter(), time.process_time()
+        offline = model.score(texts[0][chosen], texts[1][chosen]).mean(0)
+        offline_seconds, offline_processor = time.perf_counter() - began, time.process_time() - used
+        used = sum(process.cpu_times()[:2])
+        answers, seconds = load(service.port, bodies[chosen], connections)
+        row = {
+            "requests": len(part),
+            "offline seconds": offline_seconds,
+            "service seconds": seconds,
+            "offline processor seconds": offline_processor,
+            "service processor seconds": sum(process.cpu_times()[:2]) - used,
+            "tried again": sum(tries > 1 for _, _, tries in answers),
+        }
+        rows.append(row)
+        print(row, flush=True)
+        times += [taken for _, taken, _ in answers]
+        lost += sum(reward is None for reward, _, _ in answers)
+        differences += [abs(got - want) for (got, _, _), want in zip(answers, offline.tolist()) if got is not None]
+    memory = process.memory_full_info().uss / 2**20
+    service.stop()
+    times.sort()
+    offline_all, service_all = ([row[f"{side} seconds"] for row in rows] for side in ("offline", "service"))
+    processor = [[row[f"{side} processor seconds"] for row in rows] for side in ("offline", "service")]
+    return [
+        results.figure("requests not answered", lost, unit="requests", at_most=0),
+        results.figure("largest difference from offline", max(differences), unit="", at_most=1e-5),
+        results.ratio("throughput, share of offline", offline_all, service_all, unit="", at_least=0.9),
+        results.ratio("throughput, share of offline by processor seconds", *processor, unit="", at_least=0.9),
+        results.figure("requests a second", len(bodies) / sum(service_all), unit="requests"),
+        results.figure("median seconds a request", statistics.median(times), unit="s"),
+        results.figure("99th percentile", times[int(0.99 * (len(times) - 1))], unit="s"),
+        results.figure("start to ready", service.start_seconds, unit="s"),
+        results.figure("memory of the server, not shared with others", memory, unit="MiB"),
+    ], rows
+
+
+def killed(folder: Path, bodies: list[dict[str, Any]], wanted: Any, connections: int, workers: int) -> dict[str, Any]:
+    """Answers when a server process is killed after a third of them. One worker alone is started again by hand."""
     port = free_port()
     services = [Service(folder, port, "--workers", str(workers))]
+    third = threading.Event()
 
     def kill() -> None:
-        time.sleep(8)
+        third.wait()
         process = services[0].process
         children = [c for c in psutil.Process(process.pid).children() if "spawn_main" in " ".join(c.cmdline())]
         os.kill(children[0].pid if workers > 1 else process.pid, signal.SIGKILL)
@@ -154,63 +212,61 @@ def killed(folder: Path, bodies: list[dict[str, Any]], connections: int, workers
 
     killer = threading.Thread(target=kill)
     killer.start()
-    answers, seconds = load(port, bodies, connections)
+    answers, seconds = load(port, bodies, connections, lambda done: third.set() if done > len(bodies) // 3 else None)
     killer.join()
     services[0].stop()
-    return {
+    rewards = torch.tensor([float("nan") if reward is None else reward for reward, _, _ in answers])
+    row = {
         "workers": workers,
         "requests": len(bodies),
         "unanswered": sum(reward is None for reward, _, _ in answers),
         "tried again": sum(tries > 1 for _, _, tries in answers),
-        "restart seconds": services[0].start_seconds,
-        "rewards": [reward for reward, _, _ in answers],
+        "most tries": max(tries for _, _, tries in answers),
+        "start to ready, seconds": services[0].start_seconds,
         "seconds": seconds,
+        "largest difference": float((rewards - wanted).abs().nan_to_num(0).max()),
     }
+    print(row, flush=True)
+    return row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--slices", type=int, default=4, help="turns that the service and offline scoring take")
     parser.add_argument("--short", action="store_true", help="200 requests")
+    parser.add_argument("--parts", default="load,kills", help="a part alone keeps the other's figures in --out")
     parser.add_argument("--model", default="smollm2", help="language model of the features")
     parser.add_argument("--out", type=Path, default=results.FOLDER / "serving.json")
     options = parser.parse_args()
     count = 200 if options.short else options.requests
+    kept = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
+    figures, slices, kills = kept.get("figures", []), kept.get("slices", []), kept.get("rows", [])
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "rm"
-        model, bodies, prompts, texts = prepared(folder, count, options.model)
+        model, bodies, texts = prepared(folder, count, options.model)
         model.check()
-        began = time.perf_counter()
-        offline = model.score(prompts, texts).mean(0)
-        offline_seconds = time.perf_counter() - began
-        port = free_port()
-        service = Service(folder, port)
-        answers, seconds = load(port, bodies, options.connections)
-        memory = psutil.Process(service.process.pid).memory_info().rss / 2**20
-        service.stop()
-        kills = [killed(folder, bodies[: max(100, count // 4)], options.connections, workers) for workers in (2, 1)]
-    differences = [abs(reward - want) for (reward, _, _), want in zip(answers, offline.tolist()) if reward is not None]
-    times = sorted(taken for _, taken, _ in answers)
-    for row in kills:
-        rewards = torch.tensor([float("nan") if r is None else r for r in row.pop("rewards")])
-        row["largest difference"] = float((rewards - offline[: len(rewards)]).abs().nan_to_num(0).max())
-    lost = sum(reward is None for reward, _, _ in answers)
-    figures = [
-        results.figure("requests not answered", lost, unit="requests", at_most=0),
-        results.figure("largest difference from offline", max(differences), unit="", at_most=1e-5),
-        results.figure("throughput, share of offline", offline_seconds / seconds, unit="", at_least=0.9),
-        results.figure("median seconds a request", statistics.median(times), unit="s"),
-        results.figure("99th percentile", times[int(0.99 * (len(times) - 1))], unit="s"),
-        results.figure("start to ready", service.start_seconds, unit="s"),
-        results.figure("memory of the server", memory, unit="MiB"),
-        *(
-            results.figure(f"not answered after kill -9, {row['workers']} workers", row["unanswered"], unit="requests")
-            for row in kills
-        ),
-    ]
+        if "load" in options.parts:
+            figures = [one for one in figures if "kill" in one["name"]]
+            found, slices = under_load(folder, model, bodies, texts, options.connections, options.slices)
+            figures = found + figures
+        if "kills" in options.parts:
+            some = bodies[: max(100, count // 5)]
+            wanted = model.score(texts[0][: len(some)], texts[1][: len(some)]).mean(0)
+            kills = [killed(folder, some, wanted, options.connections, workers) for workers in (2, 1)]
+            figures = [one for one in figures if "kill" not in one["name"]]
+            figures += [
+                results.figure(
+                    f"not answered after kill -9, {row['workers']} workers",
+                    row["unanswered"],
+                    unit="requests",
+                    at_most=0,
+                )
+                for row in kills
+            ]
     question = f"A reward service: {count} single-sample requests over {options.connections} connections"
-    results.write(options.out, question, figures, rows=kills, packages=("uvicorn", "fastapi"))
+    results.write(options.out, question, figures, rows=kills, packages=("uvicorn", "fastapi"), slices=slices)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """The reward service: every client's own body, one path of scores, no made-up reward."""
 
+import asyncio
 import concurrent.futures
+import subprocess
+import sys
 import time
 
 import pytest
@@ -181,6 +184,37 @@ def test_many_single_requests_are_batched_none_lost_none_mixed_up(reward_model):
     torch.testing.assert_close(torch.tensor(found), want, atol=1e-5, rtol=0)
     assert sum(sizes) < 200 and max(sizes) > 1  # identical ones that waited together were scored once
     assert 'prudent_requests_total{form="slime",status="200"} 200.0' in metrics
+
+
+def test_a_request_that_comes_while_the_model_loads_is_answered_once_it_has(reward_model, offline):
+    def slow():
+        time.sleep(0.3)
+        return RewardScorer(reward_model)
+
+    body = {"prompt": PROMPTS[0], "response": ANSWERS[0]}
+    with TestClient(create_app(slow)) as client:
+        assert client.get("/readyz").status_code == 503
+        assert client.post("/score", json=body).json()["reward"] == pytest.approx(float(offline.mean(0)[0]), abs=1e-5)
+    with TestClient(create_app(slow, ServiceOptions(hold=0.02))) as client:
+        early = client.post("/score", json=body)
+        assert early.status_code == 503 and early.headers["retry-after"] == "1"
+
+
+def test_a_body_that_never_comes_is_given_up(reward_model):
+    app = create_app(lambda: RewardScorer(reward_model), ServiceOptions(patience=0.05))
+    sent = []
+
+    async def ask():
+        scope = {"type": "http", "method": "POST", "path": "/score", "headers": [], "query_string": b""}
+        await app(scope, lambda: asyncio.sleep(60), lambda message: asyncio.sleep(0, sent.append(message)))
+
+    asyncio.run(asyncio.wait_for(ask(), 10))
+    assert sent[0]["status"] == 408
+
+
+def test_the_service_listens_before_torch_is_there():
+    code = "import sys, prudent.commands.serve.run, prudent.serving.app; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
 
 def test_a_full_queue_is_503_with_a_time_to_come_back(reward_model):

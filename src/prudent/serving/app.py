@@ -1,4 +1,8 @@
-"""The reward service: one handler for every body, health, readiness and metrics, on FastAPI."""
+"""The reward service: one handler for every body, health, readiness and metrics, on FastAPI.
+
+Nothing here imports torch: a service that is started again listens within a second or two, before its weights are
+there, and answers what arrives meanwhile once they are. Trainers give up sooner than a model loads (OpenRLHF: 5 s).
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,19 @@ import hmac
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from prudent.serving.batching import Batcher, Busy, Limits
-from prudent.serving.bodies import BodyError, Sample, Score, answer, form_of, samples_of
-from prudent.serving.scorer import RewardScorer, Size
+from prudent.serving.bodies import BodyError, Sample, Score, Size, answer, form_of, samples_of
+
+if TYPE_CHECKING:
+    from prudent.serving.scorer import RewardScorer
 
 EXAMPLES = {
     "prudent": {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]},
@@ -37,11 +43,14 @@ PATHS = ("/score", "/", "/get_reward", "/classify", "/predict", "/v1/classify", 
 
 @dataclass(frozen=True)
 class ServiceOptions:
-    """name: of the model, in answers. token: bearer token that requests must carry, or nothing. body_limit: bytes."""
+    """name: of the model, in answers. token: bearer token that requests must carry, or nothing. body_limit: bytes.
+    hold: seconds that a request waits for the weights to be loaded. patience: seconds in which a body must arrive."""
 
     name: str = "prudent"
     token: str = ""
     body_limit: int = 8 * 2**20
+    hold: float = 60.0
+    patience: float = 60.0
     limits: Limits | None = None
 
 
@@ -51,7 +60,7 @@ def create_app(
     failed: Callable[[BaseException], None] = lambda error: None,
 ) -> FastAPI:
     """The ASGI application. open_scorer: called once, off the event loop, when the server starts; until it is done
-    ``/readyz`` and requests get 503. failed: called with its error where it fails."""
+    ``/readyz`` gets 503, and requests wait for up to ``options.hold``. failed: called with its error where it fails."""
     service = _Service(open_scorer, options or ServiceOptions(), failed)
 
     @asynccontextmanager
@@ -93,6 +102,7 @@ class _Service:
         self.scorer: RewardScorer | None = None
         self.batcher: Batcher | None = None
         self.metrics = _Metrics()
+        self.opened = asyncio.Event()
 
     def start(self) -> None:
         self.loading = asyncio.create_task(self._load())
@@ -106,6 +116,7 @@ class _Service:
         self.batcher = Batcher(self.scorer.score, self.options.limits, self.metrics.batch)
         self.metrics.watch(self.batcher)
         self.batcher.start()
+        self.opened.set()
 
     async def stop(self) -> None:
         if self.batcher is not None:
@@ -131,14 +142,15 @@ class _Service:
         try:
             if self.options.token and not _authorised(request, self.options.token):
                 return 401, _error("send the header Authorization: Bearer TOKEN"), {"WWW-Authenticate": "Bearer"}, form
-            if self.scorer is None or self.batcher is None:
-                return 503, _error("the reward model is still loading"), {"Retry-After": "1"}, form
-            raw = await _read(request, self.options.body_limit)
+            raw = await asyncio.wait_for(_read(request, self.options.body_limit), self.options.patience)
             if raw is None:
                 return 413, _error(f"the body is over {self.options.body_limit} bytes (--body-limit)"), {}, form
+            scorer = await self._opened()
+            if scorer is None:
+                return 503, _error("the reward model is still loading"), {"Retry-After": "1"}, form
             body = json.loads(raw, parse_constant=_refuse_constant)
             form = form_of(body)
-            samples = samples_of(form, body, self.scorer.tokenizer)
+            samples = samples_of(form, body, scorer.tokenizer)
             scores = await self._scores(samples, request)
             return 200, answer(form, body, scores, self.options.name), {}, form
         except Busy as busy:
@@ -147,8 +159,16 @@ class _Service:
             return 422, _error(str(error), error.index), {}, form
         except (ValueError, RecursionError) as error:
             return 400, _error(f"the body is not JSON: {error}"), {}, form
+        except TimeoutError:
+            return 408, _error(f"the body did not arrive within {self.options.patience:g} seconds"), {}, form
         except asyncio.CancelledError:
             return 499, _error("the client has gone"), {}, form
+
+    async def _opened(self) -> RewardScorer | None:
+        """The scorer, once its weights are loaded; None where that takes too long."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.opened.wait(), self.options.hold)
+        return self.scorer if self.opened.is_set() else None
 
     async def _scores(self, samples: list[Sample], request: Request) -> list[Score | str]:
         """Scores of all samples; those that can't be read keep their reason. Gives up where the client has gone."""

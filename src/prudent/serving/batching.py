@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from prudent.serving.bodies import Sample, Score
-from prudent.serving.scorer import Size
+from prudent.serving.bodies import Sample, Score, Size
 
 
 class Busy(Exception):

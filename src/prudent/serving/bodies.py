@@ -21,7 +21,7 @@ Bodies were read from OpenRLHF 0.11 (utils/agent.py, cli/serve_rm.py), slime 0.3
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from prudent.errors import PrudentError
@@ -36,6 +36,13 @@ class Sample(NamedTuple):
     prompt: Any
     response: Any
     error: str = ""
+
+
+class Size(NamedTuple):
+    """tokens: positions that a sample takes. truncated: whether it was cut to the model's limit."""
+
+    tokens: int
+    truncated: bool
 
 
 class Score(NamedTuple):
@@ -89,8 +96,14 @@ def form_of(body: Any) -> str:
 
 
 def samples_of(form: str, body: dict[str, Any], tokenizer: Any) -> list[Sample]:
-    """The samples of a body. One that can't be read becomes a Sample with an error; BodyError where none can be."""
-    return _READERS[form](body, tokenizer)
+    """The samples of a body. One that can't be read becomes a Sample with an error where the form's answer can say so;
+    elsewhere the first such one raises BodyError at once, before the others are read."""
+    samples = []
+    for index, sample in enumerate(_READERS[form](body, tokenizer)):
+        if sample.error and form != "prudent":
+            raise BodyError(sample.error, index)
+        samples.append(sample)
+    return samples
 
 
 def answer(form: str, body: dict[str, Any], scores: Sequence[Score | str], model: str) -> dict[str, Any] | list[Any]:
@@ -146,34 +159,32 @@ def _rendered(value: Any, tokenizer: Any, prompt: Any = None) -> Sample:
     return split_rendered(value, tokenizer, prompt if isinstance(prompt, str) else None)
 
 
-def _read_openrlhf(body: dict[str, Any], tokenizer: Any) -> list[Sample]:
+def _read_openrlhf(body: dict[str, Any], tokenizer: Any) -> Iterable[Sample]:
     queries, prompts = _texts(body["query"], "query"), body.get("prompts") or []
     if prompts and len(_texts(prompts, "prompts")) != len(queries):
         raise BodyError(f"{len(queries)} in query and {len(prompts)} in prompts; send one prompt a query")
     prompts = _texts(prompts, "prompts") or [None] * len(queries)
-    return [_rendered(query, tokenizer, prompt) for query, prompt in zip(queries, prompts)]
+    return (_rendered(query, tokenizer, prompt) for query, prompt in zip(queries, prompts))
 
 
-def _read_texts(name: str) -> Callable[[dict[str, Any], Any], list[Sample]]:
-    def read(body: dict[str, Any], tokenizer: Any) -> list[Sample]:
-        return [_rendered(text, tokenizer) for text in _texts(body[name], name)]
+def _read_texts(name: str) -> Callable[[dict[str, Any], Any], Iterable[Sample]]:
+    def read(body: dict[str, Any], tokenizer: Any) -> Iterable[Sample]:
+        return (_rendered(text, tokenizer) for text in _texts(body[name], name))
 
     return read
 
 
-def _read_tei(body: dict[str, Any], tokenizer: Any) -> list[Sample]:
+def _read_tei(body: dict[str, Any], tokenizer: Any) -> Iterable[Sample]:
     inputs = body["inputs"]
     if isinstance(inputs, list) and inputs and all(isinstance(one, str) for one in inputs):
         inputs = [inputs]  # a flat list is one text, or one pair, as in that server
     items = [inputs] if isinstance(inputs, str) else _texts(inputs, "inputs")
-    samples = []
     for item in items:
         parts = [item] if isinstance(item, str) else item
         if not isinstance(parts, list) or len(parts) not in (1, 2) or not all(isinstance(p, str) for p in parts):
-            samples.append(Sample("", "", "an input is a text, [text] or the pair [prompt, response]"))
+            yield Sample("", "", "an input is a text, [text] or the pair [prompt, response]")
         else:
-            samples.append(_rendered(parts[0], tokenizer) if len(parts) == 1 else Sample(parts[0], parts[1]))
-    return samples
+            yield _rendered(parts[0], tokenizer) if len(parts) == 1 else Sample(parts[0], parts[1])
 
 
 def _read_nemo_gym(body: dict[str, Any], tokenizer: Any) -> list[Sample]:
@@ -290,7 +301,7 @@ def _write_tei(body: dict[str, Any], scores: list[Score], model: str) -> list[An
     return labelled[0] if single else labelled
 
 
-_READERS: dict[str, Callable[[dict[str, Any], Any], list[Sample]]] = {
+_READERS: dict[str, Callable[[dict[str, Any], Any], Iterable[Sample]]] = {
     "openrlhf": _read_openrlhf,
     "slime": _read_slime,
     "nemo_gym": _read_nemo_gym,

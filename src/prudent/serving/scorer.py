@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -14,16 +14,9 @@ from prudent.policies.estimates import ReferenceStatistics, reference_statistics
 from prudent.policies.objectives import shape
 from prudent.rewards.aggregation import aggregate
 from prudent.rewards.model import RewardModel
-from prudent.serving.bodies import Sample, Score
+from prudent.serving.bodies import Sample, Score, Size
 
 RULES = ("mean", "min", "lcb", "uwo", "entropic", "proportional")
-
-
-class Size(NamedTuple):
-    """tokens: positions that a sample takes. truncated: whether it was cut to the model's limit."""
-
-    tokens: int
-    truncated: bool
 
 
 class RewardScorer:

@@ -29,6 +29,7 @@ def run(options: ServeOptions) -> None:
         "port": options.port,
         "log_level": "warning",
         "timeout_graceful_shutdown": 120,
+        "timeout_worker_healthcheck": 120,  # a worker that imports and loads on a busy machine isn't dead
     }
     if options.workers > 1:
         open_scorer(options)  # an error is shown once, before any worker starts
@@ -75,7 +76,7 @@ def make_app(options: ServeOptions, failed: Any = lambda error: None) -> Any:
         Path(options.model).name,
         options.token,
         options.body_limit,
-        Limits(options.batch_tokens, options.wait / 1000, options.queue),
+        limits=Limits(options.batch_tokens, options.wait / 1000, options.queue),
     )
     return create_app(lambda: open_scorer(options), service, failed)
 
