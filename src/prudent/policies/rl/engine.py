@@ -203,9 +203,12 @@ class Trainer:
         clock.lap("reference and reward")
         meter = Meter()
         shaped = self._shaped(rollouts, found.scores, shuffle_seed)
-        total = len(whole) * options.update.completions
+        update = options.update
+        total = len(whole) * update.completions
+        weighted = weighted_rewards(update.advantages, shaped.reward, found.scores, update.completions)
+        taught = shaped._replace(reward=weighted)
         self._update(
-            Scored(found.rows, found.references, shaped, total, [self.prompts.names[i] for i in rollouts.prompts]),
+            Scored(found.rows, found.references, taught, total, [self.prompts.names[i] for i in rollouts.prompts]),
             meter,
         )
         clock.lap("policy")
@@ -239,7 +242,7 @@ class Trainer:
                 f"the reward of a completion to {self.prompts.names[rollouts.prompts[bad]]!r} is not finite; the step "
                 "was not taken. Score that text with `prudent score` to see which member fails"
             )
-        found = shape(
+        return shape(
             options.objective,
             scores,
             torch.tensor(rollouts.prompts),
@@ -249,8 +252,6 @@ class Trainer:
             rule_options=options.rule_options,
             seed=seed,
         )
-        update = options.update
-        return found._replace(reward=weighted_rewards(update.advantages, found.reward, scores, update.completions))
 
     def _update(self, scored: Scored, meter: Meter) -> None:
         update = self.options.update
