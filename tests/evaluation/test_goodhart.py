@@ -130,7 +130,7 @@ def test_more_pairs_are_better_and_sweeps_share_draws() -> None:
     again = drawn_curve("again", found, settings_of("pairs", SETTING, found)[0][1], [1, 4, 12], draws=6, seed=0)
     assert again.points[1].gold.value == curves[0].points[1].gold.value
     held = findings({"pairs": curves}, [])
-    assert [f.seen for f in held[:2]] == [False, False] and "held-out accuracy by pairs" in held[1].evidence
+    assert [f.confirmed for f in held[:2]] == [False, False] and "held-out accuracy by pairs" in held[1].evidence
 
 
 def test_adversarial_errors_turn_the_curve_and_are_found() -> None:
@@ -143,9 +143,9 @@ def test_adversarial_errors_turn_the_curve_and_are_found() -> None:
     )
     assert made.points[2].gold.low > made.points[-1].gold.high
     (finding,) = findings({"base": [made]}, [])
-    assert finding.seen is True and made.fit.peak is not None and made.peak.high is not None
+    assert finding.confirmed is True and made.fit.peak is not None and made.peak.high is not None
     (finding,) = findings({"base": [made], "rule": [replace(made, fall=None)] * 10}, [])
-    assert finding.seen is None and "can be luck" in finding.evidence  # one clear fall among eleven curves
+    assert finding.confirmed is None and "can be luck" in finding.evidence  # one clear fall among eleven curves
 
 
 def test_methods_at_matched_kl() -> None:

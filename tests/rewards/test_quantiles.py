@@ -6,6 +6,7 @@ import torch
 from prudent import PrudentError, aggregate
 from prudent.rewards import artefact
 from prudent.rewards.quantiles import Gate, QuantileModel, crossings, levels, masked_pinball, pinball, utility
+from prudent.rewards.training import Training
 
 LOW, MIDDLE, HIGH = 0, 9, 18  # of .05, .10, ..., .95
 
@@ -126,7 +127,7 @@ def gated(seed: int = 0):
 
 def test_gate_learns_which_attribute_counts_and_leaves_the_heads_alone(tmp_path):
     model, prompts, chosen, rejected = gated()
-    full = model.with_gate(prompts, chosen, rejected, hidden=32, epochs=30, learning_rate=1e-2)
+    full = model.with_gate(prompts, chosen, rejected, hidden=32, plan=Training(30, 64, 1e-2, 1e-2))
     assert torch.equal(full.tensors["weight"], model.tensors["weight"])
     weights = full.gates(prompts)
     assert float(weights[prompts[:, 0] > 0.5, 0].mean()) > float(weights[prompts[:, 0] < -0.5, 0].mean()) + 0.3

@@ -24,6 +24,8 @@ from prudent.rewards.columns import pair_columns
 from prudent.rewards.draws import bootstrap_counts, fit_resamples
 from prudent.seeding import Seed, spawn
 
+ROUNDS = 2000  # of the bootstrap over test prompts
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -65,7 +67,6 @@ def compare_labels(
     seeds: int = 20,
     ridge: float | str = "cv",
     seed: Seed = 0,
-    rounds: int = 2000,
 ) -> dict[str, Variant]:
     """Train ``seeds`` reward models on each variant of the labels and compare them on the test pairs.
 
@@ -91,11 +92,11 @@ def compare_labels(
     paired: dict[str, Paired] = {}
     if others:
         differences = torch.stack([(credits[name] - base).mean(0) for name in others], dim=1)
-        gains = simultaneous_bootstrap(differences, rounds=rounds, seed=interval_seed, clusters=clusters)
+        gains = simultaneous_bootstrap(differences, rounds=ROUNDS, seed=interval_seed, clusters=clusters)
         paired = dict(zip(others, gains))
     return {
         name: Variant(
-            accuracy=bounded_mean(right.mean(0), rounds=rounds, seed=interval_seed, clusters=clusters),
+            accuracy=bounded_mean(right.mean(0), rounds=ROUNDS, seed=interval_seed, clusters=clusters),
             by_seed=right.mean(1).numpy(),
             gain=paired[name].difference if name in paired else None,
             p=paired[name].p if name in paired else None,

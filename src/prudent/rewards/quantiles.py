@@ -32,6 +32,7 @@ from prudent.seeding import Seed, numpy_generator, spawn, torch_generator
 LEVELS = 19
 TEMPERATURE = 10.0
 EPOCHS, MOST_EPOCHS = 30, 960  # of the first and of the longest training that converged_epochs tries
+GATE = Training(epochs=5, batch_size=64, learning_rate=1e-3, weight_decay=1e-2)
 GAIN = 1e-3  # fall of the held-out loss, relative to it, that twice the epochs must bring
 FEWEST = 50  # responses that can be parted into a training and a held-out part
 UTILITIES = ("expected", "steeper", "exponential", "cvar")
@@ -176,9 +177,7 @@ class QuantileModel:
         rejected: ArrayLike,
         *,
         hidden: int = 1024,
-        epochs: int = 5,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
+        plan: Training = GATE,
         seed: Seed = 0,
         **labels: Unpack[PairLabels],
     ) -> QuantileModel:
@@ -197,10 +196,10 @@ class QuantileModel:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_generator(start).initial_seed() % 2**32)
             gate = Gate(rows.shape[1], len(self.attributes), hidden)
-        optimiser = torch.optim.AdamW(gate.parameters(), lr=learning_rate, weight_decay=1e-2)
+        optimiser = torch.optim.AdamW(gate.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
         difference = first - second
-        for permutation in member_orders([order], len(rows), epochs)[0]:
-            for batch in permutation.split(batch_size):
+        for permutation in member_orders([order], len(rows), plan.epochs)[0]:
+            for batch in permutation.split(plan.batch_size):
                 if len(batch) < 2:
                     continue  # batch norm has no variance to divide by
                 picked = columns.at(batch)
@@ -313,7 +312,7 @@ def converged_epochs(
 
     A fifth of the responses is held out; training starts anew with twice the epochs (``EPOCHS``, at most
     ``MOST_EPOCHS``) while the loss falls by more than ``GAIN`` of itself. The features' part starts at 0 and a narrow
-    interval needs many small steps, so too few epochs give intervals that are too wide where the spread is small.
+    interval needs many small steps, so too few epochs give intervals that are too wide where the deviation is small.
     Fewer than ``FEWEST`` responses can't be parted: ``EPOCHS``, None.
     """
     order = torch.from_numpy(numpy_generator(spawn(shared_seed(seed), 1)[0]).permutation(len(rows)))

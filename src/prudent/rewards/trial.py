@@ -39,8 +39,7 @@ def peak_bytes() -> int:
 
 def trial(
     name: str,
-    train: Dataset,
-    tests: Mapping[str, Dataset],
+    data: Mapping[str, Dataset],
     *,
     model: str,
     members: int | None,
@@ -49,25 +48,26 @@ def trial(
     features: Mapping[str, tuple[torch.Tensor, torch.Tensor]] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Trial:
-    """Fit family ``name`` on ``train`` and give its margins on each of ``tests``, in this process.
+    """Fit family ``name`` on the data set "train" and give its margins on each other one, in this process.
 
-    features: of "train" and of every test set, made once for all families that work on them.
+    features: of every data set, made once for all families that work on them.
     """
     from prudent.rewards.families import ON_TEXT, check_options, family, fit_on_features, fit_reward_model, pair_scores
     from prudent.rewards.model import RewardModel
 
+    tests = {key: found for key, found in data.items() if key != "train"}
     given = check_options(name, options or {})
     started, began = time.perf_counter(), time.process_time()
     if features is not None and name not in (*ON_TEXT, "quantile"):
         entry = family(name)
         count = entry.members if members is None else members
-        scorer = fit_on_features(train, entry, None, *features["train"], count, seed, given)
+        scorer = fit_on_features(data["train"], entry, None, *features["train"], count, seed, given)
         middle, fitted = time.perf_counter(), time.process_time()
         margins = {key: scorer.scores(features[key][0]) - scorer.scores(features[key][1]) for key in tests}
         parameters = RewardModel(scorer).parameters()
     else:
         reward_model = fit_reward_model(
-            train,
+            data["train"],
             name,
             model=model,
             members=None if family(name).members == 0 else members,
@@ -77,8 +77,8 @@ def trial(
         )
         middle, fitted = time.perf_counter(), time.process_time()
         margins = {}
-        for key, data in tests.items():
-            chosen, rejected = pair_scores(reward_model, data)
+        for key, test in tests.items():
+            chosen, rejected = pair_scores(reward_model, test)
             margins[key] = chosen - rejected
         scorer, parameters = reward_model.scorer, reward_model.parameters()
     ended, scored = time.perf_counter(), time.process_time()
@@ -109,7 +109,7 @@ def _child(pipe: Any, arguments: dict[str, Any], threads: int) -> None:
 
 
 def trial_apart(**arguments: Any) -> Trial | str:
-    """``trial`` in a fresh process; a text says why there is no result (a mendable error, or a process that died)."""
+    """``trial`` in a fresh process; a text says why there is no result (an error that can be fixed, or a process that died)."""
     import multiprocessing
 
     context = multiprocessing.get_context("spawn")

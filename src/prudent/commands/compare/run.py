@@ -194,8 +194,7 @@ def run_family(
         encoder_options["pooling"] = "last"
     return trial_apart(
         name=name,
-        train=train,
-        tests=sets,
+        data={"train": train, **sets},
         model=given.model,
         members=given.members,
         seed=given.seed,

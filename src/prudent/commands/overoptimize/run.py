@@ -139,19 +139,13 @@ def pushed(text: TextWorld, given: OveroptimizeOptions, model: str) -> tuple[dic
 
     def one(label: str, rewards: list[torch.Tensor]) -> Curve:
         slopes = [float((reference * r * truth).sum(-1).mean()) for r in rewards]
-        return curve(
-            label,
-            rewards,
-            gold,
-            present,
-            n,
-            accuracy=[pair_accuracy(r, held) for r in rewards],
-            seed=given.seed,
-            facts={
-                "gold_per_proxy": sum(slopes) / len(slopes),
-                "gold_deviation": float(deviation_within(gold, reference)),
-            },
-        )
+        accuracy = [pair_accuracy(r, held) for r in rewards]
+        made = curve(label, rewards, gold, present, n, accuracy=accuracy, seed=given.seed)
+        made.facts = {
+            "gold_per_proxy": sum(slopes) / len(slopes),
+            "gold_deviation": float(deviation_within(gold, reference)),
+        }
+        return made
 
     whole = one(f"{model}, {given.rule}", [reward_of(members, reference, setting)])
     if len(scores) == 1:

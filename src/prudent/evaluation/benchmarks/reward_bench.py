@@ -190,11 +190,10 @@ def rewardbench(
     if prior or set(names) & set(prior_subsets):
         sections[extra["section"]] = prior_subsets
     section_weights = dict.fromkeys(table["sections"], 1.0) | ({extra["section"]: extra["weight"]} if prior else {})
-    return assemble("RewardBench", values, names, sections, section_weights, items, clusters, rounds, seed)
+    return assemble(values, names, sections, section_weights, items, clusters, rounds, seed)
 
 
 def assemble(
-    benchmark: str,
     values: np.ndarray,
     names: np.ndarray,
     sections: dict[str, dict[str, float]],
@@ -243,7 +242,7 @@ def assemble(
     for name, share in (("micro", present), ("macro", dict.fromkeys(present, 1.0))):
         reason, size = (None, units_of(share, units)) if present else ("no items", 0.0)
         estimates[name] = estimate(weighted(scores, share), weighted(draws, share), len(values), method, reason, size)
-    return BenchmarkScore(benchmark, scores, means, overall, rows, estimates, missing, notes_on(rows, missing))
+    return BenchmarkScore("RewardBench", scores, means, overall, rows, estimates, missing, notes_on(rows, missing))
 
 
 def notes_on(rows: list[SubsetRow], missing: list[str]) -> list[str]:

@@ -145,9 +145,8 @@ def curve(
     accuracy: Sequence[float] = (),
     rounds: int = ROUNDS,
     seed: Seed = 0,
-    facts: dict[str, Any] | None = None,
 ) -> Curve:
-    """Curve of one way to make a reward. rewards: (P, N) a draw, centred and in units of their spread. gold: (P, N)."""
+    """Curve of one way to make a reward. rewards: (P, N) a draw, centred and in their own deviations. gold: (P, N)."""
     reference = present.double() / present.double().sum(1, keepdim=True)
     inside, beyond = usable_n(n, int(present.sum(1).min()))
     kls, notes = reachable(beyond, int(present.sum(1).min()))
@@ -189,7 +188,6 @@ def curve(
         len(rewards),
         len(gold),
         notes,
-        dict(facts or {}),
         ends=stacked[0][len(inside) - 1],
         fall=fall_of(points, means[0], method),
     )
@@ -295,7 +293,6 @@ def drawn_curve(
     *,
     draws: int,
     seed: Seed,
-    rounds: int = ROUNDS,
     advance: Callable[[], None] = lambda: None,
     facts: dict[str, Any] | None = None,
 ) -> Curve:
@@ -309,25 +306,13 @@ def drawn_curve(
         accuracy.append(pair_accuracy(reward, held))
         slopes.append(float((reference * reward * truth).sum(-1).mean()))
         advance()
-    return curve(
-        label,
-        rewards,
-        gold,
-        present,
-        n,
-        accuracy=accuracy,
-        rounds=rounds,
-        seed=seed,
-        facts={
-            "pairs": setting.pairs,
-            "slope": setting.slope,
-            "members": setting.members,
-            "rule": setting.rule,
-            "gold_per_proxy": float(np.mean(slopes)),
-            "gold_deviation": float(deviation_within(gold, reference)),
-        }
-        | (facts or {}),
-    )
+    made = curve(label, rewards, gold, present, n, accuracy=accuracy, seed=seed)
+    made.facts = {name: getattr(setting, name) for name in ("pairs", "slope", "members", "rule")} | {
+        "gold_per_proxy": float(np.mean(slopes)),
+        "gold_deviation": float(deviation_within(gold, reference)),
+        **(facts or {}),
+    }
+    return made
 
 
 @dataclass
@@ -351,7 +336,6 @@ def methods_at_kl(
     draws: int,
     seed: Seed,
     reward: str = "mean",
-    rounds: int = ROUNDS,
     advance: Callable[[], None] = lambda: None,
 ) -> list[MethodCurve]:
     """Gold of exact policies at matched KL: vanilla and the variance-aware forms, with their controls.
@@ -375,7 +359,7 @@ def methods_at_kl(
                 if bool(torch.isfinite(beta)):
                     found[row, column, number] = value(METHODS[name](known, reference, beta), gold) - base
         advance()
-    return [method_curve(name, list(kls), found[row], found[0], rounds, seed) for row, name in enumerate(wanted)]
+    return [method_curve(name, list(kls), found[row], found[0], ROUNDS, seed) for row, name in enumerate(wanted)]
 
 
 def method_curve(
