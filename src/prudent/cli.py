@@ -26,6 +26,7 @@ NAMES: dict[str, str] = {
     "demo": "",
     "preflight": "",
     "fit": "",
+    "sample": "",
     "score": "",
     "serve": "",
     "export": "",

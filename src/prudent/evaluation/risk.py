@@ -26,7 +26,8 @@ class PolicyRisk:
     """One method's draws in numbers.
 
     draws: how many. gain: mean of value - reference value; gain_low, gain_high: bootstrap interval of that mean over
-    draws. variance, deviation: of the gain over draws (ddof=1; None for one draw). worst: 5 % quantile of the gain.
+    draws. variance, deviation: of the gain over draws (ddof=1; None for one draw). gain_quantile_05: 5 % quantile of
+    the gain.
     at_or_below: draws no better than the reference; risk: their share; low, high: its Wilson interval.
     """
 
@@ -36,7 +37,7 @@ class PolicyRisk:
     gain_high: float | None
     variance: float | None
     deviation: float | None
-    worst: float
+    gain_quantile_05: float
     at_or_below: int
     risk: float
     low: float
@@ -108,7 +109,7 @@ def policy_risk(gain: ArrayLike, *, level: float = 0.95, rounds: int = 1000, see
         gain_high=interval[1],
         variance=variance,
         deviation=None if variance is None else variance**0.5,
-        worst=float(torch.quantile(values, 0.05)),
+        gain_quantile_05=float(torch.quantile(values, 0.05)),
         at_or_below=below,
         risk=below / len(values),
         low=float(low),

@@ -8,10 +8,12 @@ trainers of ``prudent.policies.trl``, which read ``kl_weight``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from prudent.data.pools import read_pool
 from prudent.errors import PrudentError
 from prudent.policies.estimates import ReferenceStatistics, reference_statistics
 from prudent.policies.objectives import KL_RULES, VARIANCE_OBJECTIVES, Shaped, shape
@@ -37,9 +39,12 @@ class RewardFunction:
     """Shaped rewards of completions. ``kl_weight``, ``last`` and ``scores`` (members', (K, N)) hold what the last call
     gave, for a trainer to read.
 
-    reference: samples of the *reference* policy for each prompt, as a ``prudent.data.pools.Pool`` or as (prompts (P),
-    responses (P lists)); the centre per prompt and the variance's scale are taken from it once. None is allowed where
-    the objective needs neither (vanilla).
+    reference: samples of the *reference* policy for every prompt that is trained on: the file that ``prudent sample``
+    writes, a ``prudent.data.pools.Pool``, or (prompts (P), responses (P lists)). The centre per prompt and the
+    variance's scale are taken from it once. None is allowed where the objective needs neither (vanilla).
+
+    What it logs is on one scale: the mean and each member's score, less what the reference scores on the prompt (raw
+    scores without a reference).
     """
 
     def __init__(
@@ -69,7 +74,7 @@ class RewardFunction:
         elif objective in VARIANCE_OBJECTIVES:
             raise PrudentError(
                 f"objective {objective!r} centres each prompt and scales the variance on samples of the reference; "
-                "give reference=(prompts, responses), for instance from a pool file (prudent.data.pools.read_pool)"
+                "give reference=FILE, which prudent sample writes, or reference=(prompts, responses)"
             )
 
     @property
@@ -78,6 +83,7 @@ class RewardFunction:
         return self.model.members if self.statistics is None else len(self.statistics.centre)  # type: ignore[attr-defined]
 
     def _take_reference(self, reference: Any, floor: float) -> None:
+        reference = read_pool(reference) if isinstance(reference, str | Path) else reference
         pool = hasattr(reference, "responses")
         prompts, responses = (reference.prompts, reference.responses) if pool else reference
         self.index = {prompt_key(prompt): i for i, prompt in enumerate(prompts)}
@@ -92,12 +98,12 @@ class RewardFunction:
         if missing:
             raise PrudentError(
                 f"{len(missing)} prompts have no samples of the reference, the first being {str(missing[0])[:200]!r}; "
-                "sample the reference for every training prompt first"
+                "sample the reference for every training prompt first (prudent sample --prompts FILE --policy MODEL)"
             )
         return torch.tensor([self.index[prompt_key(prompt)] for prompt in prompts])
 
     def shaped(self, prompts: Sequence[Any], responses: Sequence[Any]) -> tuple[torch.Tensor, Shaped]:
-        """Members' scores (K, N) and the shaped rewards of N responses."""
+        """Members' scores (K, N), centred on the reference if there is one, and the shaped rewards of N responses."""
         scores = self.model.score(list(prompts), list(responses))
         if self.statistics is None:
             self.index = {prompt_key(p): 0 for p in prompts}
@@ -107,10 +113,11 @@ class RewardFunction:
         else:
             statistics = self.statistics
         seed = spawn(self.seed, self.calls + 1)[-1]
-        return scores, shape(
+        indices = self._indices(prompts)
+        return scores - statistics.centre[:, indices].to(scores), shape(
             self.objective,
             scores,
-            self._indices(prompts),
+            indices,
             statistics,
             self.beta,
             member=self.member,

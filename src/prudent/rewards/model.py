@@ -207,9 +207,10 @@ class RewardModel:
     ) -> RewardFunction:
         """This model as a reward function of a trainer: ``GRPOTrainer(reward_funcs=[model.as_reward_function(...)])``.
 
-        options: ``reference`` (a Pool, or prompts and samples of the reference), ``beta`` and others of
-        ``RewardFunction``. weighted_kl: the trainer reads the KL weights too (``prudent.policies.trl``);
-        without it, objectives that need them (bregman, exact) are refused rather than half applied.
+        options: ``reference`` (the file of ``prudent sample``, a Pool, or prompts and samples of the reference),
+        ``beta`` and others of ``RewardFunction``. weighted_kl: the trainer reads the KL weights too
+        (``prudent.policies.trl``); without it, objectives that need them (bregman, exact) are refused rather than half
+        applied.
         """
         # a convenience: the one import that runs upward, taken when asked for
         from prudent.policies.reward_function import RewardFunction, for_plain_trainer
