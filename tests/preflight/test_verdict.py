@@ -9,8 +9,9 @@ import torch
 
 from prudent.commands.preflight import outlook, truth
 from prudent.commands.preflight.core import kind_of
-from prudent.commands.preflight.verdict import choose, conclude, percent
+from prudent.commands.preflight.verdict import choose, conclude
 from prudent.evaluation.statistics import wilson
+from prudent.reporting.numbers import percent
 
 
 def row(method: str, setting: float, gain: float, below: int, draws: int = 200, **more: Any) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def _child(pipe: Any, arguments: dict[str, Any], threads: int) -> None:
 
 
 def trial_apart(**arguments: Any) -> Trial | str:
-    """``trial`` in a fresh process; a text says why there is no result (an error that can be fixed, or a process that died)."""
+    """``trial`` in a fresh process; a text says why there is no result (an error to fix, or a process that died)."""
     import multiprocessing
 
     context = multiprocessing.get_context("spawn")

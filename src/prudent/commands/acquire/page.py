@@ -8,8 +8,8 @@ from typing import Any
 
 from prudent.acquisition.forecast import CERTAIN
 from prudent.commands.acquire.options import AcquireOptions
-from prudent.commands.preflight.verdict import percent
 from prudent.reporting.charts import lines
+from prudent.reporting.numbers import percent
 from prudent.reporting.report import Report, embed, form, turns
 
 SHOWN = 20  # pairs in full on the report

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from prudent.commands.clean.options import CleanOptions
+from prudent.commands.clean.outcome import Outcome
 from prudent.commands.clean.page import build_report, planted_answer, points, proof_answer
 from prudent.commands.clean.review import review_page
-from prudent.commands.clean.run import Outcome
 from prudent.commands.common import say
 from prudent.runs import Run
 

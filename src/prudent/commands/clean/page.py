@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from prudent.commands.clean.run import Judged, Outcome
+from prudent.commands.clean.outcome import Judged, Outcome
 from prudent.data.cleaning import STRENGTH_RULES, count_changes
 from prudent.data.rules import RULES
 from prudent.reporting import charts
+from prudent.reporting.numbers import percent
 from prudent.reporting.report import Report, p_value
 
 SUSPICIOUS = 20
@@ -50,11 +51,6 @@ GLOSSARY = {
     "Krippendorff's alpha": "agreement of annotators beyond chance: 1 is perfect, 0 is chance",
     "noise ceiling": "the best accuracy that contradictory labels leave possible for any scorer",
 }
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """``12.3 %`` of a share, or a dash."""
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
 
 
 def interval(estimate: Any) -> str:
@@ -125,7 +121,7 @@ def _answer(report: Report, outcome: Outcome) -> None:
     if ceiling["contested_groups"]:
         words.append(
             f"{ceiling['contested_groups']} comparisons are labelled both ways, so no scorer can exceed "
-            f"{percent(ceiling['best_accuracy'])} on this file."
+            f"{percent(ceiling['best_accuracy'], 1)} on this file."
         )
     words.append("To do: accept or reject the changes in `review.html` and give the saved file to `--decisions`.")
     report.verdict("\n\n".join(words), tone, "What was found")
@@ -133,11 +129,15 @@ def _answer(report: Report, outcome: Outcome) -> None:
         share = outcome.judged.shares
         report.cards(
             [
-                {"label": "strength below zero", "value": percent(share["below_zero"]), "note": "they prefer rejected"},
-                {"label": "near zero", "value": percent(share["near_zero"]), "note": "they are undecided"},
+                {
+                    "label": "strength below zero",
+                    "value": percent(share["below_zero"], 1),
+                    "note": "they prefer rejected",
+                },
+                {"label": "near zero", "value": percent(share["near_zero"], 1), "note": "they are undecided"},
                 {
                     "label": "opposed",
-                    "value": percent(share["opposed"]),
+                    "value": percent(share["opposed"], 1),
                     "note": "below zero by more than their standard deviation",
                 },
             ]
@@ -184,8 +184,8 @@ def _length(report: Report, outcome: Outcome) -> None:
         [
             {
                 "label": "pick the longer",
-                "value": percent(length["longer_accuracy"]),
-                "note": f"[{100 * low:.1f}, {100 * high:.1f}]; the shorter: {percent(1 - length['longer_accuracy'])}",
+                "value": percent(length["longer_accuracy"], 1),
+                "note": f"[{100 * low:.1f}, {100 * high:.1f}]; shorter: {percent(1 - length['longer_accuracy'], 1)}",
                 "tone": "warn" if length["severe"] else "",
             },
             {"label": "words, chosen", "value": length["mean_chosen"]},
@@ -210,12 +210,12 @@ def _votes(report: Report, votes: dict[str, Any]) -> None:
             [
                 votes["rows"],
                 *(votes["outcomes"].get(k, 0) for k in ("first", "second", "tie", "both-bad", "undecided")),
-                percent(votes["unanimous"]),
+                percent(votes["unanimous"], 1),
                 alpha,
             ]
         ],
-        f"Majority of all votes. Alpha: {votes['alpha_level']}. First response wins {percent(rates['wins_only'])} by "
-        f"wins only, {percent(rates['half_ties'])} with ties as half.",
+        f"Majority of all votes. Alpha: {votes['alpha_level']}. The first wins {percent(rates['wins_only'], 1)} by "
+        f"wins only, {percent(rates['half_ties'], 1)} with ties as half.",
     )
 
 
@@ -352,8 +352,8 @@ def _planted(report: Report, planted: dict[str, Any]) -> None:
                 row["precision"],
                 finding["base_rate"],
                 row["recall"],
-                percent(row["wrong_after_flipping"]),
-                percent(row["wrong_after_dropping"]),
+                percent(row["wrong_after_flipping"], 1),
+                percent(row["wrong_after_dropping"], 1),
             ]
             for row in finding["by_share"]
         ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ from prudent.commands.clean.inputs import (
     without_failing,
 )
 from prudent.commands.clean.options import CleanOptions
+from prudent.commands.clean.outcome import Judged, Outcome
 from prudent.commands.clean.plan import repair_plan, rule_actions
 from prudent.commands.clean.proof import judge, plant, prove, some_prompts, split_prompts
 from prudent.data.cleaning import (
     Change,
-    Cleaned,
     apply_changes,
     changes_of_findings,
     changes_of_repairs,
@@ -41,45 +40,11 @@ from prudent.data.rules import Rows, run_rules
 from prudent.errors import PrudentError
 from prudent.evaluation.intervals import correlation
 from prudent.features.limits import counts_of
-from prudent.rewards.strength import Strength, decile_groups, decile_table, shares
+from prudent.rewards.strength import decile_groups, decile_table, shares
 from prudent.runs import new_run
 from prudent.seeding import spawn
 
 PROOF_PAIRS = 20_000  # more training pairs than this make a proof slower, not surer: test pairs decide that
-
-
-@dataclass
-class Judged:
-    """Strength of the pairs that rules keep. places: number (from 0) of each in the file; decile: 1 = weakest."""
-
-    strength: Strength
-    indices: np.ndarray
-    mean: np.ndarray
-    std: np.ndarray
-    decile: np.ndarray
-    table: list[dict[str, Any]]
-    shares: dict[str, float]
-    second: dict[str, Any] | None = None
-
-
-@dataclass
-class Outcome:
-    """All that a run found and did."""
-
-    settings: CleanOptions
-    inputs: Inputs
-    actions: dict[str, str]
-    changes: list[Change]
-    cleaned: Cleaned
-    length: dict[str, Any]
-    ceiling: dict[str, Any]
-    prompts: dict[str, int]
-    judged: Judged | None = None
-    proof: dict[str, Any] | None = None
-    planted: list[dict[str, Any]] = field(default_factory=list)
-    features: str | None = None
-    shown: dict[str, Any] | None = None
-    timings: dict[str, float] = field(default_factory=dict)
 
 
 class Clock:

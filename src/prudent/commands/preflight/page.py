@@ -10,9 +10,10 @@ import torch
 from prudent.commands.preflight.answer import Answer
 from prudent.commands.preflight.core import BASELINE
 from prudent.commands.preflight.truth import WORDS
-from prudent.commands.preflight.verdict import percent, signed, truth_sentence, with_interval
+from prudent.commands.preflight.verdict import signed, truth_sentence, with_interval
 from prudent.policies.objectives import CONTROLS
 from prudent.reporting import charts
+from prudent.reporting.numbers import percent
 from prudent.reporting.report import Report
 
 MAIN = ("vanilla", "proportional", "bregman", "exact")

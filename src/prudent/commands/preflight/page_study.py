@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from prudent.commands.preflight.study import Study, most_disputed, typical_response
-from prudent.commands.preflight.verdict import percent
 from prudent.reporting import charts
+from prudent.reporting.numbers import percent
 from prudent.reporting.report import Report
 
 SHOWN_POINTS = 400

@@ -16,7 +16,8 @@ def show(found: dict[str, Any], options: PreflightOptions) -> None:
     from rich.panel import Panel
     from rich.table import Table
 
-    from prudent.commands.preflight.verdict import percent, signed
+    from prudent.commands.preflight.verdict import signed
+    from prudent.reporting.numbers import percent
 
     verdict = found["verdict"]
     colour = {"good": "green", "warn": "yellow", "bad": "red"}[verdict["tone"]]

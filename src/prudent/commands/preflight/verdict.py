@@ -8,6 +8,7 @@ from typing import Any
 
 from prudent.commands.preflight.core import BASELINE
 from prudent.commands.preflight.truth import WORDS
+from prudent.reporting.numbers import percent
 
 NEAR_GUESSING = 0.55  # below this share of correctly ordered candidate pairs there is hardly a signal
 
@@ -32,16 +33,6 @@ class Verdict:
     @property
     def text(self) -> str:
         return "\n\n".join([" ".join(self.sentences), *self.advice])
-
-
-def percent(share: float | None) -> str:
-    """A share as a person reads it: 0 %, 0.5 %, 12 %."""
-    if share is None:
-        return "unknown"
-    value = 100 * share
-    if 0 < value < 0.1:
-        return "<0.1 %"
-    return f"{value:.0f} %" if value >= 10 or value == round(value) else f"{value:.1f} %"
 
 
 def signed(value: float | None) -> str:
