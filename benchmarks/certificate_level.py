@@ -74,12 +74,10 @@ if __name__ == "__main__":
                 f"| {many or 'known'} | {weight:g} | {' | '.join(f'{n / options.sets:.3f}' for n in found.values())} |",
                 flush=True,
             )
-    least = min(row[name] for row in rows for name in RULES)
-    low, high = wilson(round(least * options.sets), options.sets)
-    note = f"its own interval {100 * low:.1f} to {100 * high:.1f}"
-    results.write(
-        options.out,
-        "Does the certificate's bound hold its level?",
-        [results.figure("lowest share held of all settings", 100 * least, unit="%", at_least=95, note=note)],
-        rows=rows,
-    )
+    shares = [row[name] for row in rows for name in RULES]
+    missed = [share for share in shares if wilson(round(share * options.sets), options.sets, 0.999)[1] < 0.95]
+    made = [
+        results.figure("lowest share held of all settings", 100 * min(shares), unit="%"),
+        results.figure("settings held in fewer than 95 %, beyond chance (99.9 %)", len(missed), unit="", at_most=0),
+    ]
+    results.write(options.out, "Does the certificate's bound hold its level?", made, rows=rows)

@@ -4,7 +4,7 @@
 
 A data set: half of the prompts give pairs (Bradley-Terry on gold, slope 1 a standard deviation of gold within prompts),
 the policies are valued by gold on the other half. ``--held-out`` takes the worlds that no setting was chosen on.
-Policies that are there already aren't fitted again. ``--limit`` prints what an oracle could promise. gsm8k needs
+Policies that are there already aren't fitted again. gsm8k needs
 ../shared/data (its gold: correct; its candidates: four real models' solutions). Features come from the package's
 encoder and its cache.
 """
@@ -20,8 +20,6 @@ import numpy as np
 import results
 import torch
 from promise_worlds import World, draw_pairs, worlds
-from scipy.special import expit
-from scipy.stats import norm
 
 from prudent.evaluation.intervals import wilson
 from prudent.evaluation.risk_estimate import Fit, fit_rewards, policy_moves, promised
@@ -31,6 +29,7 @@ METHODS, BETAS = ("vanilla", "lcb", "proportional"), (0.1, 0.3)
 SIZES, QUICK_SIZES = (50, 100, 200, 400, 800, 1600), (50, 200)
 QUICK = ("tone", "restraint", "planted_linear", "no_signal")
 HELD_OUT = ("questions", "first_person", "planted_sparse", "planted_steps")
+LIMITS = ("outside what", "of another kind")  # a row's reasons for a wider interval
 ROWS: list[dict[str, Any]] = [{"method": name, "beta": beta} for name in METHODS for beta in BETAS]
 
 
@@ -68,7 +67,8 @@ def fitted(path: Path, data: Drawn, seed: int) -> tuple[Fit, torch.Tensor]:
         full, ensemble, moved = (torch.tensor(file[name]).double() for name in ("full", "ensemble", "moved"))
         ridge = float(file["ridge"])
     difference = ((data.better - data.worse) / scale).float()
-    return Fit(difference, (data.pool - mean) / scale, ridge, full, ensemble, full[:0], data.weight), moved
+    midpoint = ((data.better + data.worse) / 2 - mean) / scale
+    return Fit(difference, midpoint, (data.pool - mean) / scale, ridge, full, ensemble, full[:0], data.weight), moved
 
 
 def cell(folder: Path, name: str, world: World, n: int, sets: int, forecasts: int) -> list[list[dict[str, Any]]]:
@@ -122,7 +122,7 @@ def summary(name: str, n: int, sets: list[list[dict[str, Any]]]) -> list[dict[st
                 )
                 if procedure
                 else None,
-                "outside": float(np.mean(["outside what" in (row["reason"] or "") for row in column])),
+                "flagged": float(np.mean([any(word in (row["reason"] or "") for word in LIMITS) for row in column])),
                 "risks": risk.round(4).tolist(),
                 "failed": failed.tolist(),
             }
@@ -232,55 +232,6 @@ def table(cells: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def limit(
-    pairs: int, none: float = 0.5, margin: float = 0.6, width: int = 60, draws: int = 200_000
-) -> dict[str, float]:
-    """What an oracle can promise that knows the mixture of two worlds, but not in which of them it is.
-
-    With probability ``none`` the features say nothing about the reward, else margins have root mean square ``margin``
-    along a direction w ~ N(0, margin^2 / width I). ``pairs`` pairs measure w as u ~ N(w, 4 / pairs I) (the information
-    of answers near 1/2), the policy follows u, and the oracle promises P(gain <= 0 | u), which nothing that sees the
-    pairs alone can beat in Brier score.
-    """
-    g = np.random.default_rng(pairs)
-    noise, prior = 4 / pairs, margin**2 / width
-    empty = g.random(draws) < none
-    square = np.where(empty, noise, noise + prior) * g.chisquare(width, draws)
-    trust = prior / (prior + noise)
-    risk = norm.cdf(-np.sqrt(trust * square / noise))  # w'u given u is N(trust u'u, trust noise u'u)
-    odds = np.log(none / (1 - none)) + 0.5 * (width * np.log1p(prior / noise) - trust * square / noise)
-    chance = expit(odds)
-    promise = 0.5 * chance + (1 - chance) * risk
-    truth = np.where(empty, 0.5, risk)
-    sides = {"none": empty, "signal": ~empty}
-    found = {f"{name}_promised": float(promise[side].mean()) for name, side in sides.items()}
-    came = {f"{name}_realised": float(truth[side].mean()) for name, side in sides.items()}
-    off = np.mean([abs(found[f"{name}_promised"] - came[f"{name}_realised"]) for name in sides])
-    return {
-        "pairs": pairs,
-        **found,
-        **came,
-        "absolute": float(off),
-        "brier": float((promise * (1 - promise)).mean()),
-        "brier_knowing": float((truth * (1 - truth)).mean()),
-    }
-
-
-def limits() -> str:
-    head = (
-        "| pairs | promised without signal | with | realised without | with | off, points | Brier | knowing the world |"
-    )
-    rows = [limit(pairs) for pairs in (50, 100, 200, 400, 800, 1600, 3200)]
-    names = ("none_promised", "signal_promised", "none_realised", "signal_realised", "absolute")
-    lines = [
-        f"| {row['pairs']} | "
-        + " | ".join(f"{100 * row[name]:.0f}" for name in names)
-        + f" | {row['brier']:.3f} | {row['brier_knowing']:.3f} |"
-        for row in rows
-    ]
-    return "\n".join([head, "|---" * 8 + "|", *lines])
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="four worlds, two sizes, 20 data sets")
@@ -291,10 +242,7 @@ if __name__ == "__main__":
     parser.add_argument("--forecasts", type=int, default=10, help="data sets a cell whose procedure risk is estimated")
     parser.add_argument("--cells", default="runs/promise", help="folder of fitted policies")
     parser.add_argument("--out", default=None, help="result file as JSON")
-    parser.add_argument("--limit", action="store_true", help="only what an oracle could promise of two worlds")
     options = parser.parse_args()
-    if options.limit:
-        raise SystemExit(print(limits()))
     torch.set_num_threads(1)
     folder = Path(options.cells)
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ import prudent
 from prudent.errors import PrudentError
 from prudent.evaluation.posterior_risk import draw_rewards, reward_posterior, risk_without_gold
 from prudent.evaluation.risk_estimate import _moves
+from prudent.evaluation.shift import candidate_midpoints, mean_shift
 from prudent.policies import METHODS, estimate
 
 
@@ -86,6 +87,35 @@ def test_candidates_outside_the_pairs_widen_the_interval_and_are_named() -> None
     assert "outside what the pairs span" in row["reason"] and row["high"] >= 0.5 and row["procedure_high"] >= 0.5
     with pytest.raises(PrudentError, match="equal in all 150 pairs"):
         prudent.estimate_risk(chosen, chosen, groups, features, reference)
+
+
+def test_pairs_of_another_kind_than_the_candidates_widen_the_interval_and_are_named() -> None:
+    chosen, rejected, groups, features, reference, _ = world(0, 2.0, prompts=40)
+    same = prudent.estimate_risk(chosen, rejected, groups, features, reference, methods=("vanilla",))[0]
+    assert same["reason"] is None and same["high"] < 0.5
+    moved = features + torch.tensor([1.0] + [0.0] * 7)  # no policy differs: the prompts alone do
+    row = prudent.estimate_risk(chosen, rejected, groups, moved, reference, methods=("vanilla",))[0]
+    assert row["risk"] == pytest.approx(same["risk"], abs=1e-9)
+    assert "of another kind" in row["reason"] and row["high"] >= 0.5 and row["procedure_high"] >= 0.5
+
+
+def test_the_test_of_one_kind_is_exact_where_both_are_alike_and_sees_a_shift() -> None:
+    generator = np.random.default_rng(0)
+
+    def p(apart: float) -> float:
+        features, weight = generator.normal(size=(40, 3, 20)), np.tile([0.6, 0.4, 0.0], (40, 1))
+        features[:, 2] = np.nan  # masked: never drawn
+        return mean_shift(
+            generator.normal(size=(60, 20)) * 0.5**0.5 + apart,
+            candidate_midpoints(features, weight, generator),
+            generator,
+        )
+
+    alike = np.array([p(0.0) for _ in range(200)])
+    assert 0.005 <= (alike <= 0.1).mean() <= 0.17 and (alike <= 0.01).mean() <= 0.03
+    assert np.mean([p(0.3) for _ in range(20)]) < 0.01
+    only = candidate_midpoints(np.ones((2, 3, 1)) * [[[1.0], [2.0], [3.0]]], np.array([[0, 1.0, 0]] * 2), generator)
+    assert only.tolist() == [[2.0], [2.0]]
 
 
 def test_drawn_rewards_have_the_posteriors_mean_and_variance() -> None:

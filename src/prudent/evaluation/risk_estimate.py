@@ -28,6 +28,7 @@ from prudent.evaluation.posterior_risk import (
     weighted_interval,
 )
 from prudent.evaluation.risk import at_or_below
+from prudent.evaluation.shift import candidate_midpoints, mean_shift
 from prudent.policies.estimates import estimate
 from prudent.policies.objectives import METHODS
 from prudent.rewards.columns import NO_COLUMNS, PairColumns
@@ -40,6 +41,7 @@ LEAST_PAIRS, LEAST_PROMPTS = 30, 8
 NO_PROCEDURE: dict[str, Any] = {"procedure_risk": None, "procedure_low": 0.0, "procedure_high": 1.0}
 FRESH = 8  # data sets a drawn reward, without gold
 LEAST_DRAWS = 10 * FRESH
+SHIFTED = 0.01  # p-value of one kind of prompts and responses at or below which the interval is widened
 OUTSIDE = 1.25  # leverage_ratio is 1 where pairs and candidates are alike; docs/calibration.md
 
 
@@ -131,11 +133,12 @@ def by_gold(moved: torch.Tensor, gold: torch.Tensor) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Fit:
-    """What the pairs give. difference (n, d): standardised. standard (P, C, d): candidates likewise. ridge. full (1, P,
-    C), ensemble (K, P, C), fresh (resampled, P, C): scores of the head on all pairs, the members, and more resamples.
-    weight (P, C): the reference's probabilities."""
+    """What the pairs give. difference, midpoint (n, d): of both sides, standardised. standard (P, C, d): candidates
+    likewise. ridge. full (1, P, C), ensemble (K, P, C), fresh (resampled, P, C): scores of the head on all pairs, the
+    members, and more resamples. weight (P, C): the reference's probabilities."""
 
     difference: torch.Tensor
+    midpoint: torch.Tensor
     standard: torch.Tensor
     ridge: float
     full: torch.Tensor
@@ -152,6 +155,12 @@ class Fit:
     def centred(self) -> torch.Tensor:
         """Candidates' features (P, C, d) less their prompt's mean under the reference."""
         return centre(self.standard.movedim(-1, 0), weights=self.weight).movedim(0, -1)
+
+    def shift(self, codes: np.ndarray, generator: np.random.Generator) -> float:
+        """P-value that pairs, whose prompts have ``codes`` (n,), and candidates are of one kind: one pair a prompt."""
+        first = np.unique(codes, return_index=True)[1]
+        candidates = candidate_midpoints(self.standard.numpy(), self.weight.numpy(), generator)
+        return mean_shift(self.midpoint.numpy()[first], candidates, generator)
 
     def moves(self, rewards: torch.Tensor, method: str, beta: float) -> torch.Tensor:
         """Policy less the reference (draws, P, C) for each of ``rewards`` (draws, P, C), draws about the fit."""
@@ -189,7 +198,8 @@ def fit_rewards(
     fitted = fit_resamples(difference, counts, ridge=ridge, columns=columns, groups=groups, seed=seed)
     scores = _scores(fitted.weights, standard)
     full, ensemble, fresh = scores[:1], scores[1 : members + 1], scores[members + 1 :]
-    return Fit(difference, standard, fitted.ridge, full, ensemble, fresh, weight)
+    midpoint = ((better + worse) / 2 - mean) / scale
+    return Fit(difference, midpoint, standard, fitted.ridge, full, ensemble, fresh, weight)
 
 
 def policy_moves(fit: Fit, rows: Sequence[dict[str, Any]]) -> torch.Tensor:
@@ -207,15 +217,16 @@ def promised(
     free = (fit.centred * (sizes / (sizes - 1).clamp(min=1)).sqrt()[..., None])[fit.weight > 0]  # unbiased in a prompt
     codes = np.unique([str(name) for name in groups], return_inverse=True)[1]
     outside = leverage_ratio(fit.difference.double().numpy(), codes, free.numpy())
+    shift = fit.shift(codes, numpy_generator(seed))
     shares = _procedure(fit, rows, draws, numpy_generator(seed))
     out = []
     for k, row in enumerate(rows):
         numbers = {**_numbers(found, k), **shares[k]}
-        if outside > OUTSIDE:  # what the pairs don't span, they can't say anything about
+        if outside > OUTSIDE or shift <= SHIFTED:  # what the pairs don't span, they can't say anything about
             numbers |= {"high": max(numbers["high"], 0.5)}
             if numbers["procedure_risk"] is not None:
                 numbers |= {"procedure_high": max(numbers["procedure_high"], 0.5)}
-        out.append({**row, **numbers, "reason": _reason(numbers["high"], posterior.no_signal, outside)})
+        out.append({**row, **numbers, "reason": _reason(numbers["high"], posterior.no_signal, outside, shift)})
     return out
 
 
@@ -230,12 +241,18 @@ def drawn_truths(fit: Fit, count: int, generator: np.random.Generator) -> torch.
     return torch.where(nothing[:, None, None], centre(noise, weights=fit.weight), found)
 
 
-def _reason(high: float, no_signal: float, outside: float) -> str | None:
+def _reason(high: float, no_signal: float, outside: float, shift: float) -> str | None:
     said = []
     if outside > OUTSIDE:
         said.append(
             f"the candidates lie outside what the pairs span ({outside:.2f} times as far as other pairs do), so high "
             "is at least 50 %: take pairs of the policy's own responses"
+        )
+    if shift <= SHIFTED:
+        said.append(
+            f"the pairs' prompts or responses are of another kind than the candidates' (p = {shift:.3f}); how a reward "
+            "differs between them is in no number here, so high is at least 50 %: take pairs of the policy's own "
+            "responses to its own prompts"
         )
     if high >= 0.5 and no_signal > 0.025:
         said.append(
