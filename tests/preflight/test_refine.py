@@ -64,7 +64,7 @@ def test_rough_verdicts_come_first_and_change_nothing(settings, small_pieces, tm
         monkeypatch.setattr(refine, name, value)
     found, said = run(settings, tmp_path / "rough")
     rough = [line for line in said if line.startswith("rough verdict after")]
-    assert rough and "of 48 pairs, candidates of" in rough[0] and "Vanilla" in rough[0]
+    assert rough and "of 48 pairs, candidates of" in rough[0] and "vanilla's risk at beta" in rough[0]
     assert found["equal_beta"] == whole["equal_beta"] and found["stopped"] is None
     assert found["done"] == {"prompts": [9, 9], "pairs": [48, 48], "held_out_pairs": [12, 12]}
 
@@ -103,7 +103,7 @@ def test_ctrl_c_writes_the_report_of_what_there_is(settings, small_pieces, tmp_p
 
     monkeypatch.setattr(pieces.Work, "step", stop)
     found, said = run(settings, tmp_path / "out")
-    assert found["stopped"] == "Ctrl-C" and "Ctrl-C ended it early" in found["verdict"]["sentences"][0]
+    assert found["stopped"] == "Ctrl-C" and "Ctrl-C ended it early" in found["verdict"]["rough"]
     assert found["done"]["pairs"][0] < 48 and (tmp_path / "out/manifest.json").is_file()
     assert any("report of what there is follows" in line for line in said)
 

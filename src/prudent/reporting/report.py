@@ -24,6 +24,7 @@ TONES = ("good", "warn", "bad", "neutral")
 VEGA_LITE = "6.4"
 IMAGE_WIDTH = 720
 _BOLD, _CODE = re.compile(r"\*\*(.+?)\*\*"), re.compile(r"`([^`]+)`")
+_PERCENT = re.compile(r"(?<=\d) %")
 _SLUG = re.compile(r"[^a-z0-9]+")
 
 
@@ -103,8 +104,9 @@ class Report:
             "table", columns=list(columns), rows=shown, numeric=numeric, caption=caption, emphasise=set(emphasise)
         )
 
-    def chart(self, chart: Any, name: str, caption: str = "") -> Report:
-        """An Altair chart. name: unique, also the stem of its image files. caption: what to see in it."""
+    def chart(self, chart: Any, name: str, caption: str = "", narrow: Any = None) -> Report:
+        """An Altair chart. name: unique, also the stem of its image files. caption: what to see in it. narrow: the
+        same for a phone, where its views have widths of their own, which can't follow the page."""
         if name in self.charts:
             raise ValueError(f"chart name {name!r} is used twice in this report")
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
@@ -114,7 +116,10 @@ class Report:
         inline = {key: value for key, value in spec.items() if key != "title"}
         title = spec.get("title", "")
         title = title.get("text", "") if isinstance(title, Mapping) else title
-        return self._add("chart", name=name, caption=caption, title=title, spec=embed(inline))
+        specs = (
+            {"": embed(inline)} if narrow is None else {"wide": embed(inline), "narrow": embed(plain(narrow.to_dict()))}
+        )
+        return self._add("chart", name=name, caption=caption, title=title, specs=specs)
 
     def pairs(self, pairs: Sequence[Mapping[str, Any]]) -> Report:
         """Preference pairs in full text: mappings with ``prompt``, ``chosen``, ``rejected`` (text or messages) and
@@ -243,6 +248,7 @@ def mark_up(text: Any, terms: Mapping[str, str] | None = None) -> Markup:
             tip = hold(f'<abbr title="{escape(meaning)}">{found.group(0)}</abbr>')
             out = out[: found.start()] + tip + out[found.end() :]
     out = _BOLD.sub(r"<strong>\1</strong>", out)
+    out = _PERCENT.sub("\u00a0%", out)  # a number and its sign stay on one line
     while "\x00" in out:
         out = re.sub("\x00(\\d+)\x00", lambda match: held[int(match.group(1))], out)
     return Markup(out)

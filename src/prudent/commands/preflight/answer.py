@@ -21,6 +21,7 @@ from prudent.commands.preflight.core import (
     kind_of,
     table,
 )
+from prudent.commands.preflight.explore import Grid, explore
 from prudent.commands.preflight.given_pairs import (
     POSTERIOR_UNIT,
     Plan,
@@ -47,8 +48,8 @@ Row = dict[str, Any]
 @dataclass(frozen=True)
 class Answer:
     """Everything that preflight found. equal_beta, equal_kl: rows of ``core.table``; outlook: rows of
-    ``outlook.compare``; check: what would have been promised without gold, beside gold, or None; facts:
-    numbers about draws, variance and truth."""
+    ``outlook.compare``; check: what would have been promised without gold, beside gold, or None; grid: of
+    the explorer; facts: numbers about draws, variance and truth."""
 
     kind: str
     unit: str
@@ -58,6 +59,7 @@ class Answer:
     equal_kl: list[dict[str, Any]]
     outlook: list[dict[str, Any]]
     verdict: Verdict
+    grid: Grid
     facts: dict[str, Any] = field(default_factory=dict)
     check: dict[str, Any] | None = None
 
@@ -88,7 +90,7 @@ def answer(
 
     check: beside gold, what would have been promised without it.
     """
-    fit_seed, draw_seed, promise_seed, half_seed = spawn(seed, 4)
+    fit_seed, draw_seed, promise_seed, half_seed, grid_seed = spawn(seed, 5)
     advance(f"fitting the reward model and {plan.members} members on {len(pairs)} pairs")
     trained = trained_on(pairs, candidates, plan, fit_seed)
     settings = [(method, float(beta)) for method in plan.methods for beta in plan.betas]
@@ -118,7 +120,9 @@ def answer(
         order=found.facts["order"],
     )
     facts = {"truth": kind, "pairs": len(pairs), "draws": plan.draws, **found.facts}
-    return Answer(kind, unit, found.beta, found.kl, equal_beta, found.equal_kl, outlook, verdict, facts, checked)
+    advance("the grid of the explorer")
+    grid = explore(pairs, candidates, truth, plan, trained, grid_seed)
+    return Answer(kind, unit, found.beta, found.kl, equal_beta, found.equal_kl, outlook, verdict, grid, facts, checked)
 
 
 def rough(

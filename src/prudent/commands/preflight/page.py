@@ -66,13 +66,14 @@ def open_report(title: str, subtitle: str, answer: Answer) -> Report:
     report = Report(title, subtitle)
     verdict = answer.verdict
     report.heading("Verdict")
-    report.verdict("\n\n".join(verdict.sentences[:2]), verdict.tone, verdict.headline)
+    report.verdict("\n\n".join(verdict.box), verdict.tone, verdict.headline)
     report.cards(_cards(answer))
-    if verdict.advice:
-        report.text(verdict.advice[0])
-        report.bullets(verdict.advice[1:])
-    for sentence in verdict.sentences[2:]:
-        report.text(sentence)
+    with report.details("The answer in full"):
+        for sentence in verdict.sentences:
+            report.text(sentence)
+        if verdict.advice:
+            report.text(verdict.advice[0])
+            report.bullets(verdict.advice[1:])
     return report
 
 
@@ -161,7 +162,9 @@ def risk_section(report: Report, answer: Answer, max_risk: float) -> None:
         "risk-by-method",
         "The last two are controls: `variance-only` never looks at the reward, `permuted` shuffles the variances.",
     )
-    report.table(RISK_COLUMNS, [risk_row(row, "beta") for row in here], f"All methods at beta {at:g}. " + GAIN_NOTE)
+    one = [name for name in RISK_COLUMNS if name != "beta"]
+    rows_here = [dict(zip(RISK_COLUMNS, risk_row(row, "beta"), strict=True)) for row in here]
+    report.table(one, rows_here, f"All methods at beta {at:g}. " + GAIN_NOTE)
     with report.details("The same table at every beta"):
         report.table(RISK_COLUMNS, [risk_row(row, "beta") for row in rows], GAIN_NOTE)
 

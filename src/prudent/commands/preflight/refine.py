@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from prudent.commands.common import Say
 from prudent.commands.preflight.pieces import CANDIDATES, TRAIN, Piece, Work, seconds, speeds
-from prudent.commands.preflight.verdict import Verdict
+from prudent.commands.preflight.verdict import Verdict, with_interval
 from prudent.progress import duration, meter, silent
 from prudent.runs import Run
 
@@ -97,9 +97,12 @@ def labelled(verdict: Verdict, work: Work, stopped: str | None) -> Verdict:
         f"**Rough**, since {stopped} ended it early: it rests on {coverage(work)}. More would narrow the intervals, "
         "and more pairs usually lower the risk. What was sampled and encoded is kept for the next run."
     )
-    return replace(verdict, headline=f"Rough: {verdict.headline}", sentences=[note, *verdict.sentences])
+    return replace(verdict, headline=f"Rough: {verdict.headline}", rough=note)
 
 
 def _rough_line(work: Work, now: float, verdict: Verdict) -> str:
-    text = f"{verdict.headline}. {verdict.sentences[0]}".replace("**", "")
-    return f"rough verdict after {duration(now)} ({coverage(work)}): {text}"
+    known = verdict.vanilla
+    beside = (
+        "" if known.get("risk") is None else f"; vanilla's risk at beta {known['setting']:g}: {with_interval(known)}"
+    )
+    return f"rough verdict after {duration(now)} ({coverage(work)}): {verdict.headline}{beside}"

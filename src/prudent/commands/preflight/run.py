@@ -20,6 +20,7 @@ from prudent.commands.preflight.given_pairs import Plan
 from prudent.commands.preflight.inputs import Inputs
 from prudent.commands.preflight.options import PreflightOptions
 from prudent.commands.preflight.output import results, write_tables
+from prudent.commands.preflight.page_explorer import explorer_section
 from prudent.commands.preflight.page_study import StudiedFile
 from prudent.commands.preflight.pieces import Work, plan_work
 from prudent.commands.preflight.refine import labelled, refine
@@ -77,7 +78,7 @@ def preflight(settings: PreflightOptions, *, say: Say = say) -> dict[str, Any]:
         with stage("report"):
             write_pool(run.path("pool.jsonl"), pool)
             write_tables(run, answered, files)
-            report = _report(settings, found, pool, answered, files, diversities, run)
+            report = _report(settings, found, candidates, answered, files, diversities, run)
             report.write(run, images=settings.images)
         about = {
             "notes": found.notes,
@@ -196,7 +197,7 @@ def _study(
 def _report(
     settings: PreflightOptions,
     found: Inputs,
-    pool: Pool,
+    pool: CandidateFeatures,
     answered: Answer,
     files: Sequence[StudiedFile],
     diversities: Sequence[dict[str, Any]],
@@ -209,6 +210,7 @@ def _report(
         f"{answered.facts['draws']} draws of {settings.members} members."
     )
     report = page.open_report("Preflight: what happens if you optimise against this reward?", subtitle, answered)
+    explorer_section(report, answered, pool, settings.max_risk)
     page.risk_section(report, answered, settings.max_risk)
     page.equal_kl_section(report, answered)
     page.distributions_section(report, answered)

@@ -6,6 +6,11 @@ from typing import Any
 
 from prudent.commands.preflight.options import PreflightOptions
 
+TERMS = (
+    "beta: weight of the KL term, the larger the closer to your model. gain: expected reward over your model's. KL: "
+    "how far the policy moved, nats. worse: share of prompts whose expected reward falls. variance-only and permuted "
+    "are controls. The report says why and shows every beta."
+)
 TITLE = "Risk: that the policy is no better than your model; procedure: over fresh data sets of this size"
 
 
@@ -22,7 +27,7 @@ def show(found: dict[str, Any], options: PreflightOptions) -> None:
     verdict = found["verdict"]
     colour = {"good": "green", "warn": "yellow", "bad": "red"}[verdict["tone"]]
     console = Console()
-    body = "\n\n".join([*map(plain, verdict["sentences"]), *(plain(line) for line in verdict["advice"])])
+    body = "\n".join(plain(verdict[name]) for name in ("why", "todo", "rough") if verdict[name])
     console.print(Panel(escape(body), title=f"[bold]{escape(verdict['headline'])}[/bold]", border_style=colour))
     table = Table(title=TITLE, title_justify="left")
     for name in ("method", "beta", "risk", "interval", "procedure", "gain", "KL", "worse"):
@@ -41,6 +46,7 @@ def show(found: dict[str, Any], options: PreflightOptions) -> None:
                 percent(row["worse"]),
             )
     console.print(table)
+    console.print(TERMS, style="dim")
     console.print(f"Report: {options.out / 'report.html'}", soft_wrap=True)
 
 

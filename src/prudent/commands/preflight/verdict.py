@@ -17,8 +17,9 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Verdict:
-    """tone: good, warn or bad. headline: one line. sentences: the reasons. choice: the recommended row, or None.
-    vanilla: vanilla's row at the beta where it gains most. advice: what would help, most first."""
+    """tone: good, warn or bad. headline, why, todo: the answer, its reason and what to do, one sentence each.
+    sentences: all that stands behind them. choice: the recommended row, or None. vanilla: its row at the beta where it
+    gains most. advice: what would help, most first. rough: what an answer rests on whose run was stopped, or ""."""
 
     tone: str
     headline: str
@@ -26,6 +27,9 @@ class Verdict:
     choice: dict[str, Any] | None
     vanilla: dict[str, Any]
     advice: list[str] = field(default_factory=list)
+    why: str = ""
+    todo: str = ""
+    rough: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -33,6 +37,11 @@ class Verdict:
     @property
     def text(self) -> str:
         return "\n\n".join([" ".join(self.sentences), *self.advice])
+
+    @property
+    def box(self) -> list[str]:
+        """What stands beside the headline: why, what to do, and what a rough answer rests on."""
+        return [text for text in (self.why, self.todo, self.rough) if text]
 
 
 def signed(value: float | None) -> str:
@@ -83,6 +92,7 @@ def conclude(
     sentences = [_vanilla_sentence(vanilla, vanilla_rows, unit)]
     if weak_judge:
         tone, headline = "warn", "These data can't tell whether any setting is safe"
+        why = "The judge that values the policies can't be distinguished from guessing on held-out pairs."
         sentences.append(
             "The judge that values the policies can't be distinguished from guessing on held-out pairs, so its "
             "risks say little: give a pool with a gold column, or a better judge."
@@ -90,10 +100,9 @@ def conclude(
     elif choice is None:
         tone, headline = "bad", f"No setting is safe with these data (risk under {percent(max_risk)})"
         least = min(usable(rows), key=lambda row: (row["risk"], row["high"], -row["gain"]))
-        sentences.append(
-            f"The least risk found is {with_interval(least)}: {least['method']} at beta {least['setting']:g}"
-            + (f"; its interval reaches above {percent(max_risk)}." if least["risk"] <= max_risk else ".")
-        )
+        wide = f"; its interval reaches above {percent(max_risk)}." if least["risk"] <= max_risk else "."
+        why = f"The least risk found is {with_interval(least)}: {least['method']} at beta {least['setting']:g}{wide}"
+        sentences.append(why)
     else:
         safe_vanilla = vanilla["high"] <= max_risk
         wavers = choice.get("judge_risk_high", 0.0) > max_risk
@@ -115,11 +124,34 @@ def conclude(
                 else ""
             )
         )
+        why = _why(choice, vanilla, unit, wavers)
     sentences += _controls(equal_kl) + _without_kl(rows)
     sentences.append(truth_sentence(kind, judge, order))
     advice = advise(rows, outlook, vanilla, max_risk, order)
     picked = None if choice is None else dict(choice)
-    return Verdict(tone, headline, sentences, picked, dict(vanilla), advice)
+    todo = _todo(choice, weak_judge, advice)
+    return Verdict(tone, headline, sentences, picked, dict(vanilla), advice, why, todo)
+
+
+def _why(choice: Row, vanilla: Row, unit: str, wavers: bool) -> str:
+    """The recommended setting's risk and gain beside vanilla's, and its range over judges where that is wide."""
+    text = f"Its risk is {with_interval(choice)}, its gain {signed(choice['gain'])} {unit}"
+    if choice["method"] != BASELINE:
+        text += f"; vanilla at beta {vanilla['setting']:g} has a risk of {with_interval(vanilla)}"
+    if wavers:
+        low, high = percent(choice["judge_risk_low"]), percent(choice["judge_risk_high"])
+        text += f"; over judges that other pairs might have given, its risk lies between {low} and {high}"
+    return text + "."
+
+
+def _todo(choice: Row | None, weak_judge: bool, advice: Sequence[str]) -> str:
+    if weak_judge:
+        return "Give a pool with gold rewards (`--pool`, `--gold`), or a better judge (`--judge`)."
+    if choice is not None:
+        return f"Train with it: `prudent align --objective {choice['method']} --beta {choice['setting']:g}`."
+    if len(advice) > 1 and not advice[1].startswith("**Another beta**"):
+        return f"Don't train on these yet. What would help most: {advice[1]}"
+    return "Don't train on these yet: label more pairs (`prudent acquire` says which)."
 
 
 def truth_sentence(kind: str, judge: Mapping[str, Any] | None, order: float | None) -> str:
@@ -210,9 +242,12 @@ def _without_kl(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def points(value: float) -> str:
-    """A difference in percentage points, with a decimal where it is small."""
-    return f"{value:+.0f}" if abs(value) >= 2 else f"{value:+.1f}"
+def points(low: float, high: float) -> str:
+    """The interval of a difference in percentage points, with a decimal where it is small."""
+    if max(abs(low), abs(high)) < 0.05:
+        return "no difference"
+    ends = [f"{x:+.0f}" if abs(x) >= 2 else "0" if abs(x) < 0.05 else f"{x:+.1f}" for x in (low, high)]
+    return f"{ends[0]} to {ends[1]} points"
 
 
 def _at_equal_kl(row: Row, verdict: str, gains_less: bool = False) -> str:
@@ -221,8 +256,8 @@ def _at_equal_kl(row: Row, verdict: str, gains_less: bool = False) -> str:
     less = " and gains less" if gains_less else ""
     return (
         f"At the KL that vanilla spends at beta {row['setting']:g}, **{row['method']}** is {verdict} vanilla{less}: "
-        f"risk {percent(row['risk'])} against {percent(vanilla_risk)} (paired: {points(low)} to {points(high)} "
-        f"points), gain {signed(row['gain'])} against {signed(vanilla_gain)} ({signed(row['vs_gain_low'])} to "
+        f"risk {percent(row['risk'])} against {percent(vanilla_risk)} (paired: {points(low, high)}), "
+        f"gain {signed(row['gain'])} against {signed(vanilla_gain)} ({signed(row['vs_gain_low'])} to "
         f"{signed(row['vs_gain_high'])})."
     )
 

@@ -19,6 +19,7 @@
   function drawAll() { document.querySelectorAll(".plot").forEach(draw); }
   // A chart in a folded box has no width yet: it is drawn when the box opens.
   document.querySelectorAll("details").forEach(function (box) { box.addEventListener("toggle", drawAll); });
+  window.addEventListener("resize", drawAll); // a turned phone may show the other of two widths
   window.addEventListener("beforeprint", function () {
     document.querySelectorAll("details").forEach(function (box) { box.open = true; });
     drawAll();
