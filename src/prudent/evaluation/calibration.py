@@ -104,6 +104,8 @@ def calibration_estimates(
 
 
 def reliability(p: np.ndarray, y: np.ndarray, code: np.ndarray, edges: np.ndarray, level: float) -> list[Bin]:
+    """Bins that hold any item, with Wilson intervals. p, y, code: (n,) confidences, outcomes in [0, 1] and bins; edges:
+    of the bins."""
     counts = np.bincount(code, minlength=len(edges) - 1)
     confidence = np.bincount(code, weights=p, minlength=len(counts))
     right = np.bincount(code, weights=y, minlength=len(counts))

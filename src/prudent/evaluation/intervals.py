@@ -70,6 +70,7 @@ def cluster_codes(clusters: Any, n: int) -> np.ndarray | None:
 
 
 def same_length(**arrays: np.ndarray) -> int:
+    """The common length of arrays by name; PrudentError names the lengths where they differ."""
     lengths = {name: len(values) for name, values in arrays.items()}
     if len(set(lengths.values())) != 1:
         raise PrudentError("lengths differ: " + ", ".join(f"{name} has {n}" for name, n in lengths.items()))
@@ -164,6 +165,7 @@ def bounded_mean(
 
 
 def quantiles(draws: np.ndarray, level: float) -> tuple[float, float]:
+    """Ends of the central ``level`` of draws (n,)."""
     low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
     return float(low), float(high)
 
@@ -195,13 +197,13 @@ def bootstrap(
         draws = resampled_means(x[:, None], rounds, seed, codes)[:, 0]
         value = float(x.mean())
     else:
-        draws = callable_rounds(x, statistic, rounds, seed, codes)
+        draws = _callable_rounds(x, statistic, rounds, seed, codes)
         value = float(statistic(x))
     low, high = quantiles(draws, level)
     return Estimate(value, low, high, n, level, method)
 
 
-def callable_rounds(
+def _callable_rounds(
     x: np.ndarray, statistic: Callable[[np.ndarray], float], rounds: int, seed: Seed, codes: np.ndarray | None
 ) -> np.ndarray:
     generator = numpy_generator(seed)

@@ -51,6 +51,7 @@ class Posterior(NamedTuple):
 
     @property
     def no_signal(self) -> float:
+        """Probability that the pairs hold no signal."""
         return float(self.weight[0])
 
 

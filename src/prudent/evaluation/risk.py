@@ -44,6 +44,7 @@ class PolicyRisk:
     high: float
 
     def row(self) -> dict[str, Any]:
+        """The fields as a plain row."""
         return asdict(self)
 
 
@@ -66,6 +67,7 @@ class PairedRisk:
     only_second: int
 
     def row(self) -> dict[str, Any]:
+        """The fields as a plain row."""
         return asdict(self)
 
 

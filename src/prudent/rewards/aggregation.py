@@ -18,6 +18,9 @@ from prudent.rewards.uncertainty import as_scores
 
 
 class Rule(NamedTuple):
+    """A rule: function of (K, ...) scores and its options, formula for reports, options with their defaults, and the
+    least number of members for which it is defined."""
+
     function: Callable[..., torch.Tensor]
     formula: str
     options: dict[str, float]  # with their defaults

@@ -113,6 +113,7 @@ def save(
 
 
 def is_artefact(folder: str | Path) -> bool:
+    """Whether a folder holds a reward model that ``write`` wrote."""
     return (Path(folder) / CARD).is_file()
 
 

@@ -34,6 +34,7 @@ class PairColumns(NamedTuple):
         return PairColumns(*(None if column is None else column[rows] for column in self))
 
     def to(self, dtype: torch.dtype) -> PairColumns:
+        """The columns (n,) in another dtype; absent ones stay absent."""
         return PairColumns(*(None if column is None else column.to(dtype) for column in self))
 
     def losses(self, difference: torch.Tensor) -> torch.Tensor:

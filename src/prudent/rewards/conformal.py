@@ -29,12 +29,15 @@ class _Column:
         return True
 
     def fit(self, x: np.ndarray, y: np.ndarray) -> _Column:
+        """Nothing is learnt: the column is a prediction already."""
         return self
 
     def predict(self, x: np.ndarray) -> np.ndarray:
+        """The column (n,) of x (n, columns)."""
         return np.asarray(x)[:, self.column]
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """What scikit-learn clones the estimator by."""
         return {"column": self.column}
 
 

@@ -50,9 +50,11 @@ class Problem(NamedTuple):
     margin: torch.Tensor | None
 
     def select(self, heads: torch.Tensor) -> Problem:
+        """The same problem for some heads. heads: (h,) indices."""
         return self._replace(weights=self.weights[heads], ridge=self.ridge[heads])
 
     def data_loss(self, logit: torch.Tensor) -> torch.Tensor:
+        """Weighted loss of each head, summed over pairs and without the ridge: (heads,). logit: (heads, n)."""
         loss = -logsigmoid(logit)
         if self.soft_label is not None:
             loss = loss + (1 - self.soft_label) * logit

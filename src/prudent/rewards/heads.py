@@ -48,6 +48,7 @@ class HeadEnsemble:
 
     @property
     def members(self) -> int:
+        """How many members there are (K)."""
         return len(self.weights)
 
     @classmethod
@@ -134,6 +135,7 @@ class HeadEnsemble:
 
     @classmethod
     def from_state(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> HeadEnsemble:
+        """The scorer of what ``state`` gave. Raises KeyError where a part is missing."""
         offsets, mean, scale = (torch.tensor(config[name]).float() for name in ("offsets", "mean", "scale"))
         return cls(tensors["heads.weight"], offsets, mean, scale, config["info"])
 

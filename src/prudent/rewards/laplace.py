@@ -53,6 +53,7 @@ class LaplacePosterior:
 
     @property
     def members(self) -> int:
+        """How many draws of the posterior serve as members (K)."""
         return len(self.draws)
 
     @classmethod
@@ -140,14 +141,17 @@ class LaplacePosterior:
         return len(self.weight)
 
     def probes(self) -> dict[str, torch.Tensor]:
+        """Standard inputs that an artefact is checked with after loading: features (n, d) by name."""
         return {"features": probe_features(self.mean.float(), self.scale.float())}
 
     def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """(config in plain types, tensors by name): all that ``from_state`` needs to build this again."""
         config = {"info": self.info, "mean": self.mean.tolist(), "scale": self.scale.tolist()}
         return config, {"head.weight": self.weight, "posterior.root": self.root, "draws.weight": self.draws}
 
     @classmethod
     def from_state(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> LaplacePosterior:
+        """The scorer of what ``state`` gave. Raises KeyError where a part is missing."""
         mean, scale = (torch.tensor(config[name], dtype=torch.float64) for name in ("mean", "scale"))
         weight, root, draws = (tensors[name] for name in ("head.weight", "posterior.root", "draws.weight"))
         return cls(weight, root, mean, scale, draws, config["info"])

@@ -39,10 +39,12 @@ class LastLayerPosterior:
 
     @property
     def members(self) -> int:
+        """How many draws of the posterior serve as members (K)."""
         return self.posterior.members
 
     @property
     def info(self) -> dict[str, Any]:
+        """How it was fitted, in plain types."""
         return self.posterior.info
 
     @classmethod
@@ -87,17 +89,21 @@ class LastLayerPosterior:
         return self.posterior.scores(self.network.hidden(features)[0])
 
     def probes(self) -> dict[str, torch.Tensor]:
+        """Standard inputs that an artefact is checked with after loading: features (n, d) by name."""
         return self.network.probes()
 
     def parameters(self) -> int:
+        """Number of trained numbers of the network."""
         return self.network.parameters()
 
     def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """(config in plain types, tensors by name): all that ``from_state`` needs to build this again."""
         (own, network), (config, posterior) = self.network.state(), self.posterior.state()
         return {"network": own, "posterior": config}, {**named_under("network.", network), **posterior}
 
     @classmethod
     def from_state(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> LastLayerPosterior:
+        """The scorer of what ``state`` gave. Raises KeyError where a part is missing."""
         network = MLPEnsemble.from_state(config["network"], part_under("network.", tensors))
         return cls(network, LaplacePosterior.from_state(config["posterior"], tensors))
 

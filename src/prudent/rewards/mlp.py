@@ -91,6 +91,7 @@ class MLPEnsemble:
 
     @property
     def members(self) -> int:
+        """How many members there are (K)."""
         return len(self.offsets)
 
     @classmethod
@@ -145,6 +146,7 @@ class MLPEnsemble:
         return hidden(self.tensors, (torch.as_tensor(features).float() - self.mean) / self.scale)
 
     def probes(self) -> dict[str, torch.Tensor]:
+        """Standard inputs that an artefact is checked with after loading: features (n, d) by name."""
         return {"features": probe_features(self.mean, self.scale)}
 
     def parameters(self) -> int:
@@ -152,6 +154,7 @@ class MLPEnsemble:
         return sum(tensor.numel() for name, tensor in self.tensors.items() if name != "mask")
 
     def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """(config in plain types, tensors by name): all that ``from_state`` needs to build this again."""
         config = {
             "info": self.info,
             "mean": self.mean.tolist(),
@@ -162,6 +165,7 @@ class MLPEnsemble:
 
     @classmethod
     def from_state(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> MLPEnsemble:
+        """The scorer of what ``state`` gave. Raises KeyError where a part is missing."""
         offsets, mean, scale = (torch.tensor(config[name]).float() for name in ("offsets", "mean", "scale"))
         return cls(tensors, offsets, mean, scale, config["info"])
 
@@ -205,10 +209,12 @@ class _Data:
 
     @property
     def n(self) -> int:
+        """Number of pairs."""
         return len(self.chosen)
 
     @classmethod
     def of(cls, chosen: ArrayLike, rejected: ArrayLike, *columns: ArrayLike | None) -> _Data:
+        """Standardised sides (n, d) of features and the pairs' columns; PrudentError for shapes that don't match."""
         better, worse = paired_features(chosen, rejected)
         mean, scale = standardisation(better, worse)
         first, second = ((torch.as_tensor(np.asarray(side)).float() - mean) / scale for side in (better, worse))

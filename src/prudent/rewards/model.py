@@ -53,10 +53,12 @@ class RewardModel:
 
     @property
     def members(self) -> int:
+        """How many members there are (K)."""
         return self.scorer.members
 
     @property
     def family(self) -> str:
+        """Name of the family, as in ``prudent fit --family``."""
         return self.scorer.family
 
     @property

@@ -47,6 +47,7 @@ class Local:
 
     @classmethod
     def of(cls, network: MLPEnsemble, features: ArrayLike) -> Local:
+        """The first member's network at features (n, d)."""
         inner, bias, outer = (network.tensors[name][0] for name in ("inner.weight", "inner.bias", "outer.weight"))
         x = (torch.as_tensor(features).float() - network.mean) / network.scale
         state = x @ inner.T + bias
@@ -91,6 +92,7 @@ class NetworkPosterior:
 
     @property
     def members(self) -> int:
+        """How many draws of the posterior serve as members (K)."""
         return len(self.draws)
 
     @classmethod
@@ -134,6 +136,7 @@ class NetworkPosterior:
 
     @cached_property
     def pairs(self) -> Pairs:
+        """The training pairs, linearised at the network."""
         return Pairs(Local.of(self.network, self.chosen), Local.of(self.network, self.rejected), self.curvature)
 
     @cached_property
@@ -187,12 +190,15 @@ class NetworkPosterior:
         return self.network.scores(features) + torch.cat(parts, 1)
 
     def probes(self) -> dict[str, torch.Tensor]:
+        """Standard inputs that an artefact is checked with after loading: features (n, d) by name."""
         return self.network.probes()
 
     def parameters(self) -> int:
+        """Number of trained numbers of the network."""
         return self.network.parameters()
 
     def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """(config in plain types, tensors by name): all that ``from_state`` needs to build this again."""
         own, network = self.network.state()
         pairs = {"chosen": self.chosen, "rejected": self.rejected, "curvature": self.curvature}
         tensors = {**named_under("network.", network), **named_under("pairs.", pairs), "draws": self.draws}
@@ -200,6 +206,7 @@ class NetworkPosterior:
 
     @classmethod
     def from_state(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> NetworkPosterior:
+        """The scorer of what ``state`` gave. Raises KeyError where a part is missing."""
         network = MLPEnsemble.from_state(config["network"], part_under("network.", tensors))
         pairs = part_under("pairs.", tensors)
         return cls(network, **pairs, precision=config["precision"], draws=tensors["draws"], info=config["info"])
@@ -215,6 +222,8 @@ class Pairs:
 
     @classmethod
     def of(cls, network: MLPEnsemble, better: torch.Tensor, worse: torch.Tensor, columns: PairColumns) -> Pairs:
+        """Pairs of features (n, d), linearised at the network, with the square root of each loss's second derivative
+        (n,)."""
         logit = (network.scores(better) - network.scores(worse))[0].double()
         chance = torch.sigmoid(logit if columns.margin is None else logit - columns.margin)
         count = 1.0 if columns.weight is None else columns.weight

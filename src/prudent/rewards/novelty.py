@@ -102,6 +102,7 @@ class NoveltyEnsemble:
 
     @property
     def members(self) -> int:
+        """How many members there are (K)."""
         return self.heads.members
 
     @classmethod
@@ -136,15 +137,18 @@ class NoveltyEnsemble:
         return mean + (scores - mean) * stretch
 
     def probes(self) -> dict[str, torch.Tensor]:
+        """Standard inputs that an artefact is checked with after loading: features (n, d) by name."""
         return {"features": probe_features(self.heads.mean, self.heads.scale)}
 
     def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """(config in plain types, tensors by name): all that ``from_state`` needs to build this again."""
         config, tensors = self.heads.state()
         own = {"novelty_unit": self.novelty.unit, "share": self.share, "unit": self.unit, "info": self.info}
         return {"heads": config, **own}, {**tensors, **self.novelty.tensors}
 
     @classmethod
     def from_state(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> NoveltyEnsemble:
+        """The scorer of what ``state`` gave. Raises KeyError where a part is missing."""
         heads = HeadEnsemble.from_state(config["heads"], tensors)
         own = {name: tensor for name, tensor in tensors.items() if name != "heads.weight"}
         novelty = Novelty(own, heads.mean, heads.scale, config["novelty_unit"])

@@ -100,6 +100,7 @@ class Gate(torch.nn.Module):
         self.scale = torch.nn.Parameter(torch.ones(()))
 
     def forward(self, prompts: torch.Tensor) -> torch.Tensor:
+        """Weights of the attributes (n, attributes) from prompts' features (n, d): a softmax times the learnt scale."""
         return torch.softmax(self.body(prompts) / TEMPERATURE, -1) * self.scale
 
 
@@ -119,6 +120,7 @@ class QuantileModel:
 
     @property
     def members(self) -> int:
+        """How many levels the quantiles have (K); they serve as members."""
         return self.tensors["weight"].shape[1]
 
     @classmethod
@@ -253,11 +255,13 @@ class QuantileModel:
         }
 
     def probes(self) -> dict[str, torch.Tensor]:
+        """Standard inputs that an artefact is checked with after loading: features and prompts' features (n, d)."""
         held = self.statistics
         prompt = (held.get("prompt_mean", held["mean"]), held.get("prompt_scale", held["scale"]))
         return {"features": probe_features(held["mean"], held["scale"]), "prompts": probe_features(*prompt)}
 
     def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """(config in plain types, tensors by name): all that ``from_state`` needs to build this again."""
         config = {
             "statistics": {name: tensor.tolist() for name, tensor in self.statistics.items()},
             "attributes": self.attributes,
@@ -268,6 +272,7 @@ class QuantileModel:
 
     @classmethod
     def from_state(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> QuantileModel:
+        """The scorer of what ``state`` gave. Raises KeyError where a part is missing."""
         statistics = {name: torch.tensor(values).float() for name, values in config["statistics"].items()}
         return cls(tensors, statistics, config["attributes"], config["monotone"], config["info"])
 

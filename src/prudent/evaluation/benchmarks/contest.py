@@ -80,10 +80,12 @@ class Result:
 
     @property
     def view(self) -> View:
+        """The view that the scorer is judged by."""
         return self.views[self.chosen]
 
     @property
     def headline(self) -> tuple[str, Estimate]:
+        """(name, estimate) of the metric that the scorer is judged by."""
         return headline(self.view.metrics)
 
 
@@ -157,6 +159,7 @@ def step_scores(steps: list[Any], sizes: Sequence[int], how: str) -> np.ndarray:
 
 
 def split(values: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+    """Values (..., candidates of all items) cut into items of these sizes."""
     return np.split(values, np.cumsum(sizes)[:-1])
 
 
@@ -170,7 +173,7 @@ def pairs_of(values: np.ndarray, items: Items) -> tuple[np.ndarray, np.ndarray]:
     return values[0::2], values[1::2]
 
 
-def bench_metrics(score: BenchmarkScore) -> dict[str, Estimate]:
+def _bench_metrics(score: BenchmarkScore) -> dict[str, Estimate]:
     rows = {row.name: row.accuracy for row in score.rows if row.n}
     sections = {name: value for name, value in score.estimates.items() if name not in ("overall", "micro", "macro")}
     totals = {name: score.estimates[name] for name in ("overall", "micro", "macro") if name in score.estimates}
@@ -190,7 +193,7 @@ def judge_view(name: str, items: Items, outcomes: list[list[str]], rounds: int, 
     metrics = {f"accuracy, {key}": value for key, value in counts.accuracy.items()}
     if items.benchmark == "rewardbench":
         bench = rewardbench(credits, items.subsets, clusters=clusters_of(items), rounds=rounds, seed=seed)
-        metrics = bench_metrics(bench) | metrics
+        metrics = _bench_metrics(bench) | metrics
     else:
         whole = "micro" if items.benchmark == "rewardbench2" else "accuracy"
         metrics = {whole: proportion(credits, clusters=clusters_of(items))} | metrics | by_subset(credits, items)
@@ -210,7 +213,7 @@ def score_view(name: str, items: Items, flat: np.ndarray, options: dict[str, Any
             tie_statistics(x, c)[0] if s == "Ties" else (x[:c] == x.max()).sum() / (x == x.max()).sum()
             for x, c, s in zip(parts, items.correct, items.subsets)
         ]
-        return View(name, bench_metrics(bench), torch.tensor(shared, dtype=torch.float64), bench)
+        return View(name, _bench_metrics(bench), torch.tensor(shared, dtype=torch.float64), bench)
     half = credit_of(*pairs_of(flat, items))
     strict = (half == 1).double()
     clusters = clusters_of(items)
@@ -224,7 +227,7 @@ def score_view(name: str, items: Items, flat: np.ndarray, options: dict[str, Any
             rounds=rounds,
             seed=seed,
         )
-        metrics = bench_metrics(bench)
+        metrics = _bench_metrics(bench)
         ties = rewardbench(
             half,
             items.subsets,
@@ -337,6 +340,7 @@ def judge(contestant: Contestant, items: Items, options: dict[str, Any]) -> Resu
 
 
 def tied_items(view: View) -> int:
+    """How many items have a tie for the first place."""
     detail = view.detail
     if isinstance(detail, RewardMathScore):
         return detail.tied_problems

@@ -42,10 +42,12 @@ class Items:
 
     @property
     def sizes(self) -> list[int]:
+        """How many candidates each item has."""
         return [len(candidates) for candidates in self.candidates]
 
     @property
     def has_text(self) -> bool:
+        """Whether any candidate has text (items made from scores alone have none)."""
         return any(isinstance(c, list) or c != "" for candidates in self.candidates for c in candidates)
 
     def flat(self) -> tuple[list[Any], list[Any]]:
@@ -186,15 +188,18 @@ class Rows:
         self.source, self.bad = source, [] if source is None else list[BadRow]()
 
     def note(self, line: int, name: str, reason: str, detail: str) -> None:
+        """Remember a bad row."""
         self.bad.append(BadRow(line, name, reason, detail))
 
     def settle(self, on_error: str) -> dict[str, int]:
+        """Bad rows counted by reason, or one DataError with all of them where on_error is "raise"."""
         if self.bad and on_error == "raise":
             raise DataError(str(self.source), self.bad, "fix the rows, or leave them out with --on-error skip")
         return dict(Counter(row.reason for row in self.bad))
 
 
 def objects(records: Iterable[Record], rows: Rows) -> Iterable[tuple[int, dict[str, Any]]]:
+    """(line, value) of every record that could be read; faults of the others go to ``rows``."""
     for record in records:
         rows.bad += record.errors
         if record.value is not None and not record.errors:
@@ -264,7 +269,7 @@ def read_solutions(
             rows.note(line, "problem", "missing-field", "problem (a text) and problem_id are needed")
             continue
         entry = problems.setdefault(str(key), {"line": line, "problem": value["problem"], "right": [], "wrong": []})
-        solutions = pair_of_row(value) if "eval_solution_A" in value else single_of_row(value)
+        solutions = _pair_of_row(value) if "eval_solution_A" in value else _single_of_row(value)
         if solutions is None:
             rows.note(line, "eval_solution", "not-a-solution", "steps (texts) and solution_type or position are needed")
             continue
@@ -273,15 +278,15 @@ def read_solutions(
             if kind == "right" and steps in [known for known, _ in kept]:
                 continue  # the pairwise format repeats the correct solution in every row
             kept.append((steps, str(value.get("solution_reference", "")) if kind == "wrong" else "correct"))
-    return settle_problems(problems, rows, source, subset, on_error, benchmark)
+    return _settle_problems(problems, rows, source, subset, on_error, benchmark)
 
 
-def single_of_row(value: dict[str, Any]) -> list[tuple[str, list[str]]] | None:
+def _single_of_row(value: dict[str, Any]) -> list[tuple[str, list[str]]] | None:
     steps, kind = texts(value.get("eval_solution")), {"chosen": "right", "rejected": "wrong"}
     return [(kind[value["solution_type"]], steps)] if steps and value.get("solution_type") in kind else None
 
 
-def pair_of_row(value: dict[str, Any]) -> list[tuple[str, list[str]]] | None:
+def _pair_of_row(value: dict[str, Any]) -> list[tuple[str, list[str]]] | None:
     first, second = texts(value.get("eval_solution_A")), texts(value.get("eval_solution_B"))
     if not first or not second or value.get("chosen_position") not in ("A", "B"):
         return None
@@ -289,7 +294,7 @@ def pair_of_row(value: dict[str, Any]) -> list[tuple[str, list[str]]] | None:
     return [("right", right), ("wrong", wrong)]
 
 
-def settle_problems(
+def _settle_problems(
     problems: dict[str, dict[str, Any]],
     rows: Rows,
     source: str | Path,

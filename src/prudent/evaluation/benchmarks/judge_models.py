@@ -65,7 +65,7 @@ def judge_verdicts(
         for number, answers in enumerate(rounds):
             slots = "ABCD"[: len(answers)]
             slot = placement(options.seed, f"{key}/{number}" if len(rounds) > 1 else key, slots)
-            for chosen in dict.fromkeys([slot, swapped_slot(slot, slots)]) if options.swap else [slot]:
+            for chosen in dict.fromkeys([slot, _swapped_slot(slot, slots)]) if options.swap else [slot]:
                 ordered = list(answers[1:])
                 ordered.insert(slots.index(chosen), answers[0])
                 questions.append((position, chosen, slots, judge_prompt(prompt, ordered)))
@@ -114,11 +114,12 @@ def judge_ratings(
     return found
 
 
-def swapped_slot(slot: str, slots: str) -> str:
+def _swapped_slot(slot: str, slots: str) -> str:
     return slots[len(slots) - 1 - slots.index(slot)]
 
 
 def generate(name: str, prompts: list[str], options: Options) -> list[str]:
+    """One greedy answer a prompt from a language model."""
     from prudent.features.sampling import sample
 
     model, tokenizer = causal(name, options)

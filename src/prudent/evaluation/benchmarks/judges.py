@@ -78,6 +78,7 @@ class JudgeScore:
 
     @property
     def n(self) -> int:
+        """Number of verdicts, unreadable ones included."""
         return self.right + self.wrong + self.tie + self.invalid
 
 

@@ -38,7 +38,7 @@ class ScoreTable:
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)  # subset and sources named in the rows
 
 
-def identity(value: dict[str, Any]) -> str | None:
+def _identity(value: dict[str, Any]) -> str | None:
     for name in ("id", "problem_id"):
         if value.get(name) is not None:
             return str(value[name])
@@ -57,14 +57,14 @@ def row_scores(value: dict[str, Any]) -> dict[str, tuple[str, list[Any]]] | str:
         slot = value.get("chosen_slot")
         if not isinstance(slot, str) or len(slot) != 1:
             return "chosen_slot must be one letter, the slot in which the chosen answer stood"
-        return {"": ("judge", [judged(value, slot.upper())])}
+        return {"": ("judge", [_judged(value, slot.upper())])}
     if "chosen" in value and "rejected" in value:
         rejected = value["rejected"]
         return {"": ("scores", [value["chosen"], *(rejected if isinstance(rejected, list) else [rejected])])}
     return f"no scores; columns found: {', '.join(map(str, value))}"
 
 
-def judged(value: dict[str, Any], slot: str) -> str:
+def _judged(value: dict[str, Any], slot: str) -> str:
     slots = "ABCD" if value.get("slots") == 4 else "AB"
     tie = "C" if slots == "AB" else "T"
     first = outcome(parse_verdict(str(value.get("output") or ""), slots, tie), slot)
@@ -113,7 +113,7 @@ def read_scores(path: str | Path, models: Sequence[str] | None = None) -> list[S
         if isinstance(found, str):
             bad.append(BadRow(record.line, "scores", "no-scores", found))
             continue
-        key = identity(value)
+        key = _identity(value)
         for name, (kind, entries) in found.items():
             if models and name not in models:
                 continue
@@ -128,7 +128,7 @@ def read_scores(path: str | Path, models: Sequence[str] | None = None) -> list[S
                     BadRow(record.line, "id", "duplicate-id", f"{item!r} is the id of line {table.lines[item]} too")
                 )
                 continue
-            add_row(table, item, record.line, result, value)
+            _add_row(table, item, record.line, result, value)
             table.has_ids &= key is not None
     if bad:
         raise DataError(str(path), bad, "one row an item: an id and its candidates' scores")
@@ -137,10 +137,10 @@ def read_scores(path: str | Path, models: Sequence[str] | None = None) -> list[S
     missing = sorted(set(models or []) - set(tables))
     if missing:
         raise PrudentError(f"{path} has no scores of {', '.join(missing)}")
-    return [settled(table, path) for table in tables.values()]
+    return [_settled(table, path) for table in tables.values()]
 
 
-def add_row(table: ScoreTable, item: str, line: int, result: tuple[str, list[Any]], value: dict[str, Any]) -> None:
+def _add_row(table: ScoreTable, item: str, line: int, result: tuple[str, list[Any]], value: dict[str, Any]) -> None:
     kind, values = result
     # "scores" with even lists in some rows and uneven ones in others are steps throughout.
     table.kind = kind if table.kind in ("", "scores") else table.kind
@@ -152,7 +152,7 @@ def add_row(table: ScoreTable, item: str, line: int, result: tuple[str, list[Any
     table.facts.setdefault(item, {k: value[k] for k in ("subset", "solution_reference", "problem") if k in value})
 
 
-def settled(table: ScoreTable, path: Path) -> ScoreTable:
+def _settled(table: ScoreTable, path: Path) -> ScoreTable:
     lists = [isinstance(values[0], list) for values in table.rows.values() if table.kind != "judge"]
     if lists and any(lists) and not all(lists):
         raise PrudentError(f"{path}: {table.name} has lists of scores in some rows and plain numbers in others")
@@ -211,7 +211,7 @@ def match(table: ScoreTable, items: Items, on_error: str = "raise") -> tuple[lis
         name = key if key in table.rows or only is None else key.removeprefix(f"{only}-")
         found = table.rows.get(name)
         used.add(name)
-        fault = fault_of(found, items.sizes[position], table.kind)
+        fault = _fault_of(found, items.sizes[position], table.kind)
         if fault is None:
             indices.append(position)
             values.append(found)
@@ -225,7 +225,7 @@ def match(table: ScoreTable, items: Items, on_error: str = "raise") -> tuple[lis
     return indices, values  # type: ignore[return-value]
 
 
-def fault_of(values: list[Any] | None, size: int, kind: str) -> tuple[str, str] | None:
+def _fault_of(values: list[Any] | None, size: int, kind: str) -> tuple[str, str] | None:
     if values is None:
         return "no-scores", "the item has no row in the scores"
     if kind == "judge":

@@ -195,13 +195,14 @@ def process_scores(name: str, items: Items, options: Options) -> Contestant:
     except RowsError as error:
         raise error.moved(owners) from error
     labels = None if classifier else [encode(options.good)[-1], encode(options.bad)[-1]]
-    values = step_probabilities(model, tokenizer, rows, ends, labels)
+    values = _step_probabilities(model, tokenizer, rows, ends, labels)
     found = Contestant(f"prm:{name}", "steps", list(range(len(items))), values)
     found.notes.append("process reward model, " + ("token classifier" if classifier else f"tag {options.step_tag!r}"))
     return found
 
 
 def token_classifier(name: str, options: Options) -> tuple[Any, Any]:
+    """(model, tokenizer) of a process reward model that classifies tokens; PrudentError where it can't be loaded."""
     from transformers import AutoModelForTokenClassification, AutoTokenizer
 
     with hub_or_offline(name), damage_named(f"process reward model {name}", "copy or download it again"):
@@ -214,7 +215,7 @@ def token_classifier(name: str, options: Options) -> tuple[Any, Any]:
 
 
 @torch.inference_mode()
-def step_probabilities(
+def _step_probabilities(
     model: Any, tokenizer: Any, rows: list[list[int]], ends: list[list[int]], labels: list[int] | None
 ) -> list[list[float]]:
     from prudent.rewards.transformers.external import padded, token_batches

@@ -83,6 +83,7 @@ def told_apart(found: Contestant, seen: Shown, items: Items) -> Contestant:
 
 
 def causal(name: str, options: Options) -> tuple[Any, Any]:
+    """(model, tokenizer) of a language model in the precision and on the device of the options."""
     from prudent.features.models import load_language_model
 
     return load_language_model(name, dtype=options.dtype, device=options.device)
@@ -99,8 +100,10 @@ def solution_steps(items: Items) -> tuple[list[str], list[list[str]]]:
 
 
 def conversation(prompt: Any) -> str:
+    """A prompt (text or messages) as one text, its turns named."""
     return prompt if isinstance(prompt, str) else "\n\n".join(f"{t['role']}: {t['content']}" for t in prompt)
 
 
 def plain(answer: Any) -> str:
+    """An answer (text or messages) as one text."""
     return answer if isinstance(answer, str) else "\n".join(turn["content"] for turn in answer)

@@ -49,6 +49,7 @@ class Point:
 
     @property
     def distance(self) -> float:
+        """Square root of the KL, the axis of Gao et al. (arXiv 2210.10760)."""
         return float(np.sqrt(self.kl))
 
 
@@ -95,6 +96,7 @@ def two_way_bootstrap(values: torch.Tensor, rounds: int, seed: Seed) -> torch.Te
 
 
 def percentile(value: float, draws: torch.Tensor, n: int, method: str) -> Estimate:
+    """A value with the central 95 % of bootstrap draws (rounds,)."""
     low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Estimate(value, low, high, n, 0.95, method)
 
@@ -359,10 +361,10 @@ def methods_at_kl(
                 if bool(torch.isfinite(beta)):
                     found[row, column, number] = value(METHODS[name](known, reference, beta), gold) - base
         advance()
-    return [method_curve(name, list(kls), found[row], found[0], ROUNDS, seed) for row, name in enumerate(wanted)]
+    return [_method_curve(name, list(kls), found[row], found[0], ROUNDS, seed) for row, name in enumerate(wanted)]
 
 
-def method_curve(
+def _method_curve(
     name: str, kls: list[float], mine: torch.Tensor, vanilla: torch.Tensor, rounds: int, seed: Seed
 ) -> MethodCurve:
     gold, over, risk, reached = [], [], [], []

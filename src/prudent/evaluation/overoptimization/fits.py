@@ -19,7 +19,7 @@ from prudent.errors import PrudentError
 ROWS_AT_ONCE = 1 << 22  # elements sorted at a time: bounds memory to a few hundred MB whatever the number of draws
 
 
-def whole_n(n: float) -> int:
+def _whole_n(n: float) -> int:
     if n < 1 or n != int(n):
         raise PrudentError(f"n is {n}; best of n needs a whole number of at least 1")
     return int(n)
@@ -32,7 +32,7 @@ def best_of_n_weights(samples: int, n: Sequence[int]) -> torch.Tensor:
     """
     weights = torch.zeros(len(n), samples, dtype=torch.float64)
     for row, size in enumerate(n):
-        if whole_n(size) > samples:
+        if _whole_n(size) > samples:
             raise PrudentError(f"best of {size} needs {size} samples, only {samples} samples a prompt are there")
         i = torch.arange(samples, 1, -1, dtype=torch.float64)  # w_{i-1} = w_i (i - n) / (i - 1)
         steps = torch.clamp(i - size, min=0) / (i - 1)

@@ -108,23 +108,23 @@ def steps_of(sweeps: Sequence[str], base: Setting, worlds: Mapping[int, World]) 
 
 def findings(curves: Mapping[str, Sequence[Curve]], methods: Sequence[MethodCurve]) -> list[Finding]:
     """What is published, and whether it holds here."""
-    found = [turn_over(curves)]
+    found = [_turn_over(curves)]
     if "pairs" in curves:
-        found += [near_chance(curves["pairs"]), smooth(curves["pairs"], "the number of pairs")]
+        found += [_near_chance(curves["pairs"]), smooth(curves["pairs"], "the number of pairs")]
     if len(curves.get("layers", ())) >= 3:
-        found += [smooth(curves["layers"], "the size of the feature model"), larger_is_safer(curves["layers"])]
+        found += [smooth(curves["layers"], "the size of the feature model"), _larger_is_safer(curves["layers"])]
     if "members" in curves:
-        found.append(ensembles_help(curves["members"]))
+        found.append(_ensembles_help(curves["members"]))
     if methods:
-        found.append(variance_helps(methods))
+        found.append(_variance_helps(methods))
     return found
 
 
-def last_sampled(curve: Curve) -> Any:
+def _last_sampled(curve: Curve) -> Any:
     return [point for point in curve.points if point.how == "best of n"][-1]
 
 
-def turn_over(curves: Mapping[str, Sequence[Curve]]) -> Finding:
+def _turn_over(curves: Mapping[str, Sequence[Curve]]) -> Finding:
     claim = "Pushed far enough, gold turns down while the proxy still rises (2210.10760)"
     turned = []
     total = 0
@@ -147,7 +147,7 @@ def turn_over(curves: Mapping[str, Sequence[Curve]]) -> Finding:
     return Finding(claim, bool(turned), evidence)
 
 
-def near_chance(curves: Sequence[Curve]) -> Finding:
+def _near_chance(curves: Sequence[Curve]) -> Finding:
     claim = "Below a few hundred to two thousand comparisons reward models are near chance (2210.10760)"
     rows = [(c.facts["pairs"], c.accuracy.value) for c in curves if c.accuracy.value is not None]
     low = [pairs for pairs, accuracy in rows if accuracy < NEAR_CHANCE]
@@ -163,6 +163,7 @@ def linear_fit(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def smooth(curves: Sequence[Curve], what: str) -> Finding:
+    """Finding: whether alpha and beta of the fits follow a line in the logarithm of size (R squared)."""
     claim = f"Coefficients change smoothly, about linearly in the logarithm of {what} (2210.10760)"
     rows = [
         (math.log(c.facts["size"]), c.fit.alpha, c.fit.beta)
@@ -178,12 +179,12 @@ def smooth(curves: Sequence[Curve], what: str) -> Finding:
     return Finding(claim, confirmed, evidence)
 
 
-def larger_is_safer(curves: Sequence[Curve]) -> Finding:
+def _larger_is_safer(curves: Sequence[Curve]) -> Finding:
     claim = "Larger reward models overoptimise less (2210.10760)"
     small, large = curves[0], curves[-1]
     if small.beta.value is None or large.beta.value is None:
         return Finding(claim, None, "the smallest or the largest curve has no fit")
-    gold = last_sampled(small).gold, last_sampled(large).gold
+    gold = _last_sampled(small).gold, _last_sampled(large).gold
     evidence = (
         f"beta {small.label} {small.beta.text}, {large.label} {large.beta.text}; gold at the largest n "
         f"{gold[0].text} and {gold[1].text}"
@@ -192,7 +193,7 @@ def larger_is_safer(curves: Sequence[Curve]) -> Finding:
     return Finding(claim, clear, evidence)
 
 
-def ensembles_help(curves: Sequence[Curve]) -> Finding:
+def _ensembles_help(curves: Sequence[Curve]) -> Finding:
     claim = "An ensemble's mean gives more gold than one reward model at the same n (2401.16635, 2310.02743)"
     over = curves[-1].over_first
     if over is None or over.value is None:
@@ -201,7 +202,7 @@ def ensembles_help(curves: Sequence[Curve]) -> Finding:
     return Finding(claim, over.low is not None and over.low > 0, evidence)
 
 
-def variance_helps(methods: Sequence[MethodCurve]) -> Finding:
+def _variance_helps(methods: Sequence[MethodCurve]) -> Finding:
     claim = "At matched KL, weighting by variance gives more gold than not (the claim behind variance-aware RLHF)"
     by_name = {method.method: method for method in methods}
     blind = by_name.get("variance-only")

@@ -80,6 +80,7 @@ class TextWorld:
         return len(self.prompts)
 
     def flat(self) -> tuple[list[Any], list[str]]:
+        """(prompts, responses) with one entry a response."""
         owners = [prompt for prompt, texts in zip(self.prompts, self.responses) for _ in texts]
         return owners, [text for texts in self.responses for text in texts]
 

@@ -62,17 +62,21 @@ class TransformerEnsemble:
 
     @property
     def family(self) -> str:
+        """Name of the family: what its members share and how they are trained."""
         return self.config["kind"]
 
     @property
     def members(self) -> int:
+        """How many members there are (K)."""
         return len(self.offsets)
 
     @property
     def info(self) -> dict[str, Any]:
+        """How it was fitted, in plain types."""
         return self.config["info"]
 
     def parameters(self) -> int:
+        """Number of trained numbers, all members together."""
         return self.config["info"]["parameters"]["total"]
 
     def _open(self) -> tuple[EnsembleModel, Any]:
@@ -128,10 +132,12 @@ class TransformerEnsemble:
         return torch.cat(scores)
 
     def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """(config in plain types, tensors by name): all that ``from_state`` needs to build this again."""
         return {**self.config, "offsets": self.offsets.tolist()}, self.tensors
 
     @classmethod
     def from_state(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> TransformerEnsemble:
+        """The scorer of what ``state`` gave. Raises KeyError where a part is missing."""
         rest = {key: value for key, value in config.items() if key != "offsets"}
         return cls(rest, tensors, torch.tensor(config["offsets"]))
 

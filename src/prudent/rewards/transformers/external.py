@@ -167,6 +167,7 @@ class ExternalModels:
 
     @property
     def members(self) -> int:
+        """How many outside models there are (K)."""
         return len(self.models)
 
     def _open(self, name: str) -> tuple[Any, Any]:
@@ -213,6 +214,7 @@ class ExternalModels:
         return made
 
     def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """(config in plain types, no tensors): the models stay where they are."""
         return {
             "models": self.models,
             "centre": self.centre,
@@ -223,4 +225,5 @@ class ExternalModels:
 
     @classmethod
     def from_state(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> ExternalModels:
+        """The scorer of what ``state`` gave. Raises KeyError where a part is missing."""
         return cls(**config)

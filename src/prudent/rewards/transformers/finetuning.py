@@ -65,6 +65,7 @@ def prepare(preferences: Dataset, tokenizer: Any, max_length: int) -> tuple[list
 
 
 def with_counts(examples: list[dict[str, Any]], seeds: Sequence[np.random.SeedSequence]) -> list[dict[str, Any]]:
+    """Examples with ``counts``: how often each of the members' bootstrap resamples holds them, one a seed."""
     counts = bootstrap_counts(len(examples), seeds).T.tolist()
     return [{**example, "counts": row} for example, row in zip(examples, counts)]
 

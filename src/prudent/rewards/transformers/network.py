@@ -63,6 +63,7 @@ class EnsembleModel(torch.nn.Module):
         self.dropout = 0.1  # of the representation, between the two passes of a contrastive term
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """Turn on the backbone's checkpointing, as transformers' Trainer asks for it."""
         self.backbone.gradient_checkpointing_enable(**options)  # type: ignore[operator]
 
     def set_contrastive(self, kind: str, on: str, weight: float, seed: np.random.SeedSequence) -> None:
@@ -159,7 +160,7 @@ class EnsembleModel(torch.nn.Module):
     def entering(self, ids: torch.Tensor, mask: torch.Tensor) -> Any:
         """What the last shared block gives for a batch: from what is kept, or computed now."""
         lengths = mask.sum(1).tolist()
-        held = [self.kept.get(text_key(row[:length].tolist())) for row, length in zip(ids, lengths)]
+        held = [self.kept.get(_text_key(row[:length].tolist())) for row, length in zip(ids, lengths)]
         found = [states for states in held if states is not None]
         if len(found) == len(held):
             return torch.nn.utils.rnn.pad_sequence(found, batch_first=True).to(ids.device)
@@ -222,7 +223,7 @@ def untrained_blocks(model: EnsembleModel, tensors: dict[str, torch.Tensor]) -> 
     return [*held, True].index(True)
 
 
-def text_key(ids: Sequence[int]) -> bytes:
+def _text_key(ids: Sequence[int]) -> bytes:
     return np.asarray(ids, np.int64).tobytes()
 
 
@@ -234,7 +235,7 @@ def keep_lower(model: EnsembleModel, texts: Sequence[Sequence[int]], room: int =
     if model.shared == 0 or any("drop" in name and value for name, value in settings.items()):
         return
     left = room - sum(states.nbytes for states in model.kept.values())
-    missing = {key: ids for ids in texts if (key := text_key(ids)) not in model.kept}
+    missing = {key: ids for ids in texts if (key := _text_key(ids)) not in model.kept}
     keys, rows = list(missing), list(missing.values())
     budget = BUDGETS.get(model.heads.device.type, BUDGETS["cuda"])
     for batch in batches([len(row) for row in rows], *budget):

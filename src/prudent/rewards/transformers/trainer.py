@@ -39,6 +39,7 @@ class EnsembleTrainer(Trainer):
     meta_rate: float = 0.0
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """An optimiser with the heads' own learning rate."""
         if self.optimizer is None:
             groups: dict[bool, list[torch.nn.Parameter]] = {False: [], True: []}
             for name, parameter in self.model.named_parameters():
@@ -56,6 +57,7 @@ class EnsembleTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        """The model's loss; PrudentError naming members and rows where it is not finite, before the step."""
         rows = inputs.pop("rows")
         outputs = model(**inputs)
         loss = outputs["loss"]
@@ -68,6 +70,8 @@ class EnsembleTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """One step, its gradient taken where the shifted pairs' difference loss leads, if that is asked for
+        (meta_rate)."""
         if self.sampler is None or self.meta_rate == 0:
             return super().training_step(model, inputs, num_items_in_batch)
         ids, mask = (part.to(self.args.device) for part in self.sampler(self.state.global_step))
