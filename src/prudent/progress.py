@@ -35,7 +35,7 @@ def duration(seconds: float) -> str:
 class _Meter:
     """How much of ``total`` is done, and how fast. Calling it says that so much more is done."""
 
-    def __init__(self, title: str, total: int, gathers: bool = False) -> None:
+    def __init__(self, title: str, total: int | None, gathers: bool = False) -> None:
         self.title, self.total, self.gathers = title, total, gathers
         self.done = self.tokens = 0
         self.note = ""
@@ -57,21 +57,29 @@ class _Meter:
         span = max(now - then, 1e-9)
         return (self.done - done) / span, (self.tokens - tokens) / span
 
+    def amount(self) -> str:
+        """What is done, in words."""
+        return f"{self.done:,}" if self.total is None else f"{self.done:,} of {self.total:,}"
+
     def pace(self) -> str:
         """Rate and time left, in words."""
         items, tokens = self.rates()
         parts = [f"{items:.3g} a second"]
         if tokens:
             parts.append(f"{tokens:,.0f} tokens a second")
-        parts.append(f"about {duration((self.total - self.done) / items)} left" if items else "time left unknown")
+        if items and self.total is not None:
+            parts.append(f"about {duration((self.total - self.done) / items)} left")
+        else:
+            parts.append("time left unknown")
         return ", ".join(parts)
 
 
 @contextlib.contextmanager
-def meter(title: str, total: int, show: bool = True, *, gathers: bool = False) -> Iterator[Advance]:
+def meter(title: str, total: int | None, show: bool = True, *, gathers: bool = False) -> Iterator[Advance]:
     """Yields ``advance(done=1, tokens=0, note="")``: so many more of ``total`` are done, by computing so many tokens.
 
-    gathers: what loops inside do counts as done here; otherwise they are silent and count nothing.
+    total: None where nobody knows it. gathers: what loops inside do counts as done here; otherwise they are silent and
+    count nothing.
     """
     if not show or (_open and not _open[-1].gathers):
         yield _ignore
@@ -120,11 +128,11 @@ def track(items: Sequence[T] | Iterable[T], title: str, total: int | None = None
 def _lines(counted: _Meter, over: threading.Event) -> None:
     said = False
     while not over.wait(EVERY):
-        print(f"{counted.title}: {counted.done:,} of {counted.total:,}, {counted.pace()}", file=sys.stderr, flush=True)
+        print(f"{counted.title}: {counted.amount()}, {counted.pace()}", file=sys.stderr, flush=True)
         said = True
     if said:
         spent = duration(time.monotonic() - counted.start)
-        print(f"{counted.title}: {counted.done:,} of {counted.total:,} in {spent}", file=sys.stderr, flush=True)
+        print(f"{counted.title}: {counted.amount()} in {spent}", file=sys.stderr, flush=True)
 
 
 def _bar(counted: _Meter, over: threading.Event) -> None:

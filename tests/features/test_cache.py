@@ -60,7 +60,7 @@ def test_small_shards_are_merged_without_loss(tmp_path: Path) -> None:
         cache.flush()
         if number % 7 == 0:
             assert check(watcher, 0, number + 2) == number + 2
-    assert len(list(tmp_path.glob("*.safetensors"))) < MERGE_FROM
+    assert len(list(tmp_path.glob("*.parquet"))) < MERGE_FROM
     assert check(cache, 0, 1000) == check(watcher, 0, 1000) == 3 * MERGE_FROM + 1
 
 
@@ -70,7 +70,7 @@ def test_large_shards_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for number in range(MERGE_FROM + 3):
         cache.add(*rows(number, 1))
         cache.flush()
-    assert len(list(tmp_path.glob("*.safetensors"))) == MERGE_FROM + 3
+    assert len(list(tmp_path.glob("*.parquet"))) == MERGE_FROM + 3
 
 
 def test_a_full_buffer_is_written_without_being_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,10 +118,10 @@ def test_kill_at_any_moment_leaves_it_valid(tmp_path: Path) -> None:
 
 
 def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
-    (tmp_path / "broken.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(PrudentError, match=r"broken\.safetensors is damaged.*remove it"):
+    (tmp_path / "broken.parquet").write_bytes(b"nonsense")
+    with pytest.raises(PrudentError, match=r"broken\.parquet is damaged.*remove it"):
         FeatureCache(tmp_path, 4).find(rows(0, 1)[0])
-    (tmp_path / "broken.safetensors").unlink()
+    (tmp_path / "broken.parquet").unlink()
     cache = FeatureCache(tmp_path, 4)
     cache.add(*rows(0, 1))
     cache.flush()

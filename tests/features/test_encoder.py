@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from tests.launch import in_two_processes
 from tests.tiny import tiny_causal_lm, tiny_tokenizer
 from transformers import BertConfig, BertModel
 
@@ -204,32 +201,7 @@ def test_options_that_make_no_sense(tiny_model) -> None:
     with pytest.raises(PrudentError, match="used as it is"):
         Encoder(tiny_model, dtype="float32")
     with pytest.raises(PrudentError, match="turn it on"):
-        Encoder(tiny_model, cache=None, distributed=True, progress=False).encode_share(["a"], ["b"])
-
-
-SHARE = """
-import sys
-from prudent.features.encoder import Encoder
-prompts = [f"Prompt {i // 2}" for i in range(24)]
-responses = [f"answer {i} " * (1 + i % 4) for i in range(24)]
-encoder = Encoder(sys.argv[1], device="cpu", dtype="float32", distributed=True, progress=False)
-features = encoder.encode(prompts, responses)
-print(encoder.stats.encoded, encoder.stats.cached, features.double().sum().item())
-"""
-
-
-def test_two_processes_share_the_work_and_get_the_same(tiny_folder: Path) -> None:
-    output = [printed.split() for printed in in_two_processes("-c", SHARE, str(tiny_folder))]
-    encoded = [int(words[0]) for words in output]
-    assert sum(encoded) == 24
-    assert min(encoded) > 0
-    assert [words[1] for words in output] == ["24", "24"]
-    prompts = [f"Prompt {i // 2}" for i in range(24)]
-    responses = [f"answer {i} " * (1 + i % 4) for i in range(24)]
-    alone = Encoder(str(tiny_folder), device="cpu", dtype="float32", cache=None, progress=False)
-    total = alone.encode(prompts, responses).double().sum().item()
-    for words in output:
-        assert float(words[2]) == pytest.approx(total, abs=1e-3)
+        Encoder(tiny_model, cache=None, progress=False).stored(["a"], ["b"])
 
 
 @pytest.mark.model

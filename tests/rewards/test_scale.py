@@ -1,4 +1,4 @@
-"""More pairs than memory holds, and more processes than one: the same heads and scores."""
+"""More pairs than memory holds: the same heads."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.launch import in_two_processes
-from typer.testing import CliRunner
 
 from prudent.data.preferences import read_preferences
 from prudent.features import large
@@ -17,7 +15,6 @@ from prudent.features.encoder import Encoder
 from prudent.rewards import coordinates, draws, heads, stored
 from prudent.rewards.families import encode_pairs, fit_reward_model
 from prudent.rewards.heads import HeadEnsemble
-from prudent.rewards.model import RewardModel
 
 WORDS = ["harbour", "lamp", "river", "answer", "quiet", "seven", "bread", "window", "clock", "red"]
 
@@ -41,10 +38,14 @@ def pairs(tmp_path: Path) -> Path:
     return file
 
 
-def test_features_on_disk_give_the_heads_that_held_ones_give(pairs: Path, tiny_model, monkeypatch) -> None:
+@pytest.mark.parametrize(("cached", "kind"), [(False, np.memmap), (True, large.StoredRows)])
+@pytest.mark.parametrize("family", ["heads", "laplace"])
+def test_features_on_disk_give_what_held_ones_give(
+    family: str, cached: bool, kind: type, pairs: Path, tiny_model: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = read_preferences(pairs)
-    encoder = Encoder(tiny_model, cache=None, progress=False, max_length=64)
-    held = fit_reward_model(data, encoder=encoder, members=3, ridge=0.1).scorer
+    encoder = Encoder(tiny_model, cache=cached, progress=False, max_length=64)
+    held = fit_reward_model(data, family, encoder=encoder, members=3, ridge=0.1).scorer
     monkeypatch.setattr(large, "HELD_BYTES", 0)
     monkeypatch.setattr(coordinates, "HELD_IN_MEMORY", 0)
     monkeypatch.setattr(draws, "HELD_IN_MEMORY", 0)
@@ -53,10 +54,11 @@ def test_features_on_disk_give_the_heads_that_held_ones_give(pairs: Path, tiny_m
     monkeypatch.setattr(stored, "CHUNK_ROWS", 5)
     monkeypatch.setattr(coordinates, "CHUNK", 5 * encoder.width)
     chosen, _ = encode_pairs(encoder, data)
-    assert isinstance(chosen, np.memmap)
-    mapped = fit_reward_model(data, encoder=encoder, members=3, ridge=0.1).scorer
+    assert isinstance(chosen, kind)
+    mapped = fit_reward_model(data, family, encoder=encoder, members=3, ridge=0.1).scorer
     assert held.info["identical_after_truncation"] == mapped.info["identical_after_truncation"] == 1
-    torch.testing.assert_close(mapped.weights, held.weights, atol=1e-5, rtol=1e-4)
+    for name, tensor in held.state()[1].items():
+        torch.testing.assert_close(mapped.state()[1][name], tensor, atol=1e-5, rtol=1e-3)
 
 
 def test_a_copy_on_write_map_keeps_its_changes(tmp_path: Path) -> None:
@@ -69,36 +71,3 @@ def test_a_copy_on_write_map_keeps_its_changes(tmp_path: Path) -> None:
     found = HeadEnsemble.fit(changed, rejected, members=2, ridge=0.1)
     assert np.array_equal(changed[:20], chosen[:20] + 1)
     torch.testing.assert_close(found.weights, wanted.weights)
-
-
-COMMANDS = """
-import sys
-from prudent.cli import app
-folder, model = sys.argv[1:]
-pairs = f"{folder}/pairs.jsonl"
-options = ["--model", model, "--members", "3", "--dtype", "float32", "--ridge", "0.1"]
-app(["fit", "--preferences", pairs, "--test", pairs, *options, "--out", f"{folder}/two"], standalone_mode=False)
-scored = ["--data", f"{folder}/asked.jsonl", "--output", f"{folder}/two.jsonl"]
-app(["score", "--model", f"{folder}/one", *scored], standalone_mode=False)
-"""
-
-
-def test_two_processes_fit_and_score_as_one(pairs: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    from prudent.cli import app
-
-    asked = [{"prompt": f"Say {word}.", "responses": [word, word * 2, f"{word} {i}"]} for i, word in enumerate(WORDS)]
-    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
-    fit = ["fit", "--preferences", str(pairs), "--model", str(tiny_folder), "--members", "3", "--dtype", "float32"]
-    score = ["score", "--model", str(tmp_path / "one"), "--data", str(tmp_path / "asked.jsonl"), "--output"]
-    for command in ([*fit, "--ridge", "0.1", "--out", str(tmp_path / "one")], [*score, str(tmp_path / "one.jsonl")]):
-        done = CliRunner().invoke(app, command)
-        assert done.exit_code == 0, done.output
-    in_two_processes("-c", COMMANDS, str(tmp_path), str(tiny_folder), PRUDENT_CACHE=str(tmp_path / "cache"))
-    one, two = (RewardModel.load(tmp_path / name).scorer.weights for name in ("one", "two"))
-    torch.testing.assert_close(two, one, atol=1e-4, rtol=1e-3)
-    alone, shared = (
-        [json.loads(line) for line in (tmp_path / name).read_text().splitlines()] for name in ("one.jsonl", "two.jsonl")
-    )
-    assert [row["prompt"] for row in shared] == [row["prompt"] for row in alone]
-    for left, right in zip(alone, shared):
-        torch.testing.assert_close(torch.tensor(right["members"]), torch.tensor(left["members"]), atol=1e-4, rtol=1e-3)

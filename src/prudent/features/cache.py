@@ -1,9 +1,9 @@
-"""Features on disk: memory-mapped, shared by processes, valid whenever a process dies.
+"""Features on disk: memory-mapped, shared by processes and machines, valid whenever a process dies.
 
-A folder a fingerprint, holding shards that are only ever added: each is written under another name, flushed, renamed. A
-shard is a safetensors file with ``keys`` (rows, 2) int64, a 128-bit hash of each text's ids, and ``features``
-(rows, width) float32. The index is rebuilt from the shards, so there is nothing to fall out of step with them. A row
-that two processes computed at once is there twice and read once; many small shards are merged into one.
+A folder a fingerprint, holding shards (``features.shards``) that are only ever added: each is written under another
+name, flushed, renamed. A row's key is a 128-bit hash of its text's ids. The index is rebuilt from the shards, so there
+is nothing to fall out of step with them. A row that two processes computed at once is there twice and read once; many
+small shards are merged into one.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from prudent.errors import PrudentError
+from prudent.features.large import StoredRows, gather
+from prudent.features.shards import SUFFIXES, Shard, open_shard, write_shard
 
 FORMAT = "1"  # of features: changes whenever the same text would get another vector
 MERGE_FROM = 32  # small shards in a folder before they are merged
@@ -54,52 +55,48 @@ class FeatureCache:
                 f"the feature cache {self.folder} can't be made ({error.strerror}); set PRUDENT_CACHE to a folder "
                 "that can be written, or turn the cache off"
             ) from error
-        self._shards: dict[str, torch.Tensor] = {}  # name -> memory-mapped features
-        self._keys: dict[str, np.ndarray] = {}
-        self._index = _Index([], [])
+        self._shards: dict[str, Shard] = {}
+        self._index = Index()
         self._pending: list[tuple[np.ndarray, torch.Tensor]] = []
         self._flushed = time.monotonic()
 
     def __len__(self) -> int:
         self.refresh()
-        return self._index.distinct
+        return self._index.distinct()
 
     def refresh(self) -> None:
         """Take in the shards that were added, by whichever process, since the last look."""
         for _ in range(3):  # a shard may be merged away between listing and opening
-            names = {entry.name for entry in os.scandir(self.folder) if entry.name.endswith(".safetensors")}
+            names = {entry.name for entry in os.scandir(self.folder) if entry.name.endswith(SUFFIXES)}
             if names == set(self._shards):
                 return
-            for name in set(self._shards) - names:
-                del self._shards[name], self._keys[name]
+            if gone := set(self._shards) - names:
+                for name in gone:
+                    del self._shards[name]
+                self._index = Index()
+                for name in sorted(self._shards):
+                    self._index.add(self._shards[name])
             with contextlib.suppress(FileNotFoundError):
                 for name in sorted(names - set(self._shards)):
-                    self._open(name)
-            order = sorted(self._shards)
-            self._index = _Index([self._keys[name] for name in order], [self._shards[name] for name in order])
-
-    def _open(self, name: str) -> None:
-        path = self.folder / name
-        try:
-            with safe_open(path, framework="pt") as file:
-                keys, features = file.get_tensor("keys").numpy(), file.get_tensor("features")
-        except FileNotFoundError:
-            raise
-        except (SafetensorError, OSError, KeyError) as error:
-            raise PrudentError(
-                f"cache file {path} is damaged ({error}); remove it, and its rows are computed again"
-            ) from error
-        if features.ndim != 2 or features.shape[1] != self.width or len(keys) != len(features):
-            raise PrudentError(
-                f"cache file {path} holds features of shape {tuple(features.shape)}, expected width {self.width}; "
-                "remove it, and its rows are computed again"
-            )
-        self._keys[name], self._shards[name] = keys, features
+                    self._shards[name] = open_shard(self.folder / name, self.width)
+                    self._index.add(self._shards[name])
 
     def find(self, keys: np.ndarray) -> tuple[np.ndarray, torch.Tensor]:
         """(mask (n,) of the keys that are held, their features (held, width) float32). keys: (n, 2) int64."""
         self.refresh()
-        return self._index.read(keys, self.width)
+        held, shard, row = self._index.locate(keys)
+        return held, torch.from_numpy(gather(self._index.features, shard[held], row[held], self.width))
+
+    def rows(self, keys: np.ndarray) -> StoredRows:
+        """Features (n, width) of keys (n, 2) that are all held, read from the shards when they are asked for."""
+        self.refresh()
+        held, shard, row = self._index.locate(keys)
+        if not held.all():
+            raise PrudentError(
+                f"{int((~held).sum())} of {len(keys)} features aren't in the cache {self.folder}; every process must "
+                "see the same one (PRUDENT_CACHE)"
+            )
+        return StoredRows(self._index.features, shard, row, self.width)
 
     def add(self, keys: np.ndarray, features: torch.Tensor) -> None:
         """Rows to keep; on disk at the latest when ``flush`` is called."""
@@ -123,13 +120,9 @@ class FeatureCache:
         name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:12]}"
         temporary = self.folder / f"{name}.part"
         try:
-            save_file(
-                {"keys": torch.from_numpy(np.ascontiguousarray(keys)), "features": features.contiguous()}, temporary
-            )
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.rename(temporary, self.folder / f"{name}.safetensors")
-        except (OSError, SafetensorError) as error:
+            write_shard(temporary, keys, features)
+            os.rename(temporary, self.folder / f"{name}.parquet")
+        except OSError as error:
             temporary.unlink(missing_ok=True)
             raise PrudentError(
                 f"the feature cache {self.folder} can't be written ({error}); free some room there, or turn the "
@@ -141,7 +134,7 @@ class FeatureCache:
         small = [
             entry.name
             for entry in os.scandir(self.folder)
-            if entry.name.endswith(".safetensors") and entry.stat().st_size < MERGE_BYTES
+            if entry.name.endswith(SUFFIXES) and entry.stat().st_size < MERGE_BYTES
         ]
         if len(small) < MERGE_FROM:
             return
@@ -150,10 +143,10 @@ class FeatureCache:
                 return
             self.refresh()
             names = [name for name in small if name in self._shards]
-            keys = np.concatenate([self._keys[name] for name in names])
-            _, first = np.unique(keys, axis=0, return_index=True)
-            features = torch.cat([self._shards[name] for name in names])
-            self._write(keys[first], features[torch.from_numpy(first)])
+            keys = np.concatenate([self._shards[name].keys for name in names])
+            first = np.sort(np.unique(keys, axis=0, return_index=True)[1])  # rows that were computed together stay so
+            features = np.concatenate([self._shards[name].features for name in names])
+            self._write(keys[first], torch.from_numpy(features[first]))
             for name in names:
                 (self.folder / name).unlink(missing_ok=True)
             for entry in os.scandir(self.folder):  # what a killed writer left
@@ -161,33 +154,61 @@ class FeatureCache:
                     Path(entry.path).unlink(missing_ok=True)
 
 
-class _Index:
-    """Where each key's row is: the keys of all shards, sorted by their first half."""
+class Run(NamedTuple):
+    """Distinct keys (n, 2), sorted, and where each one's row is: shard (n,), row in it (n,)."""
 
-    def __init__(self, keys: list[np.ndarray], features: list[torch.Tensor]) -> None:
-        self.features = features
-        whole = np.concatenate(keys) if keys else np.empty((0, 2), np.int64)
-        shard = np.repeat(np.arange(len(keys)), [len(k) for k in keys])
-        row = np.concatenate([np.arange(len(k)) for k in keys]) if keys else np.empty(0, np.int64)
-        order = np.lexsort((whole[:, 1], whole[:, 0]))
-        whole, shard, row = whole[order], shard[order], row[order]
-        fresh = np.ones(len(whole), bool)
-        fresh[1:] = (whole[1:] != whole[:-1]).any(-1)
-        self.keys, self.shard, self.row = whole[fresh], shard[fresh], row[fresh]
-        self.distinct = len(self.keys)
+    keys: np.ndarray
+    shard: np.ndarray
+    row: np.ndarray
 
-    def read(self, keys: np.ndarray, width: int) -> tuple[np.ndarray, torch.Tensor]:
-        if not self.distinct or not len(keys):
-            return np.zeros(len(keys), bool), torch.empty(0, width)
-        index = np.searchsorted(self.keys[:, 0], keys[:, 0]).clip(max=self.distinct - 1)
-        # Two keys with one first half and different second halves would take 2**32 texts; such a row is computed again.
-        held = (self.keys[index] == keys).all(-1)
-        index = index[held]
-        found = torch.empty(len(index), width)
-        for number in np.unique(self.shard[index]):
-            here = np.flatnonzero(self.shard[index] == number)
-            found[torch.from_numpy(here)] = self.features[number][torch.from_numpy(self.row[index[here]])]
-        return held, found
+
+class Index:
+    """Where each key's row is: a few sorted runs, each at least twice as long as the next, so that taking in a shard
+    doesn't sort the others again."""
+
+    def __init__(self) -> None:
+        self.features: list[np.ndarray] = []
+        self.runs: list[Run] = []
+
+    def add(self, shard: Shard) -> None:
+        """Take in one more shard."""
+        rows, number = len(shard.keys), len(self.features)
+        self.features.append(shard.features)
+        self.runs.append(_sorted(Run(shard.keys, np.full(rows, number, np.int32), np.arange(rows))))
+        while len(self.runs) > 1 and len(self.runs[-2].keys) < 2 * len(self.runs[-1].keys):
+            self._join()
+
+    def _join(self) -> None:
+        last, before = self.runs.pop(), self.runs.pop()
+        self.runs.append(_sorted(Run(*map(np.concatenate, zip(before, last)))))
+
+    def distinct(self) -> int:
+        """Number of keys, each counted once."""
+        while len(self.runs) > 1:
+            self._join()
+        return len(self.runs[0].keys) if self.runs else 0
+
+    def locate(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(mask (n,) of the keys that are held, shard (n,), row in it (n,)); the latter two are 0 where it isn't."""
+        held, shard, row = np.zeros(len(keys), bool), np.zeros(len(keys), np.int32), np.zeros(len(keys), np.int64)
+        for run in self.runs:
+            wanted = np.flatnonzero(~held)
+            if not len(wanted):
+                break
+            index = np.searchsorted(run.keys[:, 0], keys[wanted, 0]).clip(max=len(run.keys) - 1)
+            # Two keys with one first half and different second halves would take 2**32 texts; it is computed again.
+            same = (run.keys[index] == keys[wanted]).all(-1)
+            wanted, index = wanted[same], index[same]
+            held[wanted], shard[wanted], row[wanted] = True, run.shard[index], run.row[index]
+        return held, shard, row
+
+
+def _sorted(run: Run) -> Run:
+    order = np.lexsort((run.keys[:, 1], run.keys[:, 0]))
+    keys = run.keys[order]
+    fresh = np.ones(len(keys), bool)
+    fresh[1:] = (keys[1:] != keys[:-1]).any(-1)
+    return Run(keys[fresh], *(part[order][fresh] for part in run[1:]))
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from prudent.errors import PrudentError, RowsError
 from prudent.features.backbone import Runner, backbone_of
 from prudent.features.cache import FORMAT, FeatureCache, row_key
 from prudent.features.cpu import fast_attention
+from prudent.features.large import StoredRows
 from prudent.features.models import (
     cache_folder,
     context_of,
@@ -29,11 +31,14 @@ from prudent.features.models import (
     require_known,
 )
 from prudent.features.pooling import POOLINGS
-from prudent.features.processes import Processes
 from prudent.features.rendering import Prompt, Rendered, Renderer, Response
 from prudent.progress import meter
 from prudent.runs import hash_text
 
+if TYPE_CHECKING:
+    from prudent.features.ray import RayEngine
+
+FEW = 32  # texts that are encoded here sooner than an engine starts
 CHUNK = 8192  # rows rendered and sorted together; bounds memory whatever the number of rows
 
 
@@ -74,8 +79,8 @@ class Encoder:
     text whose whole response is cut off is pooled at its last kept token.
     layer: use only the model's first so many blocks (its final norm kept), which is also that much faster.
     cache: True keeps features under $PRUDENT_CACHE, a path keeps them there, None or False keeps nothing.
-    distributed: under ``accelerate launch``, each process encodes its share of the rows that every process was given;
-    all must see the same cache folder. batch_tokens: token positions computed at once.
+    engine: what fills the cache in other processes (``features.ray.RayEngine``), all of which must see its folder.
+    batch_tokens: token positions computed at once.
     padding_side: ``"left"`` gives the same features, slower; for comparison.
 
     ``stats`` describes the latest ``encode``; ``fingerprint`` names everything the features depend on.
@@ -91,7 +96,7 @@ class Encoder:
         device: torch.device | str | None = None,
         cache: bool | str | Path | None = True,
         layer: int | None = None,
-        distributed: bool = False,
+        engine: RayEngine | None = None,
         batch_tokens: int | None = None,
         padding_side: str = "right",
         progress: bool = True,
@@ -109,7 +114,7 @@ class Encoder:
             self.name = str(model)
             self.model, self.tokenizer = load_language_model(model, dtype=dtype, device=device)
         self.pooling, self.max_length, self.layer = pooling, max_length, layer
-        self.distributed, self.progress = distributed, progress
+        self.engine, self.progress = engine, progress
         self.body = backbone_of(self.model, layer).eval()
         self.dtype: torch.dtype = self.body.dtype
         self.width = int(self.body.config.hidden_size) * (2 if pooling == "last+mean" else 1)
@@ -118,6 +123,11 @@ class Encoder:
         self.runner = Runner(self.body, pooling, pad, batch_tokens, padding_side == "left")
         self.stats = EncodeStats()
         self._cache_option = cache
+        self._filled = b"", np.empty((0, 2), np.int64)  # the texts that the engine encoded last, and their keys
+        if engine is not None and (isinstance(model, tuple) or cache is None or cache is False):
+            raise PrudentError(
+                "an engine needs the model's name and the cache, through which its workers give features"
+            )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -165,7 +175,7 @@ class Encoder:
         """Like ``encode``, in pieces (row numbers, features) of at most 8,192 rows in an order that keeps the answers
         to a prompt together: for features that are used or written as they come, so that memory stays flat."""
         _same_number(prompts, responses)
-        return self._pieces(prompts, responses, together(prompts))
+        return ((rows, features) for rows, _, features in self._pieces(prompts, responses, together(prompts)))
 
     def encode_chunks(
         self, prompts: Sequence[Prompt], responses: Sequence[Response]
@@ -173,28 +183,30 @@ class Encoder:
         """Like ``encode``, in pieces (first row, features) of at most 8,192 rows, read as they are needed: memory
         stays flat. Only answers in one piece share their prompt's computation, so keep them together."""
         _same_number(prompts, responses)
-        for rows, features in self._pieces(prompts, responses, np.arange(len(prompts))):
+        for rows, _, features in self._pieces(prompts, responses, np.arange(len(prompts))):
             yield int(rows[0]), features
 
-    def encode_share(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> None:
-        """Encode the rows whose prompts fall to this process (``Processes.share``) into the cache, without waiting for
-        the other processes: what is wanted is a full cache. Rows of other processes are not even rendered."""
+    def stored(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> StoredRows:
+        """Like ``encode``, as the features lie in the cache: rows are read when they are asked for, and nothing is
+        copied. Raises PrudentError without a cache."""
         _same_number(prompts, responses)
         if self.cache is None:
-            raise PrudentError("encoding over several processes needs the cache, through which they share; turn it on")
-        began = time.perf_counter()
-        world = Processes(self.distributed)
-        rows = world.share(prompts)
-        self.stats.rows += len(rows)
-        rows = rows[together([prompts[row] for row in rows])]
-        with meter("encoding", len(rows), self.progress and world.first) as advance:
-            for start in range(0, len(rows), CHUNK):
-                part = rows[start : start + CHUNK]
-                try:
-                    self._chunk(self._render(prompts, responses, part), advance)
-                except RowsError as error:
-                    raise error.moved(part.tolist()) from error
-        self.stats.seconds += time.perf_counter() - began
+            raise PrudentError("features can stay in the cache only where there is one; turn it on")
+        return self.cache.rows(self.keys(prompts, responses))
+
+    def keys(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> np.ndarray:
+        """(N, 2) int64: the keys under which the cache then holds the features of N conversations."""
+        if self.engine is not None and len(prompts) > FEW:
+            texts = _hash_texts(prompts, responses)
+            self.stats = EncodeStats(rows=len(prompts), cached=len(prompts))
+            if self._filled[0] != texts:  # those that were just encoded are asked for again to be scored
+                self.stats = EncodeStats(rows=len(prompts))
+                self._filled = texts, self.engine.fill(self, prompts, responses)
+            return self._filled[1]
+        keys = np.empty((len(prompts), 2), np.int64)
+        for rows, found, _ in self._pieces(prompts, responses, together(prompts)):
+            keys[rows] = found
+        return keys
 
     def sizes(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> tuple[np.ndarray, np.ndarray]:
         """What encoding N conversations takes: tokens (N, 2) of their prompts and responses, and which (N,) are on disk
@@ -230,24 +242,25 @@ class Encoder:
 
     def _pieces(
         self, prompts: Sequence[Prompt], responses: Sequence[Response], order: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, torch.Tensor]]:
         began = time.perf_counter()
         self.stats = EncodeStats(rows=len(order))
-        world = Processes(self.distributed)
-        if world.size > 1:
-            self.encode_share(prompts, responses)
-            world.wait()
-            # counted in the reading that follows
-            self.stats.rows, self.stats.cached, self.stats.truncated, self.stats.answerless = len(order), 0, 0, 0
-        with meter("encoding", len(order), self.progress and world.first) as advance:
+        if self.engine is not None and self.cache is not None and len(order) > FEW:
+            keys = self.keys(prompts, responses)
+            held = self.cache.rows(keys)
+            for start in range(0, len(order), CHUNK):
+                rows = order[start : start + CHUNK]
+                yield rows, keys[rows], torch.from_numpy(np.asarray(held[rows]))
+            return
+        with meter("encoding", len(order), self.progress) as advance:
             for start in range(0, len(order), CHUNK):
                 rows = order[start : start + CHUNK]
                 try:
-                    features = self._chunk(self._render(prompts, responses, rows), advance)
+                    keys, features = self._chunk(self._render(prompts, responses, rows), advance)
                 except RowsError as error:
                     raise self._all_failing(prompts, responses, order, start, error) from error
                 self.stats.seconds = time.perf_counter() - began
-                yield rows, features
+                yield rows, keys, features
 
     def _all_failing(
         self, prompts: Sequence[Prompt], responses: Sequence[Response], order: np.ndarray, start: int, first: RowsError
@@ -273,7 +286,8 @@ class Encoder:
         require_known(self.body, self.tokenizer, [text.ids for text in texts])
         return texts
 
-    def _chunk(self, texts: list[Rendered], advance: Any) -> torch.Tensor:
+    def _chunk(self, texts: list[Rendered], advance: Any) -> tuple[np.ndarray, torch.Tensor]:
+        """Keys (n, 2) and features (n, width) of the texts."""
         stats, runner = self.stats, self.runner
         stats.truncated += sum(text.removed > 0 for text in texts)
         stats.answerless += sum(text.removed > 0 and not text.response for text in texts)
@@ -287,7 +301,7 @@ class Encoder:
         advance(int(held.sum()), 0, "")
         missing = np.flatnonzero(~held)
         if not len(missing):
-            return features
+            return keys, features
         _, first, inverse = np.unique(keys[missing], axis=0, return_index=True, return_inverse=True)
         rows = missing[np.sort(first)]  # equal texts once, in the order given
         rank = np.argsort(np.argsort(first))[inverse.reshape(-1)]
@@ -314,7 +328,7 @@ class Encoder:
         stats.tokens += runner.computed
         stats.padding += runner.padding
         stats.shared += runner.shared
-        return features
+        return keys, features
 
     def _not_finite(self, texts: list[Rendered], keys: np.ndarray, bad: set[int]) -> None:
         said = f"its features are not finite in {dtype_name(self.dtype)}, use dtype float32; the text is "
@@ -336,6 +350,13 @@ def _keys(texts: Sequence[Rendered]) -> np.ndarray:
 def _same_number(prompts: Sequence[Prompt], responses: Sequence[Response]) -> None:
     if len(prompts) != len(responses):
         raise PrudentError(f"{len(prompts)} prompts but {len(responses)} responses; give one response a prompt")
+
+
+def _hash_texts(prompts: Sequence[Prompt], responses: Sequence[Response]) -> bytes:
+    digest = hashlib.blake2b()
+    for text in itertools.chain(prompts, responses):
+        digest.update((text if isinstance(text, str) else repr(text)).encode("utf-8", "surrogatepass") + b"\0")
+    return digest.digest()
 
 
 def together(prompts: Sequence[Prompt]) -> np.ndarray:

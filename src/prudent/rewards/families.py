@@ -22,9 +22,6 @@ from prudent.seeding import Seed
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from prudent.features.encoder import Encoder
-    from prudent.features.processes import Processes
-
 
 class Family(NamedTuple):
     """summary, the class that is fitted ("" for families with a fit of their own here), options beside preferences,
@@ -116,23 +113,6 @@ def encode_pairs(encoder: Any, preferences: Dataset | Mapping[str, list]) -> tup
     with by_pair(n):
         both = encode_held(encoder, prompts * 2, [*preferences["chosen"], *preferences["rejected"]])
     return both[:n], both[n:]
-
-
-def fill_cache(
-    model: str, options: Mapping[str, Any], preferences: Sequence[Dataset | None], processes: Processes
-) -> Encoder:
-    """Encoder whose cache holds both answers of all pairs, each process of a launched group having encoded its share;
-    the first process is then to go on alone."""
-    from prudent.features.encoder import Encoder
-
-    encoder = Encoder(model, **{key: value for key, value in options.items() if value is not None}, distributed=True)
-    for data in preferences:
-        if data is not None:
-            prompts = list(data["prompt"])
-            encoder.encode_share(prompts * 2, [*data["chosen"], *data["rejected"]])
-    processes.wait()
-    encoder.distributed = False
-    return encoder
 
 
 def fit_reward_model(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prudent.errors import PrudentError, RowsError
-from prudent.features.processes import Processes
 from prudent.rewards import artefact
 from prudent.rewards.uncertainty import warn_if_identical
 from prudent.runs import Run, new_run, refuse_pickle
@@ -155,29 +154,17 @@ class RewardModel:
         else:
             self._check_texts()
 
-    def score(self, prompts: Sequence[Prompt], responses: Sequence[Any], *, distributed: bool = False) -> torch.Tensor:
+    def score(self, prompts: Sequence[Prompt], responses: Sequence[Any]) -> torch.Tensor:
         """Scores (K, N) float32 of N responses, each with its prompt (a text or messages).
 
         The first call also scores eight built-in texts and compares them with the scores kept in the artefact.
         RowsError names every row that can't be rendered or scored.
-        distributed: under ``accelerate launch`` each process scores the rows whose prompts fall to it, and all of them
-        get all scores; every process must be given the same rows.
         """
         if len(prompts) != len(responses):
             raise PrudentError(f"{len(prompts)} prompts and {len(responses)} responses; give one prompt a response")
         if not self._checked:
             self._check_texts()
-        processes = Processes(distributed)
-        if processes.size == 1:
-            return self._score(prompts, responses)
-        rows = processes.share(prompts)
-        mine = torch.empty(self.members, 0)
-        if len(rows):
-            try:
-                mine = self._score([prompts[row] for row in rows], [responses[row] for row in rows])
-            except RowsError as error:
-                raise error.moved(rows.tolist()) from error
-        return processes.joined(mine, rows, len(prompts))
+        return self._score(prompts, responses)
 
     def _score(self, prompts: Sequence[Prompt], responses: Sequence[Any]) -> torch.Tensor:
         if hasattr(self.scorer, "score"):

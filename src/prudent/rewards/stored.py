@@ -1,9 +1,8 @@
-"""What is stored, as heads read it: features as a tensor, or as a memory map that is read in pieces and stays on disk;
-and the tensors of one part of a model among those of the whole."""
+"""What is stored, as heads read it: features as a tensor, or in pieces from where they lie on disk (a memory map, the
+cache's shards); and the tensors of one part of a model among those of the whole."""
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,13 +11,14 @@ import torch
 
 from prudent.arrays import as_tensor
 from prudent.errors import PrudentError
+from prudent.features.large import StoredRows, let_go
 
 CHUNK_ROWS = 16_384
 
 
 def as_source(features: Any, name: str) -> Any:
-    """Features as something with shape and row slices; a memory map stays on disk."""
-    values = features if isinstance(features, (np.memmap, PickedRows)) else as_tensor(features)
+    """Features as something with shape and row slices; what lies on disk stays there."""
+    values = features if isinstance(features, (np.memmap, StoredRows)) else as_tensor(features)
     if len(values.shape) != 2 or 0 in values.shape:
         raise PrudentError(f"{name} features have shape {tuple(values.shape)}, expected (pairs, width), neither empty")
     return values
@@ -30,37 +30,15 @@ def part_of(values: Any, rows: slice | torch.Tensor) -> torch.Tensor:
     if isinstance(part, torch.Tensor):
         return part.float()
     copy = torch.from_numpy(np.array(part)).float()
-    _let_go(values)
+    let_go(values)
     return copy
 
 
-def _let_go(values: Any) -> None:
-    """Take a memory map's pages out of this process's memory: they were copied, and come back from disk when needed."""
-    shared = isinstance(values, np.memmap) and values.mode != "c"  # a copy-on-write map would lose its changes
-    if shared and hasattr(mmap, "MADV_DONTNEED"):
-        values._mmap.madvise(mmap.MADV_DONTNEED)
-
-
-class PickedRows:
-    """Some rows (n,) of features that lie on disk, read when they are asked for."""
-
-    def __init__(self, source: np.memmap, rows: torch.Tensor) -> None:
-        self.source, self.rows = source, rows
-        self.shape = (len(rows), *source.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, rows: slice | torch.Tensor) -> torch.Tensor:
-        return part_of(self.source, self.rows[rows])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self[slice(None)].numpy().astype(dtype or np.float32)
-
-
 def pick_rows(features: Any, rows: torch.Tensor) -> Any:
-    """``features[rows]``; of a memory map without reading it."""
-    return PickedRows(features, rows) if isinstance(features, np.memmap) else features[rows]
+    """``features[rows]``; of what lies on disk without reading it."""
+    if isinstance(features, np.memmap):
+        return StoredRows([features], np.zeros(len(rows), np.int32), rows.numpy(), features.shape[1])
+    return features[rows]
 
 
 def equal_rows(chosen: Any, rejected: Any) -> torch.Tensor:

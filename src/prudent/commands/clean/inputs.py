@@ -119,7 +119,9 @@ def open_encoder(settings: CleanOptions) -> Any:
         return None
     from prudent.features.encoder import Encoder
 
-    return Encoder(settings.model, pooling=settings.pooling, max_length=settings.max_length)
+    return Encoder(
+        settings.model, pooling=settings.pooling, max_length=settings.max_length, engine=settings.ray_engine()
+    )
 
 
 def token_ids(encoder: Any) -> Ids | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from prudent.commands.engine import EngineOptions
 from prudent.commands.options import (
     DEFAULT_MODEL,
     MANY,
@@ -38,7 +39,7 @@ BY_STRENGTH = ("--flip", "--soften", "--widen", "--weigh", "--drop-deciles", "--
     example="prudent clean train.jsonl --flip 0.1 --test test.jsonl --out runs/clean",
 )
 @dataclass(frozen=True, kw_only=True)
-class CleanOptions(PairOptions, RunOptions):
+class CleanOptions(EngineOptions, PairOptions, RunOptions):
     """Find faulty preference pairs, show why, and write a cleaned file in which every change has its evidence."""
 
     source: Annotated[str, typer.Argument(metavar="FILE", help="Preference file or hub id."), SOURCE]

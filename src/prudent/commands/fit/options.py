@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prudent.commands.engine import EngineOptions, FeatureLayer, Split
 from prudent.commands.options import (
     DEFAULT_MODEL,
     MANY,
@@ -50,7 +51,7 @@ def _panel(text: str, **options: Any) -> Any:
     example="prudent fit --preferences train.jsonl --test test.jsonl --members 10 --out runs/rm",
 )
 @dataclass(frozen=True, kw_only=True)
-class FitOptions(PairOptions, RunOptions):
+class FitOptions(EngineOptions, PairOptions, RunOptions):
     """Train K members on preference pairs and write a reward-model folder: weights, golden scores, fit.json."""
 
     preferences: Annotated[
@@ -63,7 +64,7 @@ class FitOptions(PairOptions, RunOptions):
     ] = None
     test: Annotated[tuple[str, ...], typer.Option(help="Preference file to report accuracy on."), SOURCE] = ()
     on_error: OnError = "raise"
-    split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None
+    split: Split = None
     stream: Annotated[
         bool, typer.Option("--stream", help="Read piece by piece onto disk: for data larger than memory.")
     ] = False
@@ -73,9 +74,7 @@ class FitOptions(PairOptions, RunOptions):
     ] = None
     max_length: MaxLength = 1024
     dtype: Dtype = None
-    feature_layer: Annotated[
-        int | None, typer.Option(min=1, help="Features: use the first so many blocks.", max=MANY)
-    ] = None
+    feature_layer: FeatureLayer = None
     diversity: Annotated[str | None, _panel("What members differ in: bootstrap, shuffle, init, init+shuffle.")] = None
     ridge: Annotated[str | None, _panel('Ridge of linear heads: a number, or "cv" (the default).')] = None
     epochs: Annotated[int | None, _panel("Passes over the pairs, in stochastic training.", min=1, max=1_000_000)] = None
@@ -114,6 +113,11 @@ class FitOptions(PairOptions, RunOptions):
 
     def problems(self) -> list[str]:
         problems = super().problems()
+        if self.engine == "ray" and self.family in ("singles", "linear", "lora", "external"):
+            problems.append(
+                f"--family {self.family} trains or reads whole models, which --engine ray doesn't; launch it with "
+                "accelerate, or leave --engine out"
+            )
         if self.family == "external":
             flags = ("--model", "--pooling", "--max-length", "--dtype", "--feature-layer", "--members")
             problems += self.unusable(flags, "--family external reads its own --models and")

@@ -16,7 +16,7 @@ from prudent.data.failing import counted, origins_of, picked, use_rows
 from prudent.data.preferences import data_hash, draw_pairs, read_preferences_with_report
 from prudent.errors import PrudentError
 from prudent.features.processes import Processes
-from prudent.rewards.families import FAMILIES, ON_TEXT, family, fill_cache, fit_reward_model
+from prudent.rewards.families import FAMILIES, ON_TEXT, family, fit_reward_model
 from prudent.rewards.model import RewardModel
 from prudent.runs import new_run
 
@@ -35,6 +35,7 @@ def fit(options: FitOptions) -> dict[str, Any] | None:
         "dtype": options.dtype,
         "layer": options.feature_layer,
     }
+    engine = options.ray_engine()
     reading: dict[str, Any] = {name: getattr(options, name) for name in ("on_error", "columns", "without_prompt")}
     data, report = read_preferences_with_report(
         options.preferences, split=options.split, stream=options.stream, **reading
@@ -42,31 +43,31 @@ def fit(options: FitOptions) -> dict[str, Any] | None:
     data = draw_pairs(data, options.max_pairs, options.seed)
     held = read_preferences_with_report(options.test, **reading)[0] if options.test else None
     processes = Processes()
+    if processes.size > 1 and not on_text:
+        raise PrudentError(
+            f"--family {options.family} isn't trained by several processes: start one, with --engine ray where the "
+            "features take long"
+        )
     if processes.first:
         say(f"{len(data)} pairs; family {options.family} on {options.model}")
     started = time.perf_counter()
-    encoder = None
-    if processes.size > 1 and not on_text:
-        encoder = fill_cache(options.model, encoder_options, [data, held], processes)
-    if encoder is None or processes.first:
 
-        def train(rows: list[int]) -> RewardModel:
-            return fit_reward_model(
-                picked(data, rows),
-                options.family,
-                model=options.model,
-                members=options.members,
-                seed=options.seed,
-                encoder=encoder,
-                encoder_options=encoder_options,
-                **given,
-            )
+    def train(rows: list[int]) -> RewardModel:
+        return fit_reward_model(
+            picked(data, rows),
+            options.family,
+            model=options.model,
+            members=options.members,
+            seed=options.seed,
+            encoder_options=encoder_options if engine is None else {**encoder_options, "engine": engine},
+            **given,
+        )
 
-        alone = options.on_error if processes.size == 1 else "raise"  # those that train together need the same rows
-        reward_model, kept, failing = use_rows(train, origins_of(data), report.source, alone)
-        data = picked(data, kept)
+    alone = options.on_error if processes.size == 1 else "raise"  # those that train together need the same rows
+    reward_model, kept, failing = use_rows(train, origins_of(data), report.source, alone)
+    data = picked(data, kept)
     if not processes.first:
-        return None  # under accelerate launch all processes encode, or train together, and the first one writes
+        return None  # under accelerate launch all processes train together, and the first one writes
     seconds = time.perf_counter() - started
     result = describe_fit(reward_model, data, held, seconds, options.on_error)
     result["reading"] = {"read": report.read, "kept": report.kept, **report.counts(), **counted(failing)}

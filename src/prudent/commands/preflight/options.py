@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from prudent.commands.engine import EngineOptions
 from prudent.commands.options import (
     DEFAULT_MODEL,
     MOST_TOKENS,
@@ -38,7 +39,7 @@ DRAWS, SAMPLING = "Draws and risk", "Candidates sampled from the policy"
     interrupted="there was not enough for an answer yet; what is sampled and encoded is kept for the next run",
 )
 @dataclass(frozen=True, kw_only=True)
-class PreflightOptions(PairOptions, RunOptions):
+class PreflightOptions(EngineOptions, PairOptions, RunOptions):
     """Tell the risk of optimising a policy against reward models trained on these preferences, before any training."""
 
     preferences: Annotated[

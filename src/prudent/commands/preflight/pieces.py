@@ -195,6 +195,7 @@ def plan_work(settings: PreflightOptions, found: Inputs, pool: Pool | None, judg
     """Load the models, hold every text to them (unusable rows are named or left out here), cut all into pieces."""
     if pool is not None:
         encoder = encoder_of(settings)
+        encode_all(encoder, found, pool)
         found, pieces = _plan_pairs(settings, found, encoder)
         pool, tokens, held = check_pool(encoder, pool, found.notes, settings.on_error)
         return Work(
@@ -203,6 +204,7 @@ def plan_work(settings: PreflightOptions, found: Inputs, pool: Pool | None, judg
     prompts = held_out_prompts(found, settings.prompts, settings.seed)
     sampler = Sampler.load(settings)
     encoder = encoder_of(settings, sampler)
+    encode_all(encoder, found)
     found, pieces = _plan_pairs(settings, found, encoder)
     if len(prompts) < settings.prompts:
         found.notes.append(f"{len(prompts)} distinct prompts are held out; candidates were sampled for all of them")
@@ -232,9 +234,25 @@ def _plan_pairs(settings: PreflightOptions, found: Inputs, encoder: Encoder) -> 
 def encoder_of(settings: PreflightOptions, sampler: Sampler | None = None) -> Encoder:
     """The encoder of the features; where it is the policy, the model is in memory once."""
     how: dict[str, Any] = {"pooling": settings.pooling, "max_length": settings.max_length}
-    if sampler is not None and settings.encoder == settings.policy:
+    engine = settings.ray_engine()
+    if sampler is not None and settings.encoder == settings.policy and engine is None:
         return Encoder((sampler.model, sampler.tokenizer), **how)
-    return Encoder(settings.encoder, **how, dtype=settings.dtype)
+    return Encoder(settings.encoder, **how, dtype=settings.dtype, engine=engine)
+
+
+def encode_all(encoder: Encoder, found: Inputs, pool: Pool | None = None) -> None:
+    """Encode all given texts by the engine's workers, where there is one, before pieces read them here."""
+    if encoder.engine is None:
+        return
+    prompts, responses = pool.flat()[:2] if pool is not None else ([], [])
+    prompts, responses = list(prompts), list(responses)
+    for source in found.sources:
+        for data in (source.train, source.test):
+            prompts += [*data["prompt"]] * 2
+            responses += [*data["chosen"], *data["rejected"]]
+    with contextlib.suppress(RowsError):  # named, or left out and counted, where the pieces read
+        encoder.keys(prompts, responses)
+    encoder.engine = None
 
 
 def pair_pieces(parts: Sequence[Dataset], sizes: Sequence[Sequence[Any]], seed: int) -> list[Piece]:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from prudent.commands.engine import EngineOptions
 from prudent.commands.options import LanguageModel, ModelDtype, RowOptions, ScorerLength, command
 
 
@@ -15,14 +16,13 @@ from prudent.commands.options import LanguageModel, ModelDtype, RowOptions, Scor
     "score", run="score.run:score", example="prudent score --model runs/rm --data responses.jsonl --output scored.jsonl"
 )
 @dataclass(frozen=True, kw_only=True)
-class ScoreOptions(RowOptions):
+class ScoreOptions(EngineOptions, RowOptions):
     """Score responses with every member of a reward model.
 
     Each row comes back with its own columns and mean, standard_deviation (sample, ddof=1, over members' raw scores;
     null for one member) and members; in a pool these are lists over its responses. A pool's row also has
     standard_deviation_centred, of members without their mean over the row's responses; its reward by --rule is of the
-    same: what best-of-n picks by. Without --out or --output rows go to stdout. Under accelerate launch the rows are
-    shared among the processes, and the first one writes.
+    same: what best-of-n picks by. Without --out or --output rows go to stdout.
     """
 
     model: Annotated[str, typer.Option(help="Folder that prudent fit wrote, or a sequence-classification model.")]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from prudent.commands.common import say
 from prudent.commands.score.options import ScoreOptions
@@ -12,16 +12,15 @@ from prudent.commands.score.options import ScoreOptions
 if TYPE_CHECKING:
     import torch
 
-    from prudent.data.failing import Origin
+    from prudent.data.responses import Item
     from prudent.errors import BadRow
     from prudent.rewards.model import RewardModel
 
 
-def score(options: ScoreOptions) -> dict[str, Any] | None:
-    """Score, write or print the rows; the summary (None in a process that another one writes for)."""
+def score(options: ScoreOptions) -> dict[str, Any]:
+    """Score, write or print the rows; the summary."""
     from prudent.data.failing import counted, use_rows
     from prudent.features.limits import same_responses, words
-    from prudent.features.processes import Processes
     from prudent.rewards.model import RewardModel
     from prudent.runs import dumps, new_run
 
@@ -29,18 +28,14 @@ def score(options: ScoreOptions) -> dict[str, Any] | None:
     reward_model = RewardModel.load(
         options.model, model=options.language_model, dtype=options.dtype, max_length=options.max_length
     )
-    processes = Processes()
-    if processes.first:
-        texts = sum(len(item.responses) for item in items)
-        say(f"scoring {texts} responses with {reward_model.members} members ({reward_model.family})")
+    texts = sum(len(item.responses) for item in items)
+    say(f"scoring {texts} responses with {reward_model.members} members ({reward_model.family})")
     scores, kept, failing = use_rows(
-        lambda rows: score_items(reward_model, [items[row] for row in rows], processes.size > 1),
+        lambda rows: score_items(scorer_of(options, reward_model), [items[row] for row in rows]),
         [item.origin for item in items],
         options.data,
         options.on_error,
     )
-    if not processes.first:
-        return None  # under accelerate launch all processes score and the first one writes
     used = [items[row] for row in kept]
     rows = [item.row for item in used]
     scored = scored_rows(rows, scores, options.rule, reward_model.one_origin)
@@ -81,13 +76,15 @@ def write_rows(path: Path, text: str) -> None:
         raise PrudentError(f"--output {path} can't be written: {error}; name another") from error
 
 
-class Item(NamedTuple):
-    """A row as it was given, where it stands, and a prompt for each of its responses."""
+def scorer_of(options: ScoreOptions, reward_model: RewardModel) -> Callable[[list[Any], list[Any]], torch.Tensor]:
+    """What gives the scores (K, N) of N responses with their prompts: the model here, or Ray's workers."""
+    engine = options.ray_engine()
+    if engine is None:
+        return reward_model.score
+    from prudent.rewards.blocks import score_texts
 
-    row: dict[str, Any]
-    origin: Origin
-    prompts: list[Any]
-    responses: list[Any]
+    how = {"model": options.language_model, "dtype": options.dtype, "max_length": options.max_length}
+    return lambda prompts, responses: score_texts(engine, options.model, prompts, responses, **how)
 
 
 def flat(items: list[Item]) -> tuple[list[int], list[Any], list[Any]]:
@@ -96,16 +93,14 @@ def flat(items: list[Item]) -> tuple[list[int], list[Any], list[Any]]:
     return owners, [p for item in items for p in item.prompts], [r for item in items for r in item.responses]
 
 
-def score_items(reward_model: RewardModel, items: list[Item], distributed: bool) -> torch.Tensor:
+def score_items(score: Callable[[list[Any], list[Any]], torch.Tensor], items: list[Item]) -> torch.Tensor:
     """Scores (K, N) of all responses of the items; RowsError names the items that have none."""
     from prudent.errors import RowsError
     from prudent.rewards.uncertainty import finite_rows
 
     owners, prompts, responses = flat(items)
     try:
-        if distributed:  # every process must leave out the same rows
-            reward_model.renderer().conversations(prompts, responses)
-        return finite_rows(reward_model.score(prompts, responses, distributed=True))
+        return finite_rows(score(prompts, responses))
     except RowsError as error:
         raise error.moved(owners) from error
 
@@ -113,38 +108,16 @@ def score_items(reward_model: RewardModel, items: list[Item], distributed: bool)
 def read_rows(
     path: Path, columns: Mapping[str, str] | None = None, on_error: str = "raise"
 ) -> tuple[list[Item], list[BadRow]]:
-    """The items of a file and the rows left out (none unless ``on_error`` is "skip").
-
-    A row has ``response`` (text or messages) or ``responses`` (a list of texts). DataError names every bad row.
-    """
-    from prudent.data.failing import Origin
-    from prudent.data.files import read_records
-    from prudent.data.formats import Reject
-    from prudent.data.ratings import read_response
-    from prudent.data.records import mapped
-    from prudent.errors import BadRow, DataError, PrudentError
+    """The items of a file and the rows left out (none unless ``on_error`` is "skip"). DataError names every bad row."""
+    from prudent.data.responses import read_items
+    from prudent.errors import DataError, PrudentError
 
     bad: list[BadRow] = []
     items: list[Item] = []
-    for record in mapped(read_records(path), columns):
-        bad += record.errors
-        row = record.value
-        if row is None or record.errors:
-            continue
-        many = row.get("responses")
-        if many is not None and (not isinstance(many, list) or not many):
-            bad.append(BadRow(record.line, "responses", "not-a-list", "give a list with at least one text"))
-            continue
-        try:
-            pairs = []
-            for answer in many if many is not None else [row.get("response")]:
-                single = {"response": answer} if many is not None or "response" in row else {}
-                prompt = {"prompt": row["prompt"]} if "prompt" in row else {}
-                pairs.append(read_response({**prompt, **single}, lambda *_: None))
-            origin = Origin(record.line, "" if row.get("id") is None else str(row["id"]))
-            items.append(Item(row, origin, [prompt for prompt, _ in pairs], [response for _, response in pairs]))
-        except Reject as reject:
-            bad += [BadRow(record.line, p.field, p.reason, p.detail) for p in reject.problems]
+    for item, faults in read_items(path, columns):
+        bad += faults
+        if item is not None:
+            items.append(item)
     if bad and on_error != "skip":
         remedy = "every row needs a prompt and a response (or a list of responses); --on-error skip leaves these out"
         raise DataError(str(path), bad, remedy)

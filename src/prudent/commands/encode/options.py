@@ -1,0 +1,57 @@
+"""Options of ``prudent encode``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from prudent.commands.engine import EngineOptions, FeatureLayer, Split
+from prudent.commands.options import (
+    DEFAULT_MODEL,
+    SOURCE,
+    Dtype,
+    MaxLength,
+    ModelName,
+    OnError,
+    PairOptions,
+    Pooling,
+    command,
+)
+
+
+@command(
+    "encode",
+    run="encode.run:encode",
+    show="encode.run:show",
+    example="prudent encode --preferences train.jsonl --model smollm2 --engine ray",
+    interrupted="what was encoded is in the cache; the same command goes on from there",
+)
+@dataclass(frozen=True, kw_only=True)
+class EncodeOptions(EngineOptions, PairOptions):
+    """Encode texts into the feature cache, from which fit, score, clean and preflight read them.
+
+    Files are read piece by piece and memory stays flat. What is in the cache already isn't encoded again, so that a run
+    that was stopped goes on where it was. The cache is $PRUDENT_CACHE, which all workers must see.
+    """
+
+    preferences: Annotated[
+        tuple[str, ...], typer.Option(help="Preference files or hub ids: both answers of every pair."), SOURCE
+    ] = ()
+    data: Annotated[
+        tuple[str, ...], typer.Option(help="Files with prompt and response, or pools with responses."), SOURCE
+    ] = ()
+    model: ModelName = DEFAULT_MODEL
+    pooling: Pooling = "last+mean"
+    max_length: MaxLength = 1024
+    dtype: Dtype = None
+    feature_layer: FeatureLayer = None
+    split: Split = None
+    on_error: OnError = "raise"
+
+    def problems(self) -> list[str]:
+        problems = super().problems()
+        if not (self.preferences or self.data):
+            problems.append("nothing to encode; name a file with --preferences or --data")
+        return problems

@@ -1,0 +1,52 @@
+"""Options of commands that encode texts: where the language models run, here or in Ray's workers, and what is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from prudent.commands.options import MANY, CommonOptions
+
+if TYPE_CHECKING:
+    from prudent.features.ray import RayEngine
+
+ENGINE = "Engine"  # panel
+FeatureLayer = Annotated[int | None, typer.Option(min=1, help="Features: use the first so many blocks.", max=MANY)]
+Split = Annotated[str | None, typer.Option(help="Split of a hub data set.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions(CommonOptions):
+    """Options of a command that encodes texts: where the work is done."""
+
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="Language models run here, or in Ray's workers (extra ray).", rich_help_panel=ENGINE),
+    ] = "local"
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster, such as auto; by default Ray starts here.", rich_help_panel=ENGINE)
+    ] = None
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, max=MANY, help="Workers; by default one a GPU, or a core.", rich_help_panel=ENGINE),
+    ] = None
+    num_gpus: Annotated[
+        float | None, typer.Option(min=0, max=MANY, help="GPUs of a worker, as 1 or 0.5.", rich_help_panel=ENGINE)
+    ] = None
+    block_rows: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Texts that a worker takes at a time.", rich_help_panel=ENGINE)
+    ] = 1024
+
+    def problems(self) -> list[str]:
+        flags = ("--address", "--concurrency", "--num-gpus") if self.engine == "local" else ()
+        return super().problems() + self.unusable(flags, "--engine local")
+
+    def ray_engine(self) -> RayEngine | None:
+        """Ray as these options ask for it, or None where models run here."""
+        if self.engine == "local":
+            return None
+        from prudent.features.ray import RayEngine
+
+        return RayEngine(self.address, self.concurrency, self.num_gpus, self.block_rows)
