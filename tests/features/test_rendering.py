@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
+import numpy as np
 import pytest
 from tests.tiny import tiny_tokenizer
 from tokenizers import decoders, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from prudent.errors import PrudentError
+from prudent.features import rendering
 from prudent.features.rendering import Renderer, prompt_text, render, render_parts
 
 HISTORY = [
@@ -143,3 +148,59 @@ def test_unequal_numbers_and_impossible_lengths() -> None:
         Renderer(tiny_tokenizer()).conversations(["a", "b"], ["c"])
     with pytest.raises(PrudentError, match="max_length is 0"):
         Renderer(tiny_tokenizer(), 0)
+
+
+def trained_tokenizers() -> dict[str, PreTrainedTokenizerFast]:
+    """Small tokenizers of the common kinds, with merges, and a special token that takes the white space before it."""
+    from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    kinds = {
+        "bytes": (models.BPE(), trainers.BpeTrainer, pre_tokenizers.ByteLevel(add_prefix_space=False)),
+        "no pieces": (models.BPE(), trainers.BpeTrainer, None),
+        "metaspace": (models.Unigram(), trainers.UnigramTrainer, pre_tokenizers.Metaspace()),
+        "words": (models.WordPiece(unk_token="[U]"), trainers.WordPieceTrainer, pre_tokenizers.BertPreTokenizer()),
+    }
+    corpus = ["abab abba baab aab  bb\n\nab", "a b ab ba bab", "aaaa bbbb abababab  \t ba"] * 20
+    found = {}
+    for name, (model, trainer, pieces) in kinds.items():
+        tokenizer = Tokenizer(model)
+        tokenizer.normalizer = normalizers.NFC()
+        if pieces is not None:
+            tokenizer.pre_tokenizer = pieces
+        options = {"unk_token": "[U]"} if name == "metaspace" else {}
+        tokenizer.train_from_iterator(
+            corpus, trainer(vocab_size=60, special_tokens=["[U]", "[E]"], show_progress=False, **options)
+        )
+        tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
+        found[name] = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[U]", eos_token="[E]")
+    return found
+
+
+@pytest.mark.parametrize("kind", ["bytes", "no pieces", "metaspace", "words", "tiny"])
+def test_a_long_text_is_encoded_from_its_start_with_the_same_ids(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = tiny_tokenizer() if kind == "tiny" else trained_tokenizers()[kind]
+    generator = np.random.default_rng(0)
+    pieces = ["a", "b", "ab", "ba", " ", "  ", "\n", " " * 40, "a" * 30, "ab" * 20, "<mask>", "e\u0301", "abba baab "]
+    texts = ["".join(generator.choice(pieces, size=generator.integers(20, 400))) for _ in range(60)]
+    texts += [
+        "a" + " " * 3000 + "<mask>",
+        "ab" * 2000,
+        "a" * 4001,
+        " " * 4000,
+        "a b" + " " * 300 + "<mask>" + "b" * 900,
+    ]
+    for limit in (3, 16):
+        whole = Renderer(tokenizer, limit).conversations(texts, texts[::-1])
+        monkeypatch.setattr(rendering, "LONG", 256)
+        begun = Renderer(tokenizer, limit).conversations(texts, texts[::-1])
+        monkeypatch.undo()
+        for one, other in zip(whole, begun):
+            assert (one.prompt, one.response, one.removed > 0) == (other.prompt, other.response, other.removed > 0)
+
+
+def test_a_field_of_ten_megabytes_costs_what_is_kept_of_it() -> None:
+    text, renderer = "the cat sat on the mat. " * 420_000, Renderer(tiny_tokenizer(), 1024)
+    began = time.process_time()
+    found = renderer.conversations([text, "short"], ["short", text])
+    assert time.process_time() - began < 3  # 0.4 s; encoded whole it takes 25
+    assert [len(one.ids) for one in found] == [1024, 1024] and min(one.removed for one in found) > 0

@@ -28,6 +28,7 @@ Prompt: TypeAlias = "str | Messages"
 Response: TypeAlias = "str | Messages"
 T = TypeVar("T")
 
+LONG = 2**16  # characters from which on a text that is to be cut is encoded no further than is needed
 ROLES = {"user": "User", "assistant": "Assistant", "system": "System"}
 # Some templates print today's date. Scores must not change overnight, so they always get the same day.
 ONE_DAY = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
@@ -50,7 +51,8 @@ class Rendered:
     """Token ids of one conversation in two parts, cut on the right to the length limit.
 
     prompt: ids up to where the answer begins. response: ids of the answer, its end mark included; empty where the
-    prompt alone fills the limit. removed: how many ids the limit cut off.
+    prompt alone fills the limit. removed: how many ids the limit cut off (of texts so long that they aren't encoded to
+    their end, at least so many).
     """
 
     prompt: list[int]
@@ -229,8 +231,9 @@ class Renderer:
         pairs = each_row(texts, prompts, responses)
         heads = list(dict.fromkeys(head for head, _ in pairs))
         tails = list(dict.fromkeys(tail for _, tail in pairs))
-        head_ids = dict(zip(heads, self._prompt_ids(heads)))
-        tail_ids = dict(zip(tails, self._response_ids(tails)))
+        keep = None if self.max_length is None else self.max_length + 1  # one more, which is then seen to be cut
+        head_ids = dict(zip(heads, self._prompt_ids(heads, keep)))
+        tail_ids = dict(zip(tails, self._response_ids(tails, keep)))
         return [self._cut(head_ids[head], tail_ids[tail]) for head, tail in pairs]
 
     def _cut(self, prompt: list[int], response: list[int]) -> Rendered:
@@ -240,20 +243,40 @@ class Renderer:
         kept = prompt[:limit], response[: max(0, limit - len(prompt))]
         return Rendered(*kept, removed=len(prompt) + len(response) - len(kept[0]) - len(kept[1]))
 
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    def _encode(self, texts: list[str], keep: int | None = None) -> list[list[int]]:
+        """Ids of each text, its first ``keep`` at least where that is given."""
+        whole = [text for text in texts if keep is None or len(text) < LONG]
+        encoded = iter(self.tokenizer(whole, add_special_tokens=False)["input_ids"] if whole else [])
+        return [next(encoded) if keep is None or len(text) < LONG else self._begin_of(text, keep) for text in texts]
 
-    def _prompt_ids(self, texts: list[str]) -> list[list[int]]:
+    def _begin_of(self, text: str, keep: int) -> list[int]:
+        """The first ``keep`` ids of a long text, without encoding all of it.
+
+        A part of the text and one twice as long must begin with the same ids. What the second holds beyond the first
+        must be more than white space, which a special token behind it could take away (``AddedToken.lstrip``), and long
+        enough to show such a token whole.
+        """
+        longest = max(map(len, self.tokenizer.get_added_vocab()), default=0)
+        size = max(LONG // 2, 4 * keep)
+        while 2 * size < len(text):
+            short, ids = self.tokenizer([text[:size], text[: 2 * size]], add_special_tokens=False)["input_ids"]
+            if len(short) >= keep and short[:keep] == ids[:keep] and text[size : 2 * size - longest].strip():
+                return ids[:keep]
+            size *= 4
+        return self.tokenizer([text], add_special_tokens=False)["input_ids"][0]
+
+    def _prompt_ids(self, texts: list[str], keep: int | None = None) -> list[list[int]]:
         begin = self.begin
-        return [ids if ids[: len(begin)] == begin else begin + ids for ids in self._encode(texts)]
+        return [ids if ids[: len(begin)] == begin else begin + ids for ids in self._encode(texts, keep)]
 
-    def _response_ids(self, texts: list[str]) -> list[list[int]]:
+    def _response_ids(self, texts: list[str], keep: int | None = None) -> list[list[int]]:
         anchor, end, ids = self.anchor, self.end, []
         if not anchor:
-            return [encoded + end for encoded in self._encode(texts)]
-        for text, encoded in zip(texts, self._encode(["\n" + text for text in texts])):
+            return [encoded + end for encoded in self._encode(texts, keep)]
+        more = None if keep is None else keep + len(anchor)
+        for text, encoded in zip(texts, self._encode(["\n" + text for text in texts], more)):
             whole = encoded[: len(anchor)] == anchor
-            ids.append((encoded[len(anchor) :] if whole else self._encode([text])[0]) + end)
+            ids.append((encoded[len(anchor) :] if whole else self._encode([text], keep)[0]) + end)
         return ids
 
 
