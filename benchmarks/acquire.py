@@ -5,9 +5,9 @@
 A seed: half of the prompts give the pool, the other half judges. The first 25 labels are random and the same for every
 rule; then each rule labels batches of 25, 50 and 100 up to the budget, refitting in between. tone and restraint are the
 embedded worlds: labels are Bradley-Terry on gold (slope 1 a standard deviation within prompts), one draw a pair and
-seed, so that rules are compared on the same answers, and policies are valued by gold. hh_harmless (../shared/data) is
-labelled by its own people's choices. Features are the principal components (--width) of the pool's. The prior's
-strength is one number a seed for all rules and budgets: the ridge cross-validated on 400 random labels.
+seed, so that rules are compared on the same answers, and policies are valued by gold. hh_harmless and alpacaeval_gpt4
+(../shared/data) are labelled by their own choices, gsm8k by which of two real solutions of a problem is correct.
+Features are the principal components (--width) of the pool's. The prior's strength is one number a seed for all rules and budgets: the ridge cross-validated on 400 random labels.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import results
 import torch
+from promise_worlds import GSM8K, solutions
 
 from prudent.acquisition import RULES, AcquireSettings, acquire
 from prudent.demo.shipped import load_features
@@ -37,12 +38,13 @@ from prudent.runs import dumps, write_atomic
 BUDGETS, QUICK_BUDGETS = (50, 75, 100, 150, 200, 400, 800, 1600), (50, 75, 100)
 START, MATCHED, KL, BETA = 25, 400, 1.0, 0.1
 SHARED = Path(__file__).resolve().parents[2] / "shared/data/preference"
-LOWER_IS_BETTER = {"log loss": True, "accuracy": False, "risk": True, "gain": False}
+LOWER_IS_BETTER = {"log loss": True, "accuracy": False, "risk": True, "gain": False, "gain at beta": False}
 
 
 class Split(NamedTuple):
     """One seed of a world. pool (m, 2, d) with prompts (m,) and whether the first side is chosen (m,) bool; test (t, 2,
-    d) with the same; candidates (P, C, d) and gold (P, C) that value policies, or None."""
+    d) with the same; candidates (P, C, d) and gold (P, C) that value policies, or None; chance (m,): that the first side
+    is chosen, where labels are noisy."""
 
     pool: np.ndarray
     prompts: np.ndarray
@@ -51,6 +53,7 @@ class Split(NamedTuple):
     test_first: np.ndarray
     candidates: np.ndarray | None = None
     gold: np.ndarray | None = None
+    chance: np.ndarray | None = None
 
 
 def components(rows: np.ndarray, width: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -61,8 +64,11 @@ def components(rows: np.ndarray, width: int) -> Callable[[np.ndarray], np.ndarra
     return lambda x: (((x - mean) / deviation) @ vectors).astype(np.float32)
 
 
-def gold_split(features: np.ndarray, gold: np.ndarray, width: int, seed: int, most: int = 4000) -> Split:
-    """Pairs of half of an embedded world's prompts, labelled by Bradley-Terry on gold."""
+def gold_split(
+    features: np.ndarray, gold: np.ndarray, width: int, seed: int, most: int = 4000, noisy: bool = True
+) -> Split:
+    """Pairs of half of a world's prompts, labelled by Bradley-Terry on gold; noisy False: only pairs of unequal gold,
+    labelled by it."""
     g = np.random.default_rng(seed)
     unit = gold - gold.mean(1, keepdims=True)
     unit = unit / np.sqrt((unit**2).mean())
@@ -72,21 +78,26 @@ def gold_split(features: np.ndarray, gold: np.ndarray, width: int, seed: int, mo
     made = project(features)
     a, b = np.triu_indices(gold.shape[1], 1)
 
-    def pairs(chosen: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def pairs(chosen: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
         prompt = np.repeat(chosen, len(a))
         one, two = np.tile(a, len(chosen)), np.tile(b, len(chosen))
-        kept = g.permutation(len(prompt))[:count]
-        prompt, one, two = prompt[kept], one[kept], two[kept]
-        wins = g.random(len(kept)) < 1 / (1 + np.exp(unit[prompt, two] - unit[prompt, one]))
-        return np.stack([made[prompt, one], made[prompt, two]], 1), prompt, wins
+        kept = g.permutation(len(prompt))
+        if not noisy:
+            kept = kept[unit[prompt[kept], one[kept]] != unit[prompt[kept], two[kept]]]
+        prompt, one, two = prompt[kept[:count]], one[kept[:count]], two[kept[:count]]
+        ahead = unit[prompt, one] - unit[prompt, two]
+        chance = 1 / (1 + np.exp(-ahead)) if noisy else (ahead > 0).astype(float)
+        wins = g.random(len(prompt)) < chance
+        return np.stack([made[prompt, one], made[prompt, two]], 1), prompt, wins, chance
 
-    pool, prompts, first = pairs(train, most)
-    held, _, held_first = pairs(test, 4000)
-    return Split(pool, prompts, first, held, held_first, made[test], unit[test])
+    pool, prompts, first, chance = pairs(train, most)
+    held, _, held_first, _ = pairs(test, 4000)
+    return Split(pool, prompts, first, held, held_first, made[test], unit[test], chance)
 
 
 def people_split(name: str, width: int, seed: int) -> Split:
-    """The pairs of a file of people's choices, its own test file to judge; sides in random order."""
+    """The pairs of a file of choices, its own test file to judge; sides in random order. Of long files a part (MOST
+    pairs), by the model's first blocks (LAYER)."""
     from prudent import Encoder, read_preferences
 
     g = np.random.default_rng(seed)
@@ -94,7 +105,9 @@ def people_split(name: str, width: int, seed: int) -> Split:
     for part in ("train", "test"):
         if (name, part) not in ENCODED:
             data = read_preferences(SHARED / f"{name}.{part}.jsonl.gz")
-            encoder = Encoder("smollm2", pooling="last+mean")
+            rows = np.random.default_rng(0).permutation(len(data))[: MOST.get((name, part), len(data))]
+            data = data.select(np.sort(rows).tolist())
+            encoder = Encoder("smollm2", pooling="last+mean", layer=LAYER.get(name))
             both = encoder.encode([*data["prompt"], *data["prompt"]], [*data["chosen"], *data["rejected"]])
             ENCODED[name, part] = np.asarray(both).reshape(2, len(data), -1).swapaxes(0, 1)
         sides.append(ENCODED[name, part])
@@ -108,6 +121,7 @@ def people_split(name: str, width: int, seed: int) -> Split:
 
 
 ENCODED: dict[tuple[str, str], np.ndarray] = {}
+MOST, LAYER = {("alpacaeval_gpt4", "train"): 1000, ("alpacaeval_gpt4", "test"): 400}, {"alpacaeval_gpt4": 8}
 
 
 def worlds(width: int) -> dict[str, Callable[[int], Split]]:
@@ -120,8 +134,13 @@ def worlds(width: int) -> dict[str, Callable[[int], Split]]:
         "tone": lambda seed: gold_split(features, toned.gold.numpy(), width, seed),
         "restraint": lambda seed: gold_split(features[places], embedded.gold[places].numpy(), width, seed),
     }
-    if (SHARED / "hh_harmless.train.jsonl.gz").exists():
-        found["hh_harmless"] = lambda seed: people_split("hh_harmless", width, seed)
+    for name in ("hh_harmless", "alpacaeval_gpt4"):
+        if (SHARED / f"{name}.train.jsonl.gz").exists():
+            found[name] = lambda seed, name=name: people_split(name, width, seed)
+    if GSM8K.exists():
+        solved = solutions()
+        right = solved.gold(np.random.default_rng(0))
+        found["gsm8k"] = lambda seed: gold_split(solved.features, right, width, seed, noisy=False)
     return found
 
 
@@ -147,6 +166,7 @@ def outcomes(split: Split, rows: np.ndarray, prior: float) -> dict[str, float]:
     beta = beta_for_kl(lambda value: solve(reward, reference, value), reference, KL, shape=())
     found["gain"] = float(((solve(reward, reference, beta) - reference).numpy() * split.gold).sum(1).mean())
     moved = (solve(reward, reference, BETA) - reference).flatten()
+    found["gain at beta"] = float((moved.reshape(split.gold.shape).numpy() * split.gold).sum(1).mean())
     standard = (flat.double() - head.mean) / head.scale
     pairs = (torch.from_numpy(chosen - rejected).double() / head.scale).numpy()
     move = (moved @ standard / len(reward)).numpy()[None]

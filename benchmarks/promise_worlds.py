@@ -104,13 +104,18 @@ def worlds(real: bool) -> dict[str, World]:
     found["polite_short"] = found["polite"]._replace(half=short)
     found["other_prompts"] = found["balanced"]._replace(sides=(restraint, demand))
     if real and GSM8K.exists():
-        with gzip.open(GSM8K, "rt", encoding="utf-8") as file:
-            rows = [json.loads(line) for line in file]
-        texts = [solution["solution"] for row in rows for solution in row["solutions"]]
-        problems = [row["question"] for row in rows for _ in row["solutions"]]
-        right = unit(np.array([[float(s["is_correct"]) for s in row["solutions"]] for row in rows]))
-        found["gsm8k"] = World(encoded(problems, texts, right.shape), lambda g: right)
+        found["gsm8k"] = solutions()
     return found
+
+
+def solutions() -> World:
+    """Real solutions of GSM8K problems; gold is whether they are correct."""
+    with gzip.open(GSM8K, "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    texts = [solution["solution"] for row in rows for solution in row["solutions"]]
+    problems = [row["question"] for row in rows for _ in row["solutions"]]
+    right = unit(np.array([[float(s["is_correct"]) for s in row["solutions"]] for row in rows]))
+    return World(encoded(problems, texts, right.shape), lambda g: right)
 
 
 def draw_pairs(world: World, gold: np.ndarray, n: int, g: np.random.Generator) -> tuple[np.ndarray, ...]:
