@@ -7,7 +7,8 @@ rule; then each rule labels batches of 25, 50 and 100 up to the budget, refittin
 embedded worlds: labels are Bradley-Terry on gold (slope 1 a standard deviation within prompts), one draw a pair and
 seed, so that rules are compared on the same answers, and policies are valued by gold. hh_harmless and alpacaeval_gpt4
 (../shared/data) are labelled by their own choices, gsm8k by which of two real solutions of a problem is correct.
-Features are the principal components (--width) of the pool's. The prior's strength is one number a seed for all rules and budgets: the ridge cross-validated on 400 random labels.
+Features are the principal components (--width) of the pool's. The prior's strength is one number a seed for all rules
+and budgets: the ridge cross-validated on 400 random labels.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ LOWER_IS_BETTER = {"log loss": True, "accuracy": False, "risk": True, "gain": Fa
 
 class Split(NamedTuple):
     """One seed of a world. pool (m, 2, d) with prompts (m,) and whether the first side is chosen (m,) bool; test (t, 2,
-    d) with the same; candidates (P, C, d) and gold (P, C) that value policies, or None; chance (m,): that the first side
-    is chosen, where labels are noisy."""
+    d) with the same; candidates (P, C, d) and gold (P, C) that value policies, or None; chance (m,): that the first
+    side is chosen, where labels are noisy."""
 
     pool: np.ndarray
     prompts: np.ndarray

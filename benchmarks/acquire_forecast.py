@@ -171,7 +171,7 @@ def main() -> None:
         )
     figures = [
         results.figure(
-            f"{row['world']}: forecast less stated risk at {row['labels']} labels", row["risk"] - row["stated"]
+            f"{row['world']}: forecast less stated risk at {row['labels']} labels", row["risk"] - row["stated"], unit=""
         )
         for row in predicted
     ]
