@@ -51,7 +51,7 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
-def root(
+def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
     ] = False,
@@ -75,6 +75,7 @@ _build()
 
 
 def main() -> None:
+    """Run the command line."""
     app()
 
 

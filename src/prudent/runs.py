@@ -189,14 +189,17 @@ class Run:
         return path
 
     def write_text(self, name: str, text: str) -> Path:
+        """Write a UTF-8 file of the run; its path."""
         path = self.path(name)
         write_atomic(path, clean_text(text))
         return path
 
     def write_json(self, name: str, value: Any) -> Path:
+        """Write a strict JSON file of the run (non-finite numbers become null); its path."""
         return self.write_text(name, dumps(value) + "\n")
 
     def write_jsonl(self, name: str, rows: Sequence[Any]) -> Path:
+        """Write one JSON value a line; the path."""
         return self.write_text(name, "".join(dumps(row, indent=None) + "\n" for row in rows))
 
     def write_table(self, name: str, columns: Mapping[str, Any]) -> Path:
@@ -212,6 +215,7 @@ class Run:
         return path
 
     def write_tensors(self, name: str, tensors: Mapping[str, Any]) -> Path:
+        """Write tensors as safetensors; the path."""
         from safetensors.torch import save_file
 
         path = self.path(name)

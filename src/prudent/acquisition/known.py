@@ -62,6 +62,7 @@ class KnownPairs:
 
     @cached_property
     def scale(self) -> torch.Tensor:
+        """Standard deviations (d,) float32 that features are divided by."""
         return self.posterior.scale.float()
 
     def differences(self) -> np.ndarray:

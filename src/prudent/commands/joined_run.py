@@ -17,12 +17,15 @@ class Follower(Run):
     """The run as the other processes see it: its folder can be read, and nothing is written."""
 
     def write_text(self, name: str, text: str) -> Path:
+        """Nothing: the first process writes."""
         return self.folder / name
 
     def write_table(self, name: str, columns: Mapping[str, Any]) -> Path:
+        """Nothing: the first process writes."""
         return self.folder / name
 
     def write_tensors(self, name: str, tensors: Mapping[str, Any]) -> Path:
+        """Nothing: the first process writes."""
         return self.folder / name
 
 

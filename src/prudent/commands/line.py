@@ -37,11 +37,13 @@ class Group(TyperGroup):
     """A group that names its commands when it is called wrongly."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The subcommand; an unknown name is answered with the names there are."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             fail(f"{ctx.command_path} has no command {args[0]!r}; it has {', '.join(self.commands)}", "--json" in args)
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Arguments of a group."""
         with usage_errors("--json" in args):
             return super().parse_args(ctx, args)
 
@@ -62,6 +64,7 @@ class Line(TyperCommand):
     are JSON where --json is given."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Arguments of a command."""
         with usage_errors("--json" in args):
             if all(param.param_type_name == "option" for param in self.params):
                 args = repeat_names(

@@ -55,6 +55,7 @@ class Field(NamedTuple):
 
     @property
     def flag(self) -> str:
+        """Its name on the command line, as in --max-length."""
         if isinstance(self.info, ArgumentInfo):
             return str(self.info.metavar or self.name.upper())
         # In Annotated the first declaration stands where typer's default does.
@@ -77,6 +78,7 @@ class Field(NamedTuple):
 
     @property
     def many(self) -> bool:
+        """Whether it may be given several times."""
         return get_origin(self.hint) is tuple
 
 
@@ -145,6 +147,7 @@ class RowOptions(CommonOptions):
         return pairs("--column", self.column, "OURS=THEIRS, for example prompt=question")
 
     def problems(self) -> list[str]:
+        """What is wrong with these options, one sentence each; empty where nothing is."""
         return said(lambda: self.columns)
 
 

@@ -18,6 +18,7 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        """A node of the file; PrudentError for aliases and deep nesting, naming the line."""
         event = self.peek_event()
         line = event.start_mark.line + 1
         if self.check_event(yaml.AliasEvent):
@@ -30,6 +31,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """A mapping; PrudentError for a key given twice or one that is no plain name, naming the line."""
         seen: set[str] = set()
         for key, _ in node.value:
             name = str(key.value).replace("-", "_") if isinstance(key, yaml.ScalarNode) else "a list or mapping"

@@ -31,10 +31,12 @@ class Groups:
 
 
 def exact_text(messages: Sequence[Message]) -> str:
+    """Messages as one text; two are equal where role and content of every turn are."""
     return json.dumps(messages, sort_keys=True)
 
 
 def squeezed_text(messages: Sequence[Message]) -> str:
+    """Messages as one text in which white space and case don't count."""
     return json.dumps([[message["role"], squeeze(message["content"])] for message in messages])
 
 
@@ -154,6 +156,7 @@ def _parts(row: Mapping[str, Any]) -> tuple[frozenset[int], frozenset[int]]:
 
 
 def prompt_text(prompt: Sequence[Message]) -> str:
+    """Content of a prompt's turns, joined."""
     return "\n\n".join(message["content"] for message in prompt)
 
 

@@ -60,6 +60,7 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 def damaged(path: Path, error: Exception) -> PrudentError:
+    """The error of a gzip file that can't be unpacked."""
     return PrudentError(f"{path} is damaged gzip ({error}); fetch or write it again")
 
 
@@ -68,7 +69,7 @@ def most_bytes(path: Path) -> int:
     return max(PACKED_LEAST, PACKED_RATIO * path.stat().st_size)
 
 
-def too_large(path: Path, limit: int) -> PrudentError:
+def _too_large(path: Path, limit: int) -> PrudentError:
     return PrudentError(
         f"{path} unpacks to more than {limit >> 20} MiB, over {PACKED_RATIO} times its size; "
         "where this is meant, unpack it first"
@@ -86,7 +87,7 @@ def read_bytes(path: Path) -> bytes:
     if len(data) <= limit:
         return data
     if limit < WHOLE_BYTES:
-        raise too_large(path, limit)
+        raise _too_large(path, limit)
     raise PrudentError(
         f"{path} holds more than {WHOLE_BYTES >> 20} MiB, and this kind of file is read whole; write it as JSONL or "
         "Parquet, which are read piece by piece"
@@ -106,9 +107,9 @@ def read_lines(path: Path) -> Iterator[bytes]:
                     rest = file.readline(LINE_BYTES + 1)
                     held += len(rest)
                     if held > limit:
-                        raise too_large(path, limit)
+                        raise _too_large(path, limit)
                 if held > limit:
-                    raise too_large(path, limit)
+                    raise _too_large(path, limit)
                 line = line if number else check_encoding(path, line)
                 number += 1
                 blank = blank and not line.strip()

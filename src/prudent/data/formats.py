@@ -226,7 +226,7 @@ def squeeze(text: str) -> str:
     return " ".join(text.split())
 
 
-def same_message(a: Message, b: Message) -> bool:
+def _same_message(a: Message, b: Message) -> bool:
     return a["role"] == b["role"] and (a["content"] == b["content"] or squeeze(a["content"]) == squeeze(b["content"]))
 
 
@@ -234,7 +234,7 @@ def shared_turns(a: list[Message], b: list[Message]) -> int:
     """Number of messages that both lists begin with."""
     count = 0
     for left, right in zip(a, b):
-        if not same_message(left, right):
+        if not _same_message(left, right):
             break
         count += 1
     return count
@@ -248,7 +248,7 @@ def _agrees(prompt: str | list[Message], prefix: list[Message]) -> list[Message]
         return prefix if wanted in turns or wanted == squeeze(" ".join(turns)) else None
     short, long = sorted((prompt, prefix), key=len)
     tail = long[len(long) - len(short) :]
-    return long if all(same_message(a, b) for a, b in zip(short, tail)) else None
+    return long if all(_same_message(a, b) for a, b in zip(short, tail)) else None
 
 
 def _parted(chosen: list[Message], rejected: list[Message], choices: Choices) -> tuple[list[Message], ...]:

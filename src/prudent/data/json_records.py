@@ -91,6 +91,8 @@ def _json_error(line: int, error: Exception, column: int | None = None) -> Recor
 
 
 def jsonl_records(lines: Iterable[bytes]) -> Iterator[Record]:
+    """Records of JSON lines, numbered from 1, blank lines left out. A line that is too long, not UTF-8 or no JSON comes
+    as a record with its fault and no value."""
     decoder, twice, constants = _decoder()
     for number, raw in enumerate(lines, start=1):
         if len(raw) > LINE_BYTES:

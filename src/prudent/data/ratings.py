@@ -66,10 +66,10 @@ def read_rated(row: Mapping[str, Any], line: int, rating: str | None, note: Note
     except (TypeError, ValueError):
         detail = f"{brief(row[column])} is no rating; give a number or leave it out"
         raise Reject(Problem(column, "not-a-number", detail)) from None
-    return Rated(line, prompt, response, value, other_columns(row))
+    return Rated(line, prompt, response, value, _other_columns(row))
 
 
-def other_columns(row: Mapping[str, Any]) -> dict[str, Any]:
+def _other_columns(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in ("prompt", "response")}
 
 
@@ -142,7 +142,7 @@ def read_ratings(
 
         try:
             prompt, response = read_response(record.value, note)
-            rows.append(Rated(record.line, prompt, response, None, other_columns(record.value)))
+            rows.append(Rated(record.line, prompt, response, None, _other_columns(record.value)))
         except Reject as reject:
             report.bad += [BadRow(record.line, p.field, p.reason, p.detail) for p in reject.problems]
     names = list(attributes) if attributes is not None else numeric_columns(rows)

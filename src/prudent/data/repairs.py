@@ -41,6 +41,7 @@ class Plan:
 
     @property
     def changes_anything(self) -> bool:
+        """Whether any repair is asked for."""
         return bool(self.flip or self.drop or self.soften or self.widen or self.weigh)
 
 

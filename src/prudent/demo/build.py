@@ -135,6 +135,7 @@ def check(path: Path, blocks: int) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Make or check the embedded files, a step at a time; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m prudent.demo.build", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("step", choices=("prompts", "responses", "check"))
     parser.add_argument("--out", type=Path, default=DATA, help="folder of the files (default: the package's own)")

@@ -116,6 +116,7 @@ class _Batch:
         return len(self.rows)
 
     def forward(self, cache: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Logits (rows, vocabulary) float32 of the last position; the cache is extended in place."""
         ids, mask, positions = (tensor.to(self.device) for tensor in (ids, mask, positions))
         output = self.model(
             input_ids=ids,

@@ -26,7 +26,9 @@ Conversation = str | list[dict[str, Any]]
 class ScoresText(Protocol):
     """Anything that scores text: prompts (N), responses (N) -> (K, N)."""
 
-    def score(self, prompts: Any, responses: Any) -> torch.Tensor: ...
+    def score(self, prompts: Any, responses: Any) -> torch.Tensor:
+        """Members' scores (K, N) of N responses (text or messages) to their prompts."""
+        ...
 
 
 def prompt_key(prompt: Conversation) -> str:

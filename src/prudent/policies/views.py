@@ -60,6 +60,7 @@ class ViewModel(nn.Module):
                 parameter.copy_((2 * torch.rand(parameter.shape, generator=generator) - 1) * bound)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Scores (n,) of features (n, d)."""
         return self.reward(self.trunk(features.float()))[..., 0]
 
     def bottleneck(self, one: torch.Tensor, other: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -42,15 +42,15 @@ def restore(kind: str, tensors: dict[str, torch.Tensor], train: sparse.csr_matri
     raise PrudentError(f"a saved recommender is of kind {kind!r}, which this version doesn't know")
 
 
-def prefixed(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _prefixed(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def truth_tensors(prefix: str, truth: Truth) -> dict[str, torch.Tensor]:
     """A held-out side as tensors."""
     return {
-        **prefixed(f"{prefix}.positives", csr_tensors(truth.positives)),
-        **prefixed(f"{prefix}.cold", csr_tensors(truth.cold)),
+        **_prefixed(f"{prefix}.positives", csr_tensors(truth.positives)),
+        **_prefixed(f"{prefix}.cold", csr_tensors(truth.cold)),
         f"{prefix}.unreachable": torch.from_numpy(truth.unreachable.astype(np.int64)),
         f"{prefix}.cold_unreachable": torch.from_numpy(truth.cold_unreachable.astype(np.int64)),
     }
@@ -59,7 +59,7 @@ def truth_tensors(prefix: str, truth: Truth) -> dict[str, torch.Tensor]:
 def save(run: Run, model: Model) -> None:
     """Write ``model`` into an unfinished run folder and its hashes into the manifest."""
     data = model.data
-    tensors = {**prefixed("train", csr_tensors(data.train)), **prefixed("seen", csr_tensors(data.seen))}
+    tensors = {**_prefixed("train", csr_tensors(data.train)), **_prefixed("seen", csr_tensors(data.seen))}
     sides = {"valid": data.valid, **({"test": data.test} if data.test is not None else {})}
     for name, truth in sides.items():
         tensors.update(truth_tensors(name, truth))
@@ -90,6 +90,7 @@ def save(run: Run, model: Model) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file; PrudentError where it can't be read."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

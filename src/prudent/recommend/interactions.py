@@ -64,11 +64,13 @@ class ReadReport:
     flagged: list[BadRow] = field(default_factory=list)
 
     def flag(self, row: BadRow) -> None:
+        """Count a row that is kept, and remember the first such ones."""
         self.counts[row.reason] += 1
         if len(self.flagged) < SHOWN_FLAGS:
             self.flagged.append(row)
 
     def reject(self, row: BadRow) -> None:
+        """Count and remember a bad row."""
         self.counts[row.reason] += 1
         self.bad.append(row)
 
@@ -131,6 +133,7 @@ class Cells:
         self.user, self.item, self.label, self.time = array("i"), array("i"), array("b"), array("d")
 
     def add(self, user: str, item: str, positive: bool, time: float) -> None:
+        """Append one interaction; users and items are numbered as they come. time: seconds, or nan."""
         self.user.append(self.users.setdefault(user, len(self.users)))
         self.item.append(self.items.setdefault(item, len(self.items)))
         self.label.append(positive)

@@ -277,6 +277,7 @@ def fit_lightgcn(
 
 
 def uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> torch.Tensor:
+    """A trainable tensor with entries uniform in [-bound, bound]."""
     return ((torch.rand(shape, generator=generator) * 2 - 1) * bound).requires_grad_()
 
 

@@ -105,6 +105,7 @@ class _Service:
         self.opened = asyncio.Event()
 
     def start(self) -> None:
+        """Begin to load the reward model in the background."""
         self.loading = asyncio.create_task(self._load())
 
     async def _load(self) -> None:
@@ -241,17 +242,21 @@ class _Metrics:
         self.truncated = Counter("prudent_truncated", "Samples cut to the length limit", registry=registry)
 
     def watch(self, batcher: Batcher) -> None:
+        """Report the length of a batcher's queue."""
         self.queue.set_function(lambda: len(batcher.waiting))
 
     def batch(self, samples: int, seconds: float) -> None:
+        """Count a scored batch."""
         self.batches.observe(samples)
         self.scoring.observe(seconds)
 
     def request(self, form: str, status: int, seconds: float) -> None:
+        """Count an answered request."""
         self.requests.labels(form, str(status)).inc()
         self.seconds.observe(seconds)
 
     def score(self, score: Score | str) -> None:
+        """Count a score, or an error's text in its place."""
         self.samples.labels("error" if isinstance(score, str) else "scored").inc()
         if isinstance(score, str):
             return

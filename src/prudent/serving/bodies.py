@@ -59,6 +59,7 @@ class Score(NamedTuple):
 
     @property
     def standard_deviation(self) -> float | None:
+        """Square root of the variance over members; None where there is none."""
         return None if self.variance is None else self.variance**0.5
 
 

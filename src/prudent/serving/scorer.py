@@ -54,6 +54,7 @@ class RewardScorer:
 
     @property
     def tokenizer(self) -> Any:
+        """The reward model's tokenizer."""
         return self.renderer.tokenizer
 
     def _key(self, prompt: Any) -> str:

@@ -226,15 +226,18 @@ class AlignOptions(PairOptions, ResumableOptions):
 
     @classmethod
     def presets(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Defaults that other options bring with them: --demo and --engine trl have their own."""
         if given.get("engine") == "trl":
             return {"objectives": ("proportional",)}
         return DEMO if given.get("demo") else {}
 
     @property
     def ridge_value(self) -> float | str:
+        """The ridge as a number, or "cv"."""
         return number_or_cv("--ridge", self.ridge) or "cv"
 
     def problems(self) -> list[str]:
+        """What is wrong with these options, one sentence each; empty where nothing is."""
         problems = super().problems() + [
             f"--objective {name} is unknown: choose among {', '.join(OBJECTIVES)}"
             for name in self.objectives

@@ -152,7 +152,7 @@ def judge(
     }, rollouts
 
 
-def run_name(run: int, objective: str) -> str:
+def _run_name(run: int, objective: str) -> str:
     return f"run-{run:03d}-{objective}"
 
 
@@ -221,15 +221,15 @@ def run_series(
     results = []
     for run in range(settings.runs):
         for objective in settings.objectives:
-            path = folder / "runs" / f"{run_name(run, objective)}.json"
+            path = folder / "runs" / f"{_run_name(run, objective)}.json"
             if not path.is_file():
-                checkpoints = folder / "checkpoints" / run_name(run, objective)
+                checkpoints = folder / "checkpoints" / _run_name(run, objective)
                 done = one_run(
                     problem, models, settings, run, objective, checkpoints, functools.partial(report, run, objective)
                 )
                 if processes.first:
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    keep_adapter(checkpoints, folder / "policies" / run_name(run, objective))
+                    keep_adapter(checkpoints, folder / "policies" / _run_name(run, objective))
                     write_atomic(path, dumps(done) + "\n")
                 processes.wait()
             results.append(read_run(path))

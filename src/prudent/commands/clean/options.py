@@ -129,9 +129,11 @@ class CleanOptions(EngineOptions, PairOptions, RunOptions):
 
     @property
     def ridge_value(self) -> float | str:
+        """The ridge as a number, or "cv"."""
         return number_or_cv("--ridge", self.ridge) or "cv"
 
     def problems(self) -> list[str]:
+        """What is wrong with these options, one sentence each; empty where nothing is."""
         problems = super().problems() + said(lambda: self.ridge_value, lambda: self.sources_of_score)
         if self.conflict is None:
             problems += self.unusable(["--conflict-size"], "without --conflict, clean")

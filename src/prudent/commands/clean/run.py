@@ -55,6 +55,7 @@ class Clock:
         self.last = time.perf_counter()
 
     def lap(self, name: str) -> None:
+        """Note the seconds since the last lap under a stage's name."""
         now = time.perf_counter()
         self.seconds[name], self.last = now - self.last, now
 

@@ -63,9 +63,11 @@ class CompareOptions(PairOptions, RunOptions):
 
     @property
     def names(self) -> list[str]:
+        """Names of the families to compare."""
         return [name.strip() for name in self.families.split(",") if name.strip()]
 
     def problems(self) -> list[str]:
+        """What is wrong with these options, one sentence each; empty where nothing is."""
         problems = super().problems()
         if not self.names:
             problems.append("--families names none; give --families heads,mlp,...")

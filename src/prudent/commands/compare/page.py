@@ -24,7 +24,7 @@ def write_report(run: Any, result: dict[str, Any]) -> None:
     )
     for note in result["notes"]:
         report.text(f"{note}.")
-    report.table(COLUMNS, [table_row(row) for row in result["families"]], caption="Families side by side.")
+    report.table(COLUMNS, [_table_row(row) for row in result["families"]], caption="Families side by side.")
     points = []
     for row in result["families"]:
         for key, label in (("accuracy", "accuracy"), ("error_auroc_sigma", "sigma finds errors (AUROC)")):
@@ -69,7 +69,7 @@ COLUMNS = (
 )
 
 
-def table_row(row: dict[str, Any]) -> list[Any]:
+def _table_row(row: dict[str, Any]) -> list[Any]:
     def value(key: str, part: str = "value") -> Any:
         found = row.get(key)
         return getattr(found, part, found)
@@ -107,7 +107,7 @@ def show(result: dict[str, Any], options: CompareOptions) -> None:
     for index in shown:
         table.add_column(COLUMNS[index])
     for row in result["families"]:
-        cells = table_row(row)
+        cells = _table_row(row)
         table.add_row(
             *(
                 f"{cell:.3g}" if isinstance(cell, float) else str("" if cell is None else cell)

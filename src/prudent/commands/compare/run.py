@@ -48,7 +48,7 @@ def compare(given: CompareOptions) -> dict[str, Any]:
     notes: list[str] = []
     features = None
     if set(names) != {"external"}:  # all others read texts by this model's tokenizer
-        options = {key: value for key, value in encoder_options_of(given).items() if value is not None}
+        options = {key: value for key, value in _encoder_options_of(given).items() if value is not None}
         encoder = Encoder(given.model, **options)
         (train, *rest), notes = usable({"train": train, **sets}, encoder, given.on_error)
         sets = dict(zip(sets, rest))
@@ -189,7 +189,7 @@ def run_family(
     name: str, train: Dataset, sets: dict[str, Dataset], features: Any, given: CompareOptions, own: dict[str, Any]
 ) -> Trial | str:
     """One family's trial in a process of its own, or why it could not be fitted."""
-    encoder_options = encoder_options_of(given)
+    encoder_options = _encoder_options_of(given)
     if name in ON_TEXT:
         encoder_options["pooling"] = "last"
     return trial_apart(
@@ -204,7 +204,7 @@ def run_family(
     )
 
 
-def encoder_options_of(given: CompareOptions) -> dict[str, Any]:
+def _encoder_options_of(given: CompareOptions) -> dict[str, Any]:
     return {"pooling": given.pooling, "max_length": given.max_length, "dtype": given.dtype}
 
 

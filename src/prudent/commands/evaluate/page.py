@@ -31,7 +31,7 @@ def report(
     """The page: verdict, results, views of each ensemble, errors against disagreement, calibration, comparisons."""
     page = Report(f"{TITLES[benchmark]}: {len(items)} items", f"{payload['data']}")
     verdict(page, results, baselines, payload)
-    overview(page, benchmark, results, baselines, payload)
+    _overview(page, benchmark, results, baselines, payload)
     subsets(page, results)
     views(page, results)
     reductions(page, results)
@@ -44,6 +44,7 @@ def report(
 
 
 def verdict(page: Report, results: list[Result], baselines: list[Result], payload: dict[str, Any]) -> None:
+    """The result in words: the best scorer, what a blind one gets, and who can't be told from the best."""
     best = max(results, key=lambda r: r.headline[1].value or 0)
     name, value = best.headline
     random = payload["baselines"]["random"].get(name, payload["baselines"]["random"].get("micro"))
@@ -74,7 +75,7 @@ def verdict(page: Report, results: list[Result], baselines: list[Result], payloa
     page.verdict(text, tone, "Result")
 
 
-def overview(
+def _overview(
     page: Report, benchmark: str, results: list[Result], baselines: list[Result], payload: dict[str, Any]
 ) -> None:
     page.heading("Results")
@@ -120,6 +121,7 @@ def overview(
 
 
 def subsets(page: Report, results: list[Result]) -> None:
+    """Accuracy by subset as a chart and a table; what the Ties score is made of."""
     benches = [(r, r.view.detail) for r in results if isinstance(r.view.detail, BenchmarkScore)]
     if not benches:
         return
@@ -226,6 +228,7 @@ def reductions(page: Report, results: list[Result]) -> None:
 
 
 def uncertainty(page: Report, results: list[Result]) -> None:
+    """Whether each ensemble errs where its members disagree: AUROC, fifths and risk-coverage curves."""
     ensembles = [r for r in results if r.disagreement]
     if not ensembles:
         return
@@ -262,6 +265,7 @@ def uncertainty(page: Report, results: list[Result]) -> None:
 
 
 def calibration(page: Report, results: list[Result]) -> None:
+    """Brier score, calibration error and reliability curve of scorers of pairs."""
     paired = [r for r in results if r.pairs is not None and r.pairs.calibration.curve]
     if not paired:
         return
@@ -303,6 +307,7 @@ def calibration(page: Report, results: list[Result]) -> None:
 
 
 def left_out(page: Report, payload: dict[str, Any]) -> None:
+    """RewardMATH without each source model's solutions."""
     found = payload.get("leave_one_source_out")
     if not found:
         return
@@ -317,6 +322,7 @@ def left_out(page: Report, payload: dict[str, Any]) -> None:
 
 
 def notes(page: Report, items: Items, results: list[Result], payload: dict[str, Any]) -> None:
+    """Rows left out, warnings, and the rules in words."""
     page.heading("What was counted, and how")
     lines = [f"{n} rows left out: {reason}" for reason, n in items.left_out.items()]
     shared = payload["models"]

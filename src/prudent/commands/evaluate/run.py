@@ -28,13 +28,13 @@ def evaluate(given: EvaluateOptions) -> dict[str, Any]:
     benchmark = given.command.words.split()[-1]
     started = time.perf_counter()
     tables, specs = sort_out(given)
-    items = items_for(benchmark, given, tables)
+    items = _items_for(benchmark, given, tables)
     contestants = [of_table(table, items, given.on_error) for table in tables]
-    contestants = [*score_models(specs, items, given), *contestants]
+    contestants = [*_score_models(specs, items, given), *contestants]
     if not contestants:
         raise PrudentError("nothing to evaluate: give --model or --scores")
     contestants = unique_names(contestants, given.model[0] if given.model else None)
-    options = view_options(given)
+    options = _view_options(given)
     results = [judge(contestant, items, options) for contestant in contestants]
     baselines = [judge(baseline, items, options) for baseline in length_baselines(items)]
     payload = describe(benchmark, items, results, baselines, given)
@@ -61,7 +61,7 @@ def sort_out(given: EvaluateOptions) -> tuple[list[ScoreTable], list[str]]:
     return tables, specs
 
 
-def items_for(benchmark: str, given: EvaluateOptions, tables: list[ScoreTable]) -> Items:
+def _items_for(benchmark: str, given: EvaluateOptions, tables: list[ScoreTable]) -> Items:
     if given.data is not None:
         names = ("on_error", "columns", "without_prompt")
         reading: dict[str, Any] = {name: getattr(given, name) for name in names if hasattr(given, name)}
@@ -76,7 +76,7 @@ def items_for(benchmark: str, given: EvaluateOptions, tables: list[ScoreTable]) 
     return items_of_scores(longest, benchmark, source, given.subset)
 
 
-def score_models(specs: list[str], items: Items, given: EvaluateOptions) -> list[Contestant]:
+def _score_models(specs: list[str], items: Items, given: EvaluateOptions) -> list[Contestant]:
     if not specs:
         return []
     from prudent.evaluation.benchmarks.scorers import Options, is_reward_model, score_usable
@@ -114,7 +114,7 @@ def unique_names(contestants: list[Contestant], first: str | None) -> list[Conte
     return sorted(contestants, key=lambda c: c.name != first)
 
 
-def view_options(given: EvaluateOptions) -> dict[str, Any]:
+def _view_options(given: EvaluateOptions) -> dict[str, Any]:
     rule = given.rule
     from prudent.rewards.aggregation import RULES as KNOWN
 
@@ -143,7 +143,7 @@ def describe(
         "items": len(items),
         "left_out": items.left_out,
         "seed": given.seed,
-        "models": [of_result(result) for result in results],
+        "models": [_of_result(result) for result in results],
         "baselines": {"random": random_baseline(benchmark, items)}
         | {base.name: base.view.metrics for base in baselines},
         "compared_with": {"name": reference.name, "why": why},
@@ -173,7 +173,7 @@ WORDS = {
 }
 
 
-def of_result(result: Result) -> dict[str, Any]:
+def _of_result(result: Result) -> dict[str, Any]:
     view = result.view
     found: dict[str, Any] = {
         "name": result.name,
@@ -294,6 +294,7 @@ def write(
     payload: dict[str, Any],
     given: EvaluateOptions,
 ) -> None:
+    """Write the run folder: JSON, items, metrics and report."""
     from prudent.commands.evaluate.page import report
 
     with new_run(out, f"evaluate {benchmark}", given.chosen(), given.seed, given.overwrite) as run:

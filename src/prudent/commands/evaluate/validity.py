@@ -18,7 +18,7 @@ def read_table(path: Path, outcome: str, name: str) -> tuple[list[str], dict[str
     rows = [(record.line, record.value) for record in read_records(path) if record.value is not None]
     columns: dict[str, list[float]] = {}
     for column in dict.fromkeys(key for _, row in rows for key in row if key != name):
-        values = [as_number(row.get(column)) for _, row in rows]
+        values = [_as_number(row.get(column)) for _, row in rows]
         if all(value is not None for value in values):
             columns[column] = [value for value in values if value is not None]
         elif column == outcome:
@@ -29,7 +29,7 @@ def read_table(path: Path, outcome: str, name: str) -> tuple[list[str], dict[str
     return [str(row.get(name, line)) for line, row in rows], columns
 
 
-def as_number(value: Any) -> float | None:
+def _as_number(value: Any) -> float | None:
     try:
         return None if value is None or isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
@@ -53,7 +53,7 @@ def study(given: ValidityOptions) -> dict[str, Any]:
         for column in others
     }
     result = {"data": str(path), "outcome": outcome, "models": len(models), "correlations": found}
-    print_correlations(found, outcome, len(models))
+    _print_correlations(found, outcome, len(models))
     if given.out is not None:
         options = {"data": str(path), "outcome": outcome}
         with new_run(given.out, "evaluate validity", options, given.seed, given.overwrite) as run:
@@ -64,13 +64,14 @@ def study(given: ValidityOptions) -> dict[str, Any]:
     return result
 
 
-def print_correlations(found: dict[str, Any], outcome: str, models: int) -> None:
+def _print_correlations(found: dict[str, Any], outcome: str, models: int) -> None:
     say(f"{models} models; correlation with {outcome}")
     for column, kinds in found.items():
         say(f"  {column}: " + ", ".join(f"{kind} {value.text}" for kind, value in kinds.items()))
 
 
 def page(models: list[str], columns: dict[str, list[float]], found: dict[str, Any], outcome: str, path: Path) -> Any:
+    """The report: correlations and a scatter plot for each benchmark."""
     from prudent.reporting import charts
     from prudent.reporting.report import Report
 

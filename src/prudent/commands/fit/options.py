@@ -112,6 +112,7 @@ class FitOptions(EngineOptions, PairOptions, RunOptions):
     models: Annotated[tuple[str, ...], _panel("External: folders or hub ids of the members.")] = ()
 
     def problems(self) -> list[str]:
+        """What is wrong with these options, one sentence each; empty where nothing is."""
         problems = super().problems()
         if self.engine == "ray" and self.family in ("singles", "linear", "lora", "external"):
             problems.append(

@@ -51,6 +51,7 @@ class WorldOptions(RowOptions):
     on_error: OnError = "raise"
 
     def problems(self) -> list[str]:
+        """What is wrong with these options, one sentence each; empty where nothing is."""
         problems = super().problems()
         if self.pool is None and self.gold is not None:
             problems.append("--gold is for a --pool without gold; the embedded world brings its own")
@@ -100,6 +101,7 @@ class OveroptimizeOptions(WorldOptions, RunOptions):
     max_length: Annotated[int, typer.Option(min=8, help="Longest text in tokens.", max=MOST_TOKENS)] = 1024
 
     def problems(self) -> list[str]:
+        """What is wrong with these options, one sentence each; empty where nothing is."""
         problems = super().problems() + said(lambda: numbers("--layers", self.layers))
         if self.n is not None:
             problems += said(lambda: numbers("--n", self.n or ""))

@@ -46,25 +46,27 @@ def report(
     verdict(page, base)
     for note in text.notes:
         page.text(f"{note}.")
-    main_curve(page, base)
+    _main_curve(page, base)
     fits(page, curves["base"])
     for sweep, group in curves.items():
         if sweep != "base":
-            sweep_section(page, sweep, group)
+            _sweep_section(page, sweep, group)
     if methods:
         matched(page, methods)
     if rl:
         reinforcement(page, rl)
     published(page, held)
-    method_notes(page, curves, given)
+    _method_notes(page, curves, given)
     return page
 
 
 def sampled(curve: Curve) -> list[Any]:
+    """Points of best of n, without those of tilted policies."""
     return [point for point in curve.points if point.how == "best of n"]
 
 
 def verdict(page: Report, base: Curve) -> None:
+    """The result in words: how far the reward can be pushed before gold falls."""
     points = sampled(base)
     top, last = max(points, key=lambda p: p.gold.value), points[-1]
     text = f"Best of {last.n:.0f} moves gold by {last.gold.text} from the reference (proxy by {last.proxy.value:.2f} "
@@ -95,7 +97,7 @@ def verdict(page: Report, base: Curve) -> None:
     page.verdict(text, tone, "Answer")
 
 
-def main_curve(page: Report, base: Curve) -> None:
+def _main_curve(page: Report, base: Curve) -> None:
     page.heading("Gold and proxy")
     size = base.facts.get("gold_deviation") or 1.0
     rows = []
@@ -129,6 +131,7 @@ def main_curve(page: Report, base: Curve) -> None:
 
 
 def scaled(value: Estimate, factor: float) -> dict[str, float | None]:
+    """Value and interval of an estimate times a factor, as fields of a chart's row."""
     return {
         name: None if v is None else v * factor
         for name, v in (("value", value.value), ("low", value.low), ("high", value.high))
@@ -136,6 +139,7 @@ def scaled(value: Estimate, factor: float) -> dict[str, float | None]:
 
 
 def fits(page: Report, curves: Sequence[Curve]) -> None:
+    """Table of the fitted alpha, beta and peak of each curve."""
     paired = any(c.over_first is not None for c in curves)
     rows = []
     for c in curves:
@@ -155,10 +159,11 @@ def fits(page: Report, curves: Sequence[Curve]) -> None:
 
 
 def short(value: Estimate) -> str | None:
+    """An estimate as text, None where there is none."""
     return None if value.value is None else value.text
 
 
-def sweep_section(page: Report, sweep: str, group: Sequence[Curve]) -> None:
+def _sweep_section(page: Report, sweep: str, group: Sequence[Curve]) -> None:
     page.heading(TITLES[sweep])
     rows = [
         {
@@ -211,6 +216,7 @@ def sweep_section(page: Report, sweep: str, group: Sequence[Curve]) -> None:
 
 
 def matched(page: Report, methods: Sequence[MethodCurve]) -> None:
+    """Methods at equal KL: gold, and the difference from vanilla."""
     page.heading("Vanilla against variance-aware at matched KL")
     rows = [
         {"kl": kl, "distance": kl**0.5, "method": m.method, "gold": g.value, "low": g.low, "high": g.high}
@@ -246,6 +252,7 @@ def matched(page: Report, methods: Sequence[MethodCurve]) -> None:
 
 
 def reinforcement(page: Report, rl: Sequence[RLCurve]) -> None:
+    """Curves of RL runs beside those of best of n."""
     page.heading("By reinforcement learning")
     rows = [
         {
@@ -296,6 +303,7 @@ def reinforcement(page: Report, rl: Sequence[RLCurve]) -> None:
 
 
 def published(page: Report, held: Sequence[Any]) -> None:
+    """Published findings, whether they hold here, and the evidence."""
     page.heading("What is published, and what holds here")
     page.table(
         ["finding", "here", "evidence"],
@@ -304,7 +312,7 @@ def published(page: Report, held: Sequence[Any]) -> None:
     )
 
 
-def method_notes(page: Report, curves: dict[str, list[Curve]], given: OveroptimizeOptions) -> None:
+def _method_notes(page: Report, curves: dict[str, list[Curve]], given: OveroptimizeOptions) -> None:
     page.heading("How it was done")
     lines = [
         "Best of n: expected value over all subsets of n of a prompt's samples, never with replacement, ties averaged.",

@@ -40,7 +40,7 @@ def run(given: OveroptimizeOptions) -> dict[str, Any]:
     text = text_world(given)
     sizes = sorted({len(r) for r in text.responses})
     say(f"{len(text)} prompts with {', '.join(map(str, sizes))} responses; gold: {text.unit}")
-    sweeps = sweeps_of(given)
+    sweeps = _sweeps_of(given)
     if given.model is not None:
         curves, text = pushed(text, given, given.model)
         methods: list[MethodCurve] = []
@@ -55,6 +55,7 @@ def run(given: OveroptimizeOptions) -> dict[str, Any]:
 
 
 def text_world(given: WorldOptions) -> TextWorld:
+    """Prompts with responses and gold: a pool's or the embedded ones."""
     if given.pool is None:
         return embedded(given.prompts, given.side)
     text = read_world(given.pool, given.gold, given.columns, given.on_error)
@@ -64,7 +65,7 @@ def text_world(given: WorldOptions) -> TextWorld:
     return text.take(range(most))
 
 
-def sweeps_of(given: OveroptimizeOptions) -> list[str]:
+def _sweeps_of(given: OveroptimizeOptions) -> list[str]:
     named = given.sweep if given.sweep else [s for s in SWEEPS if s != "layers"]
     unknown = [name for name in named if name not in (*SWEEPS, "all", "none")]
     if unknown:
@@ -174,6 +175,7 @@ def describe(
     held: list[Any],
     given: OveroptimizeOptions,
 ) -> dict[str, Any]:
+    """What overoptimize.json holds."""
     return {
         "world": text.name,
         "prompts": len(text),
@@ -201,6 +203,7 @@ def write(
     rl: list[RLCurve],
     held: list[Any],
 ) -> None:
+    """Write the run folder: JSON, curves and report."""
     from prudent.commands.overoptimize.page import report
 
     with new_run(given.out, "overoptimize", given.chosen(), given.seed, given.overwrite) as run:

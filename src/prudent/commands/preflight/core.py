@@ -55,6 +55,7 @@ class Outcomes:
     by_judge: torch.Tensor | None = None
 
     def of(self, method: str, setting: float) -> tuple[int, int]:
+        """(method, setting) as indices."""
         return self.methods.index(method), self.settings.index(setting)
 
 

@@ -62,9 +62,11 @@ class Inputs:
 
     @property
     def pairs(self) -> int:
+        """Number of training pairs of all sources."""
         return sum(len(source.train) for source in self.sources)
 
     def hash(self) -> str:
+        """Hash of all training and held-out pairs."""
         from prudent.runs import hash_text
 
         return hash_text(*(data_hash(part) for source in self.sources for part in (source.train, source.test)))
@@ -205,6 +207,7 @@ def prompt_origins(found: Inputs, prompts: list[Messages]) -> list[Origin]:
 
 
 def pool_counts(pool: Pool) -> list[int]:
+    """Responses of each prompt of a pool."""
     return [len(texts) for texts in pool.responses]
 
 

@@ -104,17 +104,21 @@ class PreflightOptions(EngineOptions, PairOptions, RunOptions):
 
     @property
     def reward_rule(self) -> str:
+        """The reward that policies are optimised against, in the words of ``policies.estimates``."""
         return REWARDS[self.reward]
 
     @property
     def ridge_value(self) -> float | str:
+        """The ridge as a number, or "cv"."""
         return number_or_cv("--ridge", self.ridge) or "cv"
 
     @property
     def budget_seconds(self) -> float | None:
+        """Seconds of --budget, or None for no limit."""
         return None if self.budget is None else time_of("--budget", self.budget)
 
     def problems(self) -> list[str]:
+        """What is wrong with these options, one sentence each; empty where nothing is."""
         problems = super().problems()
         if not self.preferences and not self.demo:
             problems.append("no preference file was given; name one with --preferences, or try --demo")

@@ -35,7 +35,7 @@ def draw_columns(outcomes: Outcomes, comparison: str) -> dict[str, list[Any]]:
     return found
 
 
-def study_dict(file: StudiedFile) -> dict[str, Any]:
+def _study_dict(file: StudiedFile) -> dict[str, Any]:
     found = file.study
     return {
         "name": found.name,
@@ -59,7 +59,7 @@ def results(
         "equal_kl": answer.equal_kl,
         "outlook": answer.outlook,
         "check": answer.check,
-        "study": [study_dict(file) for file in files],
+        "study": [_study_dict(file) for file in files],
         "diversity": list(diversities),
         **about,
     }

@@ -57,10 +57,6 @@ def gain_title(answer: Answer) -> str:
     return f"gain ({answer.unit})" if len(answer.unit) < 24 else "gain (judge sd)"
 
 
-def signed_range(low: float | None, high: float | None) -> str:
-    return f"{signed(low)} to {signed(high)}"
-
-
 def open_report(title: str, subtitle: str, answer: Answer) -> Report:
     """A report that begins with the verdict and its key numbers."""
     report = Report(title, subtitle)

@@ -83,17 +83,21 @@ class Work:
         return sorted(row for piece in self.pieces[kind][: self.done[kind]] for row in piece.rows)
 
     def total(self, kind: str) -> int:
+        """Rows of all pieces of a kind."""
         return sum(len(piece.rows) for piece in self.pieces[kind])
 
     @property
     def complete(self) -> bool:
+        """Whether every piece is done."""
         return all(self.done[kind] == len(self.pieces[kind]) for kind in SHARES)
 
     @property
     def texts(self) -> int:
+        """Texts of all pieces."""
         return sum(piece.texts for pieces in self.pieces.values() for piece in pieces)
 
     def left(self) -> list[Piece]:
+        """Pieces that are not done yet, in their order."""
         return [piece for kind, pieces in self.pieces.items() for piece in pieces[self.done[kind] :]]
 
     def lacks(self, kind: str) -> bool:
@@ -128,6 +132,7 @@ class Work:
         return min(open_kinds, key=lambda kind: (not self.lacks(kind), spent[kind]))
 
     def next_piece(self) -> Piece:
+        """The piece to do next."""
         kind = self.next_kind()
         return self.pieces[kind][self.done[kind]]
 

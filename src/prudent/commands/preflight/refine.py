@@ -75,10 +75,12 @@ class _Pace:
         self.speed, self.forecast, self.spent = speed, 0.0, 0.0
 
     def learn(self, piece: Piece, spent: float) -> None:
+        """Take in how long a piece took (seconds)."""
         self.forecast += seconds([piece], self.speed)
         self.spent += spent
 
     def expects(self, pieces: Sequence[Piece]) -> float:
+        """Seconds that pieces will take, at the pace so far."""
         factor = self.spent / self.forecast if self.forecast > 1.0 else 1.0
         return factor * seconds(pieces, self.speed)
 

@@ -32,10 +32,12 @@ class Verdict:
     rough: str = ""
 
     def as_dict(self) -> dict[str, Any]:
+        """The fields by name."""
         return dict(vars(self))
 
     @property
     def text(self) -> str:
+        """Sentences and advice as paragraphs."""
         return "\n\n".join([" ".join(self.sentences), *self.advice])
 
     @property
@@ -52,6 +54,7 @@ def signed(value: float | None) -> str:
 
 
 def with_interval(row: Row) -> str:
+    """Risk of a row with its interval, in per cent."""
     return f"{percent(row['risk'])} ({percent(row['low'])} to {percent(row['high'])})"
 
 

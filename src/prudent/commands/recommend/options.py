@@ -134,6 +134,7 @@ class RecommendFitOptions(RunOptions):
         return found
 
     def problems(self) -> list[str]:
+        """What is wrong with these options, one sentence each; empty where nothing is."""
         return said(lambda: self.columns, lambda: pairs("--backbone-option", self.backbone_option, "NAME=VALUE"))
 
 
@@ -181,7 +182,9 @@ class RecommendEvaluateOptions(RunOptions):
 
     @property
     def named_lists(self) -> dict[str, str]:
+        """Files of other systems' recommendations by name."""
         return pairs("--lists", self.lists, "NAME=FILE")
 
     def problems(self) -> list[str]:
+        """What is wrong with these options, one sentence each; empty where nothing is."""
         return said(lambda: self.named_lists)

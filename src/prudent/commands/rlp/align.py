@@ -195,6 +195,7 @@ def synthetic(
 
 
 def describe(rounds: list[dict[str, Any]], given: RlpOptions) -> dict[str, Any]:
+    """What rlp.json holds: a row a round, gold against the first round's, the training curves."""
     first = torch.tensor(rounds[0]["final"]["value_by_prompt"], dtype=torch.float64)
     rows = [
         {
@@ -229,6 +230,7 @@ def describe(rounds: list[dict[str, Any]], given: RlpOptions) -> dict[str, Any]:
 
 
 def report(payload: dict[str, Any], given: RlpOptions) -> Any:
+    """The page of a run whose policy is trained by RL."""
     from prudent.reporting import charts
     from prudent.reporting.report import Report
 

@@ -65,6 +65,7 @@ class RlpOptions(WorldOptions, ResumableOptions):
     max_length: Annotated[int, typer.Option(min=8, help="Longest text in tokens.", max=MOST_TOKENS)] = 1024
 
     def problems(self) -> list[str]:
+        """What is wrong with these options, one sentence each; empty where nothing is."""
         problems = super().problems()
         problems += [
             f"--kind {kind!r} is unknown; known: {', '.join(KINDS)}" for kind in self.kind if kind not in KINDS

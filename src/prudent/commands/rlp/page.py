@@ -111,10 +111,12 @@ def how_it_was_done(page: Report, payload: dict[str, Any], given: RlpOptions) ->
 
 
 def text_of(row: dict[str, Any], name: str) -> str | None:
+    """An estimate of a row as text; None for the fixed reward model, which others are compared with."""
     return None if row["kind"].startswith("fixed") else row[name].text
 
 
 def verdict(page: Report, last: list[dict[str, Any]], payload: dict[str, Any]) -> None:
+    """The result in words: what refreshing the reward model gained in the last round."""
     refreshed = [row for row in last if row["kind"] in ("spg", "uml")]
     words, tones = [], []
     for row in refreshed:
@@ -136,6 +138,7 @@ def verdict(page: Report, last: list[dict[str, Any]], payload: dict[str, Any]) -
 
 
 def samples(page: Report, payload: dict[str, Any]) -> None:
+    """Table of what each round's samples gave."""
     page.heading("What the samples gave")
     names = ("pairs", "coverage", "precision", "confidence", "unanimous", "below_gamma", "views")
     rows = [
@@ -147,6 +150,7 @@ def samples(page: Report, payload: dict[str, Any]) -> None:
 
 
 def variance(page: Report, payload: dict[str, Any]) -> None:
+    """How the members' relative variance changed on policy."""
     found = payload["variance_change_on_policy"]
     if not found:
         return

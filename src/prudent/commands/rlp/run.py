@@ -206,6 +206,7 @@ def restored(
 
 
 def values(found: dict[str, Any], kind: str, metric: str) -> np.ndarray:
+    """A metric of one kind of reward model over repetitions (n,)."""
     return np.array([entry[kind][metric] for entry in found["judged"]])
 
 
@@ -230,7 +231,7 @@ def describe(
                 values(found, kind, "policy_accuracy"), values(found, base, "policy_accuracy"), seed
             )
             row["better_share"] = float((values(found, kind, "gold") > values(found, base, "gold")).mean())
-            row["samples"] = fact_means(found, kind)
+            row["samples"] = _fact_means(found, kind)
             table.append(row)
     last = rounds[-1]
     contrasts = {
@@ -259,7 +260,7 @@ def describe(
     }
 
 
-def fact_means(found: dict[str, Any], kind: str) -> dict[str, float | None]:
+def _fact_means(found: dict[str, Any], kind: str) -> dict[str, float | None]:
     rows = [entry[kind] for entry in found["facts"] if kind in entry]
     names = sorted({name for row in rows for name in row})
     result: dict[str, float | None] = {}

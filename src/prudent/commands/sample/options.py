@@ -39,6 +39,7 @@ class SampleOptions(RowOptions):
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file --output.")] = False
 
     def problems(self) -> list[str]:
+        """What is wrong with these options, one sentence each; empty where nothing is."""
         problems = super().problems()
         if self.output.is_dir():
             problems.append(f"--output {self.output} is a folder; name a file")

@@ -48,6 +48,7 @@ class ScoreOptions(EngineOptions, RowOptions):
     ] = False
 
     def problems(self) -> list[str]:
+        """What is wrong with these options, one sentence each; empty where nothing is."""
         problems = super().problems()
         if self.as_json and self.out is None and self.output is None:
             problems.append("--json prints one object, so name where the rows go: --out FOLDER or --output FILE")

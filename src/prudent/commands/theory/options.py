@@ -47,6 +47,7 @@ class CertifyOptions(RowOptions, RunOptions):
     images: Images = True
 
     def problems(self) -> list[str]:
+        """What is wrong with these options, one sentence each; empty where nothing is."""
         problems = super().problems()
         if any(not 0 < beta < math.inf for beta in self.betas):
             problems.append(

@@ -117,7 +117,7 @@ def _penalty(report: Report, rows: Sequence[Mapping[str, Any]]) -> None:
         )
     report.table(
         ["beta", "method", "risk", "gain", "variance", "kl"],
-        data_rows(data, ["beta", "method", "risk", "gain", "variance", "kl"]),
+        _data_rows(data, ["beta", "method", "risk", "gain", "variance", "kl"]),
         "4000 draws; gain is the true reward above the reference's. Its variance need not fall: only the risk is "
         "promised.",
     )
@@ -147,5 +147,5 @@ def _penalty(report: Report, rows: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
-def data_rows(data: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[list[Any]]:
+def _data_rows(data: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[list[Any]]:
     return [[row[key] for key in keys] for row in data]

@@ -40,6 +40,7 @@ class _Adapted(torch.autograd.Function):
         up: torch.Tensor,
         scale: float,
     ) -> torch.Tensor:
+        """x weight' + bias + scale x down' up', for x (..., d_in); in x's precision."""
         rows = x.reshape(-1, x.shape[-1])
         a, b = down.to(x.dtype), (scale * up).to(x.dtype)
         low = rows @ a.t()
@@ -49,6 +50,7 @@ class _Adapted(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        """Gradients of x and of the adapter; weight and bias are frozen."""
         rows, low, weight, a, b = ctx.saved_tensors
         gradient = gradients[0].reshape(-1, len(weight))
         inner = gradient @ b

@@ -17,12 +17,14 @@ class MonitorCallback(TrainerCallback):
         self.monitor, self.say = monitor, say
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **others: Any) -> None:
+        """Add the trainer's KL to the monitor's last row, and say its line."""
         if logs and "kl" in logs and self.monitor.history:
             self.monitor.history[-1]["kl"] = float(logs["kl"])
         if self.say is not None and self.monitor.history and state.is_world_process_zero:
             self.say(self.monitor.line())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> Any:
+        """Stop and save on every process once the monitor of any of them has raised an alarm."""
         if anywhere(self.monitor.alarm is not None):
             control.should_training_stop = control.should_save = True
             if self.say is not None and state.is_world_process_zero and self.monitor.alarm is not None:

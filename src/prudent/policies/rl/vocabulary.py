@@ -33,6 +33,7 @@ class _UnderFrozenLayer(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
+        """Log-probabilities (n,) float32 of targets (n,) under hidden states (n, d); logits are never held whole."""
         wanted = ctx.needs_input_grad[0]
         size = max(1, min(len(hidden), AT_ONCE.get(hidden.device.type, AT_ONCE["cuda"]) // len(weight)))
         buffer = hidden.new_empty(size, len(weight), dtype=torch.float32)
@@ -53,5 +54,6 @@ class _UnderFrozenLayer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        """Gradient of the hidden states alone: the layer is frozen."""
         (slope,) = ctx.saved_tensors
         return -(slope * gradients[0][:, None].to(slope.dtype)), None, None, None
