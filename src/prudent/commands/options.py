@@ -34,9 +34,11 @@ from typing import (
 import typer
 from typer.models import ArgumentInfo
 
+from prudent.data.records import brief
 from prudent.errors import PrudentError
 
 DEFAULT_MODEL = "smollm2"  # that of features.models, which imports torch
+LARGEST = 2**63  # beyond it a whole number fits no array and no clock
 MOST_TOKENS, MANY = 1_000_000, 10_000  # limits of a text's length, and of members, repetitions and the like
 HOW = ("out", "overwrite", "as_json", "config", "seed")  # how a run is written; the manifest keeps the seed beside
 READING = "Reading"  # panel
@@ -360,6 +362,8 @@ def typed(field: Field, value: Any) -> Any:
 
 def _one(field: Field, value: Any) -> Any:
     wanted, plain = field.one, isinstance(value, (str, int, float)) and not isinstance(value, bool)
+    if isinstance(value, int) and abs(value) >= LARGEST and wanted in (int, float):
+        raise PrudentError(f"{field.flag} is {brief(value)}, the limit is {LARGEST - 1}")
     if isinstance(wanted, type) and wanted is not float and isinstance(value, wanted) and (plain or wanted is bool):
         return value
     if wanted is float and plain:  # 1e-4 is a text in YAML

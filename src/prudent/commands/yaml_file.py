@@ -25,7 +25,9 @@ class _Loader(yaml.SafeLoader):
             raise PrudentError(f"line {line} has an alias (*{event.anchor}); write the value out")
         self.depth += 1
         if self.depth > DEEPEST:
-            raise PrudentError(f"line {line} is nested deeper than {DEEPEST} levels")
+            raise PrudentError(
+                f"line {line} is nested deeper than {DEEPEST} levels; write names and their values alone"
+            )
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -46,14 +48,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Names and values of a YAML file; PrudentError naming file, line and fault."""
     try:
         if path.stat().st_size > LARGEST:
-            raise PrudentError(f"is larger than {LARGEST} bytes")
+            raise PrudentError(f"is larger than {LARGEST} bytes; write names and their values alone")
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except PrudentError as error:
         raise PrudentError(f"{path}: {error}") from None
     except UnicodeDecodeError as error:
         raise PrudentError(f"{path} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise PrudentError(f"{path} can't be read as YAML: {' '.join(str(error).split())}") from error
+        found = " ".join(str(error).split())[:300]
+        raise PrudentError(f"{path} can't be read as YAML ({found}); write a name and its value a line") from error
     if values is None:
         return {}
     if not isinstance(values, dict):

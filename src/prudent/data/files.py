@@ -178,12 +178,20 @@ def _named_twice(names: list[str], line: int) -> list[BadRow]:
 
 
 def read_records(path: str | Path) -> Iterator[Record]:
+    """Records of a file, as ``_records`` gives them; PrudentError where it holds none."""
+    number = 0
+    for number, record in enumerate(_records(Path(path)), start=1):  # noqa: B007
+        yield record
+    if not number:
+        raise PrudentError(f"{path} holds no row; it needs at least one")
+
+
+def _records(path: Path) -> Iterator[Record]:
     """Records of a JSONL (also .gz), JSON, CSV, Parquet or Arrow file, in order, empty lines skipped.
 
     Line numbers are physical, from 1 (row numbers in tables). Raises PrudentError for what concerns the whole file: it
     is missing or empty, of an unknown kind, damaged, or not UTF-8 at all.
     """
-    path = Path(path)
     if not path.is_file():
         raise PrudentError(f"{path} is not a file; check the path")
     kind = file_kind(path)
@@ -233,7 +241,7 @@ def open_records(
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         said = f"{type(error).__name__}: {first[:300]}"
         if path.is_dir():
-            raise PrudentError(f"{source} is not a folder of data files ({said})") from error
+            raise PrudentError(f"{source} is not a folder of data files ({said}); check the path") from error
         raise PrudentError(
             f"{source} is not a file here (looked from {Path.cwd()}) or a data set of {hub_words()} "
             f"({said}); give a file, a folder or a hub id"

@@ -97,6 +97,8 @@ def number(value: Any) -> float | None:
     beyond a float's range (1e999, an integer of 400 digits)."""
     if value is None or (isinstance(value, str) and value.strip().lower() in MISSING_TEXT):
         return None
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is no number")
     try:
         found = float(value)
     except OverflowError:

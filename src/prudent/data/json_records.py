@@ -14,6 +14,15 @@ from prudent.data.records import DEPTH, LINE_BYTES, Record, brief, prune
 from prudent.errors import BadRow, PrudentError
 from prudent.runs import LONE_SURROGATE, clean_text
 
+KINDS = {
+    list: "an array",
+    str: "a string",
+    type(None): "null",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+}
+
 
 def _decoder() -> tuple[json.JSONDecoder, list[tuple[str, Any]], list[str]]:
     """JSON decoder that notes keys given twice (with the value that wins) and numbers that JSON doesn't have."""
@@ -65,7 +74,7 @@ def _repair(record: dict[str, Any], note: Callable[[str, str, str], None]) -> di
 def _finish(value: Any, line: int, text: str, twice: list[tuple[str, Any]], constants: list[str]) -> Record:
     """Record of one decoded JSON value: an object, or the reason why it is none."""
     if not isinstance(value, dict):
-        kind = {list: "an array", str: "a string", type(None): "null"}.get(type(value), f"a {type(value).__name__}")
+        kind = KINDS.get(type(value), type(value).__name__)
         return Record(line, None, [BadRow(line, "", "not-an-object", f"{kind} where one object a row is expected")])
     record = Record(line, value)
     if text.count("[") + text.count("{") > DEPTH:
@@ -81,13 +90,16 @@ def _finish(value: Any, line: int, text: str, twice: list[tuple[str, Any]], cons
     return record
 
 
-def _json_error(line: int, error: Exception, column: int | None = None) -> Record:
+def not_json(error: Exception, column: int | None = None) -> str:
+    """Why a text can't be decoded, in words."""
     if isinstance(error, json.JSONDecodeError):
         where = f" at column {column or error.colno}"
-        detail = f"{error.msg.removesuffix(' at')}{where}; the line may be cut off"
-    else:
-        detail = "lists or objects are nested too deep" if isinstance(error, RecursionError) else str(error)
-    return Record(line, None, [BadRow(line, "", "not-json", detail)])
+        return f"{error.msg.removesuffix(' at')}{where}; the line may be cut off"
+    return "lists or objects are nested too deep" if isinstance(error, RecursionError) else str(error)
+
+
+def _json_error(line: int, error: Exception, column: int | None = None) -> Record:
+    return Record(line, None, [BadRow(line, "", "not-json", not_json(error, column))])
 
 
 def jsonl_records(lines: Iterable[bytes]) -> Iterator[Record]:
@@ -140,7 +152,11 @@ def _json_array(path: Path, text: str) -> Iterator[Record]:
         yield _finish(value, line, text[index:end], twice, constants)
         index = space.match(text, end).end()  # type: ignore[union-attr]
         if text.startswith(",", index):
-            index += 1
+            index = space.match(text, index + 1).end()  # type: ignore[union-attr]
+            if text.startswith("]", index):
+                line += text.count("\n", counted, index)
+                yield Record(line, None, [BadRow(line, "", "not-json", "a comma before the end of the array")])
+                return
         elif not text.startswith("]", index):
             line += text.count("\n", counted, index)
             yield Record(line, None, [BadRow(line, "", "not-json", "expected a comma or the end of the array")])

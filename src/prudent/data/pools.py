@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from prudent.data.failing import Origin, use_rows
 from prudent.data.files import read_records
 from prudent.data.formats import Message, Problem, Reject, read_side
-from prudent.data.records import brief, listed, mapped
+from prudent.data.records import brief, item_id, listed, mapped
 from prudent.errors import BadRow, DataError, PrudentError, RowsError
 from prudent.runs import dumps, write_atomic
 
@@ -89,7 +89,7 @@ def read_pool(
     if not rows:
         first = f"; the first of {len(bad)} bad rows: {bad[0]}" if bad else ""
         raise PrudentError(f"{path} holds no prompt; a pool has one prompt with its responses a line{first}")
-    ids = [str(row["id"]) if row["id"] is not None else str(index) for index, (_, row) in enumerate(rows)]
+    ids = [row["id"] if row["id"] is not None else str(index) for index, (_, row) in enumerate(rows)]
     rewards = [row["gold"] for _, row in rows] if with_gold else None
     prompts, responses = [row["prompt"] for _, row in rows], [row["responses"] for _, row in rows]
     return Pool(prompts, responses, rewards, ids, [line for line, _ in rows], bad)
@@ -178,9 +178,14 @@ def _read_row(row: dict[str, Any], gold_name: str = "gold") -> dict[str, Any]:
     if gold is not None:
         gold, found = _read_gold(gold, len(responses), gold_name)
         problems += found
+    name = None
+    try:
+        name = item_id(row.get("id"))
+    except ValueError as error:
+        problems.append(Problem("id", "not-an-id", str(error)))
     if problems:
         raise Reject(*problems)
-    return {"prompt": prompt, "responses": list(responses), "gold": gold, "id": row.get("id")}
+    return {"prompt": prompt, "responses": list(responses), "gold": gold, "id": name}
 
 
 def _read_gold(gold: Any, count: int, name: str) -> tuple[list[float] | None, list[Problem]]:

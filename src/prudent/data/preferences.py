@@ -29,7 +29,7 @@ from prudent.data.formats import (
 )
 from prudent.data.ratings import Rated, pairs_of_ratings, pick_rating, read_rated
 from prudent.data.read_report import SKIP, ReadReport
-from prudent.data.records import listed
+from prudent.data.records import item_id, listed
 from prudent.data.votes import SOFT_RULES, of_argilla, pair_of_votes, read_votes
 from prudent.errors import BadRow, PrudentError
 from prudent.runs import clean_text, hash_text
@@ -107,7 +107,9 @@ def read_preferences_with_report(
         why = ", ".join(f"{n} {reason}" for reason, n in counts.items()) or "no rows"
         first = next(iter([*report.bad, *report.left_out]), None)
         example = f"; the first: {first}" if first else ""
-        raise PrudentError(f"{report.source}: no usable preference pair in {report.read} rows ({why}){example}")
+        raise PrudentError(
+            f"{report.source}: no usable preference pair in {report.read} rows ({why}){example}; fix or map them"
+        )
     return dataset if stream else to_dataset(pairs, report), report
 
 
@@ -236,6 +238,11 @@ def _read_one(
         if isinstance(outcome, Rated):
             rated.append(outcome)
         else:
+            try:
+                item_id(outcome.extra.get("id"))
+            except ValueError as error:
+                note("id", "not-an-id", f"{error}; treated as missing")
+                outcome.extra["id"] = None
             if label:
                 outcome.extra[FILE_COLUMN] = label.removesuffix(": ")
             pairs.append((line, outcome))
@@ -330,7 +337,9 @@ def to_dataset(pairs: Sequence[tuple[int, Pair]], report: ReadReport | None = No
             out.setdefault(reason, []).append(name)
             continue
         try:
-            column = pa.array([pair.extra.get(name) for _, pair in pairs])
+            values = [pair.extra.get(name) for _, pair in pairs]
+            mixed = name == "id" and len({type(value) for value in values} - {type(None)}) > 1
+            column = pa.array([item_id(value) for value in values] if mixed else values)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, UnicodeError, OverflowError) as error:
             out.setdefault(f"its values have no common type ({str(error)[:80]})", []).append(name)
             continue

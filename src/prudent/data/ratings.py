@@ -173,10 +173,13 @@ def read_ratings(
 
 def numeric_columns(rows: Sequence[Rated]) -> list[str]:
     """Columns that hold a number in some row and nothing but numbers and missing values in more than half of them."""
-    found = []
-    for name in dict.fromkeys(key for row in rows for key in row.extra if key):
-        values = [row.extra.get(name) for row in rows]
-        numbers = sum(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-        if 2 * numbers > len(values):
-            found.append(str(name))
-    return found
+    names = dict.fromkeys(key for row in rows for key in row.extra if key)
+    return [str(name) for name in names if 2 * sum(_is_number(row.extra.get(name)) for row in rows) > len(rows)]
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a cell holds a number, as text too: all cells of a CSV are text."""
+    try:
+        return number(value) is not None
+    except (TypeError, ValueError):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)

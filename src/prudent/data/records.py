@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -44,6 +45,16 @@ def brief(value: Any, limit: int = 60) -> str:
     text = clean_text(value if isinstance(value, str) else repr(value))
     short = text if len(text) <= limit else text[: limit - 1] + "…"
     return repr(short) if isinstance(value, str) else escape(short)
+
+
+def item_id(value: Any) -> str | None:
+    """An id as text; None where there is none (null, blank, NaN). ValueError for what can't name an item: true, a list,
+    an object, infinity."""
+    if value is None or (isinstance(value, str) and not value.strip()) or value != value:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or value in (math.inf, -math.inf):
+        raise ValueError(f"{brief(value)} is no id; give a text or a number")
+    return str(value)
 
 
 def listed(names: Iterable[Any], most: int = 20) -> str:

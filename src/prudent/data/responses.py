@@ -10,7 +10,7 @@ from prudent.data.failing import Origin
 from prudent.data.files import read_records
 from prudent.data.formats import Reject
 from prudent.data.ratings import read_response
-from prudent.data.records import mapped
+from prudent.data.records import item_id, mapped
 from prudent.errors import BadRow
 
 
@@ -38,13 +38,13 @@ def read_items(path: Path, columns: Mapping[str, str] | None = None) -> Iterator
             yield None, [BadRow(record.line, "responses", "not-a-list", "give a list with at least one text")]
             continue
         try:
-            pairs = []
-            for answer in many if many is not None else [row.get("response")]:
-                single = {"response": answer} if many is not None or "response" in row else {}
-                prompt = {"prompt": row["prompt"]} if "prompt" in row else {}
-                pairs.append(read_response({**prompt, **single}, lambda *_: None))
+            answers = [row] if many is None else [{**row, "response": answer} for answer in many]
+            pairs = [read_response(answer, lambda *_: None) for answer in answers]
+            origin = Origin(record.line, item_id(row.get("id")) or "")
         except Reject as reject:
             yield None, [BadRow(record.line, p.field, p.reason, p.detail) for p in reject.problems]
             continue
-        origin = Origin(record.line, "" if row.get("id") is None else str(row["id"]))
+        except ValueError as error:
+            yield None, [BadRow(record.line, "id", "not-an-id", str(error))]
+            continue
         yield Item(row, origin, [prompt for prompt, _ in pairs], [response for _, response in pairs]), []

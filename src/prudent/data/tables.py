@@ -21,7 +21,7 @@ def read_table(path: Path, kind: str) -> Iterator[Record]:
         for batch in _batches(path, kind):
             flags: list[BadRow] = []
             names = [str(name) for name in batch.schema.names]
-            columns = [_cells(batch.column(position), number, name, flags) for position, name in enumerate(names)]
+            columns = [cells_of(batch.column(position), number, name, flags) for position, name in enumerate(names)]
             by_line: dict[int, list[BadRow]] = {}
             for flag in flags:
                 by_line.setdefault(flag.line, []).append(flag)
@@ -31,7 +31,7 @@ def read_table(path: Path, kind: str) -> Iterator[Record]:
                 prune(record)
                 yield record
     except (pa.ArrowException, OSError, UnicodeError) as error:
-        raise PrudentError(f"{path} can't be read as {kind}: {str(error)[:300]}") from error
+        raise PrudentError(f"{path} can't be read as {kind} ({str(error)[:300]}); write or fetch it again") from error
 
 
 def _batches(path: Path, kind: str) -> Iterator[Any]:
@@ -52,7 +52,7 @@ def _batches(path: Path, kind: str) -> Iterator[Any]:
         yield file.get_batch(index)
 
 
-def _cells(column: Any, before: int, name: str, flags: list[BadRow]) -> list[Any]:
+def cells_of(column: Any, before: int, name: str, flags: list[BadRow]) -> list[Any]:
     """Python values of one column of a batch that starts after row ``before``; what has none is None and flagged."""
     faults = (ValueError, OverflowError, UnicodeError)  # pyarrow's own errors are ValueErrors where a value is at fault
     try:

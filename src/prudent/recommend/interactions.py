@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from prudent.data.records import brief
 from prudent.errors import BadRow, DataError, PrudentError
 from prudent.recommend.rows import Fields, rows_of
 
@@ -90,11 +91,11 @@ def parse_rating(value: Any) -> float | None:
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{value!r} is no number") from None
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{brief(value)} is no number") from None
     if not math.isfinite(number):
-        raise ValueError(f"{value!r} is not finite")
+        raise ValueError(f"{brief(value)} is no finite number")
     return number
 
 
@@ -108,12 +109,12 @@ def parse_time(value: Any) -> float:
         number = float(value)
         if math.isfinite(number):
             return number
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     try:
         moment = datetime.fromisoformat(str(value))
     except ValueError:
-        raise ValueError(f"{value!r} is neither a number nor an ISO 8601 time") from None
+        raise ValueError(f"{brief(value)} is neither a number nor an ISO 8601 time") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
@@ -195,8 +196,8 @@ def add_row(
     """Check one row and add it to ``cells``, or note in ``report`` why not."""
     line, user_value, item_value, rating_value, time_value = row
     for name, value in ((fields.user, user_value), (fields.item, item_value)):
-        if isinstance(value, (list, dict, bytes)):
-            detail = f"{type(value).__name__} is no id; give text or a number"
+        if isinstance(value, (list, dict, bytes, bool)) or value in (math.inf, -math.inf):
+            detail = f"{brief(value)} is no id; give text or a number"
             report.reject(BadRow(line, name or "", "no-id", detail))
             return
     user, item = text_id(user_value), text_id(item_value)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import io
 import itertools
 import json
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from prudent.data.files import read_lines
+from prudent.data.json_records import KINDS as JSON_KINDS
+from prudent.data.json_records import not_json
+from prudent.data.records import LINE_BYTES
+from prudent.data.tables import cells_of
 from prudent.errors import BadRow, DataError, PrudentError
 
 USUAL = {
@@ -75,28 +77,26 @@ def rows_of(source: str | Path | Mapping[str, Any], wanted: Fields) -> tuple[Ite
     raise PrudentError(f"{path}: unknown kind of file {kind!r}; give .csv, .tsv, .inter, .jsonl (also .gz) or .parquet")
 
 
-def open_text(path: Path) -> io.TextIOBase:
-    """The file as UTF-8 text (a byte order mark is dropped), unpacked when it is gzipped."""
-    binary = gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")  # noqa: SIM115
-    return io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
-
-
-def readable(rows: Iterable[Any], path: Path) -> Iterator[Any]:
-    """``rows``, with damage of the file raised as a PrudentError."""
-    try:
-        yield from rows
-    except UnicodeDecodeError as error:
-        raise PrudentError(f"{path}: not UTF-8 at byte {error.start} ({error.reason}); save it as UTF-8") from error
-    except (OSError, EOFError, zlib.error, csv.Error) as error:
-        raise PrudentError(f"{path}: can't be read ({error}); fetch or unpack it again") from error
+def lines_of(path: Path) -> Iterator[str]:
+    """Lines of a text file, unpacked, its encoding checked. PrudentError for what concerns the whole file."""
+    for number, line in enumerate(read_lines(path), start=1):
+        if len(line) > LINE_BYTES:
+            raise PrudentError(f"{path}: line {number} is longer than {LINE_BYTES >> 20} MiB; fix or remove it")
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise PrudentError(
+                f"{path}: line {number} is not UTF-8 at its byte {error.start + 1} ({error.reason}); save it as UTF-8"
+            ) from error
 
 
 def csv_rows(path: Path, wanted: Fields, delimiter: str) -> tuple[Iterator[Row], Fields, Blank]:
     """Rows of a CSV or TSV file with a header; ``line`` is the physical line on which a row ends."""
     blanks = [0]
-    with open_text(path) as file:
-        header: list[str] = next(readable(csv.reader(file, delimiter=delimiter), path), [])
-    header = [name.strip() for name in header]
+    try:
+        header = [name.strip() for name in next(csv.reader(lines_of(path), delimiter=delimiter), [])]
+    except csv.Error as error:
+        raise PrudentError(f"{path}, line 1: {error}; fix the line") from error
     other = next((mark for mark in ",;\t|" if mark != delimiter and len(header) == 1 and mark in header[0]), None)
     if other is not None:
         raise PrudentError(
@@ -110,29 +110,25 @@ def csv_rows(path: Path, wanted: Fields, delimiter: str) -> tuple[Iterator[Row],
     indices = [header.index(name) if name is not None else None for name in vars(fields).values()]
 
     def rows() -> Iterator[Row]:
-        with open_text(path) as file:
-            reader = csv.reader(file, delimiter=delimiter)
-            try:
-                next(reader)
-                for cells in reader:
-                    if not cells:
-                        blanks[0] += 1
-                        continue
-                    if len(cells) > len(header):
-                        detail = (
-                            f"{len(cells)} fields under {len(header)} columns; quote a field that holds {delimiter!r}"
-                        )
-                        yield BadRow(reader.line_num, "", "too-many-fields", detail)
-                        continue
-                    user, item, rating, time = (
-                        cells[position] if position is not None and position < len(cells) else None
-                        for position in indices
-                    )
-                    yield reader.line_num, user, item, rating, time
-            except csv.Error as error:
-                raise PrudentError(f"{path}, line {reader.line_num}: {error}; fix the line") from error
+        reader = csv.reader(lines_of(path), delimiter=delimiter)
+        try:
+            next(reader)
+            for cells in reader:
+                if not cells:
+                    blanks[0] += 1
+                    continue
+                if len(cells) > len(header):
+                    detail = f"{len(cells)} fields under {len(header)} columns; quote a field that holds {delimiter!r}"
+                    yield BadRow(reader.line_num, "", "too-many-fields", detail)
+                    continue
+                user, item, rating, time = (
+                    cells[position] if position is not None and position < len(cells) else None for position in indices
+                )
+                yield reader.line_num, user, item, rating, time
+        except csv.Error as error:
+            raise PrudentError(f"{path}, line {reader.line_num}: {error}; fix the line") from error
 
-    return readable(rows(), path), fields, lambda: blanks[0]
+    return rows(), fields, lambda: blanks[0]
 
 
 def json_rows(path: Path, wanted: Fields) -> tuple[Iterator[Row], Fields, Blank]:
@@ -140,22 +136,21 @@ def json_rows(path: Path, wanted: Fields) -> tuple[Iterator[Row], Fields, Blank]
     blanks = [0]
 
     def objects() -> Iterator[tuple[int, dict] | BadRow]:
-        with open_text(path) as file:
-            for line, text in enumerate(file, 1):
-                if not text.strip():
-                    blanks[0] += 1
-                    continue
-                try:
-                    value = json.loads(text)
-                except (json.JSONDecodeError, RecursionError) as error:
-                    yield BadRow(line, "", "no-json", f"{error}; give one object a line")
-                    continue
-                if isinstance(value, dict):
-                    yield line, value
-                else:
-                    yield BadRow(line, "", "no-object", f"found {type(value).__name__}; give one object a line")
+        for line, text in enumerate(lines_of(path), 1):
+            if not text.strip():
+                blanks[0] += 1
+                continue
+            try:
+                value = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                yield BadRow(line, "", "not-json", f"{not_json(error)}; give one object a line")
+                continue
+            if isinstance(value, dict):
+                yield line, value
+            else:
+                yield BadRow(line, "", "no-object", f"found {JSON_KINDS[type(value)]}; give one object a line")
 
-    first = list(itertools.islice(readable(objects(), path), 100))
+    first = list(itertools.islice(objects(), 100))
     columns = {column: None for found in first if not isinstance(found, BadRow) for column in found[1]}
     bad = [found for found in first if isinstance(found, BadRow)]
     if bad and len(bad) == len(first):
@@ -173,7 +168,7 @@ def json_rows(path: Path, wanted: Fields) -> tuple[Iterator[Row], Fields, Blank]
             user, item, rating, time = (value.get(name) if name is not None else None for name in names)
             yield line, user, item, rating, time
 
-    return readable(rows(), path), fields, lambda: blanks[0]
+    return rows(), fields, lambda: blanks[0]
 
 
 def parquet_rows(path: Path, wanted: Fields) -> tuple[Iterator[Row], Fields, Blank]:
@@ -184,19 +179,24 @@ def parquet_rows(path: Path, wanted: Fields) -> tuple[Iterator[Row], Fields, Bla
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise PrudentError(f"{path}: no readable Parquet file ({error})") from error
+        raise PrudentError(f"{path}: no readable Parquet file ({error}); write or fetch it again") from error
     fields = find_fields(file.schema_arrow.names, wanted, str(path))
     names = list(vars(fields).values())
 
     def rows() -> Iterator[Row]:
         line = 0
         for batch in file.iter_batches(65536, columns=[name for name in names if name is not None]):
-            columns = [batch.column(name).to_pylist() if name is not None else [None] * len(batch) for name in names]
+            flags: list[BadRow] = []
+            columns = [
+                [None] * len(batch) if name is None else cells_of(batch.column(name), line, name, flags)
+                for name in names
+            ]
+            bad = {flag.line: flag for flag in flags}
             for user, item, rating, time in zip(*columns):
                 line += 1
-                yield line, user, item, rating, time
+                yield bad.get(line) or (line, user, item, rating, time)
 
-    return readable(rows(), path), fields, lambda: 0
+    return rows(), fields, lambda: 0
 
 
 def column_rows(source: Mapping[str, Any], wanted: Fields) -> tuple[Iterator[Row], Fields, Blank]:

@@ -7,31 +7,45 @@ from typing import Any
 
 from prudent.commands.common import say
 from prudent.commands.evaluate.options import ValidityOptions
-from prudent.errors import PrudentError
+from prudent.data.formats import number
+from prudent.errors import BadRow, DataError, PrudentError
 from prudent.runs import hash_file, new_run
 
 
 def read_table(path: Path, outcome: str, name: str) -> tuple[list[str], dict[str, list[float]]]:
-    """(model names, numeric columns), a row a model. PrudentError names the row and column of a missing outcome."""
+    """(model names, numeric columns), a row a model. DataError names every bad row and every one without an outcome."""
     from prudent.data.files import read_records
+    from prudent.data.records import brief, listed
 
-    rows = [(record.line, record.value) for record in read_records(path) if record.value is not None]
+    records = list(read_records(path))
+    bad = [row for record in records for row in record.errors]
+    rows = [(record.line, record.value) for record in records if record.value is not None]
     columns: dict[str, list[float]] = {}
     for column in dict.fromkeys(key for _, row in rows for key in row if key != name):
         values = [_as_number(row.get(column)) for _, row in rows]
         if all(value is not None for value in values):
             columns[column] = [value for value in values if value is not None]
         elif column == outcome:
-            line = next(line for (line, _), value in zip(rows, values) if value is None)
-            raise PrudentError(f"{path}: line {line} has no number in the outcome column {outcome!r}")
+            bad += [
+                BadRow(line, outcome, "not-a-number", f"{brief(row.get(outcome))} is no finite number")
+                for (line, row), value in zip(rows, values)
+                if value is None
+            ]
+    if bad:
+        remedy = f"fix these rows: each needs a number in the outcome column {outcome!r}"
+        raise DataError(str(path), sorted(bad, key=lambda row: row.line), remedy)
     if outcome not in columns:
-        raise PrudentError(f"{path} has no column {outcome!r}; numeric columns: {', '.join(columns) or 'none'}")
+        given = listed(dict.fromkeys(key for _, row in rows for key in row))
+        raise PrudentError(
+            f"{path} has no column {outcome!r}; numeric columns: {listed(columns)}; columns found: {given}; name the "
+            "outcome with --outcome"
+        )
     return [str(row.get(name, line)) for line, row in rows], columns
 
 
 def _as_number(value: Any) -> float | None:
     try:
-        return None if value is None or isinstance(value, bool) else float(value)
+        return number(value)
     except (TypeError, ValueError):
         return None
 
@@ -99,11 +113,11 @@ def page(models: list[str], columns: dict[str, list[float]], found: dict[str, An
         ],
         "95 % bootstrap intervals over models: with few models they are wide, and that is the finding.",
     )
-    for number, column in enumerate(found):
+    for index, column in enumerate(found):
         data = [{"model": m, column: x, outcome: y} for m, x, y in zip(models, columns[column], columns[outcome])]
         report.chart(
             charts.scatter(data, column, outcome, label="model" if len(models) <= 25 else None, tooltip=["model"]),
-            f"scatter-{number}",
+            f"scatter-{index}",
             f"{outcome} against {column}: {found[column]['pearson'].text} (Pearson).",
         )
     return report

@@ -52,7 +52,7 @@ def typed(hint: Any, value: Any) -> Any:
     if kinds & {int, float}:
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError("a number") from None
         if float in kinds:
             return number

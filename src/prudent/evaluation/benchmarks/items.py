@@ -10,10 +10,12 @@ from typing import Any
 
 from prudent.data.failing import Origin
 from prudent.data.files import Record, open_records
+from prudent.data.formats import Problem, Reject, read_side, squeeze
 from prudent.data.preferences import read_preferences_with_report
-from prudent.data.records import mapped
+from prudent.data.records import item_id, listed, mapped
 from prudent.errors import BadRow, DataError, PrudentError
 
+NO_ID = "not-an-id"
 BENCHMARKS = ("rewardbench", "rewardbench2", "rewardmath", "preferences")
 
 
@@ -145,11 +147,16 @@ def read_pairs(
     **reading: Any,
 ) -> Items:
     """RewardBench 1's columns, or any preference file that ``read_preferences`` reads."""
-    data, report = read_preferences_with_report(source, split=split, on_error=on_error, columns=columns, **reading)
+    data, report = read_preferences_with_report(
+        source, split=split, on_error=on_error, columns=columns, errors=() if on_error == "skip" else NO_ID, **reading
+    )
+    nameless = {row.line for row in report.flagged if row.reason == NO_ID}
+    if nameless:
+        data = data.select([i for i, line in enumerate(data["row"]) if line not in nameless])
     there = set(data.column_names)
     lines = data["row"]
     has_ids = "id" in there
-    ids = [str(name) for name in (data["id"] if has_ids else lines)]
+    ids = [str(line if name is None else name) for name, line in zip(data["id"] if has_ids else lines, lines)]
     unique_ids(ids, lines, source)
     if benchmark == "rewardbench" and "subset" not in there and subset is None:
         raise PrudentError(f"{source} has no column 'subset'; name the subset of all its rows with --subset")
@@ -161,6 +168,7 @@ def read_pairs(
         )
     ]
     left_out: Counter[str] = Counter(row.reason for row in [*report.bad, *report.left_out])
+    left_out.update([NO_ID] * len(nameless))
     return Items(
         benchmark,
         str(source),
@@ -186,10 +194,12 @@ class Rows:
 
     def __init__(self, source: str | Path) -> None:
         self.source, self.bad = source, [] if source is None else list[BadRow]()
+        self.lines: set[int] = set()  # of the bad rows
 
     def note(self, line: int, name: str, reason: str, detail: str) -> None:
         """Remember a bad row."""
         self.bad.append(BadRow(line, name, reason, detail))
+        self.lines.add(line)
 
     def settle(self, on_error: str) -> dict[str, int]:
         """Bad rows counted by reason, or one DataError with all of them where on_error is "raise"."""
@@ -212,6 +222,27 @@ def texts(value: Any) -> list[str] | None:
     return listed if listed is not None and all(isinstance(text, str) for text in listed) else None
 
 
+def read_prompt(value: Mapping[str, Any], line: int, rows: Rows) -> Any:
+    """The prompt of a row, a text or messages; what is wrong with it goes to ``rows``."""
+    try:
+        if "prompt" not in value:
+            raise Reject(Problem("prompt", "missing-field", f"a text or messages are needed; found: {listed(value)}"))
+        return read_side(value["prompt"], "prompt", lambda *_: None)
+    except Reject as reject:
+        for problem in reject.problems:
+            rows.note(line, problem.field, problem.reason, problem.detail)
+    return None
+
+
+def read_id(value: Mapping[str, Any], name: str, line: int, rows: Rows) -> str | None:
+    """The id of a row, None where it has none; what is no id goes to ``rows``."""
+    try:
+        return item_id(value.get(name))
+    except ValueError as error:
+        rows.note(line, name, NO_ID, str(error))
+    return None
+
+
 def read_best_of_k(
     source: str | Path,
     *,
@@ -228,19 +259,17 @@ def read_best_of_k(
     for line, value in objects(mapped(records, columns), rows):
         chosen, rejected = texts(value.get("chosen")), texts(value.get("rejected"))
         named = value.get("subset", subset)
-        for name, listed in (("chosen", chosen), ("rejected", rejected)):
-            if not listed:
+        for name, answers in (("chosen", chosen), ("rejected", rejected)):
+            if not answers:
                 rows.note(line, name, "not-texts", "a text or a list of at least one text is needed")
-        if not isinstance(value.get("prompt"), (str, list)):
-            rows.note(line, "prompt", "missing-field", "a text or messages are needed")
-        if named is None:
+        if not isinstance(named, str) or not named.strip():
             rows.note(line, "subset", "missing-field", "name the domain in the row, or of all rows with --subset")
-        if not chosen or not rejected or named is None or not isinstance(value.get("prompt"), (str, list)):
+        prompt, key = read_prompt(value, line, rows), read_id(value, "id", line, rows)
+        if not chosen or not rejected or line in rows.lines:
             continue
         writers = [*(texts(value.get("models")) or [])]
         sources = writers if len(writers) == len(chosen) + len(rejected) else [""] * (len(chosen) + len(rejected))
-        name = str(value.get("id", line))
-        found.append((line, name, value["prompt"], [*chosen, *rejected], len(chosen), str(named), sources))
+        found.append((line, key or str(line), prompt, [*chosen, *rejected], len(chosen), str(named), sources))
     left_out = rows.settle(on_error)
     if not found:
         raise PrudentError(f"{source} holds no usable item")
@@ -264,14 +293,22 @@ def read_solutions(
     rows = Rows(source)
     problems: dict[str, dict[str, Any]] = {}
     for line, value in objects(mapped(open_records(source, split), columns), rows):
-        key = value.get("problem_id", value.get("problem"))
-        if key is None or not isinstance(value.get("problem"), str):
+        text = value.get("problem")
+        key = read_id(value, "problem_id" if "problem_id" in value else "problem", line, rows)
+        if not isinstance(text, str) or not text.strip() or (key is None and line not in rows.lines):
             rows.note(line, "problem", "missing-field", "problem (a text) and problem_id are needed")
+        if line in rows.lines or key is None or not isinstance(text, str):
             continue
-        entry = problems.setdefault(str(key), {"line": line, "problem": value["problem"], "right": [], "wrong": []})
+        entry = problems.setdefault(key, {"line": line, "problem": text, "right": [], "wrong": []})
+        if squeeze(entry["problem"]) != squeeze(text):
+            detail = f"problem_id {key} has another problem on line {entry['line']}"
+            rows.note(line, "problem", "other-problem", detail)
+            continue
         solutions = _pair_of_row(value) if "eval_solution_A" in value else _single_of_row(value)
         if solutions is None:
-            rows.note(line, "eval_solution", "not-a-solution", "steps (texts) and solution_type or position are needed")
+            rows.note(
+                line, "eval_solution", "not-a-solution", "steps (texts) and solution_type or chosen_position are needed"
+            )
             continue
         for kind, steps in solutions:
             kept = entry[kind]
@@ -283,7 +320,8 @@ def read_solutions(
 
 def _single_of_row(value: dict[str, Any]) -> list[tuple[str, list[str]]] | None:
     steps, kind = texts(value.get("eval_solution")), {"chosen": "right", "rejected": "wrong"}
-    return [(kind[value["solution_type"]], steps)] if steps and value.get("solution_type") in kind else None
+    given = value.get("solution_type")
+    return [(kind[given], steps)] if steps and isinstance(given, str) and given in kind else None
 
 
 def _pair_of_row(value: dict[str, Any]) -> list[tuple[str, list[str]]] | None:
@@ -310,7 +348,7 @@ def _settle_problems(
                 entry["line"],
                 "solution_type",
                 "no-correct-solution" if counts[0] == 0 else "many-correct",
-                f"problem {key} has {counts[0]} correct solutions, expected one",
+                f"problem_id {key} has {counts[0]} correct solutions, expected one",
             )
         elif counts[1] == 0:
             rows.note(entry["line"], "solution_type", "no-incorrect-solution", f"problem {key} has no incorrect one")

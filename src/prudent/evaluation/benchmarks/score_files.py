@@ -19,10 +19,12 @@ from typing import Any
 import numpy as np
 
 from prudent.data.files import read_records
+from prudent.data.records import item_id, listed
 from prudent.errors import BadRow, DataError, PrudentError
 from prudent.evaluation.benchmarks.items import Items
 from prudent.evaluation.benchmarks.judges import outcome, parse_verdict, swapped_outcome
 
+REMEDY = "give one row an item: an id and its candidates' scores"
 KINDS = ("scores", "members", "steps", "judge")
 
 
@@ -39,10 +41,9 @@ class ScoreTable:
 
 
 def _identity(value: dict[str, Any]) -> str | None:
-    for name in ("id", "problem_id"):
-        if value.get(name) is not None:
-            return str(value[name])
-    return None
+    """The id of a row, None where it has none; ValueError for what can't be one."""
+    found = (item_id(value.get(name)) for name in ("id", "problem_id"))
+    return next((name for name in found if name is not None), None)
 
 
 def row_scores(value: dict[str, Any]) -> dict[str, tuple[str, list[Any]]] | str:
@@ -50,6 +51,8 @@ def row_scores(value: dict[str, Any]) -> dict[str, tuple[str, list[Any]]] | str:
     for kind in ("members", "steps", "scores"):
         if kind in value:
             found = value[kind]
+            if found == {}:
+                return f"{kind} are an empty object; name a model and its {kind}"
             if isinstance(found, dict):
                 return {str(name): (kind, scores) for name, scores in found.items()}
             return {"": (kind, found)}
@@ -57,11 +60,13 @@ def row_scores(value: dict[str, Any]) -> dict[str, tuple[str, list[Any]]] | str:
         slot = value.get("chosen_slot")
         if not isinstance(slot, str) or len(slot) != 1:
             return "chosen_slot must be one letter, the slot in which the chosen answer stood"
+        if not all(isinstance(value.get(name), (str, type(None))) for name in ("output", "output_swapped")):
+            return "output must be the judge's text"
         return {"": ("judge", [_judged(value, slot.upper())])}
     if "chosen" in value and "rejected" in value:
         rejected = value["rejected"]
         return {"": ("scores", [value["chosen"], *(rejected if isinstance(rejected, list) else [rejected])])}
-    return f"no scores; columns found: {', '.join(map(str, value))}"
+    return f"no scores; columns found: {listed(value)}"
 
 
 def _judged(value: dict[str, Any], slot: str) -> str:
@@ -113,7 +118,11 @@ def read_scores(path: str | Path, models: Sequence[str] | None = None) -> list[S
         if isinstance(found, str):
             bad.append(BadRow(record.line, "scores", "no-scores", found))
             continue
-        key = _identity(value)
+        try:
+            key = _identity(value)
+        except ValueError as error:
+            bad.append(BadRow(record.line, "id", "not-an-id", str(error)))
+            continue
         for name, (kind, entries) in found.items():
             if models and name not in models:
                 continue
@@ -131,7 +140,7 @@ def read_scores(path: str | Path, models: Sequence[str] | None = None) -> list[S
             _add_row(table, item, record.line, result, value)
             table.has_ids &= key is not None
     if bad:
-        raise DataError(str(path), bad, "one row an item: an id and its candidates' scores")
+        raise DataError(str(path), bad, REMEDY)
     if not tables:
         raise PrudentError(f"{path} holds no scores" + (f" of {', '.join(models)}" if models else ""))
     missing = sorted(set(models or []) - set(tables))
@@ -155,7 +164,16 @@ def _add_row(table: ScoreTable, item: str, line: int, result: tuple[str, list[An
 def _settled(table: ScoreTable, path: Path) -> ScoreTable:
     lists = [isinstance(values[0], list) for values in table.rows.values() if table.kind != "judge"]
     if lists and any(lists) and not all(lists):
-        raise PrudentError(f"{path}: {table.name} has lists of scores in some rows and plain numbers in others")
+        few = 2 * sum(lists) <= len(lists)  # the rarer of the two is what is named
+        what = (
+            "lists of scores where other rows have numbers" if few else "numbers where other rows have lists of scores"
+        )
+        bad = [
+            BadRow(table.lines[key], "scores", "mixed-scores", f"{table.name} has {what}")
+            for key, is_list in zip(table.rows, lists)
+            if is_list == few
+        ]
+        raise DataError(str(path), bad, REMEDY)
     if table.kind == "scores" and lists and lists[0]:
         table.kind = "members"  # lists of one length in every row and candidate
     if table.kind == "members" and len({len(c) for values in table.rows.values() for c in values}) > 1:

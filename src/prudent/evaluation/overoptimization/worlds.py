@@ -13,7 +13,7 @@ import torch
 from prudent.data.failing import Origin, use_rows
 from prudent.data.files import read_records
 from prudent.data.pools import Pool, read_pool, refuse_bad, use_pool
-from prudent.data.records import mapped
+from prudent.data.records import item_id, mapped
 from prudent.errors import BadRow, PrudentError, RowsError
 from prudent.evaluation.overoptimization.goodhart import World, split_world
 from prudent.features.limits import Shown, same_responses, shown, words
@@ -175,20 +175,26 @@ def read_solutions(path: str | Path, columns: Mapping[str, str] | None = None, o
         question, solutions = record.value.get("question"), record.value.get("solutions")
         listed = solutions if isinstance(solutions, list) else []
         readable = all(isinstance(s, dict) and isinstance(s.get("solution"), str) for s in listed)
-        if not isinstance(question, str) or len(listed) < 2 or not readable:
-            bad.append(
-                BadRow(record.line, "solutions", "not-solutions", "a question and two or more solutions are needed")
-            )
+        if not isinstance(question, str) or not question.strip():
+            bad.append(BadRow(record.line, "question", "missing-field", "a question, a text, is needed"))
+            continue
+        if len(listed) < 2 or not readable:
+            bad.append(BadRow(record.line, "solutions", "not-solutions", "two or more solutions are needed"))
             continue
         if not all(isinstance(s.get("is_correct"), bool) for s in listed):
             bad.append(
                 BadRow(record.line, "solutions", "missing-field", "is_correct (true or false) in every solution")
             )
             continue
+        try:
+            name = item_id(record.value.get("problem_id")) or item_id(record.value.get("id")) or str(index)
+        except ValueError as error:
+            bad.append(BadRow(record.line, "id", "not-an-id", str(error)))
+            continue
         pool.prompts.append([{"role": "user", "content": question}])
         pool.responses.append([s["solution"] for s in listed])
         pool.gold.append([float(s["is_correct"]) for s in listed])
-        pool.ids.append(str(record.value.get("problem_id", record.value.get("id", index))))
+        pool.ids.append(name)
         pool.lines.append(record.line)
     refuse_bad(path, bad, on_error)
     return replace(pool, left_out=bad)
