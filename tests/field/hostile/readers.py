@@ -9,7 +9,7 @@ from typing import Any
 
 from prudent.commands.evaluate.validity import read_table
 from prudent.commands.score.run import read_rows
-from prudent.data.pools import read_pool, read_prompts
+from prudent.data.pools import Pool, read_pool, read_prompts
 from prudent.data.preferences import read_preferences_with_report
 from prudent.data.ratings import read_ratings
 from prudent.evaluation.benchmarks.items import read_items
@@ -66,6 +66,10 @@ def items(benchmark: str) -> Callable[[Path], Any]:
 
 def items_kept(benchmark: str) -> Callable[[Path], int]:
     return lambda path: len(read_items(benchmark, path, on_error="skip"))
+
+
+def of_pool(pool: Pool) -> Any:
+    return [pool.prompts, pool.responses, pool.gold, pool.ids]
 
 
 def tables(path: Path) -> Any:
@@ -165,7 +169,7 @@ READERS: dict[str, Reader] = {
         flat=True,
     ),
     "pool": Reader(
-        lambda path: vars(read_pool(path)),
+        lambda path: of_pool(read_pool(path)),
         [{"id": w, "prompt": f"Q {w}", "responses": [w, "rock"], "gold": [1.5, -2]} for w in WORDS],
         ("prompt", "responses", "gold", "id"),
         {"prompt": {"text": FINE}, "responses": {"list of texts": FINE}, "gold": {"list of numbers": FINE}, "id": IDS},
@@ -234,7 +238,7 @@ READERS: dict[str, Reader] = {
         flat=True,
     ),
     "solutions": Reader(
-        lambda path: vars(read_solutions(path)),
+        lambda path: of_pool(read_solutions(path)),
         [
             {"question": f"{i}+1?", "solutions": [{"solution": f"{i + k}", "is_correct": k == 1} for k in range(2)]}
             for i in range(3)
