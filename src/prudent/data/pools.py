@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,8 +28,8 @@ class Pool:
     responses: list[list[str]]
     gold: list[list[float]] | None
     ids: list[str]
-    lines: list[int] | None = None
-    left_out: Sequence[BadRow] = ()
+    lines: list[int] | None = field(default=None, compare=False)  # pools are equal by what they hold
+    left_out: Sequence[BadRow] = field(default=(), compare=False)
 
     def __len__(self) -> int:
         return len(self.prompts)
