@@ -106,6 +106,11 @@ def fsync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def cache_folder() -> Path:
+    """Folder of everything that can be computed again: $PRUDENT_CACHE, or ~/.cache/prudent."""
+    return Path(os.environ.get("PRUDENT_CACHE") or Path.home() / ".cache" / "prudent").expanduser()
+
+
 def write_atomic(path: str | Path, data: str | bytes) -> None:
     """Write one file so that a reader sees the old content or the new one, never a part."""
     path = Path(path)

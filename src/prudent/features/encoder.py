@@ -21,19 +21,11 @@ from prudent.features.backbone import Runner, backbone_of
 from prudent.features.cache import FORMAT, FeatureCache, row_key
 from prudent.features.cpu import fast_attention
 from prudent.features.large import StoredRows
-from prudent.features.models import (
-    cache_folder,
-    context_of,
-    dtype_name,
-    ensure_pad,
-    load_language_model,
-    padding_id,
-    require_known,
-)
+from prudent.features.models import context_of, dtype_name, ensure_pad, load_language_model, padding_id, require_known
 from prudent.features.pooling import POOLINGS
 from prudent.features.rendering import Prompt, Rendered, Renderer, Response
 from prudent.progress import meter
-from prudent.runs import hash_text
+from prudent.runs import cache_folder, hash_text
 
 if TYPE_CHECKING:
     from prudent.features.ray import RayEngine

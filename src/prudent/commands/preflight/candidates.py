@@ -11,10 +11,10 @@ from typing import Any
 
 from prudent.commands.preflight.options import PreflightOptions
 from prudent.features.encoder import hash_tokenizer, hash_weights
-from prudent.features.models import cache_folder, load_language_model
+from prudent.features.models import load_language_model
 from prudent.features.rendering import Renderer
 from prudent.features.sampling import sample
-from prudent.runs import dumps, hash_text, write_atomic
+from prudent.runs import cache_folder, dumps, hash_text, write_atomic
 
 FORMAT = "1"  # of kept responses: changes whenever the same prompts would get others
 Messages = list[dict[str, str]]
