@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from prudent.cli import app
+from prudent.commands.encode.run import item_blocks, rows_of
 from prudent.errors import BadRow, PrudentError, RowsError
 from prudent.features.blocks import Result, Text, block_of, in_blocks, packed, unpacked, use_block, write_texts
 from prudent.features.encoder import Encoder
@@ -126,3 +128,13 @@ def test_rows_in_the_cache_are_read_where_they_lie(tiny_folder: Path) -> None:
     assert np.array_equal(np.asarray(stored), whole)
     assert np.array_equal(np.asarray(stored[5:9]), whole[5:9])
     assert np.array_equal(np.asarray(stored[torch.tensor([3, 20, 3])][1:]), whole[[20, 3]])
+
+
+def test_rows_are_counted_where_that_is_quick(tmp_path: Path) -> None:
+    (tmp_path / "three.jsonl").write_text('{"prompt": "a", "response": "b"}\n' * 3)
+    pq.write_table(pa.table({"prompt": ["a"] * 5, "response": ["b"] * 5}), tmp_path / "five.parquet")
+    (tmp_path / "two.csv").write_text("prompt,response\na,b\nc,d\n")
+    assert rows_of([str(tmp_path / "three.jsonl"), str(tmp_path / "five.parquet")]) == 8
+    assert rows_of([str(tmp_path / "three.jsonl"), str(tmp_path / "two.csv")]) is None
+    blocks = item_blocks(str(tmp_path / "five.parquet"), 4, {})
+    assert [block.to_pylist()[0]["line"] for block in blocks] == [[1, 2, 3, 4], [5]]
