@@ -13,6 +13,11 @@ PAIRS = 1_000_000
 SIZES = {"0.135B": (0.135e9, 576), "1.7B": (1.7e9, 2048), "8B": (8e9, 4096), "70B": (70e9, 8192)}  # parameters, width
 
 
+def amount(value: float) -> str:
+    """Two digits, or the whole number."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=float, default=650, help="of a pair: the prompt once, and both answers")
@@ -33,8 +38,8 @@ def main() -> None:
         minutes = given.passes * gigabytes / given.disk / 60
         rendered = 2 * PAIRS / given.rendered / 3600
         print(
-            f"| {name}, width {width:,} | {hours:.2g} | {given.price * hours:.2g} | {rendered:.2g} | {gigabytes:.3g} | "
-            f"{minutes:.2g} min |"
+            f"| {name}, width {width:,} | {amount(hours)} | {amount(given.price * hours)} | {amount(rendered)} | "
+            f"{amount(gigabytes)} | {amount(minutes)} min |"
         )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,17 @@ from typer.testing import CliRunner
 from prudent.cli import app
 from prudent.commands.encode.run import item_blocks, rows_of
 from prudent.errors import BadRow, PrudentError, RowsError
-from prudent.features.blocks import Result, Text, block_of, in_blocks, packed, unpacked, use_block, write_texts
+from prudent.features.blocks import (
+    Result,
+    Text,
+    block_of,
+    in_blocks,
+    packed,
+    texts_folder,
+    unpacked,
+    use_block,
+    write_texts,
+)
 from prudent.features.encoder import Encoder
 from prudent.features.ray import RayEngine, cause_of
 
@@ -55,6 +67,17 @@ def test_written_texts_are_read_in_their_order(tmp_path: Path) -> None:
     rows = [row for read in reads for block in read() for row in [block.to_pylist()[0]]]
     assert [line for row in rows for line in row["line"]] == list(range(50))[::-1]
     assert json.loads(rows[0]["response"][0]) == responses[49]
+
+
+def test_texts_on_their_way_leave_nothing(tmp_path: Path) -> None:
+    old, young = tmp_path / "texts-old", tmp_path / "texts-young"
+    for folder in (old, young):
+        folder.mkdir()
+    os.utime(old, (time.time() - 8 * 86400,) * 2)
+    with texts_folder(tmp_path) as folder:
+        write_texts(folder, ["p"], ["r"], np.arange(1), 3)
+        assert folder.parent == tmp_path and list(folder.iterdir())
+    assert list(tmp_path.iterdir()) == [young]
 
 
 def test_encode_fills_the_cache_for_the_command_that_follows(tiny_folder: Path, tmp_path: Path) -> None:

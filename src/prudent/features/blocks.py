@@ -8,7 +8,11 @@ detail) of a row that could not be read at all.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from functools import partial
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from prudent.features.encoder import EncodeStats
 
 REASON = "not-encoded"
+STALE_SECONDS = 7 * 86400.0
 BATCHES_A_READ = 16  # blocks that one reading task of written texts gives
 
 
@@ -163,6 +168,17 @@ def add_stats(total: EncodeStats, more: dict[str, Any]) -> None:
 def tokens_read(stats: dict[str, Any]) -> int:
     """Tokens of text that were read: computed ones without padding, and shared ones."""
     return stats["tokens"] - stats["padding"] + stats["shared"]
+
+
+@contextlib.contextmanager
+def texts_folder(root: Path) -> Iterator[Path]:
+    """A folder in ``root`` for texts on their way, gone afterwards; what a killed run left goes after a week."""
+    root.mkdir(parents=True, exist_ok=True)
+    for left in root.glob("texts-*"):
+        if time.time() - left.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="texts-", dir=root) as folder:
+        yield Path(folder)
 
 
 def write_texts(

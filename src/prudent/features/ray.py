@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prudent.errors import PrudentError, RowsError
-from prudent.features.blocks import EncodeBlocks, Result, add_stats, tokens_read, unpacked, write_texts
+from prudent.features.blocks import EncodeBlocks, Result, add_stats, texts_folder, tokens_read, unpacked, write_texts
 from prudent.features.models import dtype_name
 from prudent.progress import meter
 
@@ -50,6 +50,7 @@ class RayEngine:
         """What ``worker(*arguments)`` makes of the blocks of all ``reads``, in the order in which they are done."""
         ray = self.connect()
         from ray.data import ActorPoolStrategy
+        from ray.util.annotations import RayDeprecationWarning
 
         workers, gpus = self.workers(ray.cluster_resources())
         texts = ray.data.read_datasource(
@@ -58,16 +59,18 @@ class RayEngine:
             concurrency=min(workers + 1, len(reads)),
             override_num_blocks=len(reads),  # else Ray would divide the blocks further
         )
-        results = texts.map_batches(
-            worker,
-            fn_constructor_args=arguments,
-            batch_size=1,  # a block is one row
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
-            num_cpus=1,
-            num_gpus=gpus or None,
-            max_task_retries=TRIES,
-        )
+        with warnings.catch_warnings():  # Ray has no parameter of its own for the tries of a block
+            warnings.simplefilter("ignore", RayDeprecationWarning)
+            results = texts.map_batches(
+                worker,
+                fn_constructor_args=arguments,
+                batch_size=1,  # a block is one row
+                batch_format="pyarrow",
+                compute=ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
+                num_cpus=1,
+                num_gpus=gpus or None,
+                max_task_retries=TRIES,
+            )
         try:
             for row in results.iter_rows():
                 yield unpacked(row)
@@ -133,11 +136,8 @@ class RayEngine:
         }
         keys = np.empty((len(prompts), 2), np.int64)
         bad: dict[int, str] = {}
-        with (
-            tempfile.TemporaryDirectory(prefix="texts-", dir=root) as folder,
-            meter("encoding", len(prompts), encoder.progress) as advance,
-        ):
-            reads = write_texts(Path(folder), prompts, responses, together(prompts), self.rows)
+        with texts_folder(root) as folder, meter("encoding", len(prompts), encoder.progress) as advance:
+            reads = write_texts(folder, prompts, responses, together(prompts), self.rows)
             for result in self.map(reads, EncodeBlocks, (everywhere(encoder.name), options, encoder.fingerprint)):
                 if len(result.lines):
                     keys[result.lines] = result.values

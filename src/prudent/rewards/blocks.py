@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from prudent.errors import RowsError
-from prudent.features.blocks import Result, packed, use_block, write_texts
+from prudent.features.blocks import Result, packed, texts_folder, use_block, write_texts
 from prudent.features.encoder import together
 from prudent.features.ray import RayEngine, everywhere
 from prudent.progress import meter
@@ -39,12 +37,10 @@ def score_texts(
 ) -> torch.Tensor:
     """Scores (K, N) float32 of N responses by ``RewardModel.load(source, **options)`` in each worker. RowsError names
     every text that can't be scored."""
-    root = cache_folder()
-    root.mkdir(parents=True, exist_ok=True)
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     bad: dict[int, str] = {}
-    with tempfile.TemporaryDirectory(prefix="texts-", dir=root) as folder, meter("scoring", len(prompts)) as advance:
-        reads = write_texts(Path(folder), prompts, responses, together(prompts), engine.rows)
+    with texts_folder(cache_folder()) as folder, meter("scoring", len(prompts)) as advance:
+        reads = write_texts(folder, prompts, responses, together(prompts), engine.rows)
         for result in engine.map(reads, ScoreBlocks, (everywhere(source), options)):
             parts += [(result.lines, result.values)] if len(result.lines) else []
             bad |= {row.line: row.detail for _, row in result.bad}
