@@ -30,11 +30,3 @@ def require_finite(values: torch.Tensor, name: str, axes: tuple[str, ...] = ()) 
         f"{name} is {values[tuple(position)].item()} at {where or 'its only value'} "
         f"({int(bad.sum())} of {values.numel()} values are not finite); remove or fix them first"
     )
-
-
-def require_shape(values: torch.Tensor, name: str, expected: tuple[int | None, ...]) -> None:
-    """Raise PrudentError unless ``values`` has the expected shape; None stands for any length."""
-    shape = tuple(values.shape)
-    if len(shape) != len(expected) or any(e is not None and e != s for e, s in zip(expected, shape)):
-        wanted = "(" + ", ".join("any" if e is None else str(e) for e in expected) + ")"
-        raise PrudentError(f"{name} has shape {shape}, expected {wanted}")

@@ -15,7 +15,7 @@ from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
 from prudent.seeding import numpy_generator, spawn
 
-DEFAULT_RULE = "random"  # docs/acquire.md: what each rule was worth
+DEFAULT_RULE = "random"  # docs/acquire.md: what each rule gained
 
 
 class AcquireSettings(NamedTuple):

@@ -40,6 +40,7 @@ class EngineOptions(CommonOptions):
     ] = 1024
 
     def problems(self) -> list[str]:
+        """What is wrong with these options, one sentence each; empty where nothing is."""
         flags = ("--address", "--concurrency", "--num-gpus") if self.engine == "local" else ()
         return super().problems() + self.unusable(flags, "--engine local")
 

@@ -30,7 +30,7 @@ def length_report(chosen: np.ndarray, rejected: np.ndarray) -> dict[str, Any]:
 
     longer_accuracy: share of pairs whose chosen answer is longer, equal lengths counted half, with its 95 % Wilson
     interval (half counts rounded down). cohen_d_pooled: difference of means over the pooled sample standard deviation;
-    cohen_d_paired: mean over standard deviation of the differences; null with a reason where the spread is zero.
+    cohen_d_paired: mean over standard deviation of the differences; null with a reason where that deviation is zero.
     relative_gap: difference of means over their mean. severe: the better of "longer" and "shorter" is right in at least
     70 % of pairs, above one half beyond its interval, and the means lie at least 10 % apart; d alone never makes it so.
     """

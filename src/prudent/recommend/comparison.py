@@ -123,7 +123,7 @@ def contenders(
 
 
 def row_of(name: str, ranking: Ranking, popularity: np.ndarray, rounds: int, seed: Seed) -> dict[str, Any]:
-    """One ranking's means with intervals over users (null with a reason where there is none), and its spread."""
+    """One ranking's means with intervals over users (null with a reason where there is none), and its exposure."""
     row: dict[str, Any] = {"ranking": name}
     for metric, values in ranking.values.items():
         found = bounded_mean(values[~np.isnan(values)], rounds=rounds, seed=seed)
@@ -134,7 +134,7 @@ def row_of(name: str, ranking: Ranking, popularity: np.ndarray, rounds: int, see
 
 
 def paired_p(gap: np.ndarray) -> float | None:
-    """Two-sided p of a paired t-test on (users,) differences; 1 where all are 0, None without any spread.
+    """Two-sided p of a paired t-test on (users,) differences; 1 where all are 0, None where all are equal.
 
     A bootstrap's p is never below 2 / (rounds + 1), which Holm over dozens of rows lifts above any level.
     """

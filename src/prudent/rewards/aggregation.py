@@ -1,6 +1,6 @@
 """Rules that turn K members' scores into one reward per response: (K, N) -> (N,).
 
-Every spread is a sample standard deviation or variance (ddof = 1); ``describe`` gives a rule's formula for reports.
+Standard deviations and variances are those of a sample (ddof = 1); ``describe`` gives a rule's formula for reports.
 Members' scores should share an origin (see ``uncertainty.centre``) before a rule that compares members, as min does.
 """
 
@@ -114,7 +114,7 @@ def aggregate(scores: ArrayLike, rule: str = "mean", **options: float) -> torch.
     rule: mean | member (index) | min | lcb (coefficient) | uwo (coefficient) | median | quantile (level) |
     cvar (level) | entropic (coefficient). Formulas and defaults: ``describe(rule)``.
     Raises PrudentError for an unknown rule or option, for a rule that needs more members than there are (lcb and uwo
-    need two: the spread of one is undefined), and for scores that are not finite, naming item and member.
+    need two: the variance of one is undefined), and for scores that are not finite, naming item and member.
     Sources: mean and LCB, arXiv 2401.16635; min (WCO) and UWO, Coste et al., arXiv 2310.02743.
     """
     chosen = _chosen_options(rule, options)

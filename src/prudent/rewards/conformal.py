@@ -1,9 +1,9 @@
 """Intervals on margins with a coverage that doesn't depend on the model being right (split conformal, by mapie).
 
-A margin's interval is mean -+ q * sigma, with sigma the members' spread and q the quantile of |target - mean| / sigma
-on pairs kept aside for it. Exchangeable pairs are covered at the level asked for, on average over all of them; a group
-of prompts may be covered more or less, so coverage is reported by group. Source: Lei et al. 2018 (JASA), normalised
-residuals; Vovk et al. 2005.
+A margin's interval is mean -+ q * sigma, with sigma the standard deviation over members and q the quantile of |target -
+mean| / sigma on pairs kept aside for it. Exchangeable pairs are covered at the level asked for, on average over all of
+them; a group of prompts may be covered more or less, so coverage is reported by group. Source: Lei et al. 2018 (JASA),
+normalised residuals; Vovk et al. 2005.
 """
 
 from __future__ import annotations

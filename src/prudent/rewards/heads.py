@@ -1,4 +1,4 @@
-"""K linear Bradley-Terry heads on frozen features: the cheap end of reward models that know their spread.
+"""K linear Bradley-Terry heads on frozen features: the cheap end of reward models that know their variance.
 
 Features are standardised (mean and scale over all training responses, kept in the artefact), heads are fitted on
 differences of standardised features, and each head is centred on the training responses, so that members share an
@@ -158,7 +158,7 @@ class HeadEnsemble:
 
 
 def probe_features(mean: torch.Tensor, scale: torch.Tensor, count: int = 8) -> torch.Tensor:
-    """``count`` feature vectors (count, d) spread like the training responses, the same for equal statistics."""
+    """``count`` feature vectors (count, d) distributed like the training responses, the same for equal statistics."""
     noise = np.random.default_rng(0).standard_normal((count, len(mean)))
     return mean + scale * torch.from_numpy(noise).float()
 

@@ -7,7 +7,7 @@ The head w minimises sum_i c_i L(w' x_i) + lam/2 ||w||^2 with lam = ridge * sum_
     B = sum_i c_i^2 (sg(z_i) - s_i)^2 x_i x_i'                    sandwich covariance    C = A^-1 B A^-1
 
 C = A^-1 trusts the Bradley-Terry model and counts the prior; the sandwich (Huber 1967, White 1982) takes the noise from
-the residuals, which is what a bootstrap ensemble measures too, and leaves the prior's own spread out. The covariance
+the residuals, which is what a bootstrap ensemble measures too, and leaves the prior's own variance out. The covariance
 of the scores of responses with standardised features f_a, f_b is f_a' C f_b: scores are linear in w, so nothing else
 is approximated.
 Sources: MacKay 1992; Daxberger et al., arXiv 2106.14806 (last-layer Laplace).

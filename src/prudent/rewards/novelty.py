@@ -90,8 +90,8 @@ class Novelty:
 
 @dataclass(frozen=True)
 class NoveltyEnsemble:
-    """Linear heads whose spread is widened by novelty: Var = Var_heads + share * v0 * novelty, with v0 the heads' mean
-    variance on the training responses. Members keep their mean and the sign of their deviation at every response."""
+    """Linear heads whose variance is widened by novelty: Var = Var_heads + share * v0 * novelty, with v0 the heads'
+    mean variance on the training responses. Members keep their mean and the sign of their deviations."""
 
     heads: HeadEnsemble
     novelty: Novelty

@@ -5,7 +5,7 @@ a missing rating is masked (no loss, no gradient). A gating network on the promp
 trained by Bradley-Terry on preference pairs with the heads frozen. Reward quantiles are mixed level by level,
 q_i = sum_k g_k q_{k,i} (comonotone: attributes are taken to be good and bad together, not a mixture distribution).
 
-The Q levels are the members of ``scores``: their mean is the expected reward, their spread the reward's own, and
+The Q levels are the members of ``scores``: their mean is the expected reward, their deviation the reward's own, and
 ``aggregate(scores, "cvar", level)`` is its lower tail. Source: arXiv 2409.10164 and its released inference code.
 """
 

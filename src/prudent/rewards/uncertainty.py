@@ -1,7 +1,7 @@
 """What members' scores say together: moments, centring per prompt, normalised variance, members that are the same.
 
 Scores are (K, N): K members, N responses; functions that say so also take leading axes (draws). One definition of
-spread everywhere: the *sample* variance over members (ddof = 1).
+variance everywhere: the *sample* variance over members (ddof = 1).
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def finite_rows(scores: torch.Tensor) -> torch.Tensor:
 def drop_members(scores: ArrayLike) -> tuple[torch.Tensor, list[int]]:
     """Scores without the members that are not finite somewhere, left out for *every* item, and the indices kept.
 
-    scores: (K, ...). Never done on its own: a spread over fewer members is another quantity, so callers show the new K.
+    scores: (K, ...). Never done on its own: a variance over fewer members is another quantity, so callers show the
+    new K.
     """
     tensor = as_tensor(scores)
     kept = torch.nonzero(torch.isfinite(tensor).flatten(1).all(1))[:, 0]
@@ -76,7 +77,7 @@ def drop_members(scores: ArrayLike) -> tuple[torch.Tensor, list[int]]:
 def moments(scores: ArrayLike) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and sample variance (ddof = 1) over members: (K, ...) -> two tensors of shape (...).
 
-    Raises PrudentError for one member (its spread is undefined: neither 0 nor NaN) and for scores that are not
+    Raises PrudentError for one member (its variance is undefined: neither 0 nor NaN) and for scores that are not
     finite, naming the item and the member.
     """
     tensor = as_scores(scores, members_at_least=2)
@@ -184,8 +185,8 @@ def normalise_variance(
 def identical_members(scores: ArrayLike, tolerance: float = 1e-6) -> list[list[int]]:
     """Groups (of two or more indices) of members that score alike. (K, N) -> list of lists.
 
-    Alike: equal up to an additive constant within ``tolerance`` times the largest spread of a member's scores over
-    the items. A constant has no meaning to Bradley-Terry, so it makes no difference between members either.
+    Alike: equal up to an additive constant within ``tolerance`` times the largest distance of a score from its member's
+    mean. A constant has no meaning to Bradley-Terry, so it makes no difference between members either.
     """
     tensor = as_scores(scores).double().flatten(1)
     centred = tensor - tensor.mean(1, keepdim=True)

@@ -19,7 +19,7 @@ from scipy import stats
 
 from prudent.arrays import ArrayLike, as_tensor
 from prudent.errors import PrudentError
-from prudent.policies.finite import FORMS, kl, multiplier, solve
+from prudent.policies.finite import FORMS, kl, solve
 from prudent.rewards.uncertainty import centre
 from prudent.theory.bounds import width
 from prudent.theory.error_quantiles import Response, error_quantile, optimism, pool_variance
@@ -276,10 +276,3 @@ def draw_deviations(belief: Belief, count: int, generator: torch.Generator) -> t
     """omega (count, P, n) ~ N(0, Sigma) from the belief's factor."""
     noise = torch.randn(count, belief.factor.shape[-1], generator=generator, dtype=torch.float64)
     return torch.einsum("pnr,sr->spn", belief.factor, noise)
-
-
-def level_of(belief: Belief, beta: float, method: str) -> torch.Tensor:
-    """lam of each prompt at which the form counts rewards (0 for the proportional form), (P,)."""
-    if method == "proportional":
-        return torch.zeros(len(belief.reward), dtype=torch.float64)
-    return multiplier(belief.reward, belief.reference, beta, belief.variance, form=method)

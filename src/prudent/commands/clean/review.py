@@ -14,8 +14,8 @@ ACTS = {"drop": "Drop this pair", "flip": "Swap chosen and rejected"}
 
 
 def pick_changes(changes: Sequence[Change], limit: int) -> tuple[list[Change], dict[str, int]]:
-    """The changes worth a person's look: drops and flips, at most ``limit`` a rule, the weakest pairs first; and how
-    many of each rule are not shown."""
+    """The changes that a person should look at: drops and flips, at most ``limit`` a rule, the weakest pairs first; and
+    how many of each rule are not shown."""
     groups: dict[str, list[Change]] = {}
     for change in changes:
         if change.suggestion in ACTS:

@@ -34,7 +34,7 @@ from prudent.commands.options import (
 class CompareOptions(PairOptions, RunOptions):
     """Fit each family on the same pairs, each in a process of its own, and compare what its standard deviation says.
 
-    Accuracy, calibration, whether the spread finds errors (AUROC, risk-coverage), the spread on unlike pairs,
+    Accuracy, calibration, whether the standard deviation finds errors (AUROC, risk-coverage), its size on unlike pairs,
     parameters, seconds and peak memory.
     """
 

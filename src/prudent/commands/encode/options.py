@@ -51,6 +51,7 @@ class EncodeOptions(EngineOptions, PairOptions):
     on_error: OnError = "raise"
 
     def problems(self) -> list[str]:
+        """What is wrong with these options, one sentence each; empty where nothing is."""
         problems = super().problems()
         if not (self.preferences or self.data):
             problems.append("nothing to encode; name a file with --preferences or --data")

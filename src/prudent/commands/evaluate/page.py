@@ -44,7 +44,7 @@ def report(
 
 
 def verdict(page: Report, results: list[Result], baselines: list[Result], payload: dict[str, Any]) -> None:
-    """The result in words: the best scorer, what a blind one gets, and who can't be told from the best."""
+    """The result in words: the best scorer, what a blind one gets, and who isn't clearly different from it."""
     best = max(results, key=lambda r: r.headline[1].value or 0)
     name, value = best.headline
     random = payload["baselines"]["random"].get(name, payload["baselines"]["random"].get("micro"))
@@ -187,7 +187,7 @@ def views(page: Report, results: list[Result]) -> None:
     if all(size == 2 for r in ensembles for size in r.items.sizes):
         page.text(
             "Members are centred per item before rules compare them. On a pair both answers then have one and the same "
-            "spread, so lcb and uwo order pairs as the mean does; they differ where a policy chooses among many."
+            "deviation, so lcb and uwo order pairs as the mean does; they differ where a policy chooses among many."
         )
 
 

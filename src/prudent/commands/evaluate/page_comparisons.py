@@ -12,13 +12,13 @@ LEVEL = 0.05
 
 
 def undecided(payload: dict[str, Any]) -> str:
-    """Which scorers can't be told from the reference, in a sentence."""
+    """Which scorers aren't clearly different from the reference, in a sentence."""
     found = payload["comparisons"]
     near = [c["b"] for c in found if c["rows"][0].p_holm is None or c["rows"][0].p_holm >= LEVEL]
     name = payload["compared_with"]["name"]
     if not near:
         return f"Every other scorer differs clearly from {name} (p below {LEVEL:g} after Holm)."
-    return f"{len(near)} of {len(found)} can't be told from {name} on these items: {', '.join(near)}."
+    return f"{len(near)} of {len(found)} are not clearly different from {name} on these items: {', '.join(near)}."
 
 
 def comparisons(page: Report, payload: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ def print_table(benchmark: str, results: list[Result], baselines: list[Result], 
 
 
 def print_comparisons(console: Console, payload: dict[str, Any]) -> None:
-    """The scorers that can't be told from the reference, then every difference."""
+    """Differences from the reference, the best scorers first, and who isn't clearly different from it."""
     reference, found = payload["compared_with"], payload["comparisons"]
     console.print(
         f"Compared with {reference['name']} ({reference['why']}); p: McNemar"

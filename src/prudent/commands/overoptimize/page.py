@@ -317,7 +317,7 @@ def _method_notes(page: Report, curves: dict[str, list[Curve]], given: Overoptim
     lines = [
         "Best of n: expected value over all subsets of n of a prompt's samples, never with replacement, ties averaged.",
         "KL of best of n: ln n - (n - 1) / n, exact without ties, an upper bound with them.",
-        "Values are differences from the reference (n = 1); the proxy is centred per prompt, in units of its spread.",
+        "Values are differences from the reference (n = 1); the proxy is in standard deviations within a prompt.",
     ]
     if given.model is None:
         lines += [

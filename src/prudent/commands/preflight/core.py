@@ -214,7 +214,7 @@ def join(parts: Sequence[Outcomes]) -> Outcomes:
 
 
 def table(outcomes: Outcomes, *, level: float = 0.95, seed: Seed = 0) -> list[dict[str, Any]]:
-    """One row a method and setting: gain, its spread, risk with its Wilson interval, KL, prompts made worse, and the
+    """One row a method and setting: gain, its deviation, risk with its Wilson interval, KL, prompts made worse, and the
     paired difference from vanilla on the same draws. Draws that are nan are left out and counted as ``unreached``."""
     rows = []
     base_index = outcomes.methods.index(BASELINE) if BASELINE in outcomes.methods else None
