@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from prudent.data.formats import Choices, Reject, pair_of_sides, parse_transcript
+from prudent.data.formats import Choices, pair_of_sides
+from prudent.data.messages import Reject, parse_transcript
 
 
 def no_note(*_: str) -> None:

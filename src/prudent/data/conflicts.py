@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from prudent.data.formats import number
+from prudent.data.messages import number
 from prudent.data.records import listed
 from prudent.errors import PrudentError
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from prudent.data.formats import Message, squeeze
 from prudent.data.lengths import answer_text
+from prudent.data.messages import Message, squeeze
 
 SHINGLE = 3  # words
 PERMUTATIONS = 64

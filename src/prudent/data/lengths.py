@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from prudent.data.formats import Message
+from prudent.data.messages import Message
 
 SEVERE_ACCURACY = 0.7
 SEVERE_GAP = 0.1

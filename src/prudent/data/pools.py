@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from prudent.data.failing import Origin, use_rows
 from prudent.data.files import read_records
-from prudent.data.formats import Message, Problem, Reject, read_side
+from prudent.data.messages import Message, Problem, Reject, read_side
 from prudent.data.records import brief, item_id, listed, mapped
 from prudent.errors import BadRow, DataError, PrudentError, RowsError
 from prudent.runs import dumps, write_atomic

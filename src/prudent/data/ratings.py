@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prudent.data.files import open_records
-from prudent.data.formats import Message, Note, Pair, Problem, Reject, number, read_side
+from prudent.data.formats import Pair
+from prudent.data.messages import Message, Note, Problem, Reject, number, read_side
 from prudent.data.read_report import ReadReport
 from prudent.data.records import brief, listed
 from prudent.errors import BadRow, PrudentError

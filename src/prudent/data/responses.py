@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from prudent.data.failing import Origin
 from prudent.data.files import read_records
-from prudent.data.formats import Reject
+from prudent.data.messages import Reject
 from prudent.data.ratings import read_response
 from prudent.data.records import item_id, mapped
 from prudent.errors import BadRow

@@ -17,8 +17,9 @@ from typing import Any
 
 from prudent.data.conflicts import Conflict, compare
 from prudent.data.duplicates import exact_text, group_pairs, near_duplicates, prompt_text, side_similarity
-from prudent.data.formats import MARK, SCORES, number
+from prudent.data.formats import SCORES
 from prudent.data.lengths import answer_text, length_report, word_counts
+from prudent.data.messages import MARK, number
 from prudent.data.records import listed
 from prudent.data.votes import merge_votes, read_votes
 from prudent.errors import PrudentError

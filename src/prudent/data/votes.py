@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from prudent.data.formats import Choices, Note, Pair, Problem, Reject, check_answers, is_absent, read_numbers, read_side
+from prudent.data.formats import Choices, Pair, check_answers, is_absent, read_numbers
+from prudent.data.messages import Note, Problem, Reject, read_side
 from prudent.data.records import brief, listed
 from prudent.errors import PrudentError
 

@@ -10,7 +10,7 @@ import torch
 
 from prudent.commands.acquire.options import AcquireOptions
 from prudent.commands.preflight.inputs import combine, encode_distinct, encode_pool, pair_reading, short_name
-from prudent.data.formats import squeeze
+from prudent.data.messages import squeeze
 from prudent.data.pools import Pool
 from prudent.data.preferences import prompt_key, read_preferences_with_report
 from prudent.errors import PrudentError

@@ -101,7 +101,7 @@ def reads_of(options: EncodeOptions) -> list[Read]:
 
 def pair_blocks(source: str, split: str | None, rows: int, **how: Any) -> Iterator[pa.Table]:
     """Blocks with both answers of every pair, and the rows that can't be read. how: of ``read_preferences``."""
-    from prudent.data.preferences import read_pairs, reading_plan
+    from prudent.data.pairs import read_pairs, reading_plan
     from prudent.data.read_report import ReadReport
     from prudent.features.blocks import Text, in_blocks
 

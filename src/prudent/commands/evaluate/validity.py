@@ -7,7 +7,7 @@ from typing import Any
 
 from prudent.commands.common import say
 from prudent.commands.evaluate.options import ValidityOptions
-from prudent.data.formats import number
+from prudent.data.messages import number
 from prudent.errors import BadRow, DataError, PrudentError
 from prudent.runs import hash_file, new_run
 

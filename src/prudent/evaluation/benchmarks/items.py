@@ -10,7 +10,7 @@ from typing import Any
 
 from prudent.data.failing import Origin
 from prudent.data.files import Record, open_records
-from prudent.data.formats import Problem, Reject, read_side, squeeze
+from prudent.data.messages import Problem, Reject, read_side, squeeze
 from prudent.data.preferences import read_preferences_with_report
 from prudent.data.records import item_id, listed, mapped
 from prudent.errors import BadRow, DataError, PrudentError
