@@ -130,6 +130,16 @@ def test_every_row_is_in_one_piece_and_prompts_stay_together(settings, small_pie
     assert all(piece.sampled == 16 * len(piece.rows) for piece in work.pieces[pieces.CANDIDATES])
 
 
+def test_long_prompts_are_sampled_few_at_a_time(settings, monkeypatch) -> None:
+    sampler = Sampler.load(settings)
+    layers, heads, width, sides = 3, 2, 8, 2  # of the tiny model, in float32
+    assert sampler.token_bytes == layers * heads * width * sides * 4
+    prompts = [[{"role": "user", "content": "long " * n}] for n in (1, 40, 1, 1)]
+    monkeypatch.setattr(pieces, "KEYS", sampler.samples * sampler.token_bytes * 2 * 100)  # two rows of 100 tokens
+    found = pieces.sampling_pieces(sampler, prompts, [20, 220, 20, 20])
+    assert [piece.rows for piece in found] == [[0], [1], [2, 3]]
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("60s", 60), ("10m", 600), ("1.5h", 5400)])
 def test_budgets_are_times(settings, text, seconds) -> None:
     assert replace(settings, budget=text).budget_seconds == seconds

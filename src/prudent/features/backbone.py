@@ -121,6 +121,14 @@ def stack(sequences: Sequence[Sequence[int]], pad: int, left: bool = False) -> t
     return ids, mask
 
 
+@torch.inference_mode()
+def token_bytes(model: Any, token: int) -> int:
+    """Bytes of one token's keys and values in a model whose cache can grow in place; 1 where it can't."""
+    cache = new_cache(model, 0)
+    model(input_ids=torch.tensor([[token]], device=model.device), use_cache=True, **{cache_argument(model): cache})
+    return max(1, sum(buffer.nbytes for layer in roomy_layers(cache) for buffer in layer.buffers))
+
+
 class Runner:
     """Runs rendered texts through a backbone and pools them over their response tokens.
 
@@ -140,15 +148,10 @@ class Runner:
 
     def _held(self) -> int:
         """Tokens whose keys and values fit what is set aside for them."""
-        cache = new_cache(self.body, 0)
-        with torch.inference_mode():
-            token = torch.tensor([[self.pad]], device=self.body.device)
-            self.body(input_ids=token, use_cache=True, **{self.argument: cache})
-        one = sum(buffer.nbytes for layer in roomy_layers(cache) for buffer in layer.buffers)
         room = KV_BYTES
         if self.body.device.type == "cuda":
             room = torch.cuda.get_device_properties(self.body.device).total_memory // 16
-        return max(room // one, self.budget)
+        return max(room // token_bytes(self.body, self.pad), self.budget)
 
     def run(self, texts: Sequence[Rendered]) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Pairs of (rows, their features (rows, width) float32 on the CPU), in an order that suits the lengths."""

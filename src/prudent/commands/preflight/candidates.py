@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prudent.commands.preflight.options import PreflightOptions
+from prudent.features.backbone import token_bytes
 from prudent.features.encoder import hash_tokenizer, hash_weights
 from prudent.features.models import load_language_model
 from prudent.features.rendering import Renderer
@@ -40,6 +41,11 @@ class Sampler:
     def mark(self) -> str:
         """Fingerprint of the weights in use and of the tokenizer."""
         return hash_text(FORMAT, hash_weights(self.model), hash_tokenizer(self.tokenizer))
+
+    @cached_property
+    def token_bytes(self) -> int:
+        """Bytes of one token's keys and values."""
+        return token_bytes(self.model, self.tokenizer.pad_token_id or 0)
 
     def file(self, prompts: list[Messages]) -> Path:
         """Where the responses to these prompts are kept."""

@@ -36,6 +36,7 @@ CANDIDATES, TRAIN, TEST = "candidates", "train", "test"
 SHARES = {CANDIDATES: 2.0, TRAIN: 2.0, TEST: 1.0}  # of the time, while all three have something left to do
 TEXTS, TOKENS = 64, 8192  # of a piece at most; one prompt's or one pair's at least
 SAMPLED = 64 * 48  # tokens that a piece samples at most
+KEYS = 3 * 2**27  # bytes of keys and values that a piece holds at most, each row padded to the longest prompt
 SAMPLING_COST = 4  # a sampled token takes about as long as so many that are only read
 TRIAL_STEPS = 5  # tokens sampled to learn the speed
 LEAST_HELD = 8  # held-out pairs in the first answer
@@ -297,12 +298,15 @@ def pool_pieces(pool: Pool, tokens: Any, held: Any) -> list[Piece]:
 
 
 def sampling_pieces(sampler: Sampler, prompts: Sequence[Any], lengths: Sequence[int]) -> list[Piece]:
-    """Prompts of so many tokens in pieces to be sampled and then encoded."""
-    each = sampler.samples * sampler.longest
-    count = max(1, min(TEXTS // sampler.samples, SAMPLED // each))
-    pieces = []
-    for start in range(0, len(prompts), count):
+    """Prompts of so many tokens in pieces to be sampled and then encoded; one prompt's at least."""
+    each, pieces, start = sampler.samples * sampler.longest, [], 0
+    most = max(1, min(TEXTS // sampler.samples, SAMPLED // each))
+    while start < len(prompts):
+        count, held = most, KEYS // (sampler.samples * sampler.token_bytes)  # tokens of a row, all of them held
+        while count > 1 and count * (max(lengths[start : start + count]) + sampler.longest) > held:
+            count -= 1
         rows = list(range(start, min(start + count, len(prompts))))
+        start += count
         kept = sampler.file([prompts[row] for row in rows]).is_file()
         read = len(rows) * each + sum(lengths[row] for row in rows)
         pieces.append(Piece(rows, 0 if kept else len(rows) * each, read, read, 2 * len(rows) * sampler.samples))
