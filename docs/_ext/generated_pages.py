@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 from typer.models import ArgumentInfo
 
 import prudent
-import prudent.cli  # every command's options are declared when it is imported
+import prudent.cli
 from prudent.commands.options import COMMANDS, CommonOptions, Field, fields_of
 
 FOLDER = "reference"
@@ -108,6 +108,7 @@ def api_page(room: str, about: str) -> str:
 def write(app: Any) -> None:
     """Write the pages that are out of date under docs/reference, and remove those of commands that are gone."""
     folder = Path(app.srcdir) / FOLDER
+    prudent.cli.built(prudent.cli.NAMES)  # every command's options are declared then
     pages = {f"command-{one.command.words.replace(' ', '-')}.md": command_page(one) for one in COMMANDS}
     pages |= {f"api-{room.replace('.', '-')}.md": api_page(room, about) for room, about in ROOMS.items()}
     for title, start in (("commands", "command-"), ("api", "api-")):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-from typing import Annotated
+import sys
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 import typer
 
@@ -12,15 +15,6 @@ from prudent.commands.line import Group, add
 from prudent.commands.options import COMMANDS
 
 HELP = {"help_option_names": ["-h", "--help"]}
-app = typer.Typer(
-    name="prudent",
-    cls=Group,
-    help="Reward models that know what they don't know, and policies that heed it.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings=HELP,
-)
 # In the order in which a person meets them; a group with its help.
 NAMES: dict[str, str] = {
     "demo": "",
@@ -50,8 +44,7 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def _root(
+def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
     ] = False,
@@ -59,23 +52,46 @@ def _root(
     pass
 
 
-def _build() -> None:
-    for name, text in NAMES.items():
+def built(names: Iterable[str]) -> typer.Typer:
+    """The command line with these of the commands."""
+    whole = typer.Typer(
+        name="prudent",
+        cls=Group,
+        help="Reward models that know what they don't know, and policies that heed it.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings=HELP,
+    )
+    whole.callback()(root)
+    for name in names:
         importlib.import_module(f"prudent.commands.{name}.options")
         declared = [options for options in COMMANDS if options.command.words.split()[0] == name.replace("_", "-")]
-        parent = app
-        if text:
-            parent = typer.Typer(name=name, cls=Group, help=text, no_args_is_help=True, rich_markup_mode="rich")
-            app.add_typer(parent)
+        parent = whole
+        if NAMES[name]:
+            parent = typer.Typer(name=name, cls=Group, help=NAMES[name], no_args_is_help=True, rich_markup_mode="rich")
+            whole.add_typer(parent)
         for options in declared:
             add(parent, options, options.command.words.split()[-1])
+    return whole
 
 
-_build()
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        return _app()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@functools.cache
+def _app() -> typer.Typer:
+    """All commands; also ``prudent.cli.app``."""
+    return built(NAMES)
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line. A command that is named is built alone: a wrong word is refused in half the time."""
+    asked = (sys.argv[1] if len(sys.argv) > 1 else "").replace("-", "_")
+    app = built([asked]) if asked in NAMES else _app()
     app()
 
 

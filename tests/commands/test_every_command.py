@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import MISSING
 from pathlib import Path
 
@@ -141,3 +143,16 @@ def test_options_that_a_family_lacks_are_refused_by_name(tmp_path: Path) -> None
 def test_what_runs_and_shows_a_command_is_there(words: str) -> None:
     about = BY_WORDS[words].command
     assert callable(load(about.run)) and (not about.show or callable(load(about.show)))
+
+
+def test_a_wrong_option_is_refused_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys, prudent.cli\n"
+        "sys.argv = ['prudent', 'preflight', '--preferences', 'absent.jsonl', '--out', 'out']\n"
+        "try: prudent.cli.main()\n"
+        "except SystemExit as end: print(end.code)\n"
+        "heavy = ('torch', 'transformers', 'datasets', 'numpy', 'prudent.commands.align.options')\n"
+        "print([name for name in heavy if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "--preferences absent.jsonl is not there" in done.stderr and done.stdout.split("\n")[:2] == ["2", "[]"]

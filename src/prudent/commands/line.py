@@ -128,6 +128,11 @@ def execute(options: type[CommonOptions], given: dict[str, Any]) -> None:
     # Quiet and offline-safe before any model library is imported: telemetry is off unless a person turns it on.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for library in (
+        "HF_HUB",
+        "HF_DATASETS",
+    ):  # transformers takes the hub's; progress is Prudent's own (prudent.progress)
+        os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
     # Threads that wait spin a thousand turns, then sleep: nearly as fast as spinning on where the machine is quiet,
     # and five times as fast where it is busy (benchmarks/waiting.py).
     if "OMP_WAIT_POLICY" not in os.environ:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from prudent.errors import PrudentError
+from prudent.progress import track
 from prudent.seeding import Seed, numpy_generator
 
 Progress = Callable[[str, int, float, float], None]  # stage, epoch, loss, Recall@20
@@ -78,7 +79,7 @@ def train(
     curve = Curve(stage)
     best, kept, waited, steps = -math.inf, [tensor.detach().clone() for tensor in parameters], 0, 0
     started = time.perf_counter()
-    for epoch in range(1, schedule.epochs + 1):
+    for epoch in track(range(1, schedule.epochs + 1), stage):
         losses = []
         order = generator.permutation(users)
         for start in range(0, len(order), schedule.batch):

@@ -12,6 +12,7 @@ from prudent.errors import PrudentError, RowsError
 from prudent.features.rendering import prompt_text
 from prudent.policies.estimates import ReferenceStatistics, reference_statistics
 from prudent.policies.objectives import shape
+from prudent.progress import silent
 from prudent.rewards.aggregation import aggregate
 from prudent.rewards.model import RewardModel
 from prudent.serving.bodies import Sample, Score, Size
@@ -48,7 +49,8 @@ class RewardScorer:
         self.statistics: ReferenceStatistics | None = None
         if reference is not None:
             prompts, responses, owner = reference.flat()
-            scores = model.score(prompts, responses)
+            with silent():
+                scores = model.score(prompts, responses)
             self.statistics = reference_statistics(scores, torch.tensor(owner), together=model.one_origin)
             self.index = {self._key(prompt): number for number, prompt in enumerate(reference.prompts)}
 
@@ -79,7 +81,8 @@ class RewardScorer:
         """The score of each sample, or the reason why it has none; a bad sample costs the others nothing."""
         cut = truncated or [False] * len(samples)
         try:
-            scores = self.model.score([s.prompt for s in samples], [s.response for s in samples])
+            with silent():
+                scores = self.model.score([s.prompt for s in samples], [s.response for s in samples])
             return [self._one(sample, scores[:, [row]], cut[row]) for row, sample in enumerate(samples)]
         except RowsError as error:  # names all that fail at once: the others are scored without them
             good = [row for row in range(len(samples)) if row not in error.rows]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +26,7 @@ from prudent.evaluation.overoptimization.sweeps import (
 )
 from prudent.evaluation.overoptimization.worlds import TextWorld, embedded, encode_world, read_world
 from prudent.features.limits import words
+from prudent.progress import meter
 from prudent.rewards.uncertainty import centre, deviation_within, finite_rows
 from prudent.runs import hash_file, new_run
 from prudent.seeding import spawn
@@ -109,7 +108,7 @@ def drawn(
     base = Setting(given.pairs, given.slope, given.members, given.rule)
     n = values_of_n(given, world.samples)
     _, seed, variance_seed = spawn(given.seed, 3)
-    with progress((1 + steps_of(sweeps, base, worlds)) * given.draws) as advance:
+    with meter("drawing reward models", (1 + steps_of(sweeps, base, worlds)) * given.draws) as advance:
         label = f"{base.pairs} pairs, K = {base.members}, {base.rule}"
         curves = {"base": [drawn_curve(label, world, base, n, draws=given.draws, seed=seed, advance=advance)]}
         for sweep in sweeps:
@@ -153,18 +152,6 @@ def pushed(text: TextWorld, given: OveroptimizeOptions, model: str) -> tuple[dic
         return {"base": [whole]}, text
     alone = [reward_of(member[None], reference, setting) for member in members]
     return {"base": [whole], "rule": [whole, one(f"its {len(scores)} members alone", alone)]}, text
-
-
-@contextlib.contextmanager
-def progress(total: int, what: str = "drawing reward models") -> Iterator[Callable[[], None]]:
-    """A bar on stderr; calling what it gives moves it on by one."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda: bar.advance(task)
 
 
 def describe(

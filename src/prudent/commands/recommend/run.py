@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from prudent.recommend.models import BackboneOptions
 from prudent.recommend.outside import load_callable
 from prudent.recommend.pipeline import SCHEDULES, Model
 from prudent.recommend.splits import Data, assemble, sides, with_test
-from prudent.recommend.training import Progress, Schedule
+from prudent.recommend.training import Schedule
 from prudent.recommend.uncertainty import UncertaintyOptions
 from prudent.runs import hash_file, new_run, read_manifest
 
@@ -34,8 +32,7 @@ def fit(given: RecommendFitOptions) -> dict[str, Any]:
     settings = settings_of(given)
     reading = {"threshold": given.threshold, "columns": given.columns, "on_error": given.on_error}
     interactions, reports = _data(given, reading)
-    with _progress() as progress:
-        model = pipeline.fit(interactions, settings, given.seed, progress)
+    model = pipeline.fit(interactions, settings, given.seed)
     result = {**pipeline.summary(model), "read": reports}
     shares = {"split": given.split, "valid_share": given.valid_share, "test_share": given.test_share}
     options = {**pipeline.describe(settings), **reading, **shares}
@@ -109,11 +106,8 @@ def evaluate(given: RecommendEvaluateOptions) -> dict[str, Any]:
         model = _with_test(model, given.test, read_manifest(given.run)["options"])
     chosen = [name.strip() for name in given.baselines.split(",") if name.strip() and name.strip() != "none"]
     ks = tuple(sorted({20, *(given.k or (50,))}))
-    with _progress() as progress:
-        lists = {name: read_lists(Path(path)) for name, path in given.named_lists.items()}
-        found = compare(
-            model, baselines=chosen, lists=lists, ks=ks, rounds=given.rounds, seed=given.seed, progress=progress
-        )
+    lists = {name: read_lists(Path(path)) for name, path in given.named_lists.items()}
+    found = compare(model, baselines=chosen, lists=lists, ks=ks, rounds=given.rounds, seed=given.seed)
     result = {
         "answer": answer(model, found)[0].replace("**", ""),
         "backbone": model.backbone.name,
@@ -185,17 +179,6 @@ def _with_test(model: Model, test: Path, options: dict[str, Any]) -> Model:
 
 def _load(folder: Path, scorer: str | None) -> Model:
     return load(folder, load_callable(scorer) if scorer and ":" in scorer else None)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Progress]:
-    """A line on stderr that says which stage is at which epoch."""
-    from rich.console import Console
-
-    with Console(stderr=True).status("reading") as status:
-        yield lambda stage, epoch, loss, recall: status.update(
-            f"{stage}: epoch {epoch}, loss {loss:.4g}, validation Recall@20 {recall:.4f}"
-        )
 
 
 def show_fit(result: dict[str, Any], options: RecommendFitOptions) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from prudent.commands.common import result_console, say
-from prudent.commands.overoptimize.run import progress, text_world, told
+from prudent.commands.overoptimize.run import text_world, told
 from prudent.commands.rlp.options import RlpOptions
 from prudent.evaluation.intervals import Estimate, paired_bootstrap
 from prudent.evaluation.overoptimization.worlds import TextWorld
@@ -30,6 +30,7 @@ from prudent.policies.rlp import (
     labelled_pairs,
 )
 from prudent.policies.views import view_model_of
+from prudent.progress import meter
 from prudent.runs import MANIFEST, hash_file, new_run, resumable_run
 from prudent.seeding import numpy_generator, spawn
 
@@ -138,7 +139,7 @@ def one_round(
     judged: list[dict[str, Any]] = []
     facts: list[dict[str, Any]] = []
     tensors: dict[str, torch.Tensor] = {}
-    with progress(given.repetitions, f"round {number}") as one_done:
+    with meter(f"round {number}", given.repetitions) as one_done:
         for repetition, seed in enumerate(spawn(given.seed, given.repetitions)):
             split_seed, own = spawn(seed, 2)
             mine = split(problem, split_seed)

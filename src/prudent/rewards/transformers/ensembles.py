@@ -19,6 +19,7 @@ import torch
 
 from prudent.errors import PrudentError
 from prudent.features.models import require_known
+from prudent.progress import meter
 from prudent.rewards.stored import part_under
 from prudent.rewards.training import member_seeds, shared_seed
 from prudent.rewards.transformers.external import padded, token_batches
@@ -170,10 +171,11 @@ def score_rows(model: EnsembleModel, rows: Sequence[Sequence[int]], fast: bool =
     """Raw scores (K, N) float32 of token sequences, batched by length. fast: see ``products``."""
     device = model.heads.device
     scores = torch.empty(len(model.heads), len(rows))
-    with products(model, fast):
+    with products(model, fast), meter("scoring", len(rows)) as advance:
         for batch in token_batches([len(row) for row in rows]):
             ids, mask = padded([rows[row] for row in batch], 0, device)
             scores[:, batch] = model.scores(ids, mask).float().cpu()
+            advance(len(batch), int(mask.sum()))
     return scores
 
 

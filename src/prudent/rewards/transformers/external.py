@@ -16,6 +16,7 @@ from prudent.errors import PrudentError
 from prudent.features.adapters import Adapter, find_adapter, merged_classifier
 from prudent.features.models import context_of, padding_id, require_finite_weights, require_known
 from prudent.hub import hub_or_offline, hub_words
+from prudent.progress import meter
 from prudent.runs import damage_named, refuse_pickle
 
 if TYPE_CHECKING:
@@ -192,9 +193,11 @@ class ExternalModels:
         require_known(model, tokenizer, rows)
         pad = padding_id(model, tokenizer)
         scores = torch.empty(len(rows))
-        for batch in token_batches([len(row) for row in rows]):
-            ids, mask = padded([rows[row] for row in batch], pad, model.device)
-            scores[batch] = classify(model, ids, mask).cpu()
+        with meter(f"scoring with {name}", len(rows)) as advance:
+            for batch in token_batches([len(row) for row in rows]):
+                ids, mask = padded([rows[row] for row in batch], pad, model.device)
+                scores[batch] = classify(model, ids, mask).cpu()
+                advance(len(batch), int(mask.sum()))
         return scores
 
     def score(self, prompts: Sequence[Any], responses: Sequence[Any]) -> torch.Tensor:

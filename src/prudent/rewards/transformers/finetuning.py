@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +15,7 @@ import torch
 
 from prudent.data.failing import by_pair
 from prudent.errors import PrudentError
+from prudent.progress import meter
 from prudent.rewards.draws import bootstrap_counts
 from prudent.rewards.transformers.external import padded
 from prudent.rewards.transformers.network import EnsembleModel, keep_lower
@@ -136,7 +137,7 @@ def train(model: EnsembleModel, examples: list[dict[str, Any]], plan: Finetuning
 
     from prudent.rewards.transformers.trainer import EnsembleTrainer, collate, explain_memory, last_checkpoint
 
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as until:
         folder = Path(plan.checkpoints or temporary)
         arguments = plan.arguments(folder, len(examples))
         trainer = EnsembleTrainer(
@@ -145,7 +146,7 @@ def train(model: EnsembleModel, examples: list[dict[str, Any]], plan: Finetuning
         trainer.head_rate, trainer.sampler, trainer.meta_rate = plan.head_learning_rate, plan.sampler, plan.meta_rate
         for callback in (PrinterCallback, ProgressCallback):  # they write to stdout
             trainer.remove_callback(callback)
-        trainer.add_callback(_progress())
+        trainer.add_callback(_progress(until))
         if plan.again or arguments.num_train_epochs > 1:
             with trainer.accelerator.autocast():
                 keep_lower(model, [example[side] for example in examples for side in ("chosen", "rejected")])
@@ -159,17 +160,23 @@ def train(model: EnsembleModel, examples: list[dict[str, Any]], plan: Finetuning
         return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-def _progress() -> Any:
+def _progress(until: contextlib.ExitStack) -> Any:
     from transformers import TrainerCallback
 
     class Progress(TrainerCallback):
-        """Step and loss on stderr."""
+        """Steps and loss, shown until ``until`` is closed."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **options: Any) -> None:
+            shown = bool(state.is_world_process_zero)
+            self.advance = until.enter_context(meter("fine-tuning", state.max_steps, shown))
+            self.advance(state.global_step)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **options: Any) -> None:
+            self.advance()
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **options: Any) -> None:
-            if logs and "loss" in logs and state.is_world_process_zero:
-                print(
-                    f"step {state.global_step}/{state.max_steps} loss {logs['loss']:.4f}", file=sys.stderr, flush=True
-                )
+            if logs and "loss" in logs:
+                self.advance(0, 0, f"loss {logs['loss']:.4f}")
 
     return Progress()
 

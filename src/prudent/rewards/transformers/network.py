@@ -17,6 +17,7 @@ import torch
 
 from prudent.errors import PrudentError
 from prudent.features.backbone import BUDGETS, batches, cut
+from prudent.progress import meter
 from prudent.rewards.columns import PairColumns
 from prudent.rewards.losses import pair_difference
 from prudent.rewards.transformers.contrastive import contrastive_term, views
@@ -238,16 +239,18 @@ def keep_lower(model: EnsembleModel, texts: Sequence[Sequence[int]], room: int =
     missing = {key: ids for ids in texts if (key := _text_key(ids)) not in model.kept}
     keys, rows = list(missing), list(missing.values())
     budget = BUDGETS.get(model.heads.device.type, BUDGETS["cuda"])
-    for batch in batches([len(row) for row in rows], *budget):
-        ids, mask = padded([rows[row] for row in batch], 0, model.heads.device)
-        states = model.entering(ids, mask)
-        if not isinstance(states, torch.Tensor):
-            return
-        left -= states.nbytes
-        if left < 0:
-            return
-        for row, one in zip(batch, states):
-            model.kept[keys[row]] = one[: len(rows[row])].cpu().clone()
+    with meter("running the shared blocks", len(rows)) as advance:
+        for batch in batches([len(row) for row in rows], *budget):
+            ids, mask = padded([rows[row] for row in batch], 0, model.heads.device)
+            states = model.entering(ids, mask)
+            if not isinstance(states, torch.Tensor):
+                return
+            left -= states.nbytes
+            if left < 0:
+                return
+            for row, one in zip(batch, states):
+                model.kept[keys[row]] = one[: len(rows[row])].cpu().clone()
+            advance(len(batch), int(mask.sum()))
 
 
 def activate(backbone: torch.nn.Module, name: str) -> None:
