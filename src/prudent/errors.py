@@ -48,9 +48,12 @@ class DataError(PrudentError):
     def __init__(self, source: str, rows: list[BadRow], remedy: str = "", shown: int = 20) -> None:
         self.source, self.rows, self.remedy = source, rows, remedy
         lines = [f"{source}: {len(rows)} bad row{'s' if len(rows) != 1 else ''}"]
-        lines += [f"  {row}" for row in rows[:shown]]
-        if len(rows) > shown:
-            lines.append(f"  ... and {len(rows) - shown} more")
+        if len(rows) > 1 and len({(row.field, row.reason, row.detail) for row in rows}) == 1:
+            lines.append(f"  all alike, the last in line {rows[-1].line}, the first in {rows[0]}")
+        else:
+            lines += [f"  {row}" for row in rows[:shown]]
+            if len(rows) > shown:
+                lines.append(f"  ... and {len(rows) - shown} more")
         if remedy:
             lines.append(remedy)
         super().__init__("\n".join(lines))

@@ -87,7 +87,9 @@ def test_another_encoder_or_other_texts_are_encoded_anew(
     if mark == "texts":
         monkeypatch.setattr(shipped, "encoder_mark", lambda: "new")
     monkeypatch.setattr(shipped, f"{mark or 'texts'}_mark", lambda *given: "new")
-    monkeypatch.setattr(shipped, "encode", lambda given: fresh)
-    features, line = shipped.load_features(world, path)
+    monkeypatch.setattr(shipped, "encode", lambda given, say: fresh)
+    said: list[str] = []
+    features, line = shipped.load_features(world, path, said.append)
+    assert said and line == said[0].replace("are encoded", "were encoded")  # before it takes minutes
     assert torch.equal(features, fresh)
     assert reason in line

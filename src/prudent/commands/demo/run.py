@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from prudent.commands.common import say
 from prudent.commands.demo.options import DemoOptions
 from prudent.commands.demo.page import report
 from prudent.demo.shipped import load_features
@@ -126,7 +127,7 @@ def run(
     with new_run(out, "demo", options, seed, overwrite) as folder:
         start = time.perf_counter()
         world = tone_world()
-        features, origin = load_features(world)
+        features, origin = load_features(world, say=say)
         found = [
             outcomes(world, features, size, spawn(child, FRESH), PROMISES)
             for size, child in zip(sizes, spawn(seed, len(sizes)), strict=True)
