@@ -35,15 +35,19 @@ def test_the_table_holds_the_same_risks_and_pairs_methods(world) -> None:
     pairs, candidates, _ = world(pairs=120, prompts=20, width=6, strength=1.0)
     model = trained(pairs, candidates)
     by_beta, by_kl = valued(model, (0.1, 1.0), ("vanilla", "lcb", "proportional"), 400, 5)
-    rows = {(r["method"], r["setting"]): r for r in posterior_table(model, by_beta)}
+    rows = {(r["method"], r["setting"]): r for r in posterior_table(model, by_beta, 3)}
     for setting, row in zip(SETTINGS, risk_rows(model, SETTINGS, None, 80, 3)):
         assert rows[setting]["risk"] == pytest.approx(row["risk"], abs=1e-9)
         drawn = by_beta.gain[by_beta.of(*setting)]
         assert float((drawn <= 0).double().mean()) == pytest.approx(row["risk"], abs=0.08)  # 400 draws
         assert rows[setting]["gain_low"] <= rows[setting]["gain"] <= rows[setting]["gain_high"]
         assert (rows[setting]["low"], rows[setting]["high"]) == pytest.approx((row["low"], row["high"]))
-    equal = posterior_table(model, by_kl)
+    equal = posterior_table(model, by_kl, 3)
     assert all(row["low"] == 0 for row in equal)  # one definition of the interval in every table
+    elsewhere = type(candidates)(candidates.features + 1.0, candidates.reference)
+    moved = trained(pairs, elsewhere)
+    for outcomes in valued(moved, (0.1,), ("vanilla", "lcb"), 100, 5):
+        assert all(row["high"] >= 0.5 for row in posterior_table(moved, outcomes, 3))
     kl = {row["setting"]: row["kl"] for row in equal if row["method"] == "vanilla"}
     assert all(row["kl"] == pytest.approx(kl[row["setting"]], rel=0.01) for row in equal)
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -156,12 +156,6 @@ class Fit:
         """Candidates' features (P, C, d) less their prompt's mean under the reference."""
         return centre(self.standard.movedim(-1, 0), weights=self.weight).movedim(0, -1)
 
-    def shift(self, codes: np.ndarray, generator: np.random.Generator) -> float:
-        """P-value that pairs, whose prompts have ``codes`` (n,), and candidates are of one kind: one pair a prompt."""
-        first = np.unique(codes, return_index=True)[1]
-        candidates = candidate_midpoints(self.standard.numpy(), self.weight.numpy(), generator)
-        return mean_shift(self.midpoint.numpy()[first], candidates, generator)
-
     def moves(self, rewards: torch.Tensor, method: str, beta: float) -> torch.Tensor:
         """Policy less the reference (draws, P, C) for each of ``rewards`` (draws, P, C), draws about the fit."""
         return _moves(self.ensemble, self.full, rewards, self.weight, method, beta)
@@ -207,26 +201,47 @@ def policy_moves(fit: Fit, rows: Sequence[dict[str, Any]]) -> torch.Tensor:
     return torch.cat([fit.moves(fit.full, row["method"], row["beta"]) for row in rows])
 
 
+class Limits(NamedTuple):
+    """Whether pairs reach the candidates. outside: ``leverage_ratio``. shift: ``mean_shift``, one pair a prompt.
+    beyond: what the pairs don't span or aren't like, they can't say anything about."""
+
+    outside: float
+    shift: float
+
+    @property
+    def beyond(self) -> bool:
+        return self.outside > OUTSIDE or self.shift <= SHIFTED
+
+
+def limits(fit: Fit, groups: Sequence[Any], seed: Seed) -> Limits:
+    """Of pairs of prompts ``groups`` (n,) and the candidates of a fit."""
+    sizes = (fit.weight > 0).sum(1, keepdim=True).double()
+    free = (fit.centred * (sizes / (sizes - 1).clamp(min=1)).sqrt()[..., None])[fit.weight > 0]  # unbiased in a prompt
+    _, first, codes = np.unique([str(name) for name in groups], return_index=True, return_inverse=True)
+    generator = numpy_generator(seed)
+    candidates = candidate_midpoints(fit.standard.numpy(), fit.weight.numpy(), generator)
+    return Limits(
+        leverage_ratio(fit.difference.double().numpy(), codes, free.numpy()),
+        mean_shift(fit.midpoint.numpy()[first], candidates, generator),
+    )
+
+
 def promised(
     fit: Fit, moved: torch.Tensor, groups: Sequence[Any], rows: Sequence[dict[str, Any]], *, draws: int, seed: Seed
 ) -> list[dict[str, Any]]:
     """``estimate_risk`` without gold, of a fit and its policies less the reference (rows, P, C): the same rows."""
     posterior = fit.posterior
     found = risk_without_gold(posterior, fit.feature_moves(moved))
-    sizes = (fit.weight > 0).sum(1, keepdim=True).double()
-    free = (fit.centred * (sizes / (sizes - 1).clamp(min=1)).sqrt()[..., None])[fit.weight > 0]  # unbiased in a prompt
-    codes = np.unique([str(name) for name in groups], return_inverse=True)[1]
-    outside = leverage_ratio(fit.difference.double().numpy(), codes, free.numpy())
-    shift = fit.shift(codes, numpy_generator(seed))
+    reach = limits(fit, groups, seed)
     shares = _procedure(fit, rows, draws, numpy_generator(seed))
     out = []
     for k, row in enumerate(rows):
         numbers = {**_numbers(found, k), **shares[k]}
-        if outside > OUTSIDE or shift <= SHIFTED:  # what the pairs don't span, they can't say anything about
+        if reach.beyond:
             numbers |= {"high": max(numbers["high"], 0.5)}
             if numbers["procedure_risk"] is not None:
                 numbers |= {"procedure_high": max(numbers["procedure_high"], 0.5)}
-        out.append({**row, **numbers, "reason": _reason(numbers["high"], posterior.no_signal, outside, shift)})
+        out.append({**row, **numbers, "reason": _reason(numbers["high"], posterior.no_signal, reach)})
     return out
 
 
@@ -241,18 +256,18 @@ def drawn_truths(fit: Fit, count: int, generator: np.random.Generator) -> torch.
     return torch.where(nothing[:, None, None], centre(noise, weights=fit.weight), found)
 
 
-def _reason(high: float, no_signal: float, outside: float, shift: float) -> str | None:
+def _reason(high: float, no_signal: float, reach: Limits) -> str | None:
     said = []
-    if outside > OUTSIDE:
+    if reach.outside > OUTSIDE:
         said.append(
-            f"the candidates lie outside what the pairs span ({outside:.2f} times as far as other pairs do), so high "
-            "is at least 50 %: take pairs of the policy's own responses"
+            f"the candidates lie outside what the pairs span ({reach.outside:.2f} times as far as other pairs do), so "
+            "high is at least 50 %: take pairs of the policy's own responses"
         )
-    if shift <= SHIFTED:
+    if reach.shift <= SHIFTED:
         said.append(
-            f"the pairs' prompts or responses are of another kind than the candidates' (p = {shift:.3f}); how a reward "
-            "differs between them is in no number here, so high is at least 50 %: take pairs of the policy's own "
-            "responses to its own prompts"
+            f"the pairs' prompts or responses are of another kind than the candidates' (p = {reach.shift:.3f}); how a "
+            "reward differs between them is in no number here, so high is at least 50 %: take pairs of the policy's "
+            "own responses to its own prompts"
         )
     if high >= 0.5 and no_signal > 0.025:
         said.append(

@@ -99,7 +99,7 @@ def answer(
         estimates = [{**row, **NO_PROCEDURE} if "procedure_risk" in row else row for row in estimates]
     checked = None
     if truth is None:
-        found = _by_posterior(pairs, candidates, trained, plan, (draw_seed, half_seed), advance)
+        found = _by_posterior(pairs, candidates, trained, plan, (draw_seed, half_seed, promise_seed), advance)
         kind, unit = "posterior", POSTERIOR_UNIT
     else:
         found = _by_truth(pairs, candidates, truth, plan, (draw_seed, half_seed), advance)
@@ -177,7 +177,8 @@ def _by_posterior(
         **dict.fromkeys(("link", "order", "deviation_within_prompt")),
         "reference_value": 0.0,
     }
-    return Found(beta, equal, posterior_table(trained, beta), posterior_table(trained, equal), less, facts)
+    at_beta, at_kl = (posterior_table(trained, outcomes, seeds[2]) for outcomes in (beta, equal))
+    return Found(beta, equal, at_beta, at_kl, less, facts)
 
 
 def _by_truth(

@@ -20,6 +20,7 @@ from prudent.evaluation.risk_estimate import (
     by_gold,
     drawn_truths,
     fit_rewards,
+    limits,
     promised,
     too_few,
     too_few_valued,
@@ -115,7 +116,7 @@ def valued(
     return beta, at_equal_kl(trained.estimate, weight, truths, beta, methods=methods)
 
 
-def posterior_table(trained: Trained, outcomes: Outcomes) -> list[Row]:
+def posterior_table(trained: Trained, outcomes: Outcomes, seed: Seed) -> list[Row]:
     """``core.table`` with what the posterior says exactly in place of what its draws show.
 
     risk and its interval as in ``estimate_risk``; gain and the difference from vanilla with their 95 % over rewards
@@ -129,13 +130,15 @@ def posterior_table(trained: Trained, outcomes: Outcomes) -> list[Row]:
     moves = trained.fit.feature_moves(trained.policies([(row["method"], row["beta"]) for row in known]))
     risks, means = component_risks(posterior, moves)
     found = averaged(posterior, risks, means, LEVEL)
-    gains = found.gain
+    gains, high = found.gain, found.high
+    if limits(trained.fit, trained.groups, seed).beyond:
+        high = high.clip(min=0.5)
     at = {(row["method"], row["setting"]): k for k, row in enumerate(known)}
     tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
     for k, row in enumerate(known):
         gain = outcomes.gain[outcomes.of(row["method"], row["setting"])]
         ends = torch.quantile(gain, tails).tolist()
-        row |= {name: float(getattr(found, name)[k]) for name in ("risk", "low", "high")}
+        row |= {"risk": float(found.risk[k]), "low": float(found.low[k]), "high": float(high[k])}
         row |= {"gain": float(gains[k]), "gain_low": ends[0], "gain_high": ends[1]}
         base = at.get((BASELINE, row["setting"]))
         if row.get("vs_risk") is None or base is None:
