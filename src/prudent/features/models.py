@@ -11,7 +11,7 @@ import fcntl
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,11 @@ def _read(source: str | Path, dtype: torch.dtype, gguf: str | None = None, **opt
         tokenizer = AutoTokenizer.from_pretrained(adapter.tokenizer if adapter else source, **options)
         factory = AutoModelForCausalLM if config is None or _is_causal(config) else AutoModel
         weights = adapter.base if adapter else source
-        model = factory.from_pretrained(weights, dtype=dtype, use_safetensors=None if gguf else True, **options)
+        loaded: Any = factory.from_pretrained(
+            weights, dtype=dtype, use_safetensors=None if gguf else True, output_loading_info=True, **options
+        )
+        model, report = loaded
+        require_loaded(report, weights, "they may not have been saved; copy or download the model again")
         if adapter:
             model.load_adapter(str(adapter.folder))
     return model, tokenizer
@@ -287,6 +291,15 @@ def ensure_pad(tokenizer: Any) -> None:
     """
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+
+
+def require_loaded(report: Mapping[str, Any], name: str | Path, why: str) -> None:
+    """PrudentError naming weights that a model's files lack: transformers draws them at random. A pooler's are let
+    pass: nothing here reads it."""
+    missing = sorted(key for key in report["missing_keys"] if "pooler." not in key)
+    if missing:
+        shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+        raise PrudentError(f"weights {shown} are missing from {str(name)!r}: they would be random; {why}")
 
 
 def require_finite_weights(model: torch.nn.Module, name: str | Path) -> None:

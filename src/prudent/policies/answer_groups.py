@@ -17,7 +17,6 @@ import torch
 
 from prudent.arrays import ArrayLike, as_tensor
 from prudent.errors import PrudentError
-from prudent.hub import hub_or_offline, hub_words
 from prudent.seeding import Seed, numpy_generator
 
 NO_ANSWER = -1
@@ -75,20 +74,9 @@ def groups_by_embedding(vectors: ArrayLike, threshold: float) -> list[int]:
 
 def entailment_test(name: str, device: str | None = None) -> Callable[[Sequence[tuple[str, str]]], list[bool]]:
     """Test of pairs (premise, hypothesis) by a hub NLI model: whether its likeliest label is entailment."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from prudent.rewards.transformers.external import load_headed
 
-    try:
-        with hub_or_offline(name):
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-            model = AutoModelForSequenceClassification.from_pretrained(
-                name, use_safetensors=True, trust_remote_code=False
-            )
-    except (OSError, ValueError) as error:
-        raise PrudentError(
-            f"NLI model {name!r} can't be loaded: {str(error).splitlines()[0]} Looked for here and on {hub_words()}; "
-            "give a folder or a hub id with --nli"
-        ) from error
-    model = model.eval().to(device or "cpu")
+    model, tokenizer = load_headed("AutoModelForSequenceClassification", "NLI model (--nli)", name, device=device)
     labels = {str(label).casefold(): int(number) for number, label in model.config.id2label.items()}
     entailment = next((number for label, number in labels.items() if label.startswith("entail")), None)
     if entailment is None:

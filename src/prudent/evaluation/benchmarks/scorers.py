@@ -23,10 +23,9 @@ from prudent.evaluation.benchmarks.items import Items
 from prudent.evaluation.benchmarks.judge_models import judge_ratings, judge_verdicts
 from prudent.evaluation.benchmarks.texts import Options, causal, of_items, solution_steps, told_apart, unique_texts
 from prudent.features.limits import joined, shown
-from prudent.features.models import padding_id, require_finite_weights, require_known, require_room
+from prudent.features.models import padding_id, require_known, require_room
 from prudent.features.rendering import Renderer
 from prudent.hub import hub_or_offline, hub_words
-from prudent.runs import damage_named
 
 CALLABLE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 TOKENS = 2048  # tokens a forward pass of a model with a vocabulary head: bounds its logits
@@ -203,15 +202,9 @@ def process_scores(name: str, items: Items, options: Options) -> Contestant:
 
 def token_classifier(name: str, options: Options) -> tuple[Any, Any]:
     """(model, tokenizer) of a process reward model that classifies tokens; PrudentError where it can't be loaded."""
-    from transformers import AutoModelForTokenClassification, AutoTokenizer
+    from prudent.rewards.transformers.external import load_headed
 
-    with hub_or_offline(name), damage_named(f"process reward model {name}", "copy or download it again"):
-        model = AutoModelForTokenClassification.from_pretrained(
-            name, dtype=options.dtype or torch.float32, use_safetensors=True, trust_remote_code=False
-        )
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    require_finite_weights(model, name)
-    return model.eval().to(options.device or "cpu"), tokenizer
+    return load_headed("AutoModelForTokenClassification", "process reward model", name, options.dtype, options.device)
 
 
 @torch.inference_mode()

@@ -140,6 +140,9 @@ class TransformerEnsemble:
     def from_state(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> TransformerEnsemble:
         """The scorer of what ``state`` gave. Raises KeyError where a part is missing."""
         rest = {key: value for key, value in config.items() if key != "offsets"}
+        for key in ("dtype", "products"):
+            if key in rest and rest[key] not in ("float32", "bfloat16", "float16", "float64"):
+                raise ValueError(f"{key} is {rest[key]!r:.60}, expected a precision such as float32")
         return cls(rest, tensors, torch.tensor(config["offsets"]))
 
     def averaged(self) -> TransformerEnsemble:

@@ -14,7 +14,7 @@ import torch
 
 from prudent.errors import PrudentError
 from prudent.features.adapters import Adapter, find_adapter, merged_classifier
-from prudent.features.models import context_of, padding_id, require_finite_weights, require_known
+from prudent.features.models import context_of, padding_id, require_finite_weights, require_known, require_loaded
 from prudent.hub import hub_or_offline, hub_words
 from prudent.progress import meter
 from prudent.runs import damage_named, refuse_pickle
@@ -55,7 +55,7 @@ def load_classifier(name: str, dtype: str | None = None, device: str | None = No
                 f"{hub_words()}"
             ) from error
         check_labels(config, name)
-        return _whole(name, dtype, device)
+        return load_headed("AutoModelForSequenceClassification", "reward model", name, dtype, device)
 
 
 def _with_adapter(adapter: Adapter, dtype: str | None, device: str | None) -> tuple[Any, Any]:
@@ -69,20 +69,20 @@ def _with_adapter(adapter: Adapter, dtype: str | None, device: str | None) -> tu
     return model.eval().to(device or "cpu"), tokenizer
 
 
-def _whole(name: str, dtype: str | None, device: str | None) -> tuple[Any, Any]:
-    """A model whose weights are all in one place, and its tokenizer."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+def load_headed(factory: str, what: str, name: str, dtype: Any = None, device: str | None = None) -> tuple[Any, Any]:
+    """A model with a head of its own, and its tokenizer: from safetensors alone, its own code never run, every weight
+    there and finite. factory: the auto class of transformers; what: how messages call the model."""
+    import transformers
 
-    with damage_named(f"reward model {name}", "copy or download it again"):
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+    path = Path(name)
+    if path.exists():
+        refuse_pickle(path)
+    with hub_or_offline(name), damage_named(f"{what} {name}", "copy or download it again"):
+        model, report = getattr(transformers, factory).from_pretrained(
             name, dtype=dtype or torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    if report["missing_keys"]:
-        raise PrudentError(
-            f"weights {', '.join(sorted(report['missing_keys']))} are missing from {name}: without them its scores "
-            "would be random; it may be a language model without a reward head, or its head was not saved"
-        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    require_loaded(report, name, "it may be a language model without such a head, or its head was not saved")
     require_finite_weights(model, name)
     return model.eval().to(device or "cpu"), tokenizer
 
