@@ -213,3 +213,30 @@ def test_hostile_files_beside_the_checkout(shared: Path) -> None:
                 )
             except PrudentError as error:
                 assert str(error).replace("\n", "").isprintable()
+
+
+def test_one_prompt_with_ten_thousand_responses_is_bounded(tmp_path: Path, tiny_folder: Path) -> None:
+    from tests.field.test_items import classifier_with, last_json, pairs, run, write
+    from tests.tiny import TEMPLATE
+
+    big = {"id": "big", "prompt": "ask", "responses": [f"a {i}" for i in range(10_000)], "gold": list(range(10_000))}
+    small = [{"id": f"s{k}", "prompt": f"ask {k}", "responses": ["x", "y"], "gold": [0, 1]} for k in range(12)]
+    pool, given = write(tmp_path / "pool.jsonl", [big, *small]), write(tmp_path / "pairs.jsonl", pairs(40))
+    out = ("--out", tmp_path / "out")
+    for words in (
+        ("preflight", "--preferences", given, "--pool", pool, "--encoder", tiny_folder),
+        ("overoptimize", "--pool", pool, "--language-model", tiny_folder),
+        ("rlp", "--pool", pool, "--language-model", tiny_folder),
+        ("acquire", "--preferences", given, "--candidates", pool, "--encoder", tiny_folder, "--budget", 2),
+    ):
+        refused = bounded(lambda words=words: run(*words, *out))
+        assert refused.exit_code == 2 and "prompt 'big' has 10,000 responses" in refused.output
+        assert "the limit for these is 3,846 responses a prompt" in refused.output
+    even = [{**big, "id": f"e{k}", "responses": big["responses"][:4000], "gold": big["gold"][:4000]} for k in range(4)]
+    wide = write(tmp_path / "wide.jsonl", [{**row, "prompt": row["id"]} for row in even])
+    refused = bounded(lambda: run("acquire", "--preferences", given, "--candidates", wide, "--budget", 2, *out))
+    assert refused.exit_code == 2 and "the limit is 5,000,000" in refused.output
+    model = classifier_with(TEMPLATE, tmp_path / "rm")
+    few = write(tmp_path / "few.jsonl", [{**big, "responses": big["responses"][:1000], "gold": None}, *small[:0]])
+    done = bounded(lambda: run("best-of-n", "--pool", few, "--model", model, "--rule", "mean", *out, "--json"))
+    assert last_json(done)["candidates"] == {"least": 1000, "most": 1000}

@@ -15,6 +15,7 @@ from prudent.errors import BadRow, DataError, PrudentError, RowsError
 from prudent.runs import dumps, write_atomic
 
 R = TypeVar("R")
+MOST_PADDING, FEW_CELLS = 8, 50_000  # cells of a padded table: times the responses there are, and what harms nobody
 MOST_GOLD = 1e12  # beyond it differences of usual rewards are lost in rounding
 
 
@@ -93,6 +94,23 @@ def read_pool(
     rewards = [row["gold"] for _, row in rows] if with_gold else None
     prompts, responses = [row["prompt"] for _, row in rows], [row["responses"] for _, row in rows]
     return Pool(prompts, responses, rewards, ids, [line for line, _ in rows], bad)
+
+
+def refuse_uneven(counts: Sequence[int], names: Sequence[str] = ()) -> None:
+    """PrudentError where one prompt has so many more responses than the others that a table of all of them, padded to
+    the widest, would be mostly padding. counts: responses of each prompt; names: of the prompts."""
+    if len(counts) <= MOST_PADDING:
+        return
+    widest, total = max(range(len(counts)), key=lambda row: counts[row]), sum(counts)
+    others = MOST_PADDING * (total - counts[widest]) // (len(counts) - MOST_PADDING)
+    most = max(others, FEW_CELLS // len(counts))
+    if counts[widest] > most:
+        name = repr(names[widest]) if len(names) else f"number {widest + 1}"
+        raise PrudentError(
+            f"prompt {name} has {counts[widest]:,} responses, and all {len(counts)} prompts together have {total:,}. "
+            f"Prompts are computed side by side, as wide as the widest: the limit for these is {most:,} responses a "
+            "prompt; give that one fewer, or compute it apart"
+        )
 
 
 def refuse_bad(path: str | Path, bad: list[BadRow], on_error: str | None) -> None:

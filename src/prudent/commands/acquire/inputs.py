@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import torch
 from prudent.commands.acquire.options import AcquireOptions
 from prudent.commands.preflight.inputs import combine, encode_distinct, encode_pool, pair_reading, short_name
 from prudent.data.messages import squeeze
-from prudent.data.pools import Pool
+from prudent.data.pools import Pool, refuse_uneven
 from prudent.data.preferences import prompt_key, read_preferences_with_report
 from prudent.errors import PrudentError
 from prudent.rewards.containers import CandidateFeatures, PairFeatures
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from prudent.features.encoder import Encoder
+
+MOST_PAIRS = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,13 @@ def open_pairs(pool: Pool, known: set[tuple[str, frozenset[str]]]) -> OpenPairs:
 
 def open_of(pool: Pool, options: AcquireOptions, data: list[tuple[str, Dataset]]) -> OpenPairs:
     """The pool's open pairs. PrudentError where the budget is beyond them."""
+    refuse_uneven([len(texts) for texts in pool.responses], pool.ids)
+    every = sum(math.comb(len(texts), 2) for texts in pool.responses)
+    if every > MOST_PAIRS:
+        raise PrudentError(
+            f"{options.candidates} holds {every:,} pairs of two responses to one prompt; the limit is {MOST_PAIRS:,}: "
+            "give fewer responses a prompt"
+        )
     found = open_pairs(pool, labelled_keys(data))
     most = len(found) * options.repeat
     if options.budget > most:

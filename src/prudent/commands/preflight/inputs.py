@@ -13,7 +13,7 @@ import torch
 from prudent.commands.preflight.options import PreflightOptions
 from prudent.data.failing import Origin, by_pair, origins_of, use_rows
 from prudent.data.pairs import NEUTRAL
-from prudent.data.pools import Pool, read_pool, use_pool
+from prudent.data.pools import Pool, read_pool, refuse_uneven, use_pool
 from prudent.data.preferences import (
     ReadReport,
     data_hash,
@@ -174,6 +174,7 @@ def read_candidates(
 ) -> Pool:
     """The pool of a file; a gold column that is named must be there."""
     pool = read_pool(path, gold or "gold", columns, on_error)
+    refuse_uneven(pool_counts(pool), pool.ids)
     if gold and pool.gold is None:
         raise PrudentError(f"{path} has no column {gold!r}; name the column of gold rewards, or leave --gold out")
     return pool

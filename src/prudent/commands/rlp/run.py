@@ -13,6 +13,7 @@ import torch
 from prudent.commands.common import result_console, say
 from prudent.commands.overoptimize.run import text_world, told
 from prudent.commands.rlp.options import RlpOptions
+from prudent.errors import PrudentError
 from prudent.evaluation.intervals import Estimate, paired_bootstrap
 from prudent.evaluation.overoptimization.worlds import TextWorld
 from prudent.features.limits import shown
@@ -35,6 +36,7 @@ from prudent.runs import MANIFEST, hash_file, new_run, resumable_run
 from prudent.seeding import numpy_generator, spawn
 
 METRICS = ("gold", "best", "accuracy", "policy_accuracy", "variance", "variance_reference", "kl")
+MOST_PAIRS = 100_000_000  # of responses of the test prompts, compared at once: 800 MB a table
 DEFAULT_KINDS = ("spg", "spg-reference", "self")
 
 
@@ -92,6 +94,7 @@ def pool_problem(text: TextWorld, given: RlpOptions) -> tuple[PoolProblem, str, 
     """The pool with features and groups (splits are the repetitions'), how answers were grouped, the prompts used."""
     from prudent.features.encoder import Encoder
 
+    refuse_many_pairs(text)
     encoder = Encoder(given.language_model, pooling=given.pooling, max_length=given.max_length)
     vectors, text = text.use(lambda part: encoder.encode(*part.flat()), given.on_error)
     text = told(text, text.shown(partial(shown, encoder.renderer)))
@@ -111,6 +114,17 @@ def pool_problem(text: TextWorld, given: RlpOptions) -> tuple[PoolProblem, str, 
         "entailment": f"entailment both ways by {given.nli}",
     }
     return PoolProblem(features, gold, present, labels, none, none, none), words[how], text
+
+
+def refuse_many_pairs(text: TextWorld) -> None:
+    """PrudentError where judging every two responses of the test prompts would not fit in memory."""
+    width = max(map(len, text.responses))
+    if len(text) / 3 * width**2 > MOST_PAIRS:
+        most = int((3 * MOST_PAIRS / len(text)) ** 0.5)
+        raise PrudentError(
+            f"{text.name}: a prompt has {width:,} responses; every two of them are compared, and the limit for "
+            f"{len(text)} prompts is {most:,} responses a prompt; give fewer"
+        )
 
 
 def default_grouping(text: TextWorld) -> str:

@@ -11,6 +11,7 @@ import torch
 from prudent.commands.common import say
 from prudent.commands.preflight.inputs import pool_gold
 from prudent.commands.theory.options import CertifyOptions
+from prudent.data.pools import refuse_uneven
 from prudent.errors import PrudentError
 from prudent.evaluation.overoptimization.worlds import read_candidates
 from prudent.reporting import charts
@@ -87,6 +88,7 @@ def certify_model(asked: CertifyOptions) -> dict[str, Any]:
     options = {"model": str(asked.model), "pool": str(asked.pool), "betas": list(betas), "delta": delta}
     with new_run(asked.out, "theory certify", options, seed, asked.overwrite) as run:
         candidates = read_candidates(asked.pool, asked.columns)
+        refuse_uneven([len(texts) for texts in candidates.responses], candidates.ids)
         say("scoring the pool ...")
         belief, deviations = read_belief(asked.model, candidates)
         gold = pool_gold(candidates)

@@ -12,7 +12,7 @@ import torch
 
 from prudent.data.failing import Origin, use_rows
 from prudent.data.files import read_records
-from prudent.data.pools import Pool, read_pool, refuse_bad, use_pool
+from prudent.data.pools import Pool, read_pool, refuse_bad, refuse_uneven, use_pool
 from prudent.data.records import item_id, mapped
 from prudent.errors import BadRow, PrudentError, RowsError
 from prudent.evaluation.overoptimization.goodhart import World, split_world
@@ -146,6 +146,7 @@ def read_world(
     it can't score a response are named, or left out with ``on_error="skip"``.
     """
     pool, unit = _candidates(path, columns, on_error)
+    refuse_uneven([len(texts) for texts in pool.responses], pool.ids)
     values, bad = pool.gold, [*pool.left_out]
     if gold is not None:
         from prudent.rewards.model import RewardModel
