@@ -126,6 +126,39 @@ def write_atomic(path: str | Path, data: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def output_faults(path: Path, overwrite: bool, inputs: Sequence[Path] = (), flag: str = "--output") -> list[str]:
+    """Why a file to be written can't be: it is a folder, one of the inputs, there already, or in no writable folder."""
+    try:
+        if path.is_dir():
+            return [f"{flag} {path} is a folder; name a file"]
+        if path.is_file():
+            if any(file.exists() and path.samefile(file) for file in inputs):
+                return [f"{flag} {path} is a file that is read; name another"]
+            if not overwrite:
+                return [f"{flag} {path} exists; name another or give --overwrite"]
+        above = next(parent for parent in path.absolute().parents if parent.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            return [f"{flag} {path} can't be made: {above} is not a writable folder; name another"]
+        if len(os.fsencode(path.name)) > 230:  # it is written under a longer name beside it
+            return [f"{flag} {path.name[:40]}... is longer than 230 bytes; name a shorter one"]
+    except OSError as error:
+        return [f"{flag} {str(path)[:200]} can't be used: {error}; name another"]
+    return []
+
+
+def write_output(path: Path, text: str, flag: str = "--output") -> None:
+    """A regular file appears whole; a pipe or a device (/dev/stdout) is written to as it is."""
+    try:
+        with room_named(f"{flag} {path}"):
+            if path.exists() and not path.is_file():
+                with path.open("w", encoding="utf-8") as file:
+                    file.write(text)
+            else:
+                write_atomic(path.resolve(), text)
+    except OSError as error:
+        raise PrudentError(f"{flag} {path} can't be written: {error}; name another") from error
+
+
 @contextlib.contextmanager
 def damage_named(what: str, remedy: str) -> Iterator[None]:
     """Inside, whatever goes wrong in reading what someone gave is one PrudentError: ``what`` is damaged, and why."""

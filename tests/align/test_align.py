@@ -11,10 +11,10 @@ from tests.tiny import tiny_causal_lm
 from typer.testing import CliRunner
 
 from prudent.cli import app
-from prudent.commands.align.inputs import read_prompts
 from prudent.commands.align.options import KL_WEIGHTING, OBJECTIVES, AlignOptions
 from prudent.commands.align.run import align as run_options
 from prudent.commands.align.series import Models, policy_factory
+from prudent.data.pools import read_prompts
 from prudent.errors import DataError, PrudentError
 from prudent.evaluation.overoptimization.rl_curves import read_rl_curves
 from prudent.features.encoder import Encoder

@@ -145,11 +145,14 @@ def _read_prompt(row: dict[str, Any]) -> list[Message]:
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
-def read_prompts(path: str | Path, columns: Mapping[str, str] | None = None) -> list[list[Message]]:
-    """The distinct prompts of a file's ``prompt`` column, in order. columns: as in ``read_pool``.
+def read_prompts(
+    path: str | Path, columns: Mapping[str, str] | None = None
+) -> tuple[list[list[Message]], list[Origin]]:
+    """The distinct prompts of a file's ``prompt`` column, in order, and where each first stands. columns: as in
+    ``read_pool``.
 
     Raises DataError with every row that has none."""
-    found: dict[str, list[Message]] = {}
+    found: dict[str, tuple[list[Message], Origin]] = {}
     bad: list[BadRow] = []
     for record in mapped(read_records(path), columns):
         bad += record.errors
@@ -157,14 +160,16 @@ def read_prompts(path: str | Path, columns: Mapping[str, str] | None = None) -> 
             continue
         try:
             prompt = _read_prompt(record.value)
-            found.setdefault(dumps(prompt, indent=None), prompt)
+            key = record.value.get("id")
+            origin = Origin(record.line, "" if key is None else str(key))
+            found.setdefault(dumps(prompt, indent=None), (prompt, origin))
         except Reject as reject:
             bad += [BadRow(record.line, p.field, p.reason, p.detail) for p in reject.problems]
     if bad:
         raise DataError(str(path), bad, "give each row a prompt: a text or a list of messages")
     if not found:
         raise PrudentError(f"{path} holds no prompt; give one a line, in a column named prompt")
-    return list(found.values())
+    return [prompt for prompt, _ in found.values()], [origin for _, origin in found.values()]
 
 
 def _read_row(row: dict[str, Any], gold_name: str = "gold") -> dict[str, Any]:
@@ -224,10 +229,15 @@ def _read_gold(gold: Any, count: int, name: str) -> tuple[list[float] | None, li
 
 def write_pool(path: str | Path, pool: Pool) -> None:
     """Write a pool as JSONL, whole or not at all; ``read_pool`` gives it back."""
+    write_atomic(path, pool_text(pool))
+
+
+def pool_text(pool: Pool) -> str:
+    """A pool as JSONL."""
     rows = []
     for index, prompt in enumerate(pool.prompts):
         row: dict[str, Any] = {"id": pool.ids[index], "prompt": prompt, "responses": pool.responses[index]}
         if pool.gold is not None:
             row["gold"] = pool.gold[index]
         rows.append(dumps(row, indent=None))
-    write_atomic(path, "\n".join(rows) + "\n")
+    return "\n".join(rows) + "\n"

@@ -38,10 +38,13 @@ def find_adapter(source: str | Path) -> Adapter | None:
     path = Path(source)
     if path.is_dir():
         found = path / CONFIG if (path / CONFIG).is_file() and not (path / "config.json").is_file() else None
-    elif path.exists() or (path.is_absolute()):
+    elif path.exists() or str(source).startswith(("/", ".", "~")) or str(source).count("/") > 1:
         return None
     else:
-        file = find_adapter_config_file(str(source))
+        try:
+            file = find_adapter_config_file(str(source))
+        except (OSError, ValueError):  # no name of the hub: whoever asked says so
+            return None
         found = None if file is None else Path(file)
     if found is None:
         return None

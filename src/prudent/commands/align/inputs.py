@@ -9,14 +9,15 @@ import torch
 
 from prudent.commands.align.options import AlignOptions
 from prudent.commands.align.problem import Judged, Problem, crossed, drawn_heads, standardised_by
-from prudent.commands.preflight.inputs import combine, encode_distinct, held_out_prompts, read_inputs
+from prudent.commands.preflight.inputs import combine, encode_distinct, held_out_prompts, prompt_origins, read_inputs
 from prudent.commands.preflight.options import PreflightOptions
 from prudent.commands.preflight.truth import accuracy
+from prudent.data.failing import Origin, origins_of, picked, use_rows
 from prudent.data.pools import read_prompts
 from prudent.demo.world import World, draw_preferences, gold_reward, load_world
 from prudent.errors import PrudentError
+from prudent.features.limits import same_responses, words
 from prudent.features.models import DEFAULT_MODEL, context_of
-from prudent.features.rendering import as_messages
 from prudent.rewards.containers import CandidateFeatures, PairFeatures, candidate_features
 from prudent.rewards.families import pair_scores
 from prudent.rewards.model import RewardModel
@@ -45,6 +46,7 @@ def demo_sides(settings: AlignOptions, encoder: Any, sample: Sampler, split: See
     """Prompts to train on and to judge on, drawn from the side of the embedded world that the settings name."""
     wanted = settings.train_prompts + settings.eval_prompts
     world = load_world(wanted if settings.demo_side == "balanced" else None, settings.demo_side)
+    fitting(world.prompts, [Origin(row + 1) for row in range(len(world))], "embedded prompts", encoder, settings)
     if wanted > len(world):
         raise PrudentError(
             f"--train-prompts and --eval-prompts ask for {wanted} prompts, but the embedded world has {len(world)} "
@@ -131,11 +133,9 @@ def read_problem(settings: AlignOptions, encoder: Any, sample: Sampler) -> Probl
             for source in found.sources
         ]
     )
-    test_prompts, long = fitting(held_out_prompts(found, settings.eval_prompts, settings.seed), encoder, settings)
-    if long:
-        found.notes.append(f"{len(long)} held-out prompts {NO_ROOM}: {long[0]}")
-    if not test_prompts:
-        raise PrudentError(f"every held-out prompt {NO_ROOM}; lower --max-new-tokens or give shorter prompts")
+    held = held_out_prompts(found, settings.eval_prompts, settings.seed)
+    test_prompts, notes = fitting(held, prompt_origins(found, held), "held-out prompts", encoder, settings)
+    found.notes.extend(notes)
     train_prompts = _training_prompts(settings, found, encoder, pick)
     sides = [
         sampled_side(prompts, encoder, sample, seed)
@@ -151,7 +151,7 @@ def read_problem(settings: AlignOptions, encoder: Any, sample: Sampler) -> Probl
         scaled = {id(j): standardised_by(j, sides[1]) for j in judges}
         return Problem(sides[0], sides[1], heads, [scaled[id(j)] for j in judges], found.notes)
     heads = drawn_heads(pairs, settings.runs, settings.members, settings.ridge_value, draw)
-    judged = standardised_by(_model_judge(settings.judge, by_name, found), sides[1])
+    judged = standardised_by(_model_judge(settings, settings.judge, by_name, found), sides[1])
     return Problem(sides[0], sides[1], heads, [judged] * settings.runs, found.notes)
 
 
@@ -159,11 +159,11 @@ def _training_prompts(settings: AlignOptions, found: Any, encoder: Any, seed: Se
     if settings.prompts is None:
         seen = {str(prompt): prompt for source in found.sources for prompt in source.train["prompt"]}
         pool = [seen[key] for key in sorted(seen)]
+        origins = prompt_origins(found, pool, "train")
     else:
-        pool = read_prompts(settings.prompts, settings.columns)
-    pool, long = fitting(pool, encoder, settings)
-    if long:
-        found.notes.append(f"{len(long)} prompts {NO_ROOM}: {long[0]}")
+        pool, origins = read_prompts(settings.prompts, settings.columns)
+    pool, notes = fitting(pool, origins, settings.prompts or "training prompts", encoder, settings)
+    found.notes.extend(notes)
     order = numpy_generator(seed).permutation(len(pool))[: settings.train_prompts]
     if len(order) < settings.prompts_per_step:
         raise PrudentError(
@@ -172,24 +172,37 @@ def _training_prompts(settings: AlignOptions, found: Any, encoder: Any, seed: Se
     return [pool[i] for i in order]
 
 
-NO_ROOM = "leave no room for a completion within --max-length and the model's context and were left out, the first"
+CLOSING = 8  # tokens left for the marks that close a completion
 
 
-def fitting(prompts: list[Any], encoder: Any, settings: AlignOptions) -> tuple[list[Any], list[str]]:
+def fitting(
+    prompts: Sequence[Any], origins: Sequence[Origin], source: str, encoder: Any, settings: AlignOptions
+) -> tuple[list[Any], list[str]]:
     """Prompts that leave room for a completion and its closing marks within the encoder's limit and the model's
-    context; how the others begin."""
-    room = min(encoder.max_length, context_of(encoder.model) or encoder.max_length) - settings.max_new_tokens - 8
-    rendered = encoder.renderer.prompts(prompts)
-    kept = [p for p, ids in zip(prompts, rendered, strict=True) if len(ids) <= room]
-    long = [
-        f"{len(ids)} tokens, {as_messages(p, 'user')[-1]['content'][:60]!r}"
-        for p, ids in zip(prompts, rendered, strict=True)
-        if len(ids) > room
-    ]
-    return kept, long
+    context, and notes that name the others. PrudentError where none is left; prompts that can't be rendered are named
+    in one DataError, or left out with ``on_error="skip"``."""
+    limit = min(encoder.max_length, context_of(encoder.model) or encoder.max_length)
+    rendered, rows, bad = use_rows(
+        lambda rows: encoder.renderer.prompts([prompts[row] for row in rows]), origins, source, settings.on_error
+    )
+    kept = []
+    for row, ids in zip(rows, rendered, strict=True):
+        if len(ids) + settings.max_new_tokens + CLOSING <= limit:
+            kept.append(prompts[row])
+            continue
+        said = f"its {len(ids)} tokens leave no room for --max-new-tokens {settings.max_new_tokens}"
+        bad.append(origins[row].bad(f"{said} within {limit}, the smaller of --max-length and the model's context"))
+    if not kept:
+        raise PrudentError(
+            f"{source}: no prompt is left of {len(prompts)}, the first: {bad[0]}; lower --max-new-tokens, raise "
+            "--max-length, or give shorter prompts"
+        )
+    names = "; ".join(map(str, bad[:20])) + (f"; and {len(bad) - 20} more" if len(bad) > 20 else "")
+    return kept, [f"{source}: {len(bad)} of {len(prompts)} prompts were left out: {names}"] if bad else []
 
 
-def _model_judge(name: str, sides: dict[str, CandidateFeatures], found: Any) -> Judged:
+def _model_judge(settings: AlignOptions, name: str, sides: dict[str, CandidateFeatures], found: Any) -> Judged:
+    """A reward model as the truth; what it can't score of the test pairs, or cuts of the samples, is in the notes."""
     model = RewardModel.load(name)
 
     def value(side: str) -> Any:
@@ -198,6 +211,15 @@ def _model_judge(name: str, sides: dict[str, CandidateFeatures], found: Any) -> 
 
         return of
 
-    chosen, rejected = pair_scores(model, found.sources[0].test)
+    test = found.sources[0].test
+    (chosen, rejected), _, bad = use_rows(
+        lambda rows: pair_scores(model, picked(test, rows)), origins_of(test), "test pairs", settings.on_error
+    )
+    if bad:
+        found.notes.append(f"judge: {len(bad)} test pairs can't be scored and were left out, the first: {bad[0]}")
+    owners, texts = sides["test"].flat()
+    seen = model.shown([sides["test"].prompts[p] for p in owners], texts)
+    if said := words(same_responses(seen, owners, texts)):
+        found.notes.append(f"judge, of the reference's samples: {said}")
     right = accuracy((chosen - rejected).mean(0))
     return Judged("judge", "units of the judge's score", value("train"), value("test"), right)

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -20,7 +21,7 @@ from prudent.commands.align.options import AlignOptions
 from prudent.commands.joined_run import joined_run
 from prudent.commands.yaml_file import read_yaml
 from prudent.data.pools import Pool, read_pool, read_prompts, write_pool
-from prudent.errors import PrudentError
+from prudent.errors import DataError, PrudentError, RowsError
 from prudent.features.models import (
     DEFAULT_MODEL,
     best_device,
@@ -62,6 +63,7 @@ def build_config(kind: str, fields: dict[str, Any], *, folder: Path, beta: float
         "top_k": 0,
         "top_p": 1.0,
         "report_to": [],
+        "bf16": best_device().type == "cuda" and best_dtype(best_device()) == torch.bfloat16,
     }
     if "peft" in fields:  # the frozen network in the precision of the reference's samples; whole ones train in float32
         values["model_init_kwargs"] = {"dtype": dtype_name(best_dtype(best_device()))}
@@ -81,7 +83,7 @@ def train_with_trl(settings: AlignOptions, *, say: Callable[[str], None]) -> dic
     if reward_model is None or prompts is None:
         raise PrudentError("--engine trl needs --reward-model (a folder of `prudent fit`) and --prompts (a file)")
     fields = read_config(settings.trl_config)
-    conversations = read_prompts(prompts, settings.columns)
+    conversations, origins = read_prompts(prompts, settings.columns)
     processes = Processes()
     options = {
         "policy": policy,
@@ -102,7 +104,12 @@ def train_with_trl(settings: AlignOptions, *, say: Callable[[str], None]) -> dic
         if processes.first and not samples_file.is_file():
             say(f"sampling the reference: {samples} answers to each of {len(conversations)} prompts")
             length = args.max_completion_length
-            write_pool(samples_file, _reference(policy, conversations, samples, length, seed))
+            try:
+                write_pool(samples_file, _reference(policy, conversations, samples, length, seed))
+            except RowsError as error:
+                bad = [origins[row].bad(detail) for row, detail in error.rows.items()]
+                remedy = "shorten these prompts or take them out, or give shorter completions"
+                raise DataError(str(prompts), bad, remedy) from error
         processes.wait()
         function = RewardModel.load(reward_model).as_reward_function(
             objective, weighted_kl=True, beta=args.beta, reference=read_pool(samples_file)

@@ -198,11 +198,12 @@ def check_prompts(
     return [prompts[row] for row in kept], lengths
 
 
-def prompt_origins(found: Inputs, prompts: list[Messages]) -> list[Origin]:
-    """Where each held-out prompt first stands."""
+def prompt_origins(found: Inputs, prompts: list[Messages], part: str = "test") -> list[Origin]:
+    """Where each prompt first stands in the test (or "train") parts of the files."""
     first: dict[str, Origin] = {}
     for source in found.sources:
-        for prompt, origin in zip(source.test["prompt"], origins_of(source.test), strict=True):
+        data = getattr(source, part)
+        for prompt, origin in zip(data["prompt"], origins_of(data), strict=True):
             first.setdefault(prompt_key(prompt), origin._replace(file=origin.file or source.name))
     return [first[prompt_key(prompt)] for prompt in prompts]
 

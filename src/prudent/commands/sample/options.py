@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from prudent.commands.options import SOURCE, Dtype, RowOptions, command
+from prudent.commands.options import SOURCE, Dtype, OnError, RowOptions, command
+from prudent.runs import output_faults
 
 
 @command(
@@ -36,13 +37,10 @@ class SampleOptions(RowOptions):
     max_new_tokens: Annotated[int, typer.Option(min=1, max=100_000, help="Longest response in tokens.")] = 64
     temperature: Annotated[float, typer.Option(min=0, help="Divides the logits; 1 samples the policy itself.")] = 1.0
     dtype: Dtype = None
+    on_error: OnError = "raise"
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file --output.")] = False
 
     def problems(self) -> list[str]:
         """What is wrong with these options, one sentence each; empty where nothing is."""
-        problems = super().problems()
-        if self.output.is_dir():
-            problems.append(f"--output {self.output} is a folder; name a file")
-        elif self.output.exists() and not self.overwrite:
-            problems.append(f"--output {self.output} exists; name another or give --overwrite")
-        return problems
+        inputs = [Path(file) for file in self.prompts]
+        return super().problems() + output_faults(self.output, self.overwrite, inputs)

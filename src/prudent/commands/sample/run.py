@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from prudent.commands.common import say
@@ -11,36 +12,49 @@ from prudent.commands.sample.options import SampleOptions
 
 def run(options: SampleOptions) -> dict[str, Any]:
     """Write the pool; counts and seconds. Raises PrudentError for prompts that can't be read or have no room."""
-    from prudent.data.pools import Pool, read_prompts, write_pool
+    from prudent.data.failing import counted, use_rows
+    from prudent.data.pools import Pool, pool_text, read_prompts
     from prudent.features.models import load_language_model
     from prudent.features.sampling import sample
-    from prudent.runs import dumps
+    from prudent.runs import dumps, write_output
 
-    found = [prompt for path in options.prompts for prompt in read_prompts(path, options.columns)]
-    prompts = list({dumps(prompt, indent=None): prompt for prompt in found}.values())
+    first: dict[str, Any] = {}
+    for path in options.prompts:
+        for prompt, origin in zip(*read_prompts(path, options.columns)):
+            first.setdefault(dumps(prompt, indent=None), (prompt, origin._replace(file=Path(path).name)))
+    prompts, origins = map(list, zip(*first.values()))
     say(f"sampling {options.samples} responses to each of {len(prompts)} prompts from {options.policy}")
     started = time.perf_counter()
     policy, tokenizer = load_language_model(options.policy, dtype=options.dtype)
-    texts = sample(
-        policy,
-        tokenizer,
-        prompts,
-        samples=options.samples,
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        seed=options.seed,
+    texts, kept, bad = use_rows(
+        lambda rows: sample(
+            policy,
+            tokenizer,
+            [prompts[row] for row in rows],
+            samples=options.samples,
+            max_new_tokens=options.max_new_tokens,
+            temperature=options.temperature,
+            seed=options.seed,
+        ),
+        origins,
+        ", ".join(options.prompts),
+        options.on_error,
     )
-    write_pool(options.output, Pool(prompts, texts, None, [str(number) for number in range(len(prompts))]))
+    pool = Pool([prompts[row] for row in kept], texts, None, [str(row) for row in kept])
+    write_output(options.output, pool_text(pool))
     return {
         "output": str(options.output),
         "policy": options.policy,
-        "prompts": len(prompts),
+        "prompts": len(pool),
         "samples": options.samples,
         "empty_responses": sum(not text.strip() for row in texts for text in row),
         "seconds": time.perf_counter() - started,
+        **counted(bad),
     }
 
 
 def show(result: dict[str, Any], options: SampleOptions) -> None:
     """Say what was written."""
+    if result["left_out"]:
+        say("\n".join([f"{result['left_out']} prompts left out:", *result["left_out_rows"]]))
     say(f"wrote {result['output']}: {result['prompts']} prompts, {result['samples']} responses each")

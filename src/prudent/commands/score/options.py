@@ -10,6 +10,7 @@ import typer
 
 from prudent.commands.engine import EngineOptions
 from prudent.commands.options import LanguageModel, ModelDtype, RowOptions, ScorerLength, command
+from prudent.runs import output_faults
 
 
 @command(
@@ -52,11 +53,6 @@ class ScoreOptions(EngineOptions, RowOptions):
         problems = super().problems()
         if self.as_json and self.out is None and self.output is None:
             problems.append("--json prints one object, so name where the rows go: --out FOLDER or --output FILE")
-        if self.output is not None and self.output.is_file():
-            if self.data.exists() and self.output.samefile(self.data):
-                problems.append(f"--output {self.output} is the file that --data reads; name another")
-            elif not self.overwrite:
-                problems.append(f"--output {self.output} exists; name another or give --overwrite")
-        if self.output is not None and self.output.is_dir():
-            problems.append(f"--output {self.output} is a folder; name a file")
+        if self.output is not None:
+            problems += output_faults(self.output, self.overwrite, [self.data])
         return problems

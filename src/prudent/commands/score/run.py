@@ -22,7 +22,7 @@ def score(options: ScoreOptions) -> dict[str, Any]:
     from prudent.data.failing import counted, use_rows
     from prudent.features.limits import same_responses, words
     from prudent.rewards.model import RewardModel
-    from prudent.runs import dumps, new_run
+    from prudent.runs import dumps, new_run, write_output
 
     items, bad = read_rows(options.data, options.columns, options.on_error)
     reward_model = RewardModel.load(
@@ -48,7 +48,7 @@ def score(options: ScoreOptions) -> dict[str, Any]:
         say("\n".join([f"{summary['left_out']} rows left out:", *summary["left_out_rows"]]))
     text = "".join(dumps(row, indent=None) + "\n" for row in scored)
     if options.output is not None:
-        write_rows(options.output, text)
+        write_output(options.output, text)
         say(f"wrote {options.output}")
     if options.out is not None:
         chosen = {"model": options.model, "data": str(options.data), "rule": options.rule}
@@ -59,21 +59,6 @@ def score(options: ScoreOptions) -> dict[str, Any]:
     if options.out is None and options.output is None:
         print(text, end="", flush=True)
     return summary
-
-
-def write_rows(path: Path, text: str) -> None:
-    """A regular file appears whole; a pipe or a device (/dev/stdout) is written to as it is."""
-    from prudent.errors import PrudentError
-    from prudent.runs import write_atomic
-
-    try:
-        if path.exists() and not path.is_file():
-            with path.open("w", encoding="utf-8") as file:
-                file.write(text)
-        else:
-            write_atomic(path, text)
-    except OSError as error:
-        raise PrudentError(f"--output {path} can't be written: {error}; name another") from error
 
 
 def scorer_of(options: ScoreOptions, reward_model: RewardModel) -> Callable[[list[Any], list[Any]], torch.Tensor]:
