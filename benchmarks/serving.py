@@ -2,7 +2,7 @@
 
     python benchmarks/serving.py [--short] [--requests 2000] [--connections 64] [--parts load,kills]
 
-Ten heads on the embedded model score the embedded responses, cut to 16 words so that the run takes minutes (the shorter
+Ten heads on the embedded model score the embedded responses, cut to 12 words so that the run takes minutes (the shorter
 a text, the larger the service's own part). Single-sample requests in the body of OpenRLHF, the answers to a prompt one
 after another as a trainer's rollouts come, go over many connections to a real ``prudent serve`` process; the same texts
 are scored offline in this process, in turn with the service so that a slow spell of the machine hits both. Throughput
@@ -42,7 +42,7 @@ from prudent.demo.world import load_world, pool
 from prudent.features.rendering import prompt_text
 
 Texts = tuple[list[Any], list[str]]  # prompts and responses
-WORDS = 16
+WORDS = 12
 TRIES, PAUSE, TIMEOUT = 5, 1.0, 180.0  # OpenRLHF 0.11.2, openrlhf/utils/agent.py
 
 
@@ -140,59 +140,59 @@ def prepared(folder: Path, count: int, language_model: str) -> tuple[RewardModel
     pairs = [(prompt, text) for prompt, texts in zip(world.prompts, world.responses) for text in texts][:count]
     prompts, texts = [prompt for prompt, _ in pairs], [" ".join(text.split()[:WORDS]) for _, text in pairs]
     encoder = Encoder(language_model, dtype="float32", cache=False)
-    rows = np.random.default_rng(0).permutation(len(texts))[:120]
+    rows = np.random.default_rng(0).permutation(len(texts))[:40]
     features = encoder.encode([prompts[i] for i in rows], [texts[i] for i in rows])
-    heads = HeadEnsemble.fit(features[:60], features[60:], members=10, ridge=0.1)
+    heads = HeadEnsemble.fit(features[:20], features[20:], members=10, ridge=0.1)
     RewardModel(heads, encoder, model=language_model).save(folder)
     opened = [prompt_text(encoder.tokenizer, prompt) for prompt in prompts]
     bodies = [{"query": [h + t + "<|im_end|>"], "prompts": [h], "labels": [""]} for h, t in zip(opened, texts)]
     return RewardModel.load(folder, keep_features=False), bodies, (prompts, texts)
 
 
-def under_load(
-    folder: Path, model: RewardModel, bodies: list[dict[str, Any]], texts: Texts, connections: int, slices: int
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Figures, and a row a slice: the same texts offline and by the service, in turn."""
-    service = Service(folder, free_port())
+def one_slice(service: Service, model: RewardModel, bodies: Any, texts: Texts, connections: int) -> dict[str, Any]:
+    """A row: the same texts offline and by the service, one after the other."""
     process = psutil.Process(service.process.pid)
-    rows, times, differences = [], [], []
-    lost = 0
-    for part in np.array_split(np.arange(len(bodies)), slices):
-        chosen = slice(int(part[0]), int(part[-1]) + 1)
-        began, used = time.perf_counter(), time.process_time()
-        offline = model.score(texts[0][chosen], texts[1][chosen]).mean(0)
-        offline_seconds, offline_processor = time.perf_counter() - began, time.process_time() - used
-        used = sum(process.cpu_times()[:2])
-        answers, seconds = load(service.port, bodies[chosen], connections)
-        row = {
-            "requests": len(part),
-            "offline seconds": offline_seconds,
-            "service seconds": seconds,
-            "offline processor seconds": offline_processor,
-            "service processor seconds": sum(process.cpu_times()[:2]) - used,
-            "tried again": sum(tries > 1 for _, _, tries in answers),
-        }
-        rows.append(row)
-        print(row, flush=True)
-        times += [taken for _, taken, _ in answers]
-        lost += sum(reward is None for reward, _, _ in answers)
-        differences += [abs(got - want) for (got, _, _), want in zip(answers, offline.tolist()) if got is not None]
-    memory = process.memory_full_info().uss / 2**20
-    service.stop()
-    times.sort()
-    offline_all, service_all = ([row[f"{side} seconds"] for row in rows] for side in ("offline", "service"))
-    processor = [[row[f"{side} processor seconds"] for row in rows] for side in ("offline", "service")]
+    began, used = time.perf_counter(), time.process_time()
+    offline = model.score(*texts).mean(0)
+    offline_seconds, offline_processor = time.perf_counter() - began, time.process_time() - used
+    used = sum(process.cpu_times()[:2])
+    answers, seconds = load(service.port, bodies, connections)
+    return {
+        "requests": len(bodies),
+        "not answered": sum(reward is None for reward, _, _ in answers),
+        "tried again": sum(tries > 1 for _, _, tries in answers),
+        "largest difference": max(
+            (abs(got - want) for (got, _, _), want in zip(answers, offline.tolist()) if got is not None), default=0.0
+        ),
+        "offline seconds": offline_seconds,
+        "service seconds": seconds,
+        "offline processor seconds": offline_processor,
+        "service processor seconds": sum(process.cpu_times()[:2]) - used,
+        "start to ready": service.start_seconds,
+        "memory": process.memory_full_info().uss / 2**20,
+        "times": [round(taken, 4) for _, taken, _ in answers],
+    }
+
+
+def load_figures(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the slices so far come to."""
+    times = sorted(taken for row in rows for taken in row["times"])
+    column = {name: [row[name] for row in rows] for name in rows[0]}
+    processor = column["offline processor seconds"], column["service processor seconds"]
     return [
-        results.figure("requests not answered", lost, unit="requests", at_most=0),
-        results.figure("largest difference from offline", max(differences), unit="", at_most=1e-5),
-        results.ratio("throughput, share of offline", offline_all, service_all, unit="", at_least=0.9),
+        results.figure("requests", len(times), unit="requests"),
+        results.figure("requests not answered", sum(column["not answered"]), unit="requests", at_most=0),
+        results.figure("largest difference from offline", max(column["largest difference"]), unit="", at_most=1e-5),
+        results.ratio(
+            "throughput, share of offline", column["offline seconds"], column["service seconds"], unit="", at_least=0.9
+        ),
         results.ratio("throughput, share of offline by processor seconds", *processor, unit="", at_least=0.9),
-        results.figure("requests a second", len(bodies) / sum(service_all), unit="requests"),
+        results.figure("requests a second", len(times) / sum(column["service seconds"]), unit="requests"),
         results.figure("median seconds a request", statistics.median(times), unit="s"),
         results.figure("99th percentile", times[int(0.99 * (len(times) - 1))], unit="s"),
-        results.figure("start to ready", service.start_seconds, unit="s"),
-        results.figure("memory of the server, not shared with others", memory, unit="MiB"),
-    ], rows
+        results.figure("start to ready", column["start to ready"][-1], unit="s"),
+        results.figure("memory of the server, not shared with others", max(column["memory"]), unit="MiB"),
+    ]
 
 
 def killed(folder: Path, bodies: list[dict[str, Any]], wanted: Any, connections: int, workers: int) -> dict[str, Any]:
@@ -234,39 +234,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--slices", type=int, default=4, help="turns that the service and offline scoring take")
+    parser.add_argument("--slices", type=int, default=8, help="turns that the service and offline scoring take")
     parser.add_argument("--short", action="store_true", help="200 requests")
-    parser.add_argument("--parts", default="load,kills", help="a part alone keeps the other's figures in --out")
+    parser.add_argument("--parts", default="load,kills", help="parts to run; what --out holds already is not run again")
     parser.add_argument("--model", default="smollm2", help="language model of the features")
     parser.add_argument("--out", type=Path, default=results.FOLDER / "serving.json")
     options = parser.parse_args()
     count = 200 if options.short else options.requests
-    kept = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
-    figures, slices, kills = kept.get("figures", []), kept.get("slices", []), kept.get("rows", [])
+    kept = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}  # an unfinished run's
+    slices, kills = kept.get("slices", []), kept.get("rows", [])
+    if len(slices) == options.slices and len(kills) == 2:
+        slices, kills = [], []  # it was finished
+
+    def keep() -> None:
+        question = f"A reward service: {count} single-sample requests over {options.connections} connections"
+        figures = load_figures(slices) if slices else []
+        figures += [
+            results.figure(
+                f"not answered after kill -9, {row['workers']} workers", row["unanswered"], unit="requests", at_most=0
+            )
+            for row in kills
+        ]
+        results.write(options.out, question, figures, rows=kills, packages=("uvicorn", "fastapi"), slices=slices)
+
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "rm"
         model, bodies, texts = prepared(folder, count, options.model)
-        model.check()
-        if "load" in options.parts:
-            figures = [one for one in figures if "kill" in one["name"]]
-            found, slices = under_load(folder, model, bodies, texts, options.connections, options.slices)
-            figures = found + figures
-        if "kills" in options.parts:
-            some = bodies[: max(100, count // 5)]
+        parts = np.array_split(np.arange(count), options.slices)[len(slices) :]
+        if parts and "load" in options.parts:
+            service = Service(folder, free_port())
+            for rows in parts:
+                part = slice(int(rows[0]), int(rows[-1]) + 1)
+                taken = (texts[0][part], texts[1][part])
+                slices.append(one_slice(service, model, bodies[part], taken, options.connections))
+                keep()
+            service.stop()
+        some = bodies[: max(100, count // 10)]
+        for workers in (2, 1)[len(kills) :] if "kills" in options.parts else ():
             wanted = model.score(texts[0][: len(some)], texts[1][: len(some)]).mean(0)
-            kills = [killed(folder, some, wanted, options.connections, workers) for workers in (2, 1)]
-            figures = [one for one in figures if "kill" not in one["name"]]
-            figures += [
-                results.figure(
-                    f"not answered after kill -9, {row['workers']} workers",
-                    row["unanswered"],
-                    unit="requests",
-                    at_most=0,
-                )
-                for row in kills
-            ]
-    question = f"A reward service: {count} single-sample requests over {options.connections} connections"
-    results.write(options.out, question, figures, rows=kills, packages=("uvicorn", "fastapi"), slices=slices)
+            kills.append(killed(folder, some, wanted, options.connections, workers))
+            keep()
 
 
 if __name__ == "__main__":
