@@ -119,6 +119,38 @@ def test_an_export_needs_no_prudent_and_scores_the_same(heads_folder, tmp_path):
         assert card["labels"][-1] == "mean"
 
 
+def test_behind_a_layer_norm_the_exported_logits_are_the_very_scores(tmp_path):
+    from tests.tiny import tiny_tokenizer
+    from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel
+
+    from prudent import Encoder, HeadEnsemble
+    from prudent.serving.export import export_classifier
+
+    tokenizer = tiny_tokenizer()
+    marks = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=256, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2, **marks
+    )
+    torch.manual_seed(0)
+    network = GPT2LMHeadModel(config).eval()
+    torch.nn.init.normal_(network.transformer.ln_f.weight)
+    torch.nn.init.normal_(network.transformer.ln_f.bias)
+    network.save_pretrained(tmp_path / "lm")
+    tokenizer.save_pretrained(tmp_path / "lm")
+    encoder = Encoder(str(tmp_path / "lm"), dtype="float32", cache=False, progress=False, pooling="last")
+    prompts, answers = [f"ask {row}" for row in range(24)], [f"good {'a' * (row % 7)}" for row in range(24)]
+    features = encoder.encode(prompts, answers)
+    model = RewardModel(HeadEnsemble.fit(features[:12], features[12:], members=3, ridge=0.1), encoder)
+    card = export_classifier(model, tmp_path / "out")
+    assert card["constants"] == [0.0] * 4
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    rows = model.renderer().conversations(prompts, answers)
+    with torch.inference_mode():
+        logits = torch.cat([loaded(input_ids=torch.tensor([row.ids])).logits for row in rows]).T
+    torch.testing.assert_close(logits[:3], model.score(prompts, answers).float(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits[3], logits[:3].mean(0), atol=1e-5, rtol=0)
+
+
 def test_a_family_or_pooling_that_no_head_equals_is_refused(heads_folder, tmp_path, reward_model):
     from prudent.serving.export import export_classifier
 

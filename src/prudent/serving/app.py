@@ -38,7 +38,17 @@ EXAMPLES = {
     "vllm": {"model": "any", "input": ["<rendered prompt and answer>"]},
     "tei": {"inputs": ["Hi", "Hello!"]},
 }
-PATHS = ("/score", "/", "/get_reward", "/classify", "/predict", "/v1/classify", "/v1/score", "/verify")
+PATHS = (
+    "/score",
+    "/",
+    "/get_reward",
+    "/classify",
+    "/predict",
+    "/v1/classify",
+    "/v1/score",
+    "/v1/embeddings",
+    "/verify",
+)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ form          keys                               answer
 openrlhf      query, prompts, labels             rewards, scores, extra_logs: numbers, one a query
 slime         prompt, response, label            reward, mean, variance, ... of one sample
 llamafactory  model, messages (texts)            scores, one a text
-vllm          input (texts)                      data[i].probs: members, then the reward last
+vllm          input (texts)                      data[i].probs (SGLang: .embedding): members, the reward last
 nemo_gym      responses_create_params, response  the body, with reward, mean, variance, standard deviation
 tei           inputs (a text or [[text], ...])   label and score, one a text
 prudent       messages (turns), or               results[i]: reward, rule, mean, variance, standard_deviation, members
@@ -288,6 +288,7 @@ def _write_vllm(body: dict[str, Any], scores: list[Score], model: str) -> dict[s
             "index": index,
             "label": "reward",
             "probs": [*score.members, score.reward],
+            "embedding": [*score.members, score.reward],  # SGLang's name of the same
             "num_classes": len(score.members) + 1,
         }
         for index, score in enumerate(scores)

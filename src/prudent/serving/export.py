@@ -39,11 +39,14 @@ def export_classifier(
     """Write ``model`` as an ``AutoModelForSequenceClassification`` folder: float32 safetensors, tokenizer, template.
 
     labels: "members" gives K + 1 labels, the last one the members' mean; "rule" gives the mean alone (rules that are
-    not linear, as lcb and min, can't be a label). A classification head of a decoder has no bias, so each label's logit
-    is its score less one constant, the same for every text; the constants stand in ``config.json`` under
-    ``prudent_constants`` and in the returned card. Differences between responses, which are all that training and
-    ranking use, are those of the reward model as they are. Before the folder appears it is loaded with plain
-    transformers and held to the reward model's scores of eight built-in texts (1e-4 of their size).
+    not linear, as lcb and min, can't be a label). A classification head of a decoder has no bias. Where the network
+    ends in a layer norm with one (GPT-2, GPT-NeoX, StableLM, ...) each score's constant is folded through that, and
+    logits are the very scores. A network that ends in a root-mean-square norm (Llama, Qwen, Mistral, Gemma, SmolLM) has
+    no state that is the same for every text: there each logit is the score less one constant. The constants stand in
+    ``config.json`` under ``prudent_constants`` and in the returned card, 0 where they are folded in. Differences
+    between responses, which are all that training and ranking use, are those of the reward model either way. Before the
+    folder appears it is loaded with plain transformers and held to the reward model's scores of eight built-in texts
+    (1e-4 of their size).
 
     Raises PrudentError for a family or pooling that no classification head equals, and where the check fails.
     """
@@ -61,13 +64,28 @@ def export_classifier(
         weights, constants = weights[-1:], constants[-1:]
     names = [f"member_{k}" for k in range(len(weights) - 1)] + ["mean"]
     with quiet(), new_run(folder, "export", {"labels": labels, "model": model.name}, None, overwrite) as run:
-        _write(run, encoder, weights.float(), constants, names)
+        constants = _write(run, encoder, weights, constants, names)
         card = {"labels": names, "constants": constants.tolist(), **_check(run.folder, model, constants, labels)}
         run.write_json("export.json", card)
     return card
 
 
-def _write(run: Run, encoder: Any, weights: torch.Tensor, constants: torch.Tensor, names: list[str]) -> None:
+def fold_constants(
+    norm: torch.nn.LayerNorm, weights: torch.Tensor, constants: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Head weights (K, d) and constants (K,), float64, that give the same scores behind ``norm`` without scale and with
+    ones as its bias: what was to be multiplied is in the weights, and the constants that are left are 0.
+
+    A normalised state n sums to 0, so that (w * scale + a) @ (n + 1) = (w * scale) @ n + sum(w * scale) + a d, in which
+    a is free.
+    """
+    scaled, width = weights * norm.weight.double(), weights.shape[1]
+    free = (weights @ norm.bias.double() + constants - scaled.sum(1)) / width
+    return scaled + free[:, None], torch.zeros_like(constants)
+
+
+def _write(run: Run, encoder: Any, weights: torch.Tensor, constants: torch.Tensor, names: list[str]) -> torch.Tensor:
+    """Write the folder; the constants that logits lack."""
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     body, tokenizer = encoder.body, encoder.tokenizer
@@ -77,7 +95,6 @@ def _write(run: Run, encoder: Any, weights: torch.Tensor, constants: torch.Tenso
     config = AutoConfig.for_model(**settings)
     config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
     config.pad_token_id = _pad_id(encoder)
-    config.prudent_constants = constants.tolist()
     try:
         with torch.device("meta"):
             made = AutoModelForSequenceClassification.from_config(config)
@@ -87,10 +104,28 @@ def _write(run: Run, encoder: Any, weights: torch.Tensor, constants: torch.Tenso
     if not isinstance(head, torch.nn.Linear) or head.bias is not None:
         raise PrudentError(f"the classifier of {config.model_type!r} has a head of another shape; use prudent serve")
     state = {f"{made.base_model_prefix}.{name}": value.float() for name, value in body.state_dict().items()}
+    last = _last_norm(body)
+    if last is not None:
+        name, norm = last
+        weights, constants = fold_constants(norm, weights, constants)
+        for part in ("weight", "bias"):
+            state[f"{made.base_model_prefix}.{name}.{part}"] = torch.ones_like(norm.weight).float()
     made = made.to_empty(device="cpu").float()
-    made.load_state_dict({**state, "score.weight": weights}, strict=True)
+    made.load_state_dict({**state, "score.weight": weights.float()}, strict=True)
+    made.config.prudent_constants = constants.tolist()
     made.save_pretrained(run.folder)
     tokenizer.save_pretrained(run.folder)
+    return constants
+
+
+def _last_norm(body: Any) -> tuple[str, torch.nn.LayerNorm] | None:
+    """The layer norm, with scale and bias, that the network's states come out of; None where it ends otherwise."""
+    found = None
+    for name in ("ln_f", "final_layer_norm", "final_layernorm", "norm"):
+        module = getattr(body, name, None)
+        if isinstance(module, torch.nn.LayerNorm) and module.bias is not None:
+            found = name, module
+    return found
 
 
 def _pad_id(encoder: Any) -> int:

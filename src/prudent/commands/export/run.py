@@ -21,3 +21,8 @@ def show(result: dict[str, Any], options: ExportOptions) -> None:
     """Say what was written."""
     say(f"wrote {options.out}: labels {', '.join(result['labels'])}")
     say(f"scores differ from the reward model's by {result['largest_difference']:.1e} at most")
+    if any(result["constants"]):
+        say(
+            "this network's head can't hold a constant: a score is its logit plus the label's prudent_constants in "
+            f"config.json ({result['constants'][-1]:+.4g} for {result['labels'][-1]})"
+        )
