@@ -10,6 +10,7 @@ from prudent.data.cleaning import DECISIONS_FORMAT, STRENGTH_RULES, Change
 from prudent.data.rules import RULES
 from prudent.reporting.report import cell, embed, form, turns
 
+LABELS = {"sigma": "standard deviation"}  # evidence under another name than in changes.jsonl
 ACTS = {"drop": "Drop this pair", "flip": "Swap chosen and rejected"}
 
 
@@ -42,8 +43,10 @@ def review_page(rows: Sequence[Mapping[str, Any]], changes: Sequence[Change], so
                 "line": change.line,
                 "rule": change.rule,
                 "act": ACTS[change.suggestion],
-                "ticked": change.done != "none",
-                "evidence": {key.replace("_", " "): show(value) for key, value in change.evidence.items()},
+                "selected": change.done != "none",
+                "evidence": {
+                    LABELS.get(key, key.replace("_", " ")): show(value) for key, value in change.evidence.items()
+                },
                 **{name: turns(row[name]) for name in ("prompt", "chosen", "rejected")},
             }
         )

@@ -6,7 +6,7 @@
   boxes.forEach((box) => { numbered[Number(box.dataset.number)] = box; });
   const key = "prudent-review:" + data.source + ":" + data.decisions.map((d) => d.hash.slice(0, 8)).join("").slice(0, 400);
   const remember = () => {
-    document.getElementById("ticked").textContent = boxes.filter((box) => box.checked).length;
+    document.getElementById("selected").textContent = boxes.filter((box) => box.checked).length;
     try { localStorage.setItem(key, JSON.stringify(boxes.map((box) => box.checked))); } catch (error) { /* a private window */ }
   };
   try {
