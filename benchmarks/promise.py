@@ -210,8 +210,8 @@ def figures(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def table(cells: list[dict[str, Any]]) -> str:
     """One line a world and size, vanilla at beta .1, for docs/calibration.md."""
     lines = [
-        "| world | pairs | promised | high | realised | Brier | own mean | holds | procedure | holds |",
-        "|---" * 10 + "|",
+        "| world | pairs | promised | high | realised | Brier | own mean | holds | flagged | procedure | holds |",
+        "|---" * 11 + "|",
     ]
     for row in cells:
         if (row["method"], row["beta"]) == (METHODS[0], BETAS[0]):
@@ -226,6 +226,7 @@ def table(cells: list[dict[str, Any]]) -> str:
                 *(f"{100 * row[name]:.0f}" for name in ("promised", "high", "realised")),
                 *(f"{row[name]:.3f}" for name in ("brier", "own_mean")),
                 f"{row['holds']:.2f}",
+                f"{100 * row['flagged']:.0f}",
                 *other,
             ]
             lines.append(f"| {' | '.join(found)} |")
