@@ -44,7 +44,7 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-def root(
+def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
     ] = False,
@@ -63,7 +63,7 @@ def built(names: Iterable[str]) -> typer.Typer:
         rich_markup_mode="rich",
         context_settings=HELP,
     )
-    whole.callback()(root)
+    whole.callback()(_root)
     for name in names:
         importlib.import_module(f"prudent.commands.{name}.options")
         declared = [options for options in COMMANDS if options.command.words.split()[0] == name.replace("_", "-")]

@@ -210,6 +210,7 @@ class Limits(NamedTuple):
 
     @property
     def beyond(self) -> bool:
+        """Whether the candidates lie beyond the pairs."""
         return self.outside > OUTSIDE or self.shift <= SHIFTED
 
 
