@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from prudent.cli import app
 from prudent.commands.clean.page import proof_answer
-from prudent.data.preferences import read_preferences, training_columns
+from prudent.data.preferences import read_preferences, read_preferences_with_report, training_columns
 from prudent.rewards.heads import HeadEnsemble
 
 N = 300
@@ -274,3 +274,20 @@ def test_two_sources_of_score_are_compared_and_ranked(tmp_path: Path) -> None:
     assert "--conflict ONE,OTHER" in refused.stderr
     refused = run(tmp_path, "--encoder", "none", "--conflict", "score", out="other", code=2)
     assert "give ONE,OTHER" in refused.stderr and not (tmp_path / "other").exists()
+
+
+def test_what_was_flagged_is_shown_with_what_became_of_it(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"P{i}", "chosen": f"yes {i}", "rejected": f"no {i}", "weight": -2, "margin": 0} for i in range(9)
+    ]
+    text = "\n".join(map(json.dumps, rows)).replace('"margin": 0', '"margin": 1e999')
+    (tmp_path / "pairs.jsonl").write_text(text)
+    said = run(tmp_path, "--encoder", "none").stderr
+    assert "flagged: 9 out-of-range, 9 not-a-number" in said
+    assert "the first: line 1, field 'weight': out-of-range: -2.0 lies outside 0.0 to inf; treated as missing" in said
+    assert "training takes 1" in said and "training takes 0" in said and "inf is no finite number" in said
+    assert "training takes 1" in read_preferences_with_report(tmp_path / "pairs.jsonl")[1].summary()  # what fit says
+    header, cells = "prompt,chosen,chosen,rejected\n", "".join(f"P{i},a,yes {i},no {i}\n" for i in range(9))
+    (tmp_path / "twice.csv").write_text(header + cells)
+    summary = read_preferences_with_report(tmp_path / "twice.csv")[1].summary()
+    assert "field 'chosen': duplicate-column: named 2 times; the last of these columns won" in summary

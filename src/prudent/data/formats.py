@@ -34,6 +34,7 @@ SCORES = (
     ("rating_chosen", "rating_rejected"),
 )
 NUMBERS = {"weight": (0.0, math.inf), "soft_label": (0.0, 1.0), "margin": (-math.inf, math.inf)}
+NEUTRAL = {"weight": 1.0, "soft_label": 1.0, "margin": 0.0}  # what training takes where one is missing
 # Left out rather than refused: the row is well formed, it just holds no preference that can be trained on.
 LEFT_OUT = frozenset(
     {"tie", "undecided", "both-bad", "no-votes", "diverged", "prompt-mismatch", "missing-rating", "single"}
@@ -220,17 +221,18 @@ def read_numbers(row: Mapping[str, Any], note: Note) -> dict[str, float]:
     """weight, soft_label and margin of a row where they are given and in range; anything else is noted and missing."""
     found = {}
     for name, (low, high) in NUMBERS.items():
+        missing = f"treated as missing: training takes {NEUTRAL[name]:g}"
         try:
             value = number(row.get(name))
         except (TypeError, ValueError):
-            note(name, "not-a-number", f"{brief(row[name])} is no finite number; treated as missing")
+            note(name, "not-a-number", f"{brief(row[name])} is no finite number; {missing}")
             continue
         if value is None:
             continue
         if low <= value <= high:
             found[name] = value
         else:
-            note(name, "out-of-range", f"{value} lies outside {low} to {high}; treated as missing")
+            note(name, "out-of-range", f"{value} lies outside {low} to {high}; {missing}")
     return found
 
 

@@ -25,7 +25,6 @@ Source = str | Path
 MESSAGE_COLUMNS = ("prompt", "chosen", "rejected")
 PIECE = 8192  # rows read together where a source is streamed
 MOST_COLUMNS = 1000  # of the file's own ones kept; a data set of many more takes minutes to open
-NEUTRAL = {"weight": 1.0, "soft_label": 1.0, "margin": 0.0}
 
 
 class Plan(NamedTuple):

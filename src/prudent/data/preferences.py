@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prudent.data.formats import KEEP_EMPTY, NUMBERS, Pair
+from prudent.data.formats import KEEP_EMPTY, NEUTRAL, NUMBERS, Pair
 from prudent.data.messages import Message, squeeze
 from prudent.data.pairs import (
     MESSAGE_COLUMNS,
     MOST_COLUMNS,
-    NEUTRAL,
     PIECE,
     Source,
     _one_class,

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from prudent.errors import BadRow, DataError, escape
 
 SKIP = '--on-error skip (in Python on_error="skip")'
+
+
+def count_lines(name: str, counts: Mapping[str, int], examples: Mapping[str, str]) -> list[str]:
+    """Lines for a person: how many rows of each reason, and the first of each."""
+    head = f"  {name.replace('_', ' ')}: " + ", ".join(f"{n} {reason}" for reason, n in counts.items())
+    return [head, *(f"    the first: {examples[reason]}" for reason in counts)]
 
 
 @dataclass
@@ -39,6 +45,16 @@ class ReadReport:
             name: dict(Counter(row.reason for row in getattr(self, name))) for name in ("bad", "left_out", "flagged")
         }
 
+    def examples(self) -> dict[str, dict[str, str]]:
+        """The first entry of each reason in words: what was found, where, and what became of it."""
+        found: dict[str, dict[str, str]] = {}
+        for name in ("bad", "left_out", "flagged"):
+            found[name] = {}
+            for row in getattr(self, name):
+                if row.reason not in found[name]:
+                    found[name][row.reason] = str(row)
+        return found
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
@@ -48,6 +64,7 @@ class ReadReport:
             "dropped": self.dropped,
             "shapes": self.shapes,
             "counts": self.counts(),
+            "examples": self.examples(),
             "notes": self.notes,
             "rows": {
                 name: [vars(row) for row in getattr(self, name)[:1000]] for name in ("bad", "left_out", "flagged")
@@ -59,9 +76,7 @@ class ReadReport:
         lines = [f"{self.source}: {self.read} rows read, {self.kept} pairs kept"]
         for name, counts in self.counts().items():
             if counts:
-                lines.append(
-                    f"  {name.replace('_', ' ')}: " + ", ".join(f"{n} {reason}" for reason, n in counts.items())
-                )
+                lines += count_lines(name, counts, self.examples()[name])
         return escape("\n".join([*lines, *(f"  {note}" for note in self.notes)]))
 
     def require(self, on_error: str, errors: str | Iterable[str] = ()) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prudent.data.formats import NUMBERS, Pair
-from prudent.data.pairs import NEUTRAL, PIECE, Source, message_columns, read_pairs, reading_plan
+from prudent.data.formats import NEUTRAL, NUMBERS, Pair
+from prudent.data.pairs import PIECE, Source, message_columns, read_pairs, reading_plan
 from prudent.data.read_report import ReadReport
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from prudent.commands.clean.outcome import Outcome
 from prudent.commands.clean.page import build_report, planted_answer, points, proof_answer
 from prudent.commands.clean.review import review_page
 from prudent.commands.common import say
+from prudent.data.read_report import count_lines
 from prudent.runs import Run
 
 
@@ -69,7 +70,7 @@ def show(result: dict[str, Any], options: CleanOptions) -> None:
         say(f"  {row['rule']}: {row['found']} found, {', '.join(counts)}")
     for name, counts in result["reading"]["counts"].items():
         if counts:
-            say(f"  reading, {name.replace('_', ' ')}: " + ", ".join(f"{n} {reason}" for reason, n in counts.items()))
+            say("\n".join(count_lines(name, counts, result["reading"]["examples"][name])))
     strength = result["strength"]
     if strength:
         shares = strength["shares"]

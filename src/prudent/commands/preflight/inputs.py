@@ -12,7 +12,7 @@ import torch
 
 from prudent.commands.preflight.options import PreflightOptions
 from prudent.data.failing import Origin, by_pair, origins_of, use_rows
-from prudent.data.pairs import NEUTRAL
+from prudent.data.formats import NEUTRAL
 from prudent.data.pools import Pool, read_pool, refuse_uneven, use_pool
 from prudent.data.preferences import (
     ReadReport,
