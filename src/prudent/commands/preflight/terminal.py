@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from prudent.commands.common import result_console
 from prudent.commands.preflight.options import PreflightOptions
 
 TERMS = (
@@ -16,7 +17,6 @@ TITLE = "Risk: that the policy is no better than your model; procedure: over fre
 
 def show(found: dict[str, Any], options: PreflightOptions) -> None:
     """The verdict in words and the table behind it, for a person."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.panel import Panel
     from rich.table import Table
@@ -26,7 +26,7 @@ def show(found: dict[str, Any], options: PreflightOptions) -> None:
 
     verdict = found["verdict"]
     colour = {"good": "green", "warn": "yellow", "bad": "red"}[verdict["tone"]]
-    console = Console()
+    console = result_console()
     body = "\n".join(plain(verdict[name]) for name in ("why", "todo", "rough") if verdict[name])
     console.print(Panel(escape(body), title=f"[bold]{escape(verdict['headline'])}[/bold]", border_style=colour))
     table = Table(title=TITLE, title_justify="left")
