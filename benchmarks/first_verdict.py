@@ -59,9 +59,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         (Path(cache) / "models").symlink_to(models, target_is_directory=True)
         command = [sys.executable, __file__, str(given.data), "--pairs", str(given.pairs), "--began", str(time.time())]
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "PRUDENT_CACHE": cache}
-        )
+        waiting = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}  # as the command has it
+        surroundings = {**waiting, **os.environ, "PRUDENT_CACHE": cache}
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=surroundings)
     found = json.loads(done.stdout.splitlines()[-1])
     results.write(
         given.out,
