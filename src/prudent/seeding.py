@@ -1,4 +1,6 @@
-"""One seed in, independent streams below it: same seed, same machine, same bits."""
+"""One seed in, independent streams below it: same seed, same machine, same bits.
+
+Features that are partly read from the cache are the exception: see docs/features.md."""
 
 from __future__ import annotations
 

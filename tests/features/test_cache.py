@@ -144,3 +144,24 @@ def test_leftovers_of_the_killed_are_cleared_in_time(tmp_path: Path) -> None:
         cache.flush()
     assert not old.exists()
     assert young.exists()
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 0.1)])
+def test_features_from_the_same_state_of_the_cache_are_the_same_bits(tmp_path: Path, dtype, bound: float) -> None:
+    from tests.tiny import tiny_causal_lm
+
+    from prudent.features.encoder import Encoder
+
+    model, tokenizer = tiny_causal_lm()
+    prompts = [f"ask {i // 2} " + "word " * (i % 7) for i in range(40)]
+    responses = ["answer " + "x " * (i * 5 % 23) for i in range(40)]
+
+    def encode(folder: str | None, step: int = 1) -> torch.Tensor:
+        cache = False if folder is None else tmp_path / folder
+        encoder = Encoder((model.to(dtype), tokenizer), pooling="last+mean", cache=cache, progress=False)
+        return encoder.encode(prompts[::step], responses[::step])
+
+    cold = encode(None)
+    assert torch.equal(cold, encode(None)) and torch.equal(cold, encode("full")) and torch.equal(cold, encode("full"))
+    encode("part", step=3)  # the rest is batched otherwise
+    assert float((encode("part") - cold).abs().max() / cold.std()) < bound

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import resource
 import subprocess
 from pathlib import Path
 
@@ -233,3 +234,20 @@ def test_every_ridge_is_named() -> None:
 
 def test_p_values_never_read_as_nothing() -> None:
     assert [p_value(p) for p in (None, 1e-9, 0.0104, 1.0)] == ["–", "<0.001", "0.010", "1.000"]
+
+
+@pytest.mark.chromium
+def test_a_page_of_five_megabytes_opens_in_time(tmp_path: Path, chromium: str) -> None:
+    report, text = Report("Much text"), "the cat sat on the mat. "
+    report.pairs([{"prompt": "p", "chosen": text * 100_000, "rejected": "x" * 2_400_000}])
+    assert len(report.html()) < 100_000 and "2,380,000 more characters are not shown" in report.html()
+    report.pairs([{"prompt": str(i), "chosen": text * 210, "rejected": text * 208} for i in range(500)])
+    page = tmp_path / "report.html"
+    page.write_text(report.html(), encoding="utf-8")
+    assert page.stat().st_size > 5_000_000
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,900"]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={tmp_path / 'page.png'}"]
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([chromium, *flags, page.as_uri()], capture_output=True, timeout=120, check=True)
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert now.ru_utime + now.ru_stime - spent.ru_utime - spent.ru_stime < 10  # of the processor; 2 to 3 s

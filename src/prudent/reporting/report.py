@@ -24,6 +24,7 @@ from prudent.runs import Run, cache_folder, clean_text, plain, write_atomic
 TONES = ("good", "warn", "bad", "neutral")
 VEGA_LITE = "6.4"
 IMAGE_WIDTH = 720
+LONGEST_SHOWN = 20_000  # characters of one text
 _BOLD, _CODE = re.compile(r"\*\*(.+?)\*\*"), re.compile(r"`([^`]+)`")
 _PERCENT = re.compile(r"(?<=\d) %")
 _SLUG = re.compile(r"[^a-z0-9]+")
@@ -68,7 +69,7 @@ class Report:
 
     def code(self, text: str) -> Report:
         """Text in a fixed-width box, as written."""
-        return self._add("code", text=text)
+        return self._add("code", text=shortened(text))
 
     def verdict(self, text: str, tone: str = "neutral", title: str = "") -> Report:
         """The answer in words. tone: good, warn, bad or neutral; shown by a word and a mark, not by colour alone."""
@@ -175,6 +176,13 @@ class Report:
         return path
 
 
+def shortened(text: str) -> str:
+    """The beginning of a text that is too long for a page, and how much more there is: browsers lay out a few
+    megabytes of one paragraph for a minute. The run's files hold it whole."""
+    more = len(text) - LONGEST_SHOWN
+    return text if more <= 0 else f"{text[:LONGEST_SHOWN]} … ({more:,} more characters are not shown)"
+
+
 def cell(value: Any) -> str:
     """A value as a reader wants it: numbers to three or four significant digits, null and non-finite as a dash."""
     value = plain(value)
@@ -187,8 +195,8 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return number(value)
     if isinstance(value, list):
-        return ", ".join(cell(item) for item in value)
-    return str(value)
+        return shortened(", ".join(cell(item) for item in value))
+    return shortened(str(value))
 
 
 def number(value: float) -> str:
@@ -227,13 +235,13 @@ def _is_numeric(column: Sequence[Any]) -> bool:
 def turns(content: Any) -> list[dict[str, str]]:
     """Text or chat messages as a list of role and content."""
     if isinstance(content, str):
-        return [{"role": "", "content": content}]
-    return [{"role": str(turn.get("role", "")), "content": str(turn.get("content", ""))} for turn in content]
+        return [{"role": "", "content": shortened(content)}]
+    return [{"role": str(turn.get("role", "")), "content": shortened(str(turn.get("content", "")))} for turn in content]
 
 
 def mark_up(text: Any, terms: Mapping[str, str] | None = None) -> Markup:
     """Escaped text with ``**strong**``, `` `code` `` and a tooltip at the first use of each glossary term."""
-    out = str(escape(str(text)))
+    out = str(escape(shortened(str(text))))
     held: list[str] = []
 
     def hold(html: str) -> str:

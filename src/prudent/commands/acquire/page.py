@@ -10,7 +10,7 @@ from prudent.acquisition.forecast import CERTAIN
 from prudent.commands.acquire.options import AcquireOptions
 from prudent.reporting.charts import lines
 from prudent.reporting.numbers import percent
-from prudent.reporting.report import Report, embed, form, turns
+from prudent.reporting.report import Report, embed, form, shortened, turns
 
 SHOWN = 20  # pairs in full on the report
 
@@ -132,6 +132,14 @@ def label_form(rows: Sequence[dict[str, Any]]) -> str:
         folder / "label.html.j2",
         style=Path(__file__).parents[1] / "clean" / "templates" / "review.css",
         script=folder / "label.js",
-        items=[{**row, "prompt": turns(row["prompt"])} for row in rows],
+        items=[
+            {
+                **row,
+                "prompt": turns(row["prompt"]),
+                "response_1": shortened(row["response_1"]),
+                "response_2": shortened(row["response_2"]),
+            }
+            for row in rows
+        ],
         data=embed(kept),
     )
