@@ -164,6 +164,7 @@ def one_slice(service: Service, model: RewardModel, bodies: Any, texts: Texts, c
         "largest difference": max(
             (abs(got - want) for (got, _, _), want in zip(answers, offline.tolist()) if got is not None), default=0.0
         ),
+        "standard deviation of the scores": float(offline.std()),
         "offline seconds": offline_seconds,
         "service seconds": seconds,
         "offline processor seconds": offline_processor,

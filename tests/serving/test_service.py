@@ -19,8 +19,8 @@ from prudent.data.pools import Pool
 from prudent.errors import RowsError
 from prudent.features.rendering import prompt_text, template_marks
 from prudent.serving.app import ServiceOptions, create_app
-from prudent.serving.batching import Limits
-from prudent.serving.bodies import Sample
+from prudent.serving.batching import Batcher, Limits
+from prudent.serving.bodies import Sample, Size
 from prudent.serving.scorer import RewardScorer
 
 PROMPTS = ["ask 1", "What is a river?"]
@@ -215,6 +215,28 @@ def test_a_body_that_never_comes_is_given_up(reward_model):
 def test_the_service_listens_before_torch_is_there():
     code = "import sys, prudent.commands.serve.run, prudent.serving.app; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+def test_what_its_client_no_longer_waits_for_is_not_scored():
+    scored = []
+
+    def score(samples, cut):
+        scored.extend(sample.response for sample in samples)
+        return ["no score"] * len(samples)
+
+    async def run():
+        batcher = Batcher(score, Limits(wait=0.1))
+        batcher.start()
+        kept, gone = (
+            asyncio.create_task(batcher.submit([Sample("ask", text)], [Size(1, False)])) for text in ("kept", "gone")
+        )
+        await asyncio.sleep(0.01)
+        gone.cancel()
+        await kept
+        await batcher.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+    assert scored == ["kept"]
 
 
 def test_a_full_queue_is_503_with_a_time_to_come_back(reward_model):
