@@ -35,6 +35,12 @@ from prudent.features.shards import open_shard
 ROOT = Path(__file__).parent.parent
 WORDS = ["harbour", "lamp", "river", "answer", "quiet", "seven", "bread", "window", "clock", "red", "over", "green"]
 SAMPLE_S = 0.5
+WITH_RAY = (
+    "one worker",
+    "two workers",
+    "a worker killed",
+    "the command killed",
+)  # the last one's cache is also the next's
 
 
 def make(folder: Path, texts: int) -> None:
@@ -101,6 +107,8 @@ class Run:
             time.sleep(SAMPLE_S)
         printed = self.process.communicate()[0]
         result = json.loads(printed) if printed.strip() else {}
+        if self.kill and not self.killed:
+            raise SystemExit(f"the {self.kill} ended before it could be killed; give more --texts")
         return {"result": result, **self.taken()}
 
     def _kill(self, family: list[psutil.Process]) -> None:
@@ -161,10 +169,8 @@ def main() -> None:
     with contextlib.nullcontext(given.folder) if given.folder else tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = finished(folder, sides, texts, given.runs)
-        if len(rows) < len(sides):
-            return
         keys, plain = rows_of(folder / "plain")
-        for side in ("one worker", "two workers", "a worker killed", "the command killed"):
+        for side in [one for one in WITH_RAY if one in rows]:
             others, features = rows_of(folder / side)
             fresh = np.r_[True, (others[1:] != others[:-1]).any(1)]
             rows[side] |= {
@@ -195,11 +201,11 @@ def finished(
 
 def figures_of(rows: dict[str, dict[str, Any]], texts: int, block: int) -> list[dict[str, Any]]:
     """What is quoted of the runs."""
-    plain, again = rows["plain"], rows["the command again"]["result"]
+    plain = rows["plain"]
     alone = plain["steady_command_s"]
     name = f"encoding {texts:,} texts in one process, once started"
     figures = [results.figure(name, alone, unit="s of processor")]
-    for side in ("one worker", "two workers"):
+    for side in [one for one in WITH_RAY[:2] if one in rows]:
         row = rows[side]
         rest = row["steady_command_s"] + row["steady_ray_s"]
         figures += [
@@ -227,18 +233,22 @@ def figures_of(rows: dict[str, dict[str, Any]], texts: int, block: int) -> list[
                 at_most=100,
             ),
         ]
-    for side in ("one worker", "two workers", "a worker killed", "the command killed"):
+    for side in [one for one in WITH_RAY if one in rows and (one != WITH_RAY[-1] or "the command again" in rows)]:
         figures += [
             results.figure(f"{side}: texts lost", rows[side]["lost"], unit="texts", at_most=0),
             results.figure(
                 f"{side}: largest difference from one process", rows[side]["largest_difference"], unit="", at_most=1e-5
             ),
         ]
-    figures += [
-        results.figure("a worker killed: texts computed twice", rows["a worker killed"]["repeated"], at_most=block),
-        results.figure("the command again: texts found in the cache", again["cached"], unit="texts"),
-        results.figure("the command again: texts encoded", again["encoded"], unit="texts"),
-    ]
+    if "a worker killed" in rows:
+        repeated = rows["a worker killed"]["repeated"]
+        figures.append(results.figure("a worker killed: texts computed twice", repeated, unit="texts", at_most=block))
+    if "the command again" in rows:
+        again = rows["the command again"]["result"]
+        figures += [
+            results.figure(f"the command again: texts {what}", again[name], unit="texts")
+            for name, what in (("cached", "found in the cache"), ("encoded", "encoded"))
+        ]
     return figures
 
 
