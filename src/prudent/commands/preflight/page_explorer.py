@@ -73,7 +73,8 @@ def _explorer(
     beta = alt.param(
         name="betaAt", value=start, bind=alt.binding_range(min=0, max=len(grid.betas) - 1, step=1, name="beta")
     )
-    pairs = alt.param(name="pairsAt", value=last, bind=alt.binding_range(min=0, max=last, step=1, name="pairs"))
+    choose: dict[str, Any] = {"bind": alt.binding_range(min=0, max=last, step=1, name="pairs")} if last else {}
+    pairs = alt.param(name="pairsAt", value=last, **choose)
     listed = alt.param(name="listed", value=method, bind=alt.binding_select(options=list(MOVED), name="prompts by"))
     base = alt.Chart(values(rows)).transform_filter("datum.s == pairsAt")
     panels = [

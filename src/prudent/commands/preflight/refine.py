@@ -15,6 +15,7 @@ from prudent.runs import Run
 FIRST = 90.0  # seconds until the first rough verdict; each further one after twice the time
 WORTH_WAITING = 30.0  # seconds: where no more than that is left, the whole answer comes as soon as another rough one
 REPORT = 15.0  # seconds of --budget that answer and report get
+GO_ON = "Run it to its end before you decide: what was sampled and encoded is kept for that."
 RATIO = 10.0  # rough verdicts take at most a tenth of the time
 
 
@@ -97,9 +98,9 @@ def labelled(verdict: Verdict, work: Work, stopped: str | None) -> Verdict:
         return verdict
     note = (
         f"**Rough**, since {stopped} ended it early: it rests on {coverage(work)}. More would narrow the intervals, "
-        "and more pairs usually lower the risk. What was sampled and encoded is kept for the next run."
+        "and more pairs usually lower the risk."
     )
-    return replace(verdict, headline=f"Rough: {verdict.headline}", rough=note)
+    return replace(verdict, headline=f"Rough: {verdict.headline}", todo=GO_ON, rough=note)
 
 
 def _rough_line(work: Work, now: float, verdict: Verdict) -> str:
