@@ -11,7 +11,7 @@ from tests.field.hostile.cases import Case, of_bytes
 from tests.field.hostile.readers import Reader
 from tests.field.hostile.values import DIGITS
 
-import prudent.cli  # noqa: F401  (declares the commands)
+from prudent.cli import app  # noqa: F401  (building it declares the commands)
 from prudent.commands.fit.training_arguments import training_arguments
 from prudent.commands.options import COMMANDS, CommonOptions, build, fields_of
 from prudent.commands.yaml_file import read_yaml

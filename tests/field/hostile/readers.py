@@ -175,7 +175,11 @@ READERS: dict[str, Reader] = {
         {"prompt": {"text": FINE}, "responses": {"list of texts": FINE}, "gold": {"list of numbers": FINE}, "id": IDS},
     ),
     "prompts": Reader(
-        read_prompts, [{"prompt": f"Q {w}"} for w in WORDS], ("prompt",), {"prompt": {"text": FINE}}, flat=True
+        lambda path: read_prompts(path)[0],
+        [{"prompt": f"Q {w}"} for w in WORDS],
+        ("prompt",),
+        {"prompt": {"text": FINE}},
+        flat=True,
     ),
     "rewardbench": Reader(
         items("rewardbench"),
