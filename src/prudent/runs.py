@@ -384,7 +384,11 @@ def resumable_run(
     ``state.json`` holds the options it was started with; other options refuse to resume it. The manifest comes last.
     """
     out = Path(out)
-    if (out / MANIFEST).is_file():
+    try:
+        finished = (out / MANIFEST).is_file()
+    except OSError as error:  # a name that is too long
+        raise PrudentError(f"output {str(out)[:200]} can't be used: {error.strerror}; name another --out") from error
+    if finished:
         raise PrudentError(f"output folder {out} holds a finished run; name another --out")
     state = out / "state.json"
     wanted = {"command": command, "options": plain(options), "seed": seed}

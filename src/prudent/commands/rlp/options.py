@@ -18,6 +18,7 @@ KINDS = ("spg", "uml", "spg-reference", "self")
     "rlp",
     run="rlp.run:run",
     show="rlp.run:show",
+    interrupted="give the same command with --out {out} again: it goes on with the rounds that are missing",
     example="prudent rlp --pool solutions.jsonl --group answer --rounds 2 --repetitions 100 --out runs/rlp",
 )
 @dataclass(frozen=True, kw_only=True)
