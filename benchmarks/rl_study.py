@@ -22,7 +22,19 @@ import numpy as np
 import results
 import rl_text
 import torch
-from rl_testbed import Batch, Run, Settings, features_of, gold_of, load_base, log_probabilities, of_base, pool_of
+from rl_testbed import (
+    BASE_FILE,
+    Batch,
+    Run,
+    Settings,
+    features_of,
+    gold_of,
+    load_base,
+    log_probabilities,
+    of_base,
+    pool_of,
+)
+from safetensors.torch import load_file, save_file
 from scipy.stats import pearsonr
 from scipy.stats import t as student
 
@@ -36,9 +48,9 @@ from prudent.runs import dumps, write_atomic
 from prudent.seeding import Seed, numpy_generator, spawn
 
 MEMBERS = 10
-ARMS = ("vanilla", "mean", "lcb", "proportional", "bregman", "exact", "variance-only", "permuted")
+ARMS = ("vanilla", "mean", "lcb", "proportional", "bregman", "permuted")
 BLOCK = 8  # draws a cell
-JUDGE = 24  # samples a prompt, of 32 prompts
+JUDGE = 16  # samples a prompt, of 32 prompts
 STUDY, CALIBRATION = 1, 2  # seeds' first branch
 
 
@@ -88,15 +100,27 @@ def written(
     return features_of(log_probabilities(base, of_base(base, len(ids)), ids)[1], ids), gold_of(ids)
 
 
-@cache
-def world() -> World:
-    base = load_base()
+WORLD_FILE = BASE_FILE.with_name("world.safetensors")
+
+
+def _new_world(base: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     seeds = spawn(0, 4)
     _, features, gold = pool_of(base, 64, seeds[0])
     _, candidates, known = pool_of(base, 32, seeds[1])
-    many = pool_of(base, 512, seeds[2])[2]
-    pairs = {None: (features, gold), 5: written(base, 5, 64, seeds[3])}
-    return World(base, pairs, candidates, known, many.mean(1))
+    other, other_gold = written(base, 5, 64, seeds[3])
+    many = pool_of(base, 512, seeds[2])[2].mean(1)
+    names = ("features", "gold", "other", "other_gold", "candidates", "known", "reference")
+    return dict(zip(names, (features, gold, other, other_gold, candidates, known, many)))
+
+
+@cache
+def world() -> World:
+    base = load_base()
+    if not WORLD_FILE.is_file():
+        save_file(_new_world(base), WORLD_FILE)
+    found = load_file(WORLD_FILE)
+    pairs = {None: (found["features"], found["gold"]), 5: (found["other"], found["other_gold"])}
+    return World(base, pairs, found["candidates"], found["known"], found["reference"])
 
 
 @dataclass(frozen=True)
@@ -118,7 +142,7 @@ def draw(regime: Regime, branch: int, number: int) -> Draw:
     pair_seed, fit_seed, run_seed = spawn(spawn(branch, number + 1)[-1], 3)
     features, gold = world().pairs[regime.adjectives]
     prompt, better, worse = draw_preferences(gold, range(len(gold)), regime.pairs, regime.slope, pair_seed)
-    chosen, rejected, groups = features[prompt, better], features[prompt, worse], prompt.tolist()
+    chosen, rejected, groups = (features[prompt, better], features[prompt, worse], prompt.tolist())
     mean, scale = standardisation(chosen, rejected)
     counts = torch.cat([torch.ones(1, len(chosen)), bootstrap_counts(len(chosen), spawn(fit_seed, MEMBERS), groups)])
     found = fit_resamples((chosen - rejected) / scale, counts, ridge="cv", groups=groups, seed=fit_seed)
@@ -159,16 +183,25 @@ def promise(one: Draw, betas: dict[str, float]) -> list[dict[str, Any]]:
     return promised(fit, policy_moves(fit, rows), one.groups, rows, draws=0, seed=0)
 
 
-def cell(name: str, regime: Regime, branch: int, first: int, betas: dict[str, float], folder: Path) -> dict[str, Any]:
-    """BLOCK draws from ``first`` on, an arm each of ``betas``: trained, judged and written, or read where it stands."""
+def cell(
+    name: str,
+    regime: Regime,
+    branch: int,
+    first: int,
+    betas: dict[str, float],
+    folder: Path,
+    samples: int = JUDGE,
+    draws: int = BLOCK,
+) -> dict[str, Any]:
+    """``draws`` of them from ``first`` on, an arm each of ``betas``: trained, judged and written, or read if there."""
     path = folder / f"{name}-{first:04d}.json"
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
     started = time.process_time()
-    drawn = [draw(regime, branch, first + i) for i in range(BLOCK)]
+    drawn = [draw(regime, branch, first + i) for i in range(draws)]
     batch = Batch(world().base, [run for one in drawn for run in runs_of(one, regime, betas)], regime.settings)
     path_kl = [batch.step()["kl"].tolist() for _ in range(regime.settings.steps)]
-    judged = batch.judge(JUDGE)
+    judged = batch.judge(samples)
     gains = (judged["gold"] - world().reference).mean(1)
     rows = []
     for i, one in enumerate(drawn):
@@ -195,7 +228,7 @@ def cell(name: str, regime: Regime, branch: int, first: int, betas: dict[str, fl
     return result
 
 
-def calibrated(name: str, factors: tuple[float, ...], folder: Path) -> dict[str, float]:
+def calibrated(name: str, factors: tuple[float, ...], draws: int, folder: Path) -> dict[str, float]:
     """beta of each arm at which its KL is vanilla's, on draws of their own: log KL is taken as linear in log beta.
 
     Prints KL and promised risk of each arm and beta beside it.
@@ -204,7 +237,7 @@ def calibrated(name: str, factors: tuple[float, ...], folder: Path) -> dict[str,
     table: dict[str, list[tuple[float, float]]] = {arm: [] for arm in ARMS}
     for factor in factors:
         betas = dict.fromkeys(ARMS, regime.beta * factor)
-        found = cell(f"calibrate-{name}-{factor:g}", regime, CALIBRATION, 0, betas, folder)["rows"]
+        found = cell(f"calibrate-{name}-{factor:g}", regime, CALIBRATION, 0, betas, folder, 2, draws)["rows"]
         for arm in ARMS:
             mine = [row for row in found if row["arm"] == arm]
             kl = float(np.mean([row["kl"] for row in mine]))
@@ -234,7 +267,7 @@ def deviation_ratio(first: np.ndarray, second: np.ndarray) -> tuple[float, float
     k = 1 + 2 * (1 - r * r) * float(student.ppf(0.975, n - 2)) ** 2 / (n - 2)
     half = math.sqrt(k * k - 1)
     p = float(pearsonr(first + second, first - second).pvalue)
-    return math.sqrt(ratio), math.sqrt(ratio * (k - half)), math.sqrt(ratio * (k + half)), p
+    return (math.sqrt(ratio), math.sqrt(ratio * (k - half)), math.sqrt(ratio * (k + half)), p)
 
 
 def arm_row(name: str, arm: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -293,7 +326,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         "|---" * 13 + "|",
     ]
     for row in rows:
-        ratio, points = row["deviation_ratio"], [100 * value for value in row["risk_difference"]]
+        ratio, points = (row["deviation_ratio"], [100 * value for value in row["risk_difference"]])
         gain = range_of([row["gain"], row["gain_low"], row["gain_high"]])
         risk = "{:.0%} [{:.0%}, {:.0%}]".format(*row["risk"])
         lines.append(
@@ -332,14 +365,14 @@ def main() -> None:
     parser.add_argument("--draws", type=int, nargs=2, default=(0, 64), help="from, to")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no cell after so long")
     parser.add_argument("--calibrate", choices=REGIMES)
-    parser.add_argument("--factors", type=float, nargs="+", default=(0.4, 1.0, 2.5), help="of vanilla's beta")
+    parser.add_argument("--factors", type=float, nargs="+", default=(1.0, 2.5), help="of vanilla's beta")
     parser.add_argument("--cells", type=Path, default=Path("runs/rl-study"))
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.calibrate:
-        calibrated(given.calibrate, tuple(given.factors), given.cells)
+        calibrated(given.calibrate, tuple(given.factors), given.draws[1], given.cells)
     if given.regime:
         regime, began = REGIMES[given.regime], time.monotonic()
         betas = {arm: regime.betas.get(arm, regime.beta) for arm in ARMS}

@@ -191,9 +191,9 @@ class Settings:
     """steps of ``prompts`` prompts with ``completions`` each; AdamW's rate after ``warmup`` steps."""
 
     steps: int = 16
-    prompts: int = 6
+    prompts: int = 4
     completions: int = 4
-    rate: float = 1.5e-2
+    rate: float = 1e-2
     warmup: int = 3
 
     @property
@@ -300,6 +300,15 @@ class Batch:
             tensor.grad = None
 
     @torch.no_grad()
+    def labels(self, samples: int) -> torch.Tensor:
+        """Gold (R, P * samples) of fresh samples of every prompt by the policy as it stands, one prompt after another
+        so that the first few labels are of many prompts."""
+        prompts = torch.arange(1, 1 + len(rl_text.PRODUCTS)).repeat(samples).expand(len(self.runs), -1)
+        seeds = [spawn(seeds[3], self.done + 3)[-1] for seeds in self.seeds]
+        uniform = torch.stack([torch.rand(prompts.shape[1], LENGTH, generator=torch_generator(seed)) for seed in seeds])
+        return gold_of(sample(self.base, _merge(self.base, self.adapters), prompts, uniform))
+
+    @torch.no_grad()
     def judge(self, samples: int, closely: int = 2) -> dict[str, torch.Tensor]:
         """``samples`` fresh ones of every prompt: mean gold (R, P), its mean's standard error (R,), length (R,); from
         ``closely`` of them KL (R,). Run by run, so that memory doesn't grow with the batch."""
@@ -323,7 +332,7 @@ class Batch:
         return dict(zip(("gold", "error", "kl", "length"), columns))
 
 
-def perplexities(base: Weights, prompts: int = 16, samples: int = 12) -> dict[str, float]:
+def perplexities(base: Weights, prompts: int = 8, samples: int = 6) -> dict[str, float]:
     """Median perplexity under SmolLM2 of the base's samples and of SmolLM2's own, given the same request."""
     from prudent.features.models import load_language_model
     from prudent.features.rendering import Renderer

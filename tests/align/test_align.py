@@ -155,7 +155,7 @@ def test_a_monitored_series_is_watched_stopped_reported_and_resumed(series):
     assert sum(text.startswith("monitor: ") for text in said) == 3
     assert "The monitor" in (folder / "watched/report.html").read_text()
 
-    stopped = replace(watched, monitor="stop", false_alarm=0.999999, steps=6, save_every=1)
+    stopped = replace(watched, monitor="drift", false_alarm=0.999999, steps=6, save_every=1)
     align(stopped, folder / "stopped")
     run = json.loads((folder / "stopped/runs/run-000-vanilla.json").read_text())
     drift = [entry["monitor"]["drift"] for entry in run["history"]]

@@ -8,7 +8,7 @@ import torch
 
 import prudent
 from prudent.errors import PrudentError
-from prudent.policies.monitoring.drift import Distance, limits, repeated_share, tilt
+from prudent.policies.monitoring.drift import Distance, TiltedPool, repeated_share, simulated_limit
 from prudent.policies.monitoring.monitor import Monitor, Probe, no_signal_share, scored
 from prudent.policies.monitoring.turns import TurnTest
 
@@ -44,28 +44,42 @@ def test_labels_outside_the_stated_range_are_refused(labels):
         TurnTest(3, 0.05, 0.0, 1.0).add(labels)
 
 
-def test_the_tilted_pool_has_the_reward_asked_for_as_far_as_it_reaches():
-    reward = np.random.default_rng(0).standard_normal(2000)
-    for target in (0.0, 0.5, 1.0):
-        weights = tilt(reward, max(target, reward.mean()))
-        assert weights.sum() == pytest.approx(1) and weights @ reward == pytest.approx(
-            max(target, reward.mean()), abs=1e-6
+def test_the_tilted_pool_has_the_reward_asked_for_and_keeps_enough_samples():
+    generator = np.random.default_rng(0)
+    reward = generator.standard_normal(2000)
+    pool = TiltedPool.fit(reward, reward[None], np.array([False]))
+    assert (np.diff(pool.reward) > 0).all() and pool.effective[-1] >= 29 and pool.effective[0] == pytest.approx(2000)
+    wanted = np.array([0.1, 0.5, 1.0])
+    np.testing.assert_allclose(pool.at(wanted, pool.expected)[0], wanted, atol=1e-9)
+    assert pool.at(np.array([99.0]), pool.reward)[0] == pool.reward[-1]
+
+
+def test_an_alarm_is_as_rare_as_it_should_be_on_batches_of_few_prompts_and_skewed_signals():
+    generator = np.random.default_rng(1)
+    owner = np.repeat(np.arange(40), 25)
+    reward, skewed = generator.standard_normal(1000), generator.exponential(size=1000)
+    monitor = Monitor(steps=20, false_alarm=0.2)
+    scores = torch.from_numpy(reward + skewed * generator.standard_normal((3, 1000)))
+    texts = ["a b c d"] * 1000
+    monitor.set_reference(texts, torch.from_numpy(owner), scores=scores, features=skewed[:, None])
+    above = []
+    for _ in range(400):
+        rows = np.concatenate([generator.choice(np.flatnonzero(owner == p), 4) for p in generator.integers(40, size=6)])
+        found = monitor.observe(
+            owner[rows].tolist(), ["a b c d"] * 24, scores=scores[:, rows], features=skewed[rows, None]
         )
-    assert 1 / np.square(tilt(reward, 50.0)).sum() >= 29
+        above.append(found["drift"] >= 1)
+    assert np.mean(above) < 0.03  # a level of .2 / 20 a step
 
 
-def test_limits_hold_batches_of_the_tilted_pool_and_not_others():
+def test_a_signal_that_rises_with_the_reward_is_in_order_and_one_that_rises_alone_is_not():
     generator = np.random.default_rng(1)
     reward = generator.standard_normal(4000)
-    signal = reward + generator.standard_normal(4000)  # it rises with the reward, which is no cause for alarm
-    outside = 0
-    weights = tilt(reward, 0.8)
-    for _ in range(400):
-        rows = generator.choice(4000, 32, p=weights)
-        found = limits({"s": signal}, reward, max(reward[rows].mean(), reward.mean()), 32, 0.05)
-        outside += signal[rows].mean() > found.high["s"]
-    assert outside / 400 < 0.08
-    assert limits({"s": signal}, reward, 0.0, 32, 0.01).high["s"] < 0.8
+    signals = np.stack([reward + generator.standard_normal(4000)])
+    pool = TiltedPool.fit(reward, signals, np.array([False]))
+    limit = simulated_limit(pool, reward, signals, np.arange(4000) % 40, [4] * 6, 0.001)
+    assert pool.excess(np.array([0.8]), np.array([[0.8]]), 24)[0, 0] < limit
+    assert pool.excess(np.array([0.0]), np.array([[1.8]]), 24)[0, 0] > limit
 
 
 def test_novelty_is_one_for_samples_like_the_reference():
@@ -99,7 +113,7 @@ def reference(count=40):
 
 def test_more_of_the_reference_is_in_order_and_loops_are_not():
     prompts, texts = reference()
-    monitor = prudent.Monitor(Lengths(), (prompts, texts), steps=20)
+    monitor = prudent.Monitor(Lengths(), (prompts, texts), steps=20, stop="drift")
     other = reference(30)[1]
     for step in range(10):
         found = monitor.observe(["a"] * 8, other[0][step : step + 8], rewards=[0.0] * 8, kl=0.1)

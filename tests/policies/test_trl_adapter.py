@@ -243,7 +243,7 @@ def test_a_monitor_watches_trl_s_trainer_logs_there_and_stops_it(tmp_path, tiny_
     from prudent import Monitor
 
     texts = [[f"word {i} and {'so ' * (i % 5)}on" for i in range(20)] for _ in PROMPTS]
-    monitor = Monitor(HashedScores(), (PROMPTS, texts), steps=6)
+    monitor = Monitor(HashedScores(), (PROMPTS, texts), steps=6, stop="drift")
     said = []
     trainer = trl.GRPOTrainer(
         model=str(tiny_folder),

@@ -183,8 +183,8 @@ class AlignOptions(PairOptions, ResumableOptions):
         int, typer.Option(min=1, help="Steps between checkpoints.", rich_help_panel=SERIES, max=1_000_000)
     ] = 10
     monitor: Annotated[
-        Literal["off", "watch", "stop"],
-        typer.Option(help="Watch each run, or stop it at an alarm (docs/align.md).", rich_help_panel=RL),
+        Literal["off", "watch", "gold", "drift"],
+        typer.Option(help="Watch each run; gold, drift: stop it at that alarm (docs/align.md).", rich_help_panel=RL),
     ] = "off"
     false_alarm: Annotated[
         float, typer.Option(help="The monitor's false-alarm rate over a whole run.", rich_help_panel=RL)
@@ -260,7 +260,9 @@ class AlignOptions(PairOptions, ResumableOptions):
         if not 0 < self.false_alarm < 1:
             problems.append(f"--false-alarm is {self.false_alarm:g}, it must lie between 0 and 1")
         if self.probe_labels and (self.monitor == "off" or not self.demo):
-            problems.append("--probe-labels needs --monitor watch or stop and --demo, whose gold lies between 0 and 1")
+            problems.append("--probe-labels needs --monitor watch or gold and --demo, whose gold lies between 0 and 1")
+        if self.monitor == "gold" and not self.probe_labels:
+            problems.append("--monitor gold stops where gold labels say so: give --probe-labels (and --demo)")
         return problems + (self._own_problems() if self.engine == "own" else self._trl_problems())
 
     def _own_problems(self) -> list[str]:

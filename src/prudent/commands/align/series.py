@@ -86,7 +86,7 @@ def monitor_of(settings: AlignOptions, heads: HeadEnsemble, side: CandidateFeatu
             "--reference-samples or --train-prompts"
         )
     probe = Probe(None, settings.probe_labels, settings.probe_every) if settings.probe_labels else None
-    stop = "auto" if settings.monitor == "stop" else "none"
+    stop = "none" if settings.monitor == "watch" else settings.monitor
     monitor = Monitor(steps=settings.steps, false_alarm=settings.false_alarm, probe=probe, stop=stop)
     flat = side.features.flatten(0, 1)
     return monitor.set_reference(texts, torch.tensor(owner), scores=heads.scores(flat), features=flat)

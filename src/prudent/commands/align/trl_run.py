@@ -147,7 +147,7 @@ def _monitor(settings: AlignOptions, function: RewardFunction, pool: Pool, args:
     if steps < 1:
         a_batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         steps = max(1, math.ceil(args.num_train_epochs * prompts * args.num_generations / a_batch))
-    stop = "auto" if settings.monitor == "stop" else "none"
+    stop = "none" if settings.monitor == "watch" else settings.monitor
     monitor = Monitor(function.model, pool, steps=steps, false_alarm=settings.false_alarm, stop=stop)
     monitor.watch(function)
     return monitor

@@ -18,7 +18,7 @@ import torch
 
 from prudent.errors import PrudentError
 from prudent.policies.estimates import ReferenceStatistics, reference_statistics
-from prudent.policies.monitoring.drift import Distance, Limits, limits, repeated_share
+from prudent.policies.monitoring.drift import Distance, TiltedPool, repeated_share, simulated_limit
 from prudent.policies.monitoring.turns import TurnTest
 from prudent.policies.reward_function import RewardFunction, prompt_key
 
@@ -53,7 +53,8 @@ class Monitor:
     """model: scores text, (prompts, responses) -> (K, N), or a ``RewardClient`` (its service returns members); None
     where ``observe`` is given scores. reference: samples of the reference policy, a ``Pool`` or (prompts, responses).
     steps: the most that will be observed, among which the false-alarm rate is shared. features: (prompts, responses) ->
-    (N, d), for novelty. stop: "gold", "drift", "both" or "none"; "auto" is gold where there is a probe, else drift.
+    (N, d), for novelty. stop: "gold", "drift", "both" or "none"; "auto" is gold where there is a probe, else
+    none, since runs that rose to their end drifted too (docs/rl-study.md).
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Monitor:
         if steps < 1 or not 0 < false_alarm < 1:
             raise PrudentError(f"steps is {steps} and false_alarm {false_alarm}; need at least 1 and a share of 1")
         self.model, self.features, self.probe, self.steps = model, features, probe, steps
-        self.stop = ("gold" if probe else "drift") if stop == "auto" else stop
+        self.stop = ("gold" if probe else "none") if stop == "auto" else stop
         self.level = false_alarm / (2 if self.stop == "both" else 1)
         self.turns: TurnTest | None = None
         if probe is not None:
@@ -83,6 +84,10 @@ class Monitor:
         self.index: dict[str, int] = {}
         self.statistics: ReferenceStatistics | None = None
         self.pool: dict[str, np.ndarray] = {}
+        self.owner = np.zeros(0, dtype=int)
+        self.means: dict[str, np.ndarray] = {}
+        self.tilted: dict[tuple[str, ...], TiltedPool] = {}
+        self.limits: dict[tuple[Any, ...], float] = {}
         self.distance: Distance | None = None
         self.alarm: Alarm | None = None
         self.history: list[dict[str, float]] = []
@@ -110,7 +115,7 @@ class Monitor:
         if features is not None:
             values = np.asarray(features, dtype=float)
             self.distance = Distance.fit(values)
-            self.pool["novelty"] = self.distance.of(values)
+            self.pool["novelty"] = Distance.of_others(values)
         if scores is not None:
             found = reference_statistics(scores, owner)
             overall = found.centre.mean(1, keepdim=True)  # for prompts that the reference has no samples of
@@ -118,6 +123,11 @@ class Monitor:
                 torch.cat([found.centre, overall], 1), found.scale, found.floor, found.sizes
             )
             self.pool |= self._of_scores(scores, owner)
+        self.owner = owner.numpy()
+        count = np.bincount(self.owner)
+        for name, values in self.pool.items():
+            by_prompt = np.bincount(self.owner, values) / count
+            self.means[name] = np.append(by_prompt, by_prompt.mean())  # last: prompts that it has no samples of
         return self
 
     def _of_scores(self, scores: Any, owner: torch.Tensor) -> dict[str, np.ndarray]:
@@ -151,16 +161,16 @@ class Monitor:
         signals = _of_texts(responses)
         if self.distance is not None and features is not None:
             signals["novelty"] = self.distance.of(np.asarray(features, dtype=float))
+        unknown = len(self.means["length"]) - 1 if self.means else 0
+        owner = np.array([p if isinstance(p, int) else self.index.get(prompt_key(p), unknown) for p in prompts])
         if self.statistics is not None and scores is not None:
-            unknown = len(self.statistics.centre[0]) - 1
-            owner = torch.tensor([p if isinstance(p, int) else self.index.get(prompt_key(p), unknown) for p in prompts])
-            signals |= self._of_scores(scores, owner)
+            signals |= self._of_scores(scores, torch.from_numpy(owner))
         metrics = {name: float(values.mean()) for name, values in signals.items()}
         if rewards is not None:
             metrics["no_signal"] = no_signal_share(prompts, np.asarray(rewards, dtype=float))
         if kl is not None:
             metrics["kl"] = float(kl)
-        metrics |= self._drift(signals, len(responses))
+        metrics |= self._drift(signals, owner)
         labels = None
         if self.probe is not None and self.due():
             count = self.probe.labels
@@ -197,18 +207,29 @@ class Monitor:
             return Alarm(step, "drift", max(1, step - 1), text)
         return None
 
-    def _drift(self, signals: dict[str, np.ndarray], batch: int) -> dict[str, float]:
+    def _drift(self, signals: dict[str, np.ndarray], owner: np.ndarray) -> dict[str, float]:
         """How far the worst signal lies beyond what the tilted reference expects: 1 is the alarm's limit."""
-        names = [name for name in self.pool if name in signals and name != "reward"]
+        names = tuple(name for name in self.pool if name in signals and name != "reward")
         if "reward" not in signals or not names:
             return {}
-        level = self.level / (2 * len(names) * self.steps)
-        target = float(signals["reward"].mean())
-        reference = {name: self.pool[name] for name in names}
-        found = limits(reference, self.pool["reward"], max(target, float(self.pool["reward"].mean())), batch, level)
-        shares = {name: _share(float(signals[name].mean()), name, found) for name in names}
-        excess = {f"{name}_expected": found.expected[name] for name in names}
-        return {**excess, "drift": max(shares.values()), "effective": found.effective}
+        every = ("reward", *names)
+        # Less its prompt's mean on the reference: a batch of few prompts says little about the others.
+        kept = np.stack([self.pool[name] - self.means[name][self.owner] for name in every])
+        if names not in self.tilted:
+            both_ways = np.array([name == "length" for name in names])
+            self.tilted[names] = TiltedPool.fit(kept[0], kept[1:], both_ways)
+        tilted = self.tilted[names]
+        groups = tuple(sorted(np.unique(owner, return_counts=True)[1].tolist()))
+        if (names, groups) not in self.limits:
+            level = self.level / self.steps
+            self.limits[names, groups] = simulated_limit(tilted, kept[0], kept[1:], self.owner, list(groups), level)
+        now = np.array([(signals[name] - self.means[name][owner]).mean() for name in every])
+        beyond = tilted.excess(now[:1], now[1:, None], len(owner))[:, 0] / self.limits[names, groups]
+        usual = tilted.at(now[:1], tilted.expected)[:, 0]
+        expected = {
+            f"{name}_expected": float(value + self.means[name][owner].mean()) for name, value in zip(names, usual)
+        }
+        return {**expected, "drift": float(max(0.0, beyond.max()))}
 
     def line(self) -> str:
         """The last step in one line for the console."""
@@ -267,13 +288,6 @@ class Monitor:
 
 def _tested(metrics: dict[str, float]) -> list[str]:
     return [name for name in metrics if f"{name}_expected" in metrics]
-
-
-def _share(value: float, name: str, found: Limits) -> float:
-    """Distance from the expected value in units of that to the limit; lengths count both ways, the rest upwards."""
-    away = value - found.expected[name]
-    room = max(found.high[name] - found.expected[name], 1e-9 * (1 + abs(found.expected[name])))
-    return abs(away) / room if name == "length" else max(0.0, away / room)
 
 
 def _of_texts(texts: Sequence[str]) -> dict[str, np.ndarray]:

@@ -1,0 +1,64 @@
+"""The study of training runs: its paired test of deviations, and the rows that its tables are made of."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import rl_monitor
+import rl_study
+
+
+def test_the_interval_of_the_ratio_leaves_out_one_exactly_where_the_test_rejects():
+    generator = np.random.default_rng(0)
+    for scale in (0.4, 0.7, 0.85, 1.0, 1.4):
+        common = generator.standard_normal(80)
+        first, second = scale * (common + generator.standard_normal(80)), common + generator.standard_normal(80)
+        ratio, low, high, p = rl_study.deviation_ratio(first, second)
+        assert ratio == pytest.approx(first.std(ddof=1) / second.std(ddof=1)) and low < ratio < high
+        assert (p < 0.05) == (not low <= 1 <= high)
+
+
+def test_the_interval_holds_the_true_ratio_as_often_as_it_says():
+    generator = np.random.default_rng(1)
+    held = 0
+    for _ in range(400):
+        common = generator.standard_normal(40)
+        first, second = 0.7 * (common + generator.standard_normal(40)), common + generator.standard_normal(40)
+        _, low, high, _ = rl_study.deviation_ratio(first, second)
+        held += low <= 0.7 <= high
+    assert 0.92 <= held / 400 <= 0.98
+
+
+def rows(arm, gains, promised):
+    return [
+        {"arm": arm, "beta": 0.1, "gain": gain, "judging": 0.01, "kl": 1.0, "promised_risk": risk, "promised_high": 0.5}
+        for gain, risk in zip(gains, promised)
+    ]
+
+
+def test_an_arm_s_row_counts_runs_at_or_below_and_scores_its_promise():
+    found = rows("vanilla", [0.2, -0.1, 0.3, 0.1], [0.1, 0.9, 0.0, 0.2])
+    found += rows("lcb", [0.1, 0.1, 0.2, 0.15], [0.0] * 4)
+    base, other = (rl_study.arm_row("r", arm, found) for arm in ("vanilla", "lcb"))
+    assert base["at_or_below"] == 1 and base["brier"] == pytest.approx((0.01 + 0.01 + 0 + 0.04) / 4)
+    assert base["brier_of_own_mean"] == pytest.approx(3 / 16) and base["deviation_ratio"][0] == 1
+    assert other["risk_difference"][0] == -0.25 and other["deviation_ratio"][0] < 1
+    chart = rl_study.reliability(found[:4], parts=2)
+    assert [part["realised"] for part in chart] == [0.0, 0.5] and chart[1]["promised"] == pytest.approx(0.55)
+    assert "| r | lcb |" in rl_study.markdown([base, other])
+
+
+def test_a_run_has_turned_where_its_end_lies_clearly_below_its_best():
+    steps = len([*range(0, rl_monitor.STEPS, rl_monitor.EVERY)]) + 1
+    falls = {"gold": [0.0, 0.1, 0.4, 0.3] + [0.1] * (steps - 4), "errors": [0.02] * steps, "alarms": {}}
+    rises = {"gold": np.linspace(0, 0.5, steps).tolist(), "errors": [0.02] * steps, "alarms": {}}
+    assert rl_monitor.truth(falls) == (True, 2 * rl_monitor.EVERY)
+    assert rl_monitor.truth(rises) == (False, rl_monitor.STEPS)
+    assert rl_monitor.at(falls, 2 * rl_monitor.EVERY) == pytest.approx(0.4)
+    falls["alarms"] = {"drift": {"step": 14, "keep": 13}}
+    found = next(row for row in rl_monitor.points("r", [falls, rises]) if row["monitor"] == "drift")
+    assert found["alarms_on_turned"] == 1 and found["delay_median"] == 6 and found["false_alarms"] == 0
