@@ -1,6 +1,6 @@
 """What are the monitor's alarms worth? Runs that rise to their end and runs that overoptimise, with the truth known.
 
-    python benchmarks/rl_monitor.py --runs 48 --minutes 20 --out benchmarks/results/rl_monitor.json
+    python benchmarks/rl_monitor.py --runs 8 56 --minutes 20 --out benchmarks/results/rl_monitor.json
 
 Two regimes of the testbed (``rl_testbed.py``), 40 steps each: ``rises`` (400 pairs, a strong KL) and ``turns`` (30
 noisy pairs, hardly any KL, a high rate). Gold of 256 fresh samples at every fourth step says what was true: a run has
@@ -182,7 +182,9 @@ def points(name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=48, help="of each regime")
+    parser.add_argument(
+        "--runs", type=int, nargs=2, default=(8, 56), help="of each regime: from, to (under 8: to choose)"
+    )
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no block after so long")
     parser.add_argument("--cells", type=Path, default=Path("runs/rl-monitor"))
     parser.add_argument("--out", type=Path)
@@ -190,7 +192,7 @@ def main() -> None:
     torch.set_num_threads(1)
     given.cells.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    for first in range(0, given.runs, BLOCK):
+    for first in range(*given.runs, BLOCK):
         for name in REGIMES:
             path = given.cells / f"{name}-{first:04d}.json"
             if not path.is_file() and time.monotonic() - began < 60 * given.minutes:

@@ -167,7 +167,8 @@ def runs_of(one: Draw, regime: Regime, betas: dict[str, float]) -> list[Run]:
 
 
 def promise(one: Draw, betas: dict[str, float]) -> list[dict[str, Any]]:
-    """What ``estimate_risk`` promises of each arm from this data set alone: a row an arm."""
+    """What ``estimate_risk`` promises of each arm from this data set alone, a row an arm. ``exact_gain``: the exact
+    policy's true gain over the reference's samples."""
     known = world()
     reference = torch.full(known.gold.shape, 1 / known.gold.shape[1], dtype=torch.float64)
     fit = fit_rewards(
@@ -180,7 +181,10 @@ def promise(one: Draw, betas: dict[str, float]) -> list[dict[str, Any]]:
         seed=one.fit_seed,
     )
     rows: list[dict[str, Any]] = [{"method": arm, "beta": beta} for arm, beta in betas.items()]
-    return promised(fit, policy_moves(fit, rows), one.groups, rows, draws=0, seed=0)
+    moved = policy_moves(fit, rows)
+    found = promised(fit, moved, one.groups, rows, draws=0, seed=0)
+    gains = (moved * known.gold).sum(-1).mean(-1).tolist()
+    return [{**row, "exact_gain": gain} for row, gain in zip(found, gains)]
 
 
 def cell(
@@ -218,6 +222,7 @@ def cell(
                     "length": float(judged["length"][k]),
                     "kl_path": [step[k] for step in path_kl],
                     "accuracy": one.accuracy,
+                    "exact_gain": found["exact_gain"],
                     **{f"promised_{name}": found[name] for name in ("risk", "high", "gain")},
                 }
             )
@@ -298,6 +303,8 @@ def arm_row(name: str, arm: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "brier": float(((promised - failed) ** 2).mean()),
         "brier_of_own_mean": risk.risk * (1 - risk.risk),
         "high": float(np.mean([row["promised_high"] for row in mine])),
+        "exact_at_or_below": int(sum(row["exact_gain"] <= 0 for row in mine)),
+        "exact_correlation": float(np.corrcoef([row["exact_gain"] for row in mine], gains)[0, 1]),
     }
 
 
@@ -322,8 +329,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
     lines = [
         "| regime | arm | beta | runs | KL | gain | deviation over runs | ratio to vanilla's | p | at or below | "
-        "difference, points | promised | Brier (own mean's) |",
-        "|---" * 13 + "|",
+        "difference, points | promised | Brier (own mean's) | exact policies at or below | their gain's correlation |",
+        "|---" * 15 + "|",
     ]
     for row in rows:
         ratio, points = (row["deviation_ratio"], [100 * value for value in row["risk_difference"]])
@@ -332,7 +339,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {row['regime']} | {row['arm']} | {row['beta']:.3g} | {row['runs']} | {row['kl']:.2f} | "
             f"{gain} | {row['deviation']:.3f} | {range_of(ratio, 2)} | {ratio[3]:.2g} | {row['at_or_below']} = {risk} |"
-            f" {range_of(points, 0)} | {row['promised']:.0%} | {row['brier']:.3f} ({row['brier_of_own_mean']:.3f}) |"
+            f" {range_of(points, 0)} | {row['promised']:.0%} | {row['brier']:.3f} ({row['brier_of_own_mean']:.3f}) | "
+            f"{row['exact_at_or_below'] / row['runs']:.0%} | {row['exact_correlation']:.2f} |"
         )
     return "\n".join(lines)
 

@@ -118,8 +118,10 @@ def test_more_of_the_reference_is_in_order_and_loops_are_not():
     for step in range(10):
         found = monitor.observe(["a"] * 8, other[0][step : step + 8], rewards=[0.0] * 8, kl=0.1)
     assert monitor.alarm is None and found["no_signal"] == 1 and found["kl"] == 0.1 and found["drift"] < 1
-    monitor.observe(["a"] * 8, ["good good good good good good good good"] * 8)
-    assert monitor.alarm is not None and monitor.alarm.cause == "drift" and "ALARM at step 11" in monitor.line()
+    for _ in range(2):
+        assert monitor.alarm is None
+        monitor.observe(["a"] * 8, ["good good good good good good good good"] * 8)
+    assert monitor.alarm is not None and monitor.alarm.cause == "drift" and "ALARM at step 12" in monitor.line()
 
 
 def test_a_watched_function_gives_its_own_rewards_and_logs_the_monitor_s_metrics():

@@ -201,7 +201,8 @@ class Monitor:
             assert self.probe is not None
             keep = 1 + self.turns.peak * self.probe.every
             return Alarm(step, "gold", keep, f"gold has fallen since step {keep}: keep that step's policy")
-        if self.stop in ("drift", "both") and metrics.get("drift", 0.0) >= 1:
+        before = self.history[-2].get("drift", 0.0) if len(self.history) > 1 else 0.0
+        if self.stop in ("drift", "both") and min(before, metrics.get("drift", 0.0)) >= 1:  # one step may be chance
             gone = [f"{n} {metrics[n]:.3g} (expected {metrics[f'{n}_expected']:.3g})" for n in _tested(metrics)]
             text = f"the policy has left what the reference's samples of this reward show: {', '.join(gone)}"
             return Alarm(step, "drift", max(1, step - 1), text)
