@@ -35,20 +35,30 @@ def test_the_interval_holds_the_true_ratio_as_often_as_it_says():
 
 def rows(arm, gains, promised):
     return [
-        {"arm": arm, "beta": 0.1, "gain": gain, "judging": 0.01, "kl": 1.0, "promised_risk": risk, "promised_high": 0.5}
+        {
+            "arm": arm,
+            "beta": 0.1,
+            "gain": gain,
+            "judging": 0.01,
+            "exact_gain": 0.1 - risk,
+            "kl": 1.0,
+            "promised_risk": risk,
+            "promised_high": 0.5,
+        }
         for gain, risk in zip(gains, promised)
     ]
 
 
 def test_an_arm_s_row_counts_runs_at_or_below_and_scores_its_promise():
     found = rows("vanilla", [0.2, -0.1, 0.3, 0.1], [0.1, 0.9, 0.0, 0.2])
-    found += rows("lcb", [0.1, 0.1, 0.2, 0.15], [0.0] * 4)
+    found += rows("lcb", [0.1, 0.1, 0.2, 0.15], [0.0, 0.0, 0.0, 0.2])
     base, other = (rl_study.arm_row("r", arm, found) for arm in ("vanilla", "lcb"))
     assert base["at_or_below"] == 1 and base["brier"] == pytest.approx((0.01 + 0.01 + 0 + 0.04) / 4)
     assert base["brier_of_own_mean"] == pytest.approx(3 / 16) and base["deviation_ratio"][0] == 1
     assert other["risk_difference"][0] == -0.25 and other["deviation_ratio"][0] < 1
     chart = rl_study.reliability(found[:4], parts=2)
     assert [part["realised"] for part in chart] == [0.0, 0.5] and chart[1]["promised"] == pytest.approx(0.55)
+    assert base["exact_at_or_below"] == 3 and base["exact_correlation"] > 0.5
     assert "| r | lcb |" in rl_study.markdown([base, other])
 
 
