@@ -19,7 +19,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are shared out among the wo
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that tests can import tests.tiny
 
+import hypothesis
 import pytest
+
+# A test must not fail because the machine is busy with something else.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 
 USUAL_MODELS = Path(os.environ.get("PRUDENT_CACHE") or Path.home() / ".cache" / "prudent").expanduser() / "models"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
