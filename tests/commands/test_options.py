@@ -168,7 +168,7 @@ def test_score_overwrites_nothing_that_was_not_named(tmp_path: Path) -> None:
     data, taken = tmp_path / "data.jsonl", tmp_path / "taken.jsonl"
     for file in (data, taken):
         file.write_text("kept")
-    for output, more, said in ((taken, [], "--overwrite"), (data, ["--overwrite"], "--data reads")):
+    for output, more, said in ((taken, [], "--overwrite"), (data, ["--overwrite"], "is a file that is read")):
         words = ["score", "--model", "m", "--data", str(data), "--output", str(output), "--json", *more]
         done = CliRunner().invoke(app, words)
         assert done.exit_code == 2 and said in json.loads(done.stdout)["error"]
