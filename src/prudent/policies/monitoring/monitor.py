@@ -54,7 +54,7 @@ class Monitor:
     where ``observe`` is given scores. reference: samples of the reference policy, a ``Pool`` or (prompts, responses).
     steps: the most that will be observed, among which the false-alarm rate is shared. features: (prompts, responses) ->
     (N, d), for novelty. stop: "gold", "drift", "both" or "none"; "auto" is gold where there is a probe, else
-    none, since runs that rose to their end drifted too (docs/rl-study.md).
+    none: drift says that a policy has left its reference, not that gold has turned (docs/rl-study.md).
     """
 
     def __init__(
