@@ -107,6 +107,7 @@ class Run:
             time.sleep(SAMPLE_S)
         printed = self.process.communicate()[0]
         result = json.loads(printed) if printed.strip() else {}
+        result.pop("folder", None)
         if self.kill and not self.killed:
             raise SystemExit(f"the {self.kill} ended before it could be killed; give more --texts")
         return {"result": result, **self.taken()}
@@ -170,7 +171,7 @@ def main() -> None:
         folder = Path(name)
         rows = finished(folder, sides, texts, given.runs)
         keys, plain = rows_of(folder / "plain")
-        for side in [one for one in WITH_RAY if one in rows]:
+        for side in comparable(rows):
             others, features = rows_of(folder / side)
             fresh = np.r_[True, (others[1:] != others[:-1]).any(1)]
             rows[side] |= {
@@ -178,7 +179,9 @@ def main() -> None:
                 "repeated": len(others) - int(fresh.sum()),
                 "largest_difference": float(np.abs(features[fresh] - plain).max()),
             }
-    results.write(given.out, "Ray: encoding by workers", figures_of(rows, texts, block), rows=rows)
+    figures = figures_of(rows, texts, block)
+    kept = [{"run": side, **row} for side, row in rows.items()]
+    results.write(given.out, "Ray: encoding by workers", figures, rows=kept, packages=("ray", "torch"))
 
 
 def finished(
@@ -197,6 +200,11 @@ def finished(
         print(side, {key: round(v, 1) for key, v in rows[side].items() if key != "result"}, flush=True)
         kept.write_text(json.dumps(rows), encoding="utf-8")
     return rows
+
+
+def comparable(rows: dict[str, dict[str, Any]]) -> list[str]:
+    """The runs by Ray whose cache holds all texts."""
+    return [side for side in WITH_RAY if side in rows and (side != WITH_RAY[-1] or "the command again" in rows)]
 
 
 def figures_of(rows: dict[str, dict[str, Any]], texts: int, block: int) -> list[dict[str, Any]]:
@@ -233,7 +241,7 @@ def figures_of(rows: dict[str, dict[str, Any]], texts: int, block: int) -> list[
                 at_most=100,
             ),
         ]
-    for side in [one for one in WITH_RAY if one in rows and (one != WITH_RAY[-1] or "the command again" in rows)]:
+    for side in comparable(rows):
         figures += [
             results.figure(f"{side}: texts lost", rows[side]["lost"], unit="texts", at_most=0),
             results.figure(

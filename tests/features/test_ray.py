@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 pytest.importorskip("ray", reason="needs the extra ray: pip install 'prudent[ray]'")
 
 from prudent.cli import app
-from prudent.features.blocks import EncodeBlocks, write_texts
+from prudent.features.blocks import EncodeBlocks, Result, packed, write_texts
 from prudent.features.encoder import Encoder
 from prudent.features.ray import RayEngine
 from prudent.features.shards import open_shard
@@ -70,6 +70,26 @@ def test_a_worker_that_is_killed_costs_its_block_at_most(tiny_folder: Path, tmp_
     found = together.encode(prompts[:30], responses[:30])  # too few for workers: read from what they wrote
     assert together.stats.cached == 30
     torch.testing.assert_close(found, alone.encode(prompts, responses)[:30], atol=1e-5, rtol=1e-5)
+
+
+def test_one_file_is_shared_by_the_workers(tmp_path: Path, engine: RayEngine) -> None:
+    class Meeting:
+        """Holds its first block until another worker has one, too."""
+
+        def __call__(self, block: Any) -> Any:
+            (tmp_path / f"worker-{os.getpid()}").touch()
+            until = time.monotonic() + 120
+            while len(list(tmp_path.glob("worker-*"))) < 2 and time.monotonic() < until:
+                time.sleep(0.05)
+            lines = np.array(block.to_pylist()[0]["line"])
+            return packed(Result(lines, np.full((len(lines), 1), os.getpid()), [], len(lines), {}, ""))
+
+    reads = write_texts(tmp_path, *texts(160), np.arange(160), BLOCK)
+    assert len(reads) == 1
+    results = list(engine.map(reads, Meeting, ()))
+    assert sorted(line for result in results for line in result.lines) == list(range(160))
+    assert {len(result.lines) for result in results} == {BLOCK}
+    assert len({int(result.values[0, 0]) for result in results}) == 2
 
 
 def test_fit_and_score_as_in_one_process(tiny_folder: Path, tmp_path: Path, engine: RayEngine) -> None:

@@ -97,7 +97,9 @@ class RayEngine:
         except ImportError as error:
             raise PrudentError("--engine ray needs Ray, which is not installed: pip install 'prudent[ray]'") from error
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        ray.data.DataContext.get_current().enable_progress_bars = False
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.target_max_block_size = 1  # byte: else Ray joins small blocks, and one worker gets a whole file
         if ray.is_initialized():
             return ray
         address = self.address or os.environ.get("RAY_ADDRESS")
