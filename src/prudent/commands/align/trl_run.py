@@ -8,7 +8,8 @@ prudent.cli align --engine trl ...`` and one of TRL's own accelerate configurati
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from prudent.commands.align.options import AlignOptions
 from prudent.commands.joined_run import joined_run
 from prudent.commands.yaml_file import read_yaml
+from prudent.data.failing import Origin
 from prudent.data.pools import Pool, read_pool, read_prompts, write_pool
 from prudent.errors import DataError, PrudentError, RowsError
 from prudent.features.models import (
@@ -103,13 +105,8 @@ def train_with_trl(settings: AlignOptions, *, say: Callable[[str], None]) -> dic
         samples_file = run.folder / "reference.jsonl"
         if processes.first and not samples_file.is_file():
             say(f"sampling the reference: {samples} answers to each of {len(conversations)} prompts")
-            length = args.max_completion_length
-            try:
-                write_pool(samples_file, _reference(policy, conversations, samples, length, seed))
-            except RowsError as error:
-                bad = [origins[row].bad(detail) for row, detail in error.rows.items()]
-                remedy = "shorten these prompts or take them out, or give shorter completions"
-                raise DataError(str(prompts), bad, remedy) from error
+            with _prompts_named(origins, str(prompts)):
+                write_pool(samples_file, _reference(policy, conversations, samples, args.max_completion_length, seed))
         processes.wait()
         function = RewardModel.load(reward_model).as_reward_function(
             objective, weighted_kl=True, beta=args.beta, reference=read_pool(samples_file)
@@ -130,13 +127,19 @@ def train_with_trl(settings: AlignOptions, *, say: Callable[[str], None]) -> dic
         history = trainer.state.log_history
         alarm = None if monitor is None or monitor.alarm is None else asdict(monitor.alarm)
         run.write_json("history.json", {"history": history, "alarm": alarm})
-    return {
-        "out": str(out),
-        "objective": objective,
-        "steps": trainer.state.global_step,
-        "last": history[-1] if history else {},
-        "alarm": alarm,
-    }
+    last = history[-1] if history else {}
+    return {"out": str(out), "objective": objective, "steps": trainer.state.global_step, "last": last, "alarm": alarm}
+
+
+@contextmanager
+def _prompts_named(origins: Sequence[Origin], source: str) -> Iterator[None]:
+    """Inside, prompts that the model's context has no room for are named by file and line."""
+    try:
+        yield
+    except RowsError as error:
+        bad = [origins[row].bad(detail) for row, detail in error.rows.items()]
+        remedy = "shorten these prompts or take them out, or give shorter completions"
+        raise DataError(source, bad, remedy) from error
 
 
 def _monitor(settings: AlignOptions, function: RewardFunction, pool: Pool, args: Any, prompts: int) -> Monitor | None:

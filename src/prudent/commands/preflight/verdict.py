@@ -107,26 +107,10 @@ def conclude(
         why = f"The least risk found is {with_interval(least)}: {least['method']} at beta {least['setting']:g}{wide}"
         sentences.append(why)
     else:
-        safe_vanilla = vanilla["high"] <= max_risk
         wavers = choice.get("judge_risk_high", 0.0) > max_risk
-        tone = "good" if safe_vanilla and not wavers else "warn"
-        headline = (
-            f"Vanilla {'is safe here' if kind == 'gold' else 'looks safe'}; best is {choice['method']} at beta "
-            f"{choice['setting']:g}"
-            if safe_vanilla
-            else f"Take {choice['method']} at beta {choice['setting']:g}"
-        )
-        sentences.append(
-            f"Of the settings whose risk interval lies under {percent(max_risk)}, **{choice['method']} at beta "
-            f"{choice['setting']:g}** gains most: {signed(choice['gain'])} {unit}, risk {with_interval(choice)}, KL "
-            f"{choice['kl']:.2f} nats."
-            + (
-                f" Over judges that other pairs might have given, its risk lies between "
-                f"{percent(choice['judge_risk_low'])} and {percent(choice['judge_risk_high'])}."
-                if wavers
-                else ""
-            )
-        )
+        tone = "good" if vanilla["high"] <= max_risk and not wavers else "warn"
+        headline, sentence = _recommended(choice, vanilla["high"] <= max_risk, max_risk, unit, kind)
+        sentences.append(sentence + (f" O{_over_judges(choice)[1:]}." if wavers else ""))
         why = _why(choice, vanilla, unit, wavers)
     sentences += _controls(equal_kl) + _without_kl(rows)
     sentences.append(truth_sentence(kind, judge, order))
@@ -136,14 +120,29 @@ def conclude(
     return Verdict(tone, headline, sentences, picked, dict(vanilla), advice, why, todo)
 
 
+def _recommended(choice: Row, safe_vanilla: bool, max_risk: float, unit: str, kind: str) -> tuple[str, str]:
+    """Headline and sentence of the setting to take."""
+    setting = f"{choice['method']} at beta {choice['setting']:g}"
+    safe = "is safe here" if kind == "gold" else "looks safe"
+    headline = f"Vanilla {safe}; best is {setting}" if safe_vanilla else f"Take {setting}"
+    return headline, (
+        f"Of the settings whose risk interval lies under {percent(max_risk)}, **{setting}** gains most: "
+        f"{signed(choice['gain'])} {unit}, risk {with_interval(choice)}, KL {choice['kl']:.2f} nats."
+    )
+
+
+def _over_judges(choice: Row) -> str:
+    low, high = percent(choice["judge_risk_low"]), percent(choice["judge_risk_high"])
+    return f"over judges that other pairs might have given, its risk lies between {low} and {high}"
+
+
 def _why(choice: Row, vanilla: Row, unit: str, wavers: bool) -> str:
     """The recommended setting's risk and gain beside vanilla's, and its range over judges where that is wide."""
     text = f"Its risk is {with_interval(choice)}, its gain {signed(choice['gain'])} {unit}"
     if choice["method"] != BASELINE:
         text += f"; vanilla at beta {vanilla['setting']:g} has a risk of {with_interval(vanilla)}"
     if wavers:
-        low, high = percent(choice["judge_risk_low"]), percent(choice["judge_risk_high"])
-        text += f"; over judges that other pairs might have given, its risk lies between {low} and {high}"
+        text += f"; {_over_judges(choice)}"
     return text + "."
 
 
