@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from prudent.policies.monitoring.monitor import Monitor, anywhere
+if TYPE_CHECKING:
+    from prudent.policies.monitoring.monitor import Monitor
 
 
 class MonitorCallback(TrainerCallback):
@@ -25,7 +26,7 @@ class MonitorCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> Any:
         """Stop and save on every process once the monitor of any of them has raised an alarm."""
-        if anywhere(self.monitor.alarm is not None):
+        if self.monitor.alarmed_anywhere():
             control.should_training_stop = control.should_save = True
             if self.say is not None and state.is_world_process_zero and self.monitor.alarm is not None:
                 self.say(self.monitor.line())

@@ -280,6 +280,16 @@ class Monitor:
             if log is not None:
                 log(f"monitor/{name}", value)
 
+    def alarmed_anywhere(self) -> bool:
+        """Whether any process has an alarm: each watches its own share of a step, and all must stop together."""
+        distributed, flag = torch.distributed, self.alarm is not None
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return flag
+        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+        found = torch.tensor(float(flag), device=device)
+        distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
+        return bool(found > 0)
+
     def callback(self, say: Callable[[str], None] | None = print) -> Any:
         """For transformers' and TRL's trainers: says a line a log, saves and stops when an alarm is raised."""
         from prudent.policies.monitoring.callback import MonitorCallback
@@ -313,14 +323,3 @@ def scored(model: Any, prompts: Sequence[Any], responses: Sequence[str]) -> torc
     if isinstance(found, torch.Tensor):
         return found
     return torch.tensor([result["members"] for result in found], dtype=torch.float64).T
-
-
-def anywhere(flag: bool) -> bool:
-    """Whether the flag is up in any process: each watches its own share of a step, and all must stop together."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return flag
-    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    found = torch.tensor(float(flag), device=device)
-    distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
-    return bool(found > 0)

@@ -19,7 +19,7 @@ from torch import nn
 
 from prudent.errors import PrudentError
 from prudent.policies.estimates import ReferenceStatistics
-from prudent.policies.monitoring.monitor import Monitor, anywhere
+from prudent.policies.monitoring.monitor import Monitor
 from prudent.policies.objectives import KL_RULES, Shaped, shape
 from prudent.policies.rl.advantages import leave_one_out, ordering_agreement, weighted_rewards
 from prudent.policies.rl.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
@@ -167,7 +167,7 @@ class Trainer:
         return self.history
 
     def _alarmed(self) -> bool:
-        return self.monitor is not None and anywhere(self.monitor.alarm is not None)
+        return self.monitor is not None and self.monitor.alarmed_anywhere()
 
     def chosen(self, step: int) -> list[int]:
         """Prompts of a step: consecutive slices of one shuffle an epoch, the same whatever the number of processes."""
