@@ -30,11 +30,11 @@ from prudent.demo.shipped import load_features
 from prudent.demo.tone import tone_world
 from prudent.demo.world import load_world, side_indices
 from prudent.evaluation.posterior_risk import reward_posterior, risk_without_gold
+from prudent.files import dumps, write_atomic
 from prudent.policies.finite import beta_for_kl, solve
 from prudent.rewards.accuracy import credit
 from prudent.rewards.draws import choose_ridge
 from prudent.rewards.laplace import LaplacePosterior
-from prudent.runs import dumps, write_atomic
 
 BUDGETS, QUICK_BUDGETS = (50, 75, 100, 150, 200, 400, 800, 1600), (50, 75, 100)
 START, MATCHED, KL, BETA = 25, 400, 1.0, 0.1

@@ -25,7 +25,7 @@ import torch
 from acquire import Split, labelled, outcomes, prior_of, worlds
 
 from prudent.acquisition.forecast import ForecastSettings, forecast_risk
-from prudent.runs import dumps, write_atomic
+from prudent.files import dumps, write_atomic
 
 START, SIZES, BETA = 100, (200, 400), 0.1
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from small_policy import build_policy
 
-from prudent.runs import hash_file
+from prudent.files import hash_file
 from prudent.seeding import numpy_generator
 
 

@@ -23,8 +23,8 @@ import torch
 from prudent.commands.preflight.core import DrawnScores, Outcomes, at_equal_beta, at_equal_kl, estimate_of, join, table
 from prudent.commands.preflight.truth import inequality, link, ordering
 from prudent.demo.world import SIDES, World, draw_preferences, load_world, side_indices, split
+from prudent.files import dumps
 from prudent.rewards.draws import bootstrap_counts, fit_resamples
-from prudent.runs import dumps
 from prudent.seeding import Seed, spawn
 
 Choice = Callable[[int, float, Seed], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]

@@ -19,8 +19,8 @@ import torch
 from prudent.demo.constraints import CHECKS, first_person_share, items, sentences, soundness, words
 from prudent.demo.world import World, gold_reward, load_world, split
 from prudent.evaluation.intervals import Estimate, bootstrap
+from prudent.files import dumps
 from prudent.policies.finite import beta_for_kl, solve, value
-from prudent.runs import dumps
 
 KL = 0.5
 TEXT_RULES: dict[str, tuple[str, str, Callable[[str], float]]] = {

@@ -25,12 +25,12 @@ from prudent.commands.preflight.truth import link
 from prudent.demo.world import SIDES, draw_preferences, load_world, split
 from prudent.evaluation.risk import paired_risk, policy_risk
 from prudent.evaluation.statistics import bootstrap
+from prudent.files import dumps
 from prudent.policies.estimates import estimate
 from prudent.policies.finite import beta_for_kl, kl, solve, value
 from prudent.policies.objectives import CONTROLS, OBJECTIVES, method_beta_for_kl
 from prudent.rewards.heads import HeadEnsemble
 from prudent.rewards.laplace import LaplacePosterior
-from prudent.runs import dumps
 from prudent.seeding import Seed, spawn
 from prudent.theory.certificates import (
     Belief,

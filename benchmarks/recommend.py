@@ -29,6 +29,7 @@ import results
 import torch
 
 from prudent.evaluation.statistics import bootstrap, holm, paired_bootstrap
+from prudent.files import dumps, write_atomic
 from prudent.recommend.batches import chunks
 from prudent.recommend.comparison import paired_p
 from prudent.recommend.interactions import read_interactions
@@ -37,7 +38,6 @@ from prudent.recommend.models import Backbone, BackboneOptions, validator
 from prudent.recommend.pipeline import BACKBONES, BASELINES, SCHEDULES, Settings, fit, fit_backbone
 from prudent.recommend.ranking import blend, choose_blend, recommend
 from prudent.recommend.splits import Data, assemble, sides, with_test
-from prudent.runs import dumps, write_atomic
 from prudent.seeding import spawn
 
 VIEWS = ("overall", "tail absolute", "tail relative")

@@ -26,13 +26,13 @@ from typing import Any
 import numpy as np
 import results
 
+from prudent.files import dumps, write_atomic
 from prudent.recommend.metrics import evaluate
 from prudent.recommend.models import Backbone, BackboneOptions
 from prudent.recommend.pipeline import SCHEDULES, fit_backbone
 from prudent.recommend.planted import plant, planted_data
 from prudent.recommend.splits import Truth, union
 from prudent.recommend.uncertainty import UncertaintyOptions, fit_uncertainty
-from prudent.runs import dumps, write_atomic
 from prudent.seeding import spawn
 
 DENSITIES, SKEWS = (0.06, 0.12, 0.24), (0.5, 1.0)

@@ -22,10 +22,10 @@ import torch
 
 from prudent.errors import PrudentError
 from prudent.evaluation.statistics import wilson
+from prudent.files import dumps
 from prudent.policies.estimates import Estimate
 from prudent.policies.finite import kl
 from prudent.policies.objectives import METHODS, method_beta_for_kl
-from prudent.runs import dumps
 from prudent.seeding import Seed, spawn, torch_generator
 
 COMPARED = ("vanilla", "proportional", "bregman", "exact", "variance-only", "permuted")

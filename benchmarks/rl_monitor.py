@@ -24,8 +24,8 @@ from rl_study import Regime, draw, runs_of, world
 from rl_testbed import Batch, Settings, gold_of, pool_of
 
 from prudent.evaluation.intervals import wilson
+from prudent.files import dumps, write_atomic
 from prudent.policies.monitoring.monitor import Monitor, Probe
-from prudent.runs import dumps, write_atomic
 
 STEPS, EVERY, JUDGE, BLOCK = 40, 4, 8, 8
 FALSE_ALARM = 0.05

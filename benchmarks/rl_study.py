@@ -41,10 +41,10 @@ from scipy.stats import t as student
 from prudent.data.bradley_terry import draw_preferences
 from prudent.evaluation.risk import paired_risk, policy_risk
 from prudent.evaluation.risk_estimate import fit_rewards, policy_moves, promised
+from prudent.files import dumps, write_atomic
 from prudent.policies.estimates import reference_statistics
 from prudent.rewards.draws import bootstrap_counts, fit_resamples, standardisation
 from prudent.rewards.heads import HeadEnsemble
-from prudent.runs import dumps, write_atomic
 from prudent.seeding import Seed, numpy_generator, spawn
 
 MEMBERS = 10

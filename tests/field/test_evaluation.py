@@ -16,7 +16,7 @@ from prudent.evaluation.benchmarks.judges import credit, judge_score, outcome, p
 from prudent.evaluation.benchmarks.pair_metrics import pair_score
 from prudent.evaluation.benchmarks.reward_bench import assemble
 from prudent.evaluation.overoptimization.fits import pass_at_k
-from prudent.runs import dumps
+from prudent.files import dumps
 
 
 def test_r15_half_precision_makes_ties() -> None:

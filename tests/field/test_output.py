@@ -14,7 +14,8 @@ import torch
 from typer.testing import CliRunner
 
 from prudent.errors import PrudentError
-from prudent.runs import dumps, new_run, resumable_run, room_named
+from prudent.files import dumps, room_named
+from prudent.runs import new_run, resumable_run
 
 
 def strict(text: str) -> Any:

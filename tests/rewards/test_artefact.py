@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prudent import HeadEnsemble, PrudentError, RewardModel
+from prudent.files import hash_file
 from prudent.rewards.artefact import CARD, GOLDEN, WEIGHTS
-from prudent.runs import hash_file
 
 
 @pytest.fixture

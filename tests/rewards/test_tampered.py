@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prudent import PrudentError, RewardModel
+from prudent.files import hash_file
 from prudent.rewards import artefact
 from prudent.rewards.artefact import CARD, GOLDEN, WEIGHTS
 from prudent.rewards.quantiles import QuantileModel
-from prudent.runs import hash_file
 
 FAMILIES = ("heads", "laplace", "last-layer", "network-laplace", "mlp", "dropout", "novelty", "quantile")
 WRONG = (None, True, -1, 1.5, "x", [], {}, [[]], [["a"]], {"a": None}, [1e400])

@@ -11,9 +11,9 @@ from tests.tiny import tiny_causal_lm, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from prudent import PrudentError, RewardModel, read_preferences
+from prudent.files import hash_file
 from prudent.rewards.artefact import CARD, WEIGHTS
 from prudent.rewards.families import fit_reward_model
-from prudent.runs import hash_file
 
 FAMILIES = {"singles": {"layers": 1}, "linear": {"layers": 1}, "lora": {"layers": 1, "rank": 2}, "external": {}}
 KINDS = ("without", "= None", "= -1", "= 'x'", "= [['a']]")  # of the changes that are tried

@@ -29,7 +29,7 @@ def result_console(width: int = 120) -> Any:
 
 def print_json(value: Any) -> None:
     """One strict JSON object on stdout."""
-    from prudent.runs import dumps
+    from prudent.files import dumps
 
     print(dumps(value), flush=True)
 

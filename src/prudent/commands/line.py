@@ -20,7 +20,7 @@ from prudent.commands.common import print_json, say
 from prudent.commands.options import CommonOptions, Field, build, fields_of, named
 from prudent.commands.yaml_file import read_yaml
 from prudent.errors import PrudentError
-from prudent.runs import room_named
+from prudent.files import room_named
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # typer carries its own click
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from prudent.data.records import DEPTH, LINE_BYTES, Record, brief, prune
 from prudent.errors import BadRow, PrudentError
-from prudent.runs import LONE_SURROGATE, clean_text
+from prudent.files import LONE_SURROGATE, clean_text
 
 KINDS = {
     list: "an array",

@@ -16,7 +16,7 @@ from prudent.data.read_report import SKIP, ReadReport
 from prudent.data.records import item_id, listed
 from prudent.data.votes import SOFT_RULES, of_argilla, pair_of_votes, read_votes
 from prudent.errors import BadRow, PrudentError
-from prudent.runs import clean_text
+from prudent.files import clean_text
 
 if TYPE_CHECKING:
     import pyarrow as pa

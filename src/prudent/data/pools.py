@@ -12,7 +12,7 @@ from prudent.data.files import read_records
 from prudent.data.messages import Message, Problem, Reject, read_side
 from prudent.data.records import brief, item_id, listed, mapped
 from prudent.errors import BadRow, DataError, PrudentError, RowsError
-from prudent.runs import dumps, write_atomic
+from prudent.files import dumps, write_atomic
 
 R = TypeVar("R")
 MOST_PADDING, FEW_CELLS = 8, 50_000  # cells of a padded table: times the responses there are, and what harms nobody

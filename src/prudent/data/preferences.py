@@ -25,7 +25,7 @@ from prudent.data.pairs import (
 from prudent.data.read_report import ReadReport
 from prudent.data.records import item_id, listed
 from prudent.errors import PrudentError
-from prudent.runs import hash_text
+from prudent.files import hash_text
 from prudent.seeding import numpy_generator, spawn
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from prudent.errors import BadRow, escape
-from prudent.runs import clean_text
+from prudent.files import clean_text
 
 DEPTH = 32  # levels of lists and objects in one field; the deepest tool schema in use has about ten
 LINE_BYTES = 64 * 2**20

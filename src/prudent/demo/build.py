@@ -22,7 +22,7 @@ import torch
 
 from prudent.demo import design
 from prudent.demo.world import PROMPTS, RESPONSES, TASKS
-from prudent.runs import dumps, write_atomic
+from prudent.files import dumps, write_atomic
 
 DATA = Path(__file__).parent / "data"
 SEED = 20250

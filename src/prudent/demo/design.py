@@ -18,7 +18,7 @@ import numpy as np
 from prudent import seeding
 from prudent.demo.constraints import Constraint
 from prudent.errors import PrudentError
-from prudent.runs import hash_text
+from prudent.files import hash_text
 
 PAIRS: dict[str, tuple[str, str]] = {
     "length": ("at_most_words", "at_least_words"),

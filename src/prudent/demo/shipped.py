@@ -16,8 +16,8 @@ from safetensors.torch import save
 from prudent.demo.world import World
 from prudent.features.cache import FORMAT
 from prudent.features.models import DEFAULT_MODEL, default_gguf
+from prudent.files import hash_file, hash_text, write_atomic
 from prudent.progress import duration
-from prudent.runs import hash_file, hash_text, write_atomic
 
 FILE = Path(__file__).parent / "data" / "features.safetensors"
 POOLING, MAX_LENGTH = "mean", 1024  # the mean alone teaches more than the last token or both, at half the width of both

@@ -22,7 +22,7 @@ from prudent.data import bradley_terry
 from prudent.demo import design
 from prudent.demo.constraints import Constraint, gold
 from prudent.errors import PrudentError
-from prudent.runs import hash_text
+from prudent.files import hash_text
 
 if TYPE_CHECKING:
     from datasets import Dataset

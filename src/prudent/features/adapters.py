@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prudent.errors import PrudentError
-from prudent.runs import damage_named, refuse_pickle
+from prudent.files import damage_named, refuse_pickle
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 HEADS = ("score", "classifier", "classification_head", "qa_outputs")

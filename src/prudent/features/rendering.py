@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import jinja2
 
 from prudent.errors import PrudentError, RowsError
-from prudent.runs import clean_text
+from prudent.files import clean_text
 
 Messages: TypeAlias = list[dict[str, Any]]
 Prompt: TypeAlias = "str | Messages"

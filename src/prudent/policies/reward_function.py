@@ -15,9 +15,9 @@ import torch
 
 from prudent.data.pools import read_pool
 from prudent.errors import PrudentError
+from prudent.files import dumps, hash_text
 from prudent.policies.estimates import ReferenceStatistics, reference_statistics
 from prudent.policies.objectives import KL_RULES, VARIANCE_OBJECTIVES, Shaped, shape
-from prudent.runs import dumps, hash_text
 from prudent.seeding import Seed, spawn
 
 Conversation = str | list[dict[str, Any]]

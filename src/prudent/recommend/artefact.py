@@ -11,6 +11,7 @@ import torch
 from scipy import sparse
 
 from prudent.errors import PrudentError
+from prudent.files import damage_named
 from prudent.recommend.baselines import csr_matrix, csr_tensors, knn_scores, popularity_scores, sparse_scores
 from prudent.recommend.metrics import Scorer
 from prudent.recommend.models import Backbone, factor_scores, hash_tensors, no_gradient, vae_scores
@@ -20,7 +21,7 @@ from prudent.recommend.ranking import Blend
 from prudent.recommend.splits import Data, Truth
 from prudent.recommend.training import Curve
 from prudent.recommend.uncertainty import log_variances
-from prudent.runs import Run, damage_named, read_manifest
+from prudent.runs import Run, read_manifest
 
 COMMAND = "recommend fit"
 

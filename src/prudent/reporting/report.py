@@ -19,7 +19,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from prudent.runs import Run, cache_folder, clean_text, plain, write_atomic
+from prudent.files import cache_folder, clean_text, plain, write_atomic
+from prudent.runs import Run
 
 TONES = ("good", "warn", "bad", "neutral")
 VEGA_LITE = "6.4"

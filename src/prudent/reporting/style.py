@@ -12,7 +12,7 @@ from typing import Any
 
 import altair as alt
 
-from prudent.runs import plain
+from prudent.files import plain
 
 INK, MUTED, GRID, PAPER = "#1f2933", "#52606d", "#e4e7eb", "#ffffff"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"

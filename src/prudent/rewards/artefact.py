@@ -20,8 +20,9 @@ from typing import Any
 import torch
 
 from prudent.errors import PrudentError
+from prudent.files import damage_named, hash_file, refuse_pickle
 from prudent.rewards.uncertainty import warn_if_identical
-from prudent.runs import Run, damage_named, hash_file, new_run, read_manifest, refuse_pickle
+from prudent.runs import Run, new_run, read_manifest
 
 FORMAT = 1
 CARD, WEIGHTS, GOLDEN = "reward_model.json", "weights.safetensors", "golden.safetensors"

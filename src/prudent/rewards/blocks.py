@@ -12,9 +12,9 @@ from prudent.errors import RowsError
 from prudent.features.blocks import Result, packed, texts_folder, use_block, write_texts
 from prudent.features.encoder import together
 from prudent.features.ray import RayEngine, everywhere
+from prudent.files import cache_folder
 from prudent.progress import meter
 from prudent.rewards.model import RewardModel
-from prudent.runs import cache_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prudent.errors import PrudentError, RowsError
+from prudent.files import refuse_pickle
 from prudent.rewards import artefact
 from prudent.rewards.uncertainty import warn_if_identical
-from prudent.runs import Run, new_run, refuse_pickle
+from prudent.runs import Run, new_run
 
 if TYPE_CHECKING:
     from prudent.features.limits import Shown

@@ -20,6 +20,7 @@ from prudent.commands.align.options import AlignOptions
 from prudent.commands.align.problem import Judged, Problem, side_values
 from prudent.errors import PrudentError
 from prudent.features.processes import Processes
+from prudent.files import dumps, write_atomic
 from prudent.policies.estimates import ReferenceStatistics, reference_statistics
 from prudent.policies.finite import kl, value
 from prudent.policies.monitoring.monitor import LEAST_REFERENCE, Monitor, Probe
@@ -32,7 +33,6 @@ from prudent.policies.rl.scorers import HeadScorer
 from prudent.policies.rl.updates import segment_sums
 from prudent.rewards.containers import CandidateFeatures
 from prudent.rewards.heads import HeadEnsemble
-from prudent.runs import dumps, write_atomic
 from prudent.seeding import Seed, spawn
 
 

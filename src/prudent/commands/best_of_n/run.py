@@ -17,11 +17,12 @@ from prudent.evaluation.overoptimization.fits import kl_best_of_n
 from prudent.evaluation.overoptimization.worlds import read_candidates
 from prudent.evaluation.ties import same_choice
 from prudent.features.limits import same_responses, words
+from prudent.files import hash_file
 from prudent.policies.best_of_n import Pick, picks
 from prudent.rewards.aggregation import describe
 from prudent.rewards.model import RewardModel
 from prudent.rewards.uncertainty import finite_rows
-from prudent.runs import hash_file, new_run
+from prudent.runs import new_run
 
 if TYPE_CHECKING:
     import torch

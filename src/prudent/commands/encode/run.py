@@ -28,8 +28,8 @@ def encode(options: EncodeOptions) -> dict[str, Any]:
     from prudent.data.failing import counted
     from prudent.features.blocks import add_stats, tokens_read
     from prudent.features.encoder import EncodeStats
+    from prudent.files import cache_folder
     from prudent.progress import meter
-    from prudent.runs import cache_folder
 
     reads = reads_of(options)
     stats, bad, fingerprint, began, rows = EncodeStats(), [], "", time.perf_counter(), 0
@@ -68,7 +68,7 @@ def results_of(options: EncodeOptions, reads: Sequence[Read]) -> Iterator[Result
     """What the encoder makes of every block, here or by Ray's workers."""
     from prudent.features.blocks import EncodeBlocks, unpacked
     from prudent.features.ray import everywhere
-    from prudent.runs import cache_folder
+    from prudent.files import cache_folder
 
     features = {
         "pooling": options.pooling,

@@ -18,7 +18,8 @@ from prudent.evaluation.benchmarks.items import Items, read_items
 from prudent.evaluation.benchmarks.reward_bench import BenchmarkScore
 from prudent.evaluation.benchmarks.reward_math import RewardMathScore, leave_one_source_out
 from prudent.evaluation.benchmarks.score_files import ScoreTable, items_of_scores, read_scores
-from prudent.runs import hash_file, new_run
+from prudent.files import hash_file
+from prudent.runs import new_run
 
 HUGE = 1e300  # stands for an infinite ratio of deviation to margin
 

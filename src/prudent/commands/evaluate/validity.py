@@ -9,7 +9,8 @@ from prudent.commands.common import say
 from prudent.commands.evaluate.options import ValidityOptions
 from prudent.data.messages import number
 from prudent.errors import BadRow, DataError, PrudentError
-from prudent.runs import hash_file, new_run
+from prudent.files import hash_file
+from prudent.runs import new_run
 
 
 def read_table(path: Path, outcome: str, name: str) -> tuple[list[str], dict[str, list[float]]]:

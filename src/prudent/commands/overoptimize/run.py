@@ -26,9 +26,10 @@ from prudent.evaluation.overoptimization.sweeps import (
 )
 from prudent.evaluation.overoptimization.worlds import TextWorld, embedded, encode_world, read_world
 from prudent.features.limits import words
+from prudent.files import hash_file
 from prudent.progress import meter
 from prudent.rewards.uncertainty import centre, deviation_within, finite_rows
-from prudent.runs import hash_file, new_run
+from prudent.runs import new_run
 from prudent.seeding import spawn
 
 

@@ -15,7 +15,7 @@ from prudent.features.encoder import hash_tokenizer, hash_weights
 from prudent.features.models import load_language_model
 from prudent.features.rendering import Renderer
 from prudent.features.sampling import sample
-from prudent.runs import cache_folder, dumps, hash_text, write_atomic
+from prudent.files import cache_folder, dumps, hash_text, write_atomic
 
 FORMAT = "1"  # of kept responses: changes whenever the same prompts would get others
 Messages = list[dict[str, str]]

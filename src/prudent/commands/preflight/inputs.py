@@ -67,7 +67,7 @@ class Inputs:
 
     def hash(self) -> str:
         """Hash of all training and held-out pairs."""
-        from prudent.runs import hash_text
+        from prudent.files import hash_text
 
         return hash_text(*(data_hash(part) for source in self.sources for part in (source.train, source.test)))
 

@@ -28,10 +28,11 @@ from prudent.commands.preflight.study import study
 from prudent.commands.preflight.truth import Truth, accuracy, gold_truth, judge_truth
 from prudent.commands.preflight.verdict import Verdict
 from prudent.data.pools import Pool, write_pool
+from prudent.files import hash_text
 from prudent.progress import silent
 from prudent.rewards.containers import CandidateFeatures, PairFeatures
 from prudent.rewards.heads import HeadEnsemble
-from prudent.runs import Run, hash_text, new_run
+from prudent.runs import Run, new_run
 from prudent.seeding import Seed, spawn
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from prudent.commands.options import pairs
 from prudent.commands.recommend.options import RecommendEvaluateOptions, RecommendFitOptions, RecommendTopOptions
 from prudent.commands.recommend.page import answer, build
 from prudent.errors import PrudentError
+from prudent.files import hash_file
 from prudent.recommend import pipeline
 from prudent.recommend.artefact import COMMAND, load, save
 from prudent.recommend.comparison import compare
@@ -24,7 +25,7 @@ from prudent.recommend.pipeline import SCHEDULES, Model
 from prudent.recommend.splits import Data, assemble, sides, with_test
 from prudent.recommend.training import Schedule
 from prudent.recommend.uncertainty import UncertaintyOptions
-from prudent.runs import hash_file, new_run, read_manifest
+from prudent.runs import new_run, read_manifest
 
 
 def fit(given: RecommendFitOptions) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from prudent.errors import PrudentError
 from prudent.evaluation.intervals import Estimate, paired_bootstrap
 from prudent.evaluation.overoptimization.worlds import TextWorld
 from prudent.features.limits import shown
+from prudent.files import hash_file
 from prudent.policies.answer_groups import final_answer, label_pool
 from prudent.policies.rlp import (
     DESCRIPTIONS,
@@ -32,7 +33,7 @@ from prudent.policies.rlp import (
 )
 from prudent.policies.views import view_model_of
 from prudent.progress import meter
-from prudent.runs import MANIFEST, hash_file, new_run, resumable_run
+from prudent.runs import MANIFEST, new_run, resumable_run
 from prudent.seeding import numpy_generator, spawn
 
 METRICS = ("gold", "best", "accuracy", "policy_accuracy", "variance", "variance_reference", "kl")

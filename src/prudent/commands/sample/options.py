@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from prudent.commands.options import SOURCE, Dtype, OnError, RowOptions, command
-from prudent.runs import output_faults
+from prudent.files import output_faults
 
 
 @command(

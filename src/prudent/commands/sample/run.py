@@ -16,7 +16,7 @@ def run(options: SampleOptions) -> dict[str, Any]:
     from prudent.data.pools import Pool, pool_text, read_prompts
     from prudent.features.models import load_language_model
     from prudent.features.sampling import sample
-    from prudent.runs import dumps, write_output
+    from prudent.files import dumps, write_output
 
     first: dict[str, Any] = {}
     for path in options.prompts:

@@ -10,7 +10,7 @@ import typer
 
 from prudent.commands.engine import EngineOptions
 from prudent.commands.options import LanguageModel, ModelDtype, RowOptions, ScorerLength, command
-from prudent.runs import output_faults
+from prudent.files import output_faults
 
 
 @command(

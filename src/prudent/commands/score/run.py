@@ -21,8 +21,9 @@ def score(options: ScoreOptions) -> dict[str, Any]:
     """Score, write or print the rows; the summary."""
     from prudent.data.failing import counted, use_rows
     from prudent.features.limits import same_responses, words
+    from prudent.files import dumps, write_output
     from prudent.rewards.model import RewardModel
-    from prudent.runs import dumps, new_run, write_output
+    from prudent.runs import new_run
 
     items, bad = read_rows(options.data, options.columns, options.on_error)
     reward_model = RewardModel.load(

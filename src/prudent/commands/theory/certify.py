@@ -14,10 +14,11 @@ from prudent.commands.theory.options import CertifyOptions
 from prudent.data.pools import refuse_uneven
 from prudent.errors import PrudentError
 from prudent.evaluation.overoptimization.worlds import read_candidates
+from prudent.files import hash_file
 from prudent.reporting import charts
 from prudent.reporting.report import Report
 from prudent.rewards.uncertainty import centre
-from prudent.runs import hash_file, new_run
+from prudent.runs import new_run
 from prudent.theory.certificates import (
     LEAST_MEMBERS,
     RULES,

@@ -11,7 +11,7 @@ import torch
 
 from prudent.errors import PrudentError
 from prudent.evaluation.intervals import Estimate, proportion
-from prudent.runs import hash_text
+from prudent.files import hash_text
 
 VERDICT = re.compile(r"\[\[\s*([A-Za-z])\s*\]\]")
 RATING = re.compile(r"\[\[\s*(-?\d+(?:\.\d+)?)\s*\]\]")

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prudent.errors import PrudentError
-from prudent.runs import dumps, fsync_folder, hash_file, write_atomic
+from prudent.files import dumps, fsync_folder, hash_file, write_atomic
 
 NAME = re.compile(r"step-(\d+)")
 WEIGHTS, MOMENTS, MANIFEST = "weights.safetensors", "optimizer.safetensors", "checkpoint.json"

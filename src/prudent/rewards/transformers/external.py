@@ -15,9 +15,9 @@ import torch
 from prudent.errors import PrudentError
 from prudent.features.adapters import Adapter, find_adapter, merged_classifier
 from prudent.features.models import context_of, padding_id, require_finite_weights, require_known, require_loaded
+from prudent.files import damage_named, refuse_pickle
 from prudent.hub import hub_or_offline, hub_words
 from prudent.progress import meter
-from prudent.runs import damage_named, refuse_pickle
 
 if TYPE_CHECKING:
     from prudent.features.rendering import Renderer

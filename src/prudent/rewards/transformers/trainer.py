@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
 from prudent.errors import PrudentError
+from prudent.files import write_atomic
 from prudent.rewards.transformers.meta import ascended, difference_objective
 from prudent.rewards.transformers.network import EnsembleModel, put_tensors, trained_tensors
-from prudent.runs import write_atomic
 
 WEIGHTS, STATE, OPTIMISER, PLAN = "model.safetensors", "trainer_state.json", "optimiser.safetensors", "optimiser.json"
 
