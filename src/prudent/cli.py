@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import sys
 from collections.abc import Iterable
 from typing import Annotated, Any
@@ -88,8 +89,19 @@ def _app() -> typer.Typer:
     return built(NAMES)
 
 
+def keep_stdout_clean() -> None:
+    """From here on only our own prints reach stdout: what libraries' C code and child processes write there, even while
+    the interpreter ends, goes to stderr."""
+    sys.stdout.flush()
+    own = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(own, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+
+
 def main() -> None:
     """Run the command line. A command that is named is built alone: a wrong word is refused in half the time."""
+    if "--json" in sys.argv:
+        keep_stdout_clean()
     asked = (sys.argv[1] if len(sys.argv) > 1 else "").replace("-", "_")
     app = built([asked]) if asked in NAMES else _app()
     app()

@@ -156,3 +156,15 @@ def test_a_wrong_option_is_refused_before_anything_heavy_is_imported(tmp_path: P
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert "--preferences absent.jsonl is not there" in done.stderr and done.stdout.split("\n")[:2] == ["2", "[]"]
+
+
+def test_nothing_but_the_object_reaches_stdout(tmp_path: Path) -> None:
+    code = (
+        "import atexit, os\n"
+        "import prudent.cli as cli\n"
+        "cli.keep_stdout_clean()\n"
+        "atexit.register(lambda: os.write(1, b'written by a library as it ends'))\n"
+        "print('{}')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == "{}\n" and "as it ends" in done.stderr and done.returncode == 0
