@@ -326,9 +326,11 @@ def main() -> None:
         if world not in had:
             parser.error(f"world {world} can't be had here; there are {', '.join(had)}")
         cells = [cell(world, had[world], seed, budgets, given) for seed in range(seeds)]
-        there = tuple(cells[0]["budgets"])
+        there = min((tuple(one["budgets"]) for one in cells), key=len)  # pools of seeds differ in size
         for outcome in cells[0]["rules"]["random"][0]:
-            table = np.array([[[at[outcome] for at in one["rules"][rule]] for rule in rules] for one in cells])
+            table = np.array(
+                [[[at[outcome] for at in one["rules"][rule][: len(there)]] for rule in rules] for one in cells]
+            )
             compared = compare(table, rules, there, LOWER_IS_BETTER[outcome])
             print(show(world, outcome, compared, there, seeds), flush=True)
             rows += [{"world": world, "outcome": outcome, "budgets": there, **row} for row in compared]
