@@ -71,7 +71,7 @@ def test_r22_means_can_be_recomputed() -> None:
     names = np.array([name for name, n in sizes.items() for _ in range(n)])
     values = np.concatenate([np.arange(n) < round(accuracy[name] * n) for name, n in sizes.items()]).astype(float)
     weights = dict.fromkeys(sizes, 1.0)
-    score = assemble("three", values, names, {"all": weights}, {"all": 1.0}, sizes, None, 100, 0)
+    score = assemble(values, names, {"all": weights}, {"all": 1.0}, sizes, None, 100, 0)
     assert score.estimates["micro"].value == pytest.approx(0.84)
     assert score.estimates["macro"].value == pytest.approx(0.783333, abs=1e-6)
     again = sum(row.accuracy.value * row.n for row in score.rows) / sum(row.n for row in score.rows)
