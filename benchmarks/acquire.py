@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import results
 import torch
-from promise_worlds import GSM8K, solutions
+from promise_worlds import GSM8K, encoded, solutions
 
 from prudent.acquisition import RULES, AcquireSettings, acquire
 from prudent.demo.shipped import load_features
@@ -133,7 +133,9 @@ def worlds(width: int) -> dict[str, Callable[[int], Split]]:
     places = side_indices(embedded, "restraint")
     found: dict[str, Callable[[int], Split]] = {
         "tone": lambda seed: gold_split(features, toned.gold.numpy(), width, seed),
-        "restraint": lambda seed: gold_split(features[places], embedded.gold[places].numpy(), width, seed),
+        "restraint": lambda seed: gold_split(
+            encoded(*embedded.flat(), (len(embedded), 16))[places], embedded.gold[places].numpy(), width, seed
+        ),
     }
     for name in ("hh_harmless", "alpacaeval_gpt4"):
         if (SHARED / f"{name}.train.jsonl.gz").exists():
