@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -228,5 +229,9 @@ def test_command(tiny_folder: Path, tmp_path: Path) -> None:
     assert found["units"]["kl"].startswith("nats") and found["curves"]["base"][0]["ends"] is None
     for name in ("overoptimize.json", "curves.parquet", "report.html", "manifest.json"):
         assert (out / name).is_file()
+    short = ["--sweep", "none", "--out", str(tmp_path / "shown")]
+    shown = CliRunner().invoke(app, [*arguments, *short])
+    assert shown.exit_code == 0, shown.exception
+    assert re.search(r"^(holds here|doesn't hold here|can't tell): ", shown.stdout, re.MULTILINE)
     refused = CliRunner().invoke(app, [*arguments, "--sweep", "tides", "--out", str(tmp_path / "no")])
     assert refused.exit_code == 2 and "sweep 'tides' is unknown" in refused.stderr

@@ -217,5 +217,5 @@ def show(payload: dict[str, Any], options: OveroptimizeOptions) -> None:
             table.add_row(c.label, c.accuracy.text, f"{last.n:.0f}", last.gold.text, c.peak.text)
     console.print(table)
     for finding in payload["findings"]:
-        mark = {True: "holds here", False: "doesn't hold here", None: "can't tell"}[finding.estimate]
+        mark = {True: "holds here", False: "doesn't hold here", None: "can't tell"}[finding.confirmed]
         console.print(f"{mark}: {finding.claim} ({finding.evidence})", markup=False, highlight=False)
