@@ -27,14 +27,15 @@ def one(data: Path, pairs: int, began: float) -> None:
     """Run preflight until its first verdict; one JSON line on stdout."""
     from prudent.commands.preflight import refine
     from prudent.commands.preflight.options import PreflightOptions
-    from prudent.commands.preflight.run import peak_memory_mib, preflight
+    from prudent.commands.preflight.run import preflight
+    from prudent.runs import peak_bytes
 
     refine.FIRST, refine.WORTH_WAITING = 0.0, -1.0
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
         if line.startswith("rough verdict"):
-            found = {"processor": time.process_time(), "clock": time.time() - began, "memory": peak_memory_mib()}
+            found = {"processor": time.process_time(), "clock": time.time() - began, "memory": peak_bytes() / 2**20}
             print(json.dumps({**found, "line": line}), flush=True)
             os._exit(0)  # nothing of the run is wanted
 

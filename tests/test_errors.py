@@ -1,4 +1,4 @@
-"""What a person is told of bad rows."""
+"""What a person reads about bad rows."""
 
 from __future__ import annotations
 

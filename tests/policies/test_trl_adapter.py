@@ -142,26 +142,30 @@ def test_members_apart_are_trls_own_columns(tmp_path):
     assert torch.equal(start, opposed) and not torch.equal(plain, apart)
 
 
+def short_grpo(out, steps, **more):
+    return trl.GRPOConfig(
+        output_dir=str(out),
+        beta=0.1,
+        num_generations=2,
+        per_device_train_batch_size=4,
+        max_completion_length=8,
+        max_steps=steps,
+        logging_steps=1,
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+        disable_tqdm=True,
+        **more,
+    )
+
+
 def test_stock_grpo_takes_the_reward_function_unchanged(tmp_path):
     folder = tmp_path / "m"
     _, tokenizer = tiny_causal_lm(folder)
     prompts = [[{"role": "user", "content": p}] for p in PROMPTS]
     reference = (prompts, [["one", "two", "three"]] * len(PROMPTS))
     reward = RewardFunction(HashedScores(), "proportional", beta=0.1, reference=reference)
-    args = trl.GRPOConfig(
-        output_dir=str(tmp_path / "o"),
-        beta=0.1,
-        num_generations=2,
-        per_device_train_batch_size=4,
-        max_completion_length=8,
-        max_steps=1,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        use_cpu=True,
-        bf16=False,
-        disable_tqdm=True,
-    )
+    args = short_grpo(tmp_path / "o", steps=1, save_strategy="no")
     trainer = trl.GRPOTrainer(
         model=str(folder),
         reward_funcs=[reward],
@@ -248,17 +252,7 @@ def test_a_monitor_watches_trl_s_trainer_logs_there_and_stops_it(tmp_path, tiny_
     trainer = trl.GRPOTrainer(
         model=str(tiny_folder),
         reward_funcs=[monitor.watch(lambda prompts, completions, **columns: [float(len(c)) for c in completions])],
-        args=trl.GRPOConfig(
-            output_dir=str(tmp_path),
-            beta=0.1,
-            num_generations=2,
-            per_device_train_batch_size=4,
-            max_completion_length=8,
-            max_steps=6,
-            logging_steps=1,
-            report_to=[],
-            use_cpu=True,
-        ),
+        args=short_grpo(tmp_path, steps=6),
         train_dataset=Dataset.from_list([{"prompt": p} for p in PROMPTS]),
         callbacks=[monitor.callback(said.append)],
     )

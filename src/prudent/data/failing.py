@@ -41,6 +41,11 @@ def origins_of(data: Dataset) -> list[Origin]:
     ]
 
 
+def item_origins(ids: Sequence[str], lines: Sequence[int] | None) -> list[Origin]:
+    """Origins of items by their ids; without ``lines`` each is on the line of its own number."""
+    return [Origin(line, key) for line, key in zip(lines or range(1, len(ids) + 1), ids, strict=True)]
+
+
 def picked(data: Dataset, rows: Sequence[int]) -> Dataset:
     """Some pairs of a data set; itself where they are all."""
     return data if len(rows) == len(data) else data.select(rows)

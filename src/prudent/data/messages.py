@@ -66,6 +66,11 @@ def number(value: Any) -> float | None:
     return None if math.isnan(found) else found
 
 
+def last_text(turns: str | Sequence[Message]) -> str:
+    """A text as it is; the last content of messages, which is what a completion or a question is."""
+    return turns if isinstance(turns, str) else turns[-1]["content"]
+
+
 def text_of(message: Mapping[str, Any]) -> Any:
     """Content of a message; a list of text parts is joined. None where there is none."""
     content = message.get("content", message.get("value"))

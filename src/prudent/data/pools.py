@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prudent.data.failing import Origin, use_rows
+from prudent.data.failing import Origin, item_origins, use_rows
 from prudent.data.files import read_records
 from prudent.data.messages import Message, Problem, Reject, read_side
 from prudent.data.records import brief, item_id, listed, mapped
@@ -46,8 +46,7 @@ class Pool:
 
     def origins(self) -> list[Origin]:
         """Where each prompt comes from."""
-        lines = self.lines or [row + 1 for row in range(len(self))]
-        return [Origin(line, key) for line, key in zip(lines, self.ids, strict=True)]
+        return item_origins(self.ids, self.lines)
 
     def flat(self) -> tuple[list[list[Message]], list[str], list[int]]:
         """(prompts, responses, prompt number) with one entry a response: what an encoder takes."""

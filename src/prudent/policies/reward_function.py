@@ -37,6 +37,19 @@ def prompt_key(prompt: Conversation) -> str:
     return hash_text(dumps([[m["role"], m["content"]] for m in turns], indent=None))
 
 
+def flat_reference(reference: Any) -> tuple[dict[str, int], list[Any], list[str], torch.Tensor]:
+    """Samples of the reference policy, one entry a response: index of each prompt by ``prompt_key``, then prompts (n),
+    texts (n) and prompt index of each (n,).
+
+    reference: a pool (``Pool`` or a pool file's path), or (prompts, responses), a list of responses a prompt.
+    """
+    found: Any = read_pool(reference) if isinstance(reference, str | Path) else reference
+    prompts, responses = (found.prompts, found.responses) if hasattr(found, "responses") else found
+    flat = [(prompt, i, text) for i, prompt in enumerate(prompts) for text in responses[i]]
+    index = {prompt_key(prompt): i for i, prompt in enumerate(prompts)}
+    return index, [p for p, _, _ in flat], [t for _, _, t in flat], torch.tensor([i for _, i, _ in flat])
+
+
 class RewardFunction:
     """Shaped rewards of completions. ``kl_weight``, ``last`` and ``scores`` (members', (K, N)) hold what the last call
     gave, for a trainer to read.
@@ -85,14 +98,9 @@ class RewardFunction:
         return self.model.members if self.statistics is None else len(self.statistics.centre)  # type: ignore[attr-defined]
 
     def _take_reference(self, reference: Any, floor: float) -> None:
-        reference = read_pool(reference) if isinstance(reference, str | Path) else reference
-        pool = hasattr(reference, "responses")
-        prompts, responses = (reference.prompts, reference.responses) if pool else reference
-        self.index = {prompt_key(prompt): i for i, prompt in enumerate(prompts)}
-        flat = [(prompt, i, text) for i, prompt in enumerate(prompts) for text in responses[i]]
-        scores = self.model.score([p for p, _, _ in flat], [t for _, _, t in flat])
+        self.index, prompts, texts, owner = flat_reference(reference)
+        scores = self.model.score(prompts, texts)
         together = getattr(self.model, "one_origin", False)
-        owner = torch.tensor([i for _, i, _ in flat])
         self.statistics = reference_statistics(scores, owner, floor=floor, together=together)
 
     def _indices(self, prompts: Sequence[Any]) -> torch.Tensor:

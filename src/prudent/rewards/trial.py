@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from prudent.errors import PrudentError
+from prudent.runs import peak_bytes
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,12 +28,6 @@ class Trial(NamedTuple):
     info: dict[str, Any]
     fit_processor: float
     score_processor: float
-
-
-def peak_bytes() -> int:
-    """Peak resident memory of this process."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def trial(

@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
+from prudent.data.messages import last_text
 from prudent.errors import PrudentError
 
 URL = "http://127.0.0.1:8010"
@@ -35,7 +36,7 @@ class RewardClient:
 
         prompts: texts, rendered texts or messages. Raises PrudentError for the first response without a reward.
         """
-        pairs = [{"prompt": prompt, "response": text_of(response)} for prompt, response in zip(prompts, responses)]
+        pairs = [{"prompt": prompt, "response": last_text(response)} for prompt, response in zip(prompts, responses)]
         results = self._post({"conversations": pairs})["results"]
         for result in results:
             if "error" in result:
@@ -65,8 +66,3 @@ class RewardClient:
             except OSError as error:
                 reason = str(error)
         raise PrudentError(f"no rewards from {self.url} ({reason})")
-
-
-def text_of(response: Any) -> Any:
-    """The text of a completion: a text as it is, messages' last content."""
-    return response if isinstance(response, str) else response[-1]["content"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prudent.commands.clean.options import CleanOptions
-from prudent.data.failing import origins_of, use_rows
+from prudent.data.failing import origins_of, picked, use_rows
 from prudent.data.files import open_records
 from prudent.data.preferences import draw_pairs, pair_groups, read_preferences_with_report
 from prudent.data.read_report import ReadReport
@@ -138,7 +138,7 @@ def without_failing(inputs: Inputs, settings: CleanOptions, encoder: Any) -> Inp
 
     def renderable(data: Dataset, source: str) -> tuple[list[int], list[BadRow]]:
         def use(rows: list[int]) -> None:
-            part = data if len(rows) == len(data) else data.select(rows)
+            part = picked(data, rows)
             for side in ("chosen", "rejected"):
                 for start in range(0, len(part), PIECE):
                     rendered(encoder, part[start : start + PIECE], side, start)

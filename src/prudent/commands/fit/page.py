@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from prudent.errors import PrudentError
 from prudent.features.limits import Groups, same_groups, words
+from prudent.runs import peak_bytes
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -20,8 +21,6 @@ def describe_fit(
 ) -> dict[str, Any]:
     """What fit.json holds: members, parameters, cost, accuracy with intervals and the length-only baseline. pairs:
     those that were trained on."""
-    from prudent.rewards.trial import peak_bytes
-
     info = getattr(reward_model.scorer, "info", {})
     result: dict[str, Any] = {
         "family": reward_model.family,

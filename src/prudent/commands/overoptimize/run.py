@@ -84,7 +84,7 @@ def values_of_n(given: OveroptimizeOptions, samples: int) -> list[int]:
     return sorted(n for n in {samples, *halves, *beyond} if n <= given.max_n)
 
 
-def told(text: TextWorld, counts: dict[str, Any]) -> TextWorld:
+def with_notes_said(text: TextWorld, counts: dict[str, Any]) -> TextWorld:
     """The world with what its model is shown of it among its notes; all notes said."""
     found = text.noted(words(counts))
     for note in found.notes:
@@ -104,7 +104,7 @@ def drawn(
         return encode_world(part, given.language_model, layers, seed=split, **reading)
 
     (worlds, counts), text = text.use(encoded, given.on_error)
-    text = told(text, counts)
+    text = with_notes_said(text, counts)
     world = worlds[max(worlds)]
     base = Setting(given.pairs, given.slope, given.members, given.rule)
     n = values_of_n(given, world.samples)
@@ -129,7 +129,7 @@ def pushed(text: TextWorld, given: OveroptimizeOptions, model: str) -> tuple[dic
 
     reward_model = RewardModel.load(model)
     scores, text = text.use(lambda part: finite_rows(reward_model.score(*part.flat())), given.on_error)
-    text = told(text, text.shown(reward_model.shown))
+    text = with_notes_said(text, text.shown(reward_model.shown))
     gold, present = text.padded_gold()
     members = torch.zeros(len(scores), *present.shape, dtype=torch.float64)
     members[:, present] = scores.double()

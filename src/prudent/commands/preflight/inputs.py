@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from prudent.commands.preflight.options import PreflightOptions
-from prudent.data.failing import Origin, by_pair, origins_of, use_rows
+from prudent.data.failing import Origin, by_pair, origins_of, picked, use_rows
 from prudent.data.formats import NEUTRAL
 from prudent.data.pools import Pool, read_pool, refuse_uneven, use_pool
 from prudent.data.preferences import (
@@ -251,14 +251,10 @@ def _use_pairs(
     use: Callable[[Dataset], R], data: Dataset, name: str, notes: list[str], on_error: str
 ) -> tuple[R, Dataset]:
     """``use`` of the pairs, and those it can be used on; others are named in one DataError, or left out and noted."""
-
-    def part(rows: list[int]) -> Dataset:
-        return data if len(rows) == len(data) else data.select(rows)
-
-    found, kept, bad = use_rows(lambda rows: use(part(rows)), origins_of(data), name, on_error)
+    found, kept, bad = use_rows(lambda rows: use(picked(data, rows)), origins_of(data), name, on_error)
     if bad:
         notes.append(f"{name}: {len(bad)} pairs can't be rendered and were left out, the first: {bad[0]}")
-    return found, part(kept)
+    return found, picked(data, kept)
 
 
 def check_pairs(

@@ -10,7 +10,8 @@ import altair as alt
 
 from prudent.commands.preflight.answer import Answer
 from prudent.commands.preflight.explore import MOVED, PROMPTS, Grid
-from prudent.commands.preflight.verdict import percent
+from prudent.data.messages import last_text
+from prudent.reporting.numbers import percent
 from prudent.reporting.report import Report
 from prudent.reporting.style import INK, MUTED, colour, finish, reference_rule, values
 from prudent.rewards.containers import CandidateFeatures
@@ -156,7 +157,7 @@ def _moved(grid: Grid, candidates: CandidateFeatures, width: int) -> Any:
     ]
     prompts = sorted({row["p"] for row in rows})
     asked = alt.LookupData(
-        values([{"p": p, "asked": _short(_last_turn(candidates.prompts[p]))} for p in prompts]), "p", ["asked"]
+        values([{"p": p, "asked": _short(last_text(candidates.prompts[p]))} for p in prompts]), "p", ["asked"]
     )
     used = sorted({row[side] for row in rows for side in ("u", "d")})
     texts = [{"key": key, "text": _short(candidates.responses[key // 10_000][key % 10_000])} for key in used]
@@ -194,10 +195,6 @@ def _moved(grid: Grid, candidates: CandidateFeatures, width: int) -> Any:
 
 def _key(prompt: int, response: int) -> int:
     return 10_000 * prompt + response
-
-
-def _last_turn(prompt: Any) -> str:
-    return prompt if isinstance(prompt, str) else str(prompt[-1].get("content", ""))
 
 
 def _short(text: str) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,17 +30,11 @@ from prudent.files import hash_text
 from prudent.progress import silent
 from prudent.rewards.containers import CandidateFeatures, PairFeatures
 from prudent.rewards.heads import HeadEnsemble
-from prudent.runs import Run, new_run
+from prudent.runs import Run, new_run, peak_bytes
 from prudent.seeding import Seed, spawn
 
 if TYPE_CHECKING:
     from prudent.rewards.model import RewardModel
-
-
-def peak_memory_mib() -> float:
-    """Largest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def preflight(settings: PreflightOptions, *, say: Say = say) -> dict[str, Any]:
@@ -90,7 +82,7 @@ def preflight(settings: PreflightOptions, *, say: Say = say) -> dict[str, Any]:
             "seed": settings.seed,
             "timings_s": run.manifest["timings_s"],
             "cpu_s": run.manifest["cpu_s"],
-            "peak_memory_mib": round(peak_memory_mib(), 1),
+            "peak_memory_mib": round(peak_bytes() / 2**20, 1),
         }
         run.manifest["peak_memory_mib"] = about["peak_memory_mib"]
         value = results(answered, files, diversities, about)
@@ -223,7 +215,7 @@ def _report(
         _choices(settings, found, answered),
         {**settings.chosen(), "seed": settings.seed},
         run.manifest["timings_s"],
-        peak_memory_mib(),
+        peak_bytes() / 2**20,
     )
     return report
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from prudent.commands.common import result_console, say
-from prudent.commands.overoptimize.run import text_world, told
+from prudent.commands.overoptimize.run import text_world, with_notes_said
 from prudent.commands.rlp.options import RlpOptions
 from prudent.errors import PrudentError
 from prudent.evaluation.intervals import Estimate, paired_bootstrap
@@ -98,7 +98,7 @@ def pool_problem(text: TextWorld, given: RlpOptions) -> tuple[PoolProblem, str, 
     refuse_many_pairs(text)
     encoder = Encoder(given.language_model, pooling=given.pooling, max_length=given.max_length)
     vectors, text = text.use(lambda part: encoder.encode(*part.flat()), given.on_error)
-    text = told(text, text.shown(partial(shown, encoder.renderer)))
+    text = with_notes_said(text, text.shown(partial(shown, encoder.renderer)))
     gold, present = text.padded_gold()
     sizes = [len(r) for r in text.responses]
     how = given.group or default_grouping(text)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prudent.data.failing import Origin
+from prudent.data.failing import Origin, item_origins
 from prudent.data.files import Record, open_records
 from prudent.data.messages import Problem, Reject, read_side, squeeze
 from prudent.data.preferences import read_preferences_with_report
@@ -81,8 +81,7 @@ class Items:
 
     def origins(self) -> list[Origin]:
         """Where each item comes from."""
-        lines = self.lines or [index + 1 for index in range(len(self))]
-        return [Origin(line, key) for line, key in zip(lines, self.ids, strict=True)]
+        return item_origins(self.ids, self.lines)
 
     def owners(self) -> list[int]:
         """The item of each candidate, in the order of ``flat``."""

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from prudent.data.messages import last_text
 from prudent.errors import PrudentError
 from prudent.policies.estimates import ReferenceStatistics, reference_statistics
 from prudent.policies.monitoring.drift import Distance, TiltedPool, repeated_share, simulated_limit
 from prudent.policies.monitoring.turns import TurnTest
-from prudent.policies.reward_function import RewardFunction, prompt_key
+from prudent.policies.reward_function import RewardFunction, flat_reference, prompt_key
 
 LEAST_REFERENCE = 60  # samples of the reference; limits from fewer would be noise
 STOPS = ("auto", "gold", "drift", "both", "none")
@@ -51,7 +52,7 @@ class Probe:
 
 class Monitor:
     """model: scores text, (prompts, responses) -> (K, N), or a ``RewardClient`` (its service returns members); None
-    where ``observe`` is given scores. reference: samples of the reference policy, a ``Pool`` or (prompts, responses).
+    where ``observe`` is given scores. reference: samples of the reference policy, as ``flat_reference`` takes them.
     steps: the most that will be observed, among which the false-alarm rate is shared. features: (prompts, responses) ->
     (N, d), for novelty. stop: "gold", "drift", "both" or "none"; "auto" is gold where there is a probe, else
     none: drift says that a policy has left its reference, not that gold has turned (docs/rl-study.md).
@@ -96,13 +97,9 @@ class Monitor:
             self._take_reference(reference)
 
     def _take_reference(self, reference: Any) -> None:
-        prompts, responses = (reference.prompts, reference.responses) if hasattr(reference, "responses") else reference
-        flat = [(prompt, i, text) for i, prompt in enumerate(prompts) for text in responses[i]]
-        asked, texts = [p for p, _, _ in flat], [t for _, _, t in flat]
-        owner = torch.tensor([i for _, i, _ in flat])
+        self.index, asked, texts, owner = flat_reference(reference)
         scores = None if self.model is None else scored(self.model, asked, texts)
         features = None if self.features is None else np.asarray(self.features(asked, texts), dtype=float)
-        self.index = {prompt_key(prompt): i for i, prompt in enumerate(prompts)}
         self.set_reference(texts, owner, scores=scores, features=features)
 
     def set_reference(
@@ -184,7 +181,7 @@ class Monitor:
         return self.probe is not None and len(self.history) % self.probe.every == 0
 
     def record(self, metrics: dict[str, float], labels: Sequence[float] | None = None) -> dict[str, float]:
-        """One step from its metrics and gold labels: how ``observe`` ends, and how an interrupted run is told again."""
+        """One step from its metrics and gold labels: how ``observe`` ends, and how an interrupted run is replayed."""
         step = len(self.history) + 1
         kept = dict(metrics)
         self.history.append(kept)
@@ -275,7 +272,7 @@ class Monitor:
         return watched
 
     def _seen(self, prompts: Any, completions: Any, rewards: Any, scores: Any, log: Callable | None) -> None:
-        texts = [text if isinstance(text, str) else text[-1]["content"] for text in completions]
+        texts = [last_text(text) for text in completions]
         for name, value in self.observe(prompts, texts, scores=scores, rewards=rewards).items():
             if log is not None:
                 log(f"monitor/{name}", value)
