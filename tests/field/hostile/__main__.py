@@ -1,4 +1,4 @@
-"""``python -m tests.field.hostile`` counts how hostile files end: refused in clear words, read rightly, or neither."""
+"""``python -m tests.field.hostile`` counts how hostile files end: refused in clear words, read correctly, or neither."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def all_cases() -> list[Case]:
 
 
 def main() -> None:
-    """Counts of all cases: refused in clear words, read rightly, and what is left."""
+    """Counts of all cases: refused in clear words, read correctly, and what is left."""
     counts: Counter[str] = Counter()
     for case in all_cases():
         with tempfile.TemporaryDirectory() as folder:

@@ -52,9 +52,9 @@ class TiltedPool:
 
     def at(self, reward: np.ndarray, values: np.ndarray) -> np.ndarray:
         """``values`` (..., T) at the tilts whose mean reward is ``reward`` (B,): (..., B); at the ends beyond them."""
-        place = np.interp(reward, self.reward, np.arange(len(self.reward)))
-        below = np.minimum(place.astype(int), len(self.reward) - 2)
-        share = place - below
+        position = np.interp(reward, self.reward, np.arange(len(self.reward)))
+        below = np.minimum(position.astype(int), len(self.reward) - 2)
+        share = position - below
         return values[..., below] * (1 - share) + values[..., below + 1] * share
 
     def excess(self, reward: np.ndarray, signals: np.ndarray, batch: int) -> np.ndarray:

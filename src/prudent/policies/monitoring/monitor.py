@@ -2,7 +2,7 @@
 
 It sees what the trainer sees: completions, members' scores, rewards; and, where they are given, features, the KL and a
 few gold labels. ``watch`` wraps any reward function; ``callback`` stops transformers' and TRL's trainers; Prudent's own
-engine takes the monitor itself. docs/align.md says what its alarms were worth where the truth is known.
+engine takes the monitor itself. docs/align.md says how good its alarms are where the truth is known.
 """
 
 from __future__ import annotations
