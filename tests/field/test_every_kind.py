@@ -1,4 +1,4 @@
-"""Hostile files of every kind (tests/field/hostile): each is refused in clear words or read correctly, within bounds."""
+"""Hostile files of every kind (tests/field/hostile): refused in clear words or read correctly, within bounds."""
 
 from __future__ import annotations
 

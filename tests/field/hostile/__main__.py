@@ -1,4 +1,4 @@
-"""``python -m tests.field.hostile`` counts how hostile files end: refused in clear words, read correctly, or neither."""
+"""``python -m tests.field.hostile`` counts how hostile files end: refused in clear words, read well, or neither."""
 
 from __future__ import annotations
 
