@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import MISSING
@@ -13,6 +15,7 @@ from typer.models import ArgumentInfo
 from typer.testing import CliRunner
 
 from prudent.cli import app
+from prudent.commands.common import keeping_interrupts
 from prudent.commands.line import load
 from prudent.commands.options import COMMANDS, CommonOptions, RowOptions, build, faults, fields_of
 from prudent.errors import PrudentError
@@ -168,3 +171,16 @@ def test_nothing_but_the_object_reaches_stdout(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout == "{}\n" and "as it ends" in done.stderr and done.returncode == 0
+
+
+def test_an_interrupt_that_code_in_c_swallows_is_raised_at_the_end() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        swallowing = contextlib.suppress(KeyboardInterrupt)  # as an import in C does
+        with pytest.raises(KeyboardInterrupt), keeping_interrupts(), swallowing:
+            signal.raise_signal(signal.SIGINT)
+        with keeping_interrupts():
+            pass
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)

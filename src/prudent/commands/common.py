@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,6 +51,28 @@ def clocked(run: Run, name: str) -> Iterator[None]:
             kept[name] = round(kept.get(name, 0.0) + spent, 3)
 
 
+@contextlib.contextmanager
+def keeping_interrupts() -> Iterator[None]:
+    """Ctrl-C inside is never lost: where code in C swallows it, as imports do, it is raised at the end."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if asked:
+        raise KeyboardInterrupt
+
+
 def timer(run: Run, say: Say) -> Callable[[str], contextlib.AbstractContextManager[None]]:
     """Context manager by stage name: says what begins, keeps its seconds (clock and processor) in the manifest."""
 
@@ -55,7 +80,7 @@ def timer(run: Run, say: Say) -> Callable[[str], contextlib.AbstractContextManag
     def stage(name: str) -> Iterator[None]:
         say(f"{name} ...")
         start = time.perf_counter()
-        with clocked(run, name):
+        with clocked(run, name), keeping_interrupts():
             yield
         say(f"{name}: {time.perf_counter() - start:.1f} s")
 
