@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,7 +19,7 @@ from prudent.commands.options import COMMANDS, CommonOptions, build, command
 from prudent.errors import PrudentError
 
 
-@dataclass(frozen=True, kw_only=True)
+@command("toy", run="toy:toy", example="prudent toy --name x", interrupted="resume with --name {name}")
 class ToyOptions(CommonOptions):
     """Toy."""
 
@@ -31,6 +30,9 @@ class ToyOptions(CommonOptions):
     kind: Annotated[Literal["a", "b"], typer.Option(help="Kind.")] = "a"
     file: Annotated[Path | None, typer.Option(help="File.", exists=True)] = None
     check: Annotated[bool, typer.Option(help="Check.")] = True
+
+
+COMMANDS.remove(ToyOptions)  # a test's own, none of the product's
 
 
 def toy(options: ToyOptions) -> dict:
@@ -44,9 +46,6 @@ def toy(options: ToyOptions) -> dict:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch):
-    known = list(COMMANDS)
-    command("toy", run="toy:toy", example="prudent toy --name x", interrupted="resume with --name {name}")(ToyOptions)
-    COMMANDS[:] = known
     monkeypatch.setitem(sys.modules, "prudent.commands.toy", sys.modules[__name__])
     made = typer.Typer(cls=Group, pretty_exceptions_enable=False)
     add(made, ToyOptions, "toy")

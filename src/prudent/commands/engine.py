@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
-
-from prudent.commands.options import MANY, CommonOptions
+from prudent.commands.options import MANY, CommonOptions, option
 
 if TYPE_CHECKING:
     from prudent.features.ray import RayEngine
 
 ENGINE = "Engine"  # panel
-FeatureLayer = Annotated[int | None, typer.Option(min=1, help="Features: use the first so many blocks.", max=MANY)]
-Split = Annotated[str | None, typer.Option(help="Split of a hub data set.")]
+FeatureLayer = Annotated[int | None, option("Features: use the first so many blocks.", min=1, max=MANY)]
+Split = Annotated[str | None, option("Split of a hub data set.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,22 +20,18 @@ class EngineOptions(CommonOptions):
     """Options of a command that encodes texts: where the work is done."""
 
     engine: Annotated[
-        Literal["local", "ray"],
-        typer.Option(help="Language models run here, or in Ray's workers (extra ray).", rich_help_panel=ENGINE),
+        Literal["local", "ray"], option("Language models run here, or in Ray's workers (extra ray).", panel=ENGINE)
     ] = "local"
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster, such as auto; by default Ray starts here.", rich_help_panel=ENGINE)
-    ] = None
+    address: Annotated[str | None, option("Ray cluster, such as auto; by default Ray starts here.", panel=ENGINE)] = (
+        None
+    )
     concurrency: Annotated[
-        int | None,
-        typer.Option(min=1, max=MANY, help="Workers; by default one a GPU, or a core.", rich_help_panel=ENGINE),
+        int | None, option("Workers; by default one a GPU, or a core.", min=1, max=MANY, panel=ENGINE)
     ] = None
-    num_gpus: Annotated[
-        float | None, typer.Option(min=0, max=MANY, help="GPUs of a worker, as 1 or 0.5.", rich_help_panel=ENGINE)
-    ] = None
-    block_rows: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="Texts that a worker takes at a time.", rich_help_panel=ENGINE)
-    ] = 1024
+    num_gpus: Annotated[float | None, option("GPUs of a worker, as 1 or 0.5.", min=0, max=MANY, panel=ENGINE)] = None
+    block_rows: Annotated[int, option("Texts that a worker takes at a time.", min=1, max=1_000_000, panel=ENGINE)] = (
+        1024
+    )
 
     def problems(self) -> list[str]:
         """What is wrong with these options, one sentence each; empty where nothing is."""

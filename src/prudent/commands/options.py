@@ -26,6 +26,7 @@ from typing import (
     Self,
     TypeVar,
     Union,
+    dataclass_transform,
     get_args,
     get_origin,
     get_type_hints,
@@ -44,6 +45,11 @@ HOW = ("out", "overwrite", "as_json", "config", "seed")  # how a run is written;
 READING = "Reading"  # panel
 SOURCE = "a file or a hub id"  # marks options whose values are files where they look like one
 FILES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".arrow", ".gz", ".zst", ".feather", ".txt")
+
+
+def option(help: str, *names: str, panel: str | None = None, **more: Any) -> Any:
+    """An option in an ``Annotated`` hint: its help, names other than the field's, a panel, what typer.Option takes."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
 class Field(NamedTuple):
@@ -90,11 +96,9 @@ class CommonOptions:
 
     command: ClassVar[Command]
     given: ClassVar[frozenset[str]] = frozenset()  # fields that were named, even at their default; ``build`` sets them
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every random choice below this command.")] = 0
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one strict JSON object on stdout and nothing else there.")
-    ] = False
-    config: Annotated[Path | None, typer.Option("--config", help="YAML file of option names and values.")] = None
+    seed: Annotated[int, option("Seed of every random choice below this command.", "--seed", min=0)] = 0
+    as_json: Annotated[bool, option("Print one strict JSON object on stdout and nothing else there.", "--json")] = False
+    config: Annotated[Path | None, option("YAML file of option names and values.", "--config")] = None
 
     def chosen(self) -> dict[str, Any]:
         """What was chosen, by name, as a manifest keeps it: without where and how it is written, and without seed."""
@@ -139,8 +143,7 @@ class RowOptions(CommonOptions):
     """Options of a command that reads rows."""
 
     column: Annotated[
-        tuple[str, ...],
-        typer.Option("--column", help="OURS=THEIRS, for example prompt=question.", rich_help_panel=READING),
+        tuple[str, ...], option("OURS=THEIRS, for example prompt=question.", "--column", panel=READING)
     ] = ()
 
     @property
@@ -159,22 +162,22 @@ class PairOptions(RowOptions):
 
     without_prompt: Annotated[
         Literal["refuse", "shared", "empty"],
-        typer.Option(
-            help="Pairs without a prompt: refuse, shared (what both texts begin with is the prompt) or empty (none).",
-            rich_help_panel=READING,
+        option(
+            "Pairs without a prompt: refuse, shared (what both texts begin with is the prompt) or empty (none).",
+            panel=READING,
         ),
     ] = "refuse"
 
 
 OUT_HELP = "Folder to write; it appears whole or not at all."
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a finished run that is in --out.")]
+Overwrite = Annotated[bool, option("Replace a finished run that is in --out.", "--overwrite")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(CommonOptions):
     """Options of a command that writes a run folder."""
 
-    out: Annotated[Path, typer.Option("--out", help=OUT_HELP)]
+    out: Annotated[Path, option(OUT_HELP, "--out")]
     overwrite: Overwrite = False
 
 
@@ -182,9 +185,7 @@ class RunOptions(CommonOptions):
 class OptionalRun(CommonOptions):
     """A run folder only where it is asked for."""
 
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Run folder to write: JSON, items, tables, report.html.")
-    ] = None
+    out: Annotated[Path | None, option("Run folder to write: JSON, items, tables, report.html.", "--out")] = None
     overwrite: Overwrite = False
 
 
@@ -192,44 +193,38 @@ class OptionalRun(CommonOptions):
 class ResumableOptions(CommonOptions):
     """Options of a command that goes on where it stopped when it is given again."""
 
-    out: Annotated[Path, typer.Option("--out", help=OUT_HELP)]
+    out: Annotated[Path, option(OUT_HELP, "--out")]
 
 
 # Options that several commands have.
-Images = Annotated[bool, typer.Option(help="Write PNG and SVG of each chart.")]
-ModelName = Annotated[str, typer.Option("--model", help="Language model: smollm2 (embedded), a folder or a hub id.")]
-Pooling = Annotated[str, typer.Option("--pooling", help="Features: last, mean or last+mean token states.")]
-MaxLength = Annotated[int, typer.Option("--max-length", min=1, max=MOST_TOKENS, help="Longest conversation in tokens.")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="Precision of the language model; by default what is fast.")]
+Images = Annotated[bool, option("Write PNG and SVG of each chart.")]
+ModelName = Annotated[str, option("Language model: smollm2 (embedded), a folder or a hub id.", "--model")]
+Pooling = Annotated[str, option("Features: last, mean or last+mean token states.", "--pooling")]
+MaxLength = Annotated[int, option("Longest conversation in tokens.", "--max-length", min=1, max=MOST_TOKENS)]
+Dtype = Annotated[str | None, option("Precision of the language model; by default what is fast.", "--dtype")]
 FEATURES = "Features"  # panel
-Encoder = Annotated[str, typer.Option(help="Language model that gives the features.", rich_help_panel=FEATURES)]
-EncoderPooling = Annotated[str, typer.Option(help="Token states: last, mean or last+mean.", rich_help_panel=FEATURES)]
-EncoderLength = Annotated[
-    int, typer.Option(min=8, max=MOST_TOKENS, help="Longest text in tokens.", rich_help_panel=FEATURES)
-]
-EncoderDtype = Annotated[
-    str | None, typer.Option(help="Precision of language models; by default what is fast.", rich_help_panel=FEATURES)
-]
+Encoder = Annotated[str, option("Language model that gives the features.", panel=FEATURES)]
+EncoderPooling = Annotated[str, option("Token states: last, mean or last+mean.", panel=FEATURES)]
+EncoderLength = Annotated[int, option("Longest text in tokens.", min=8, max=MOST_TOKENS, panel=FEATURES)]
+EncoderDtype = Annotated[str | None, option("Precision of language models; by default what is fast.", panel=FEATURES)]
 LanguageModel = Annotated[
-    str | None, typer.Option(help="Language model to use in place of the one named in the folder (same weights).")
+    str | None, option("Language model to use in place of the one named in the folder (same weights).")
 ]
 ScorerLength = Annotated[
     int | None,
-    typer.Option(
+    option(
+        "Longest text in tokens for a classifier, by default its context and 2,048 at most; a folder of prudent "
+        "fit has its own.",
         "--max-length",
         min=8,
         max=MOST_TOKENS,
-        help="Longest text in tokens for a classifier, by default its context and 2,048 at most; a folder of prudent "
-        "fit has its own.",
     ),
 ]
-ModelDtype = Annotated[str | None, typer.Option(help="Precision of the language model: float32, bfloat16.")]
-OnError = Annotated[
-    Literal["raise", "skip"], typer.Option(help="Bad rows: raise (list all and stop) or skip (drop, counted).")
-]
-MaxPairs = Annotated[int | None, typer.Option("--max-pairs", min=2, help="Use at most so many pairs, drawn at random.")]
+ModelDtype = Annotated[str | None, option("Precision of the language model: float32, bfloat16.")]
+OnError = Annotated[Literal["raise", "skip"], option("Bad rows: raise (list all and stop) or skip (drop, counted).")]
+MaxPairs = Annotated[int | None, option("Use at most so many pairs, drawn at random.", "--max-pairs", min=2)]
 MaxTestPairs = Annotated[
-    int | None, typer.Option("--max-test-pairs", min=2, help="Use at most so many test pairs, drawn at random.")
+    int | None, option("Use at most so many test pairs, drawn at random.", "--max-test-pairs", min=2)
 ]
 
 
@@ -247,12 +242,14 @@ COMMANDS: list[type[CommonOptions]] = []
 O = TypeVar("O", bound=CommonOptions)  # noqa: E741
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 def command(
     words: str, run: str, example: str, show: str = "", interrupted: str = "nothing half-written is left"
 ) -> Callable[[type[O]], type[O]]:
-    """Class decorator: these are the options of the command ``words``."""
+    """Class decorator: these are the options of the command ``words``; makes the class a frozen dataclass."""
 
     def declare(options: type[O]) -> type[O]:
+        options = dataclass(frozen=True, kw_only=True)(options)
         options.command = Command(words, run, show, example, interrupted)
         COMMANDS.append(options)
         return options
@@ -307,13 +304,11 @@ def time_of(flag: str, text: str) -> float:
 
 def numbers(flag: str, text: str) -> tuple[int, ...]:
     """Whole numbers from 1 on, separated by commas; PrudentError for another text."""
-    try:
+    with contextlib.suppress(ValueError):
         found = tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        found = ()
-    if not found or min(found) < 1:
-        raise PrudentError(f"{flag} is {text!r}; give whole numbers from 1 on, separated by commas")
-    return found
+        if found and min(found) >= 1:
+            return found
+    raise PrudentError(f"{flag} is {text!r}; give whole numbers from 1 on, separated by commas")
 
 
 def said(*checks: Callable[[], Any]) -> list[str]:
@@ -353,9 +348,7 @@ def typed(field: Field, value: Any) -> Any:
     if field.many:
         values = value if isinstance(value, (list, tuple)) else [value]
         if field.one is float:
-            values = [
-                part for one in values for part in (one.replace(",", " ").split() if isinstance(one, str) else [one])
-            ]
+            values = [n for one in values for n in (one.replace(",", " ").split() if isinstance(one, str) else [one])]
         return tuple(_one(field, part) for part in values)
     return _one(field, value)
 
@@ -367,10 +360,8 @@ def _one(field: Field, value: Any) -> Any:
     if isinstance(wanted, type) and wanted is not float and isinstance(value, wanted) and (plain or wanted is bool):
         return value
     if wanted is float and plain:  # 1e-4 is a text in YAML
-        try:
+        with contextlib.suppress(ValueError):
             return float(value)
-        except ValueError:
-            pass
     elif wanted is Path and isinstance(value, (str, Path)):
         return Path(value)
     elif (wanted is str or get_origin(wanted) is Literal) and (plain or isinstance(value, Path)):

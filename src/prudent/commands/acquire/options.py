@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
-
-import typer
 
 from prudent.commands.options import (
     DEFAULT_MODEL,
@@ -19,6 +16,7 @@ from prudent.commands.options import (
     PairOptions,
     RunOptions,
     command,
+    option,
 )
 
 LABELS, FORECAST = "How people label", "How many labels"
@@ -30,7 +28,6 @@ LABELS, FORECAST = "How people label", "How many labels"
     show="acquire.page:show",
     example="prudent acquire --preferences train.jsonl --candidates pool.jsonl --budget 200 --out runs/acquire",
 )
-@dataclass(frozen=True, kw_only=True)
 class AcquireOptions(PairOptions, RunOptions):
     """Say which pairs to label next, and how many labels until the risk is low enough.
 
@@ -39,12 +36,12 @@ class AcquireOptions(PairOptions, RunOptions):
     """
 
     preferences: Annotated[
-        tuple[str, ...], typer.Option(help="Labelled preference files or hub ids, one or several."), SOURCE
+        tuple[str, ...], option("Labelled preference files or hub ids, one or several."), SOURCE
     ] = ()
     candidates: Annotated[
-        Path, typer.Option(exists=True, help="Pool, JSONL with prompt and responses: every two of a prompt are a pair.")
+        Path, option("Pool, JSONL with prompt and responses: every two of a prompt are a pair.", exists=True)
     ]
-    budget: Annotated[int, typer.Option(min=1, max=1_000_000, help="Labels to ask for.")] = 200
+    budget: Annotated[int, option("Labels to ask for.", min=1, max=1_000_000)] = 200
     rule: Annotated[
         Literal[
             "random",
@@ -59,31 +56,29 @@ class AcquireOptions(PairOptions, RunOptions):
             "envelope",
             "risk",
         ],
-        typer.Option(help="How pairs are picked; docs/acquire.md says what each was worth."),
+        option("How pairs are picked; docs/acquire.md says what each was worth."),
     ] = "random"
     policy_tilt: Annotated[
-        float, typer.Option("--policy-tilt", help="Beta of the policy that the pairs and the forecast are for.")
+        float, option("Beta of the policy that the pairs and the forecast are for.", "--policy-tilt")
     ] = 0.1
-    noise: Annotated[
-        float, typer.Option(help="Share of labels that are the wrong way round.", rich_help_panel=LABELS)
-    ] = 0.0
-    ties: Annotated[float, typer.Option(help="Share of labels that are ties.", rich_help_panel=LABELS)] = 0.0
+    noise: Annotated[float, option("Share of labels that are the wrong way round.", panel=LABELS)] = 0.0
+    ties: Annotated[float, option("Share of labels that are ties.", panel=LABELS)] = 0.0
     repeat: Annotated[
         int,
-        typer.Option(
+        option(
+            "Most labels of one pair; the rule asks again where that says more than a new pair.",
             min=1,
             max=100,
-            help="Most labels of one pair; the rule asks again where that says more than a new pair.",
-            rich_help_panel=LABELS,
+            panel=LABELS,
         ),
     ] = 1
-    max_risk: Annotated[float, typer.Option(help="Risk that is low enough.", rich_help_panel=FORECAST)] = 0.05
+    max_risk: Annotated[float, option("Risk that is low enough.", panel=FORECAST)] = 0.05
     method: Annotated[
         Literal["vanilla", "mean", "proportional", "bregman", "exact", "lcb", "min", "uwo", "entropic"],
-        typer.Option(help="How the policy will be optimised.", rich_help_panel=FORECAST),
+        option("How the policy will be optimised.", panel=FORECAST),
     ] = "vanilla"
     simulations: Annotated[
-        int, typer.Option(min=0, max=10_000, help="Rewards simulated; 0 makes no forecast.", rich_help_panel=FORECAST)
+        int, option("Rewards simulated; 0 makes no forecast.", min=0, max=10_000, panel=FORECAST)
     ] = 40
     on_error: OnError = "raise"
     encoder: Encoder = DEFAULT_MODEL

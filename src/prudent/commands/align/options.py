@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
-
-import typer
 
 from prudent.commands.options import (
     DEFAULT_MODEL,
@@ -18,6 +15,7 @@ from prudent.commands.options import (
     ResumableOptions,
     command,
     number_or_cv,
+    option,
     said,
 )
 
@@ -83,146 +81,93 @@ TRL_TAKES = {
     interrupted="give the same command with --out {out} again: it goes on from its last checkpoint (--save-every)",
     example="prudent align --preferences train.jsonl --objective vanilla --objective proportional --out runs/a",
 )
-@dataclass(frozen=True, kw_only=True)
 class AlignOptions(PairOptions, ResumableOptions):
     """Fine-tune a policy so that it moves less where the reward is uncertain, and measure what that gains.
 
     An interrupted series goes on where it stopped when the same command is given again.
     """
 
-    preferences: Annotated[tuple[str, ...], typer.Option(help="Preference files or hub ids."), SOURCE] = ()
-    demo: Annotated[bool, typer.Option("--demo", help="Train on the embedded prompts, whose gold is exact.")] = False
+    preferences: Annotated[tuple[str, ...], option("Preference files or hub ids."), SOURCE] = ()
+    demo: Annotated[bool, option("Train on the embedded prompts, whose gold is exact.", "--demo")] = False
     demo_side: Annotated[
         Literal["balanced", "restraint", "demand"],
-        typer.Option(help="Embedded prompts that ask for more (demand), less (restraint), or both (balanced)."),
+        option("Embedded prompts that ask for more (demand), less (restraint), or both (balanced)."),
     ] = "demand"
-    demo_pairs: Annotated[
-        int, typer.Option(min=20, help="Preferences that each run of --demo draws.", max=1_000_000)
-    ] = 400
-    demo_slope: Annotated[float, typer.Option(min=0.0, help="How sure those are; 0 is pure noise, 8 nearly clean.")] = (
-        4.0
-    )
-    policy: Annotated[str, typer.Option(help="Model to train: smollm2 (embedded), a folder or a hub id.")] = (
-        DEFAULT_MODEL
-    )
+    demo_pairs: Annotated[int, option("Preferences that each run of --demo draws.", min=20, max=1_000_000)] = 400
+    demo_slope: Annotated[float, option("How sure those are; 0 is pure noise, 8 nearly clean.", min=0.0)] = 4.0
+    policy: Annotated[str, option("Model to train: smollm2 (embedded), a folder or a hub id.")] = DEFAULT_MODEL
     objectives: Annotated[
         tuple[str, ...],
-        typer.Option(
+        option(
+            "vanilla, proportional, bregman, exact, lcb, min, uwo, entropic, variance-only, permuted.",
             "--objective",
-            help="vanilla, proportional, bregman, exact, lcb, min, uwo, entropic, variance-only, permuted.",
-            rich_help_panel=RL,
+            panel=RL,
         ),
     ] = DEFAULT_OBJECTIVES
-    algorithm: Annotated[str, typer.Option(help="rloo or ppo.", rich_help_panel=RL)] = "rloo"
+    algorithm: Annotated[str, option("rloo or ppo.", panel=RL)] = "rloo"
     advantages: Annotated[
         Literal["plain", "reliability", "members"],
-        typer.Option(
-            help="A group's advantages: plain, scaled by how far members agree on its order (reliability), or each "
+        option(
+            "A group's advantages: plain, scaled by how far members agree on its order (reliability), or each "
             "member's normalised apart, then averaged (members).",
-            rich_help_panel=RL,
+            panel=RL,
         ),
     ] = "plain"
-    beta: Annotated[float, typer.Option(help="KL coefficient; 0 trains without.", rich_help_panel=RL)] = 0.1
-    steps: Annotated[int, typer.Option(min=1, help="Policy updates a run.", rich_help_panel=RL, max=1_000_000)] = 40
-    prompts_per_step: Annotated[int, typer.Option(min=1, help="Prompts a step.", rich_help_panel=RL, max=1_000_000)] = 8
-    completions: Annotated[int, typer.Option(min=2, max=10_000, help="Completions a prompt.", rich_help_panel=RL)] = 4
-    max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Length limit of a completion.", rich_help_panel=RL, max=MOST_TOKENS)
-    ] = 48
-    learning_rate: Annotated[float, typer.Option(help="AdamW's rate.", rich_help_panel=RL)] = 3e-4
-    epochs: Annotated[
-        int, typer.Option(min=1, help="Passes over one set of rollouts.", rich_help_panel=RL, max=1_000_000)
-    ] = 1
-    minibatches: Annotated[
-        int, typer.Option(min=1, help="PPO's minibatches a pass.", rich_help_panel=RL, max=1_000_000)
-    ] = 1
-    lora_rank: Annotated[int, typer.Option(min=1, max=10_000, help="Rank of the adapters.", rich_help_panel=RL)] = 16
+    beta: Annotated[float, option("KL coefficient; 0 trains without.", panel=RL)] = 0.1
+    steps: Annotated[int, option("Policy updates a run.", min=1, max=1_000_000, panel=RL)] = 40
+    prompts_per_step: Annotated[int, option("Prompts a step.", min=1, max=1_000_000, panel=RL)] = 8
+    completions: Annotated[int, option("Completions a prompt.", min=2, max=10_000, panel=RL)] = 4
+    max_new_tokens: Annotated[int, option("Length limit of a completion.", min=1, max=MOST_TOKENS, panel=RL)] = 48
+    learning_rate: Annotated[float, option("AdamW's rate.", panel=RL)] = 3e-4
+    epochs: Annotated[int, option("Passes over one set of rollouts.", min=1, max=1_000_000, panel=RL)] = 1
+    minibatches: Annotated[int, option("PPO's minibatches a pass.", min=1, max=1_000_000, panel=RL)] = 1
+    lora_rank: Annotated[int, option("Rank of the adapters.", min=1, max=10_000, panel=RL)] = 16
     lora_layers: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Adapters on so many layers from the top; fewer is faster. Default all.",
-            rich_help_panel=RL,
-            max=10_000,
-        ),
+        option("Adapters on so many layers from the top; fewer is faster. Default all.", min=1, max=10_000, panel=RL),
     ] = None
-    full: Annotated[bool, typer.Option("--full", help="Train every weight (float32).", rich_help_panel=RL)] = False
+    full: Annotated[bool, option("Train every weight (float32).", "--full", panel=RL)] = False
     runs: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=10_000,
-            help="Policies per objective, each against its own reward-model draw.",
-            rich_help_panel=SERIES,
-        ),
+        int, option("Policies per objective, each against its own reward-model draw.", min=1, max=10_000, panel=SERIES)
     ] = 1
-    members: Annotated[
-        int, typer.Option(min=2, max=10_000, help="Members of each reward model.", rich_help_panel=SERIES)
-    ] = 10
-    reward: Annotated[
-        Literal["member", "mean"], typer.Option(help="Reward: one member, or the mean.", rich_help_panel=SERIES)
-    ] = "member"
-    ridge: Annotated[str, typer.Option(help="Ridge of the heads, or cv.", rich_help_panel=SERIES)] = "cv"
-    floor: Annotated[
-        float, typer.Option(min=0.0, help="Least variance, in units of its mean.", rich_help_panel=SERIES)
-    ] = 1e-2
-    judge: Annotated[
-        str | None,
-        typer.Option(help="Reward model that says what is true; default a cross-fit.", rich_help_panel=SERIES),
-    ] = None
-    eval_prompts: Annotated[
-        int, typer.Option(min=2, help="Held-out prompts to judge on.", rich_help_panel=SERIES, max=1_000_000)
-    ] = 32
-    eval_samples: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Samples a held-out prompt.", rich_help_panel=SERIES)
-    ] = 8
-    reference_samples: Annotated[
-        int, typer.Option(min=2, max=10_000, help="Samples of the reference a prompt.", rich_help_panel=SERIES)
-    ] = 16
-    save_every: Annotated[
-        int, typer.Option(min=1, help="Steps between checkpoints.", rich_help_panel=SERIES, max=1_000_000)
-    ] = 10
+    members: Annotated[int, option("Members of each reward model.", min=2, max=10_000, panel=SERIES)] = 10
+    reward: Annotated[Literal["member", "mean"], option("Reward: one member, or the mean.", panel=SERIES)] = "member"
+    ridge: Annotated[str, option("Ridge of the heads, or cv.", panel=SERIES)] = "cv"
+    floor: Annotated[float, option("Least variance, in units of its mean.", min=0.0, panel=SERIES)] = 1e-2
+    judge: Annotated[str | None, option("Reward model that says what is true; default a cross-fit.", panel=SERIES)] = (
+        None
+    )
+    eval_prompts: Annotated[int, option("Held-out prompts to judge on.", min=2, max=1_000_000, panel=SERIES)] = 32
+    eval_samples: Annotated[int, option("Samples a held-out prompt.", min=1, max=10_000, panel=SERIES)] = 8
+    reference_samples: Annotated[int, option("Samples of the reference a prompt.", min=2, max=10_000, panel=SERIES)] = (
+        16
+    )
+    save_every: Annotated[int, option("Steps between checkpoints.", min=1, max=1_000_000, panel=SERIES)] = 10
     monitor: Annotated[
         Literal["off", "watch", "gold", "drift"],
-        typer.Option(help="Watch each run; gold, drift: stop it at that alarm (docs/align.md).", rich_help_panel=RL),
+        option("Watch each run; gold, drift: stop it at that alarm (docs/align.md).", panel=RL),
     ] = "off"
-    false_alarm: Annotated[
-        float, typer.Option(help="The monitor's false-alarm rate over a whole run.", rich_help_panel=RL)
-    ] = 0.05
+    false_alarm: Annotated[float, option("The monitor's false-alarm rate over a whole run.", panel=RL)] = 0.05
     probe_labels: Annotated[
-        int, typer.Option(min=0, max=10_000, help="Gold labels a probe of the monitor, in --demo.", rich_help_panel=RL)
+        int, option("Gold labels a probe of the monitor, in --demo.", min=0, max=10_000, panel=RL)
     ] = 0
-    probe_every: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="Steps from one probe to the next.", rich_help_panel=RL)
-    ] = 5
-    prompts: Annotated[
-        str | None, typer.Option(help="File of training prompts; default those of the pairs.", rich_help_panel=DATA)
-    ] = None
-    train_prompts: Annotated[
-        int, typer.Option(min=1, help="Training prompts at most.", rich_help_panel=DATA, max=1_000_000)
-    ] = 32
-    max_pairs: Annotated[int | None, typer.Option(min=8, help="Preference pairs at most.", rich_help_panel=DATA)] = None
-    holdout: Annotated[float, typer.Option(help="Share of prompts held out.", rich_help_panel=DATA)] = 0.3
-    on_error: Annotated[
-        Literal["raise", "skip"], typer.Option(help="Bad rows: raise or skip.", rich_help_panel=DATA)
-    ] = "raise"
-    pooling: Annotated[str, typer.Option(help="Features: last, mean or last+mean.", rich_help_panel=DATA)] = "last+mean"
-    max_length: Annotated[
-        int, typer.Option(min=16, help="Tokens kept of a text.", rich_help_panel=DATA, max=MOST_TOKENS)
-    ] = 1024
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16; default by processor.")] = None
-    images: Annotated[bool, typer.Option(help="Write the charts as PNG and SVG too.")] = True
+    probe_every: Annotated[int, option("Steps from one probe to the next.", min=1, max=1_000_000, panel=RL)] = 5
+    prompts: Annotated[str | None, option("File of training prompts; default those of the pairs.", panel=DATA)] = None
+    train_prompts: Annotated[int, option("Training prompts at most.", min=1, max=1_000_000, panel=DATA)] = 32
+    max_pairs: Annotated[int | None, option("Preference pairs at most.", min=8, panel=DATA)] = None
+    holdout: Annotated[float, option("Share of prompts held out.", panel=DATA)] = 0.3
+    on_error: Annotated[Literal["raise", "skip"], option("Bad rows: raise or skip.", panel=DATA)] = "raise"
+    pooling: Annotated[str, option("Features: last, mean or last+mean.", panel=DATA)] = "last+mean"
+    max_length: Annotated[int, option("Tokens kept of a text.", min=16, max=MOST_TOKENS, panel=DATA)] = 1024
+    dtype: Annotated[str | None, option("float32, bfloat16; default by processor.")] = None
+    images: Annotated[bool, option("Write the charts as PNG and SVG too.")] = True
     engine: Annotated[
-        Literal["own", "trl"],
-        typer.Option(help="own (one machine), or trl (RLOO or GRPO of TRL, at scale).", rich_help_panel=RL),
+        Literal["own", "trl"], option("own (one machine), or trl (RLOO or GRPO of TRL, at scale).", panel=RL)
     ] = "own"
     trl_config: Annotated[
-        Path | None,
-        typer.Option(help="YAML with TRL's own field names, for --engine trl.", rich_help_panel=RL, exists=True),
+        Path | None, option("YAML with TRL's own field names, for --engine trl.", exists=True, panel=RL)
     ] = None
-    reward_model: Annotated[
-        str | None, typer.Option(help="Folder of `prudent fit`, for --engine trl.", rich_help_panel=RL)
-    ] = None
+    reward_model: Annotated[str | None, option("Folder of `prudent fit`, for --engine trl.", panel=RL)] = None
 
     @classmethod
     def presets(cls, given: Mapping[str, Any]) -> dict[str, Any]:

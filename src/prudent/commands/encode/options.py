@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
-
-import typer
 
 from prudent.commands.engine import EngineOptions, FeatureLayer, Split
 from prudent.commands.options import (
@@ -18,6 +15,7 @@ from prudent.commands.options import (
     PairOptions,
     Pooling,
     command,
+    option,
 )
 
 
@@ -28,7 +26,6 @@ from prudent.commands.options import (
     example="prudent encode --preferences train.jsonl --model smollm2 --engine ray",
     interrupted="what was encoded is in the cache; the same command goes on from there",
 )
-@dataclass(frozen=True, kw_only=True)
 class EncodeOptions(EngineOptions, PairOptions):
     """Encode texts into the feature cache, from which fit, score, clean and preflight read them.
 
@@ -37,11 +34,9 @@ class EncodeOptions(EngineOptions, PairOptions):
     """
 
     preferences: Annotated[
-        tuple[str, ...], typer.Option(help="Preference files or hub ids: both answers of every pair."), SOURCE
+        tuple[str, ...], option("Preference files or hub ids: both answers of every pair."), SOURCE
     ] = ()
-    data: Annotated[
-        tuple[str, ...], typer.Option(help="Files with prompt and response, or pools with responses."), SOURCE
-    ] = ()
+    data: Annotated[tuple[str, ...], option("Files with prompt and response, or pools with responses."), SOURCE] = ()
     model: ModelName = DEFAULT_MODEL
     pooling: Pooling = "last+mean"
     max_length: MaxLength = 1024

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Annotated
 
 from prudent.commands.engine import EngineOptions, FeatureLayer, Split
 from prudent.commands.options import (
@@ -21,6 +19,7 @@ from prudent.commands.options import (
     PairOptions,
     RunOptions,
     command,
+    option,
 )
 
 PANEL = "Options of some families (the others refuse them)"
@@ -40,8 +39,7 @@ NAMES = (
 )
 
 
-def _panel(text: str, **options: Any) -> Any:
-    return typer.Option(help=text, rich_help_panel=PANEL, **options)
+_panel = functools.partial(option, panel=PANEL)
 
 
 @command(
@@ -50,28 +48,19 @@ def _panel(text: str, **options: Any) -> Any:
     show="fit.page:show",
     example="prudent fit --preferences train.jsonl --test test.jsonl --members 10 --out runs/rm",
 )
-@dataclass(frozen=True, kw_only=True)
 class FitOptions(EngineOptions, PairOptions, RunOptions):
     """Train K members on preference pairs and write a reward-model folder: weights, golden scores, fit.json."""
 
-    preferences: Annotated[
-        tuple[str, ...], typer.Option(help="Preference file or hub id; may be given several times."), SOURCE
-    ]
-    family: Annotated[str, typer.Option(help=f"Family: {', '.join(NAMES)}; see docs/reward-models.md.")] = "heads"
+    preferences: Annotated[tuple[str, ...], option("Preference file or hub id; may be given several times."), SOURCE]
+    family: Annotated[str, option(f"Family: {', '.join(NAMES)}; see docs/reward-models.md.")] = "heads"
     model: ModelName = DEFAULT_MODEL
-    members: Annotated[
-        int | None, typer.Option(min=1, help="Members K; by default the family's own (10 or 3).", max=MANY)
-    ] = None
-    test: Annotated[tuple[str, ...], typer.Option(help="Preference file to report accuracy on."), SOURCE] = ()
+    members: Annotated[int | None, option("Members K; by default the family's own (10 or 3).", min=1, max=MANY)] = None
+    test: Annotated[tuple[str, ...], option("Preference file to report accuracy on."), SOURCE] = ()
     on_error: OnError = "raise"
     split: Split = None
-    stream: Annotated[
-        bool, typer.Option("--stream", help="Read piece by piece onto disk: for data larger than memory.")
-    ] = False
+    stream: Annotated[bool, option("Read piece by piece onto disk: for data larger than memory.", "--stream")] = False
     max_pairs: MaxPairs = None
-    pooling: Annotated[
-        str | None, typer.Option(help="Features: last, mean or last+mean token states (by default both).")
-    ] = None
+    pooling: Annotated[str | None, option("Features: last, mean or last+mean token states (by default both).")] = None
     max_length: MaxLength = 1024
     dtype: Dtype = None
     feature_layer: FeatureLayer = None

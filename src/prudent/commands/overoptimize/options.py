@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
 from prudent.commands.options import (
     DEFAULT_MODEL,
     MANY,
@@ -17,6 +15,7 @@ from prudent.commands.options import (
     RunOptions,
     command,
     numbers,
+    option,
     said,
 )
 
@@ -39,15 +38,14 @@ class WorldOptions(RowOptions):
     """Where prompts, responses and gold come from."""
 
     pool: Annotated[
-        Path | None,
-        typer.Option(help="Pool with gold, or solutions with is_correct; by default the embedded world.", exists=True),
+        Path | None, option("Pool with gold, or solutions with is_correct; by default the embedded world.", exists=True)
     ] = None
     side: Annotated[
         Literal["balanced", "restraint", "demand"],
-        typer.Option(help="Part of the embedded world: balanced (all), restraint or demand (a quarter each)."),
+        option("Part of the embedded world: balanced (all), restraint or demand (a quarter each)."),
     ] = "balanced"
-    gold: Annotated[str | None, typer.Option(help="Reward model that is the gold of a pool without gold.")] = None
-    prompts: Annotated[int | None, typer.Option(min=4, help="Use so many prompts only.", max=1_000_000)] = None
+    gold: Annotated[str | None, option("Reward model that is the gold of a pool without gold.")] = None
+    prompts: Annotated[int | None, option("Use so many prompts only.", min=4, max=1_000_000)] = None
     on_error: OnError = "raise"
 
     def problems(self) -> list[str]:
@@ -66,7 +64,6 @@ class WorldOptions(RowOptions):
     show="overoptimize.run:show",
     example="prudent overoptimize --prompts 60 --sweep pairs --sweep members --out runs/goodhart",
 )
-@dataclass(frozen=True, kw_only=True)
 class OveroptimizeOptions(WorldOptions, RunOptions):
     """Gold and proxy against optimisation, with fits of the published forms, sweeps, and what is seen of the published.
 
@@ -74,31 +71,26 @@ class OveroptimizeOptions(WorldOptions, RunOptions):
     exponential tilting stands in, labelled so. Half of the prompts give preferences, the others are judged on.
     """
 
-    model: Annotated[
-        str | None, typer.Option(help="Push this reward model (folder or hub id) instead of drawing fresh ones.")
-    ] = None
-    runs: Annotated[
-        tuple[Path, ...], typer.Option(help="Run folders of prudent align, for RL curves.", exists=True)
-    ] = ()
-    sweep: Annotated[
-        tuple[str, ...],
-        typer.Option(help="pairs, layers, noise, members, rule, variance, all or none; several may be given."),
-    ] = ()
-    pairs: Annotated[int, typer.Option(min=2, help="Preferences a reward model is fitted on.", max=1_000_000)] = 400
-    slope: Annotated[float, typer.Option(min=0, help="Bradley-Terry slope on gold; inf means no label noise.")] = 4.0
-    members: Annotated[int, typer.Option(min=1, help="Heads of a reward model.", max=MANY)] = 5
-    rule: Annotated[str, typer.Option(help="Rule over members: mean, min, lcb, uwo, ...")] = "mean"
-    draws: Annotated[int, typer.Option(min=1, help="Reward models drawn for every curve.", max=100_000)] = 20
-    n: Annotated[str | None, typer.Option(help="Values of n, comma-separated; by default 1, 2, 4, ...")] = None
-    max_n: Annotated[int, typer.Option(min=1, help="Largest n of the default values.", max=2**40)] = 100_000
-    language_model: Annotated[str, typer.Option(help="Feature model: smollm2 (embedded), folder, hub id.")] = (
-        DEFAULT_MODEL
+    model: Annotated[str | None, option("Push this reward model (folder or hub id) instead of drawing fresh ones.")] = (
+        None
     )
+    runs: Annotated[tuple[Path, ...], option("Run folders of prudent align, for RL curves.", exists=True)] = ()
+    sweep: Annotated[
+        tuple[str, ...], option("pairs, layers, noise, members, rule, variance, all or none; several may be given.")
+    ] = ()
+    pairs: Annotated[int, option("Preferences a reward model is fitted on.", min=2, max=1_000_000)] = 400
+    slope: Annotated[float, option("Bradley-Terry slope on gold; inf means no label noise.", min=0)] = 4.0
+    members: Annotated[int, option("Heads of a reward model.", min=1, max=MANY)] = 5
+    rule: Annotated[str, option("Rule over members: mean, min, lcb, uwo, ...")] = "mean"
+    draws: Annotated[int, option("Reward models drawn for every curve.", min=1, max=100_000)] = 20
+    n: Annotated[str | None, option("Values of n, comma-separated; by default 1, 2, 4, ...")] = None
+    max_n: Annotated[int, option("Largest n of the default values.", min=1, max=2**40)] = 100_000
+    language_model: Annotated[str, option("Feature model: smollm2 (embedded), folder, hub id.")] = DEFAULT_MODEL
     layers: Annotated[
-        str, typer.Option(help="Depths of the feature model for --sweep layers, comma-separated; all of it is added.")
+        str, option("Depths of the feature model for --sweep layers, comma-separated; all of it is added.")
     ] = "2,8,15,22"
-    pooling: Annotated[str, typer.Option(help="last, mean or last+mean token states.")] = "last+mean"
-    max_length: Annotated[int, typer.Option(min=8, help="Longest text in tokens.", max=MOST_TOKENS)] = 1024
+    pooling: Annotated[str, option("last, mean or last+mean token states.")] = "last+mean"
+    max_length: Annotated[int, option("Longest text in tokens.", min=8, max=MOST_TOKENS)] = 1024
 
     def problems(self) -> list[str]:
         """What is wrong with these options, one sentence each; empty where nothing is."""

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Annotated, Literal
-
-import typer
 
 from prudent.commands.engine import EngineOptions
 from prudent.commands.options import (
@@ -22,6 +19,7 @@ from prudent.commands.options import (
     RunOptions,
     command,
     number_or_cv,
+    option,
     said,
     time_of,
 )
@@ -38,69 +36,51 @@ DRAWS, SAMPLING = "Draws and risk", "Candidates sampled from the policy"
     example="prudent preflight --preferences train.jsonl --policy smollm2 --out runs/preflight",
     interrupted="there was not enough for an answer yet; what is sampled and encoded is kept for the next run",
 )
-@dataclass(frozen=True, kw_only=True)
 class PreflightOptions(EngineOptions, PairOptions, RunOptions):
     """Tell the risk of optimising a policy against reward models trained on these preferences, before any training."""
 
-    preferences: Annotated[
-        tuple[str, ...], typer.Option(help="Preference files or hub ids, one or several."), SOURCE
-    ] = ()
+    preferences: Annotated[tuple[str, ...], option("Preference files or hub ids, one or several."), SOURCE] = ()
     test: Annotated[
-        tuple[str, ...],
-        typer.Option(help="Held-out preference files; without any, part of the prompts is held out."),
-        SOURCE,
+        tuple[str, ...], option("Held-out preference files; without any, part of the prompts is held out."), SOURCE
     ] = ()
-    policy: Annotated[str, typer.Option(help="Model to optimise: smollm2 (embedded), a folder or a hub id.")] = (
-        DEFAULT_MODEL
-    )
+    policy: Annotated[str, option("Model to optimise: smollm2 (embedded), a folder or a hub id.")] = DEFAULT_MODEL
     pool: Annotated[
-        str | None, typer.Option(help="JSONL with prompt, responses and optionally gold, in place of sampling."), SOURCE
+        str | None, option("JSONL with prompt, responses and optionally gold, in place of sampling."), SOURCE
     ] = None
-    judge: Annotated[str | None, typer.Option(help="Reward model that says what is true: a folder or a hub id.")] = None
+    judge: Annotated[str | None, option("Reward model that says what is true: a folder or a hub id.")] = None
     gold: Annotated[
-        str | None, typer.Option(help="Column of the pool with the true reward; a column named gold is used anyway.")
+        str | None, option("Column of the pool with the true reward; a column named gold is used anyway.")
     ] = None
-    demo: Annotated[bool, typer.Option("--demo", help="Run on a part of the embedded world, whose truth is known.")] = (
-        False
-    )
+    demo: Annotated[bool, option("Run on a part of the embedded world, whose truth is known.", "--demo")] = False
     betas: Annotated[
-        tuple[float, ...],
-        typer.Option(help="KL weights, several; 0 takes each prompt's best candidate.", rich_help_panel=DRAWS),
+        tuple[float, ...], option("KL weights, several; 0 takes each prompt's best candidate.", panel=DRAWS)
     ] = BETAS
-    draws: Annotated[int, typer.Option(min=4, max=100_000, help="Reward models drawn.", rich_help_panel=DRAWS)] = 200
-    members: Annotated[int, typer.Option(min=2, max=10_000, help="Members of each.", rich_help_panel=DRAWS)] = 10
+    draws: Annotated[int, option("Reward models drawn.", min=4, max=100_000, panel=DRAWS)] = 200
+    members: Annotated[int, option("Members of each.", min=2, max=10_000, panel=DRAWS)] = 10
     reward: Annotated[
-        Literal["member", "mean"],
-        typer.Option(help="Reward of a draw: one member, or their mean.", rich_help_panel=DRAWS),
+        Literal["member", "mean"], option("Reward of a draw: one member, or their mean.", panel=DRAWS)
     ] = "member"
-    max_risk: Annotated[
-        float, typer.Option(help="Risk that a recommended setting's interval must lie under.", rich_help_panel=DRAWS)
-    ] = 0.05
-    ridge: Annotated[str, typer.Option(help='Ridge of the heads: a number, or "cv".', rich_help_panel=DRAWS)] = "cv"
-    floor: Annotated[
-        float,
-        typer.Option(min=0.0, help="Least variance, as a share of its mean over the pool.", rich_help_panel=DRAWS),
-    ] = 0.01
-    check: Annotated[
-        bool, typer.Option(help="With gold: also show what would have been promised without it.", rich_help_panel=DRAWS)
-    ] = True
-    max_pairs: Annotated[int | None, typer.Option(min=8, help="Use at most so many pairs, drawn at random.")] = None
-    max_test_pairs: Annotated[int | None, typer.Option(min=8, help="The same for each test file.")] = None
-    holdout: Annotated[float, typer.Option(help="Share of prompts held out without a test file.")] = 0.2
+    max_risk: Annotated[float, option("Risk that a recommended setting's interval must lie under.", panel=DRAWS)] = 0.05
+    ridge: Annotated[str, option('Ridge of the heads: a number, or "cv".', panel=DRAWS)] = "cv"
+    floor: Annotated[float, option("Least variance, as a share of its mean over the pool.", min=0.0, panel=DRAWS)] = (
+        0.01
+    )
+    check: Annotated[bool, option("With gold: also show what would have been promised without it.", panel=DRAWS)] = True
+    max_pairs: Annotated[int | None, option("Use at most so many pairs, drawn at random.", min=8)] = None
+    max_test_pairs: Annotated[int | None, option("The same for each test file.", min=8)] = None
+    holdout: Annotated[float, option("Share of prompts held out without a test file.")] = 0.2
     on_error: OnError = "raise"
     encoder: Encoder = DEFAULT_MODEL
     pooling: EncoderPooling = "last+mean"
     max_length: EncoderLength = 1024
     dtype: EncoderDtype = None
-    prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts.", rich_help_panel=SAMPLING, max=1_000_000)] = 40
-    samples: Annotated[int, typer.Option(min=2, max=10_000, help="Responses a prompt.", rich_help_panel=SAMPLING)] = 16
-    max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Longest response.", rich_help_panel=SAMPLING, max=MOST_TOKENS)
-    ] = 48
+    prompts: Annotated[int, option("Held-out prompts.", min=1, max=1_000_000, panel=SAMPLING)] = 40
+    samples: Annotated[int, option("Responses a prompt.", min=2, max=10_000, panel=SAMPLING)] = 16
+    max_new_tokens: Annotated[int, option("Longest response.", min=1, max=MOST_TOKENS, panel=SAMPLING)] = 48
     budget: Annotated[
-        str | None, typer.Option(help="Time for all of it, 60s, 10m or 1h: the answer is of what is done by then.")
+        str | None, option("Time for all of it, 60s, 10m or 1h: the answer is of what is done by then.")
     ] = None
-    images: Annotated[bool, typer.Option(help="Also write each chart as PNG and SVG.")] = True
+    images: Annotated[bool, option("Also write each chart as PNG and SVG.")] = True
 
     @property
     def reward_rule(self) -> str:

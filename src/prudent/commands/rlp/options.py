@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import typer
-
-from prudent.commands.options import DEFAULT_MODEL, MANY, MOST_TOKENS, ResumableOptions, command
+from prudent.commands.options import DEFAULT_MODEL, MANY, MOST_TOKENS, ResumableOptions, command, option
 from prudent.commands.overoptimize.options import WorldOptions
 
 EXACT_ONLY = ("--kl", "--repetitions", "--repeats", "--weight", "--column", "--on-error")
@@ -21,7 +18,6 @@ KINDS = ("spg", "uml", "spg-reference", "self")
     interrupted="give the same command with --out {out} again: it goes on with the rounds that are missing",
     example="prudent rlp --pool solutions.jsonl --group answer --rounds 2 --repetitions 100 --out runs/rlp",
 )
-@dataclass(frozen=True, kw_only=True)
 class RlpOptions(WorldOptions, ResumableOptions):
     """Reward learning on policy: reward model, policy, its samples, reward model again; any number of rounds.
 
@@ -31,39 +27,36 @@ class RlpOptions(WorldOptions, ResumableOptions):
 
     policy: Annotated[
         Literal["exact", "align"],
-        typer.Option(help="exact: over each prompt's candidates. align: RL on the language model (embedded world)."),
+        option("exact: over each prompt's candidates. align: RL on the language model (embedded world)."),
     ] = "exact"
     kind: Annotated[
         tuple[str, ...],
-        typer.Option(help="spg, uml, spg-reference (control), self (control); several; default spg and its controls."),
+        option("spg, uml, spg-reference (control), self (control); several; default spg and its controls."),
     ] = ()
     group: Annotated[
         Literal["answer", "embedding", "entailment"] | None,
-        typer.Option(help="What makes answers equal: answer, embedding, entailment; by default answer where marked."),
+        option("What makes answers equal: answer, embedding, entailment; by default answer where marked."),
     ] = None
-    threshold: Annotated[float, typer.Option(help="Cosine similarity of centred features for --group embedding.")] = 0.8
-    nli: Annotated[str | None, typer.Option(help="NLI model for --group entailment.")] = None
-    rounds: Annotated[int, typer.Option(min=1, help="How often the reward model is refreshed.", max=MANY)] = 1
-    repetitions: Annotated[int, typer.Option(min=1, help="Independent repetitions (exact policies).", max=100_000)] = (
-        100
-    )
-    pairs: Annotated[int, typer.Option(min=2, help="Labelled preferences.", max=1_000_000)] = 200
-    slope: Annotated[float, typer.Option(min=0, help="Bradley-Terry slope of the labels on gold.")] = 4.0
-    members: Annotated[int, typer.Option(min=1, help="Heads of a reward model.", max=MANY)] = 5
-    kl: Annotated[float, typer.Option(min=0.001, help="KL of every exact policy from the reference, nats.")] = 0.5
-    samples: Annotated[int, typer.Option(min=2, help="Samples a prompt from the policy.", max=MANY)] = 10
-    gamma: Annotated[float, typer.Option(min=0, max=1, help="Least share of the largest group (SPG).")] = 0.5
+    threshold: Annotated[float, option("Cosine similarity of centred features for --group embedding.")] = 0.8
+    nli: Annotated[str | None, option("NLI model for --group entailment.")] = None
+    rounds: Annotated[int, option("How often the reward model is refreshed.", min=1, max=MANY)] = 1
+    repetitions: Annotated[int, option("Independent repetitions (exact policies).", min=1, max=100_000)] = 100
+    pairs: Annotated[int, option("Labelled preferences.", min=2, max=1_000_000)] = 200
+    slope: Annotated[float, option("Bradley-Terry slope of the labels on gold.", min=0)] = 4.0
+    members: Annotated[int, option("Heads of a reward model.", min=1, max=MANY)] = 5
+    kl: Annotated[float, option("KL of every exact policy from the reference, nats.", min=0.001)] = 0.5
+    samples: Annotated[int, option("Samples a prompt from the policy.", min=2, max=MANY)] = 10
+    gamma: Annotated[float, option("Least share of the largest group (SPG).", min=0, max=1)] = 0.5
     repeats: Annotated[
-        bool, typer.Option("--repeats", help="Count a pool's candidate as often as it was drawn, as fresh samples are.")
+        bool, option("Count a pool's candidate as often as it was drawn, as fresh samples are.", "--repeats")
     ] = False
-    weight: Annotated[float, typer.Option(min=0, help="Weight of the bottleneck's loss (UML).")] = 0.5
+    weight: Annotated[float, option("Weight of the bottleneck's loss (UML).", min=0)] = 0.5
     steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="Training steps: of UML's network (200), or of an RL policy (40).", max=1_000_000),
+        int | None, option("Training steps: of UML's network (200), or of an RL policy (40).", min=1, max=1_000_000)
     ] = None
-    language_model: Annotated[str, typer.Option(help="Feature model (and policy of --policy align).")] = DEFAULT_MODEL
-    pooling: Annotated[str, typer.Option(help="last, mean or last+mean token states.")] = "last+mean"
-    max_length: Annotated[int, typer.Option(min=8, help="Longest text in tokens.", max=MOST_TOKENS)] = 1024
+    language_model: Annotated[str, option("Feature model (and policy of --policy align).")] = DEFAULT_MODEL
+    pooling: Annotated[str, option("last, mean or last+mean token states.")] = "last+mean"
+    max_length: Annotated[int, option("Longest text in tokens.", min=8, max=MOST_TOKENS)] = 1024
 
     def problems(self) -> list[str]:
         """What is wrong with these options, one sentence each; empty where nothing is."""

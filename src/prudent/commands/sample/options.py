@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from prudent.commands.options import SOURCE, Dtype, OnError, RowOptions, command
+from prudent.commands.options import SOURCE, Dtype, OnError, RowOptions, command, option
 from prudent.files import output_faults
 
 
@@ -18,7 +15,6 @@ from prudent.files import output_faults
     show="sample.run:show",
     example="prudent sample --prompts train.jsonl --policy smollm2 --output pool.jsonl",
 )
-@dataclass(frozen=True, kw_only=True)
 class SampleOptions(RowOptions):
     """Sample a policy's responses to every prompt of a file and write them as a pool.
 
@@ -28,17 +24,17 @@ class SampleOptions(RowOptions):
 
     prompts: Annotated[
         tuple[str, ...],
-        typer.Option("--prompts", help="Files with a column prompt, such as the preference pairs; each prompt once."),
+        option("Files with a column prompt, such as the preference pairs; each prompt once.", "--prompts"),
         SOURCE,
     ]
-    output: Annotated[Path, typer.Option("--output", help="Pool to write (JSONL).")]
-    policy: Annotated[str, typer.Option(help="Model to sample: smollm2 (embedded), a folder or a hub id.")] = "smollm2"
-    samples: Annotated[int, typer.Option(min=2, max=10_000, help="Responses a prompt.")] = 8
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=100_000, help="Longest response in tokens.")] = 64
-    temperature: Annotated[float, typer.Option(min=0, help="Divides the logits; 1 samples the policy itself.")] = 1.0
+    output: Annotated[Path, option("Pool to write (JSONL).", "--output")]
+    policy: Annotated[str, option("Model to sample: smollm2 (embedded), a folder or a hub id.")] = "smollm2"
+    samples: Annotated[int, option("Responses a prompt.", min=2, max=10_000)] = 8
+    max_new_tokens: Annotated[int, option("Longest response in tokens.", min=1, max=100_000)] = 64
+    temperature: Annotated[float, option("Divides the logits; 1 samples the policy itself.", min=0)] = 1.0
     dtype: Dtype = None
     on_error: OnError = "raise"
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file --output.")] = False
+    overwrite: Annotated[bool, option("Replace the file --output.", "--overwrite")] = False
 
     def problems(self) -> list[str]:
         """What is wrong with these options, one sentence each; empty where nothing is."""

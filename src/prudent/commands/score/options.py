@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
 from prudent.commands.engine import EngineOptions
-from prudent.commands.options import LanguageModel, ModelDtype, RowOptions, ScorerLength, command
+from prudent.commands.options import LanguageModel, ModelDtype, RowOptions, ScorerLength, command, option
 from prudent.files import output_faults
 
 
 @command(
     "score", run="score.run:score", example="prudent score --model runs/rm --data responses.jsonl --output scored.jsonl"
 )
-@dataclass(frozen=True, kw_only=True)
 class ScoreOptions(EngineOptions, RowOptions):
     """Score responses with every member of a reward model.
 
@@ -26,26 +22,23 @@ class ScoreOptions(EngineOptions, RowOptions):
     same: what best-of-n picks by. Without --out or --output rows go to stdout.
     """
 
-    model: Annotated[str, typer.Option(help="Folder that prudent fit wrote, or a sequence-classification model.")]
+    model: Annotated[str, option("Folder that prudent fit wrote, or a sequence-classification model.")]
     data: Annotated[
-        Path,
-        typer.Option(
-            help="JSONL with prompt and response, or a pool with prompt and responses, in every row.", exists=True
-        ),
+        Path, option("JSONL with prompt and response, or a pool with prompt and responses, in every row.", exists=True)
     ]
-    out: Annotated[Path | None, typer.Option("--out", help="Run folder to write scores.jsonl and a summary to.")] = None
-    output: Annotated[Path | None, typer.Option("--output", help="File to write the scored rows to.")] = None
-    rule: Annotated[
-        str | None, typer.Option(help="Also give a reward by this rule: mean, min, lcb, uwo, median, cvar, ...")
-    ] = None
+    out: Annotated[Path | None, option("Run folder to write scores.jsonl and a summary to.", "--out")] = None
+    output: Annotated[Path | None, option("File to write the scored rows to.", "--output")] = None
+    rule: Annotated[str | None, option("Also give a reward by this rule: mean, min, lcb, uwo, median, cvar, ...")] = (
+        None
+    )
     language_model: LanguageModel = None
     on_error: Annotated[
-        Literal["raise", "skip"], typer.Option(help="Rows that can't be scored: raise (list all) or skip (counted).")
+        Literal["raise", "skip"], option("Rows that can't be scored: raise (list all) or skip (counted).")
     ] = "raise"
     dtype: ModelDtype = None
     max_length: ScorerLength = None
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a finished run that is in --out, or the file --output.")
+        bool, option("Replace a finished run that is in --out, or the file --output.", "--overwrite")
     ] = False
 
     def problems(self) -> list[str]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
-from prudent.commands.options import LanguageModel, ModelDtype, RowOptions, command
+from prudent.commands.options import LanguageModel, ModelDtype, RowOptions, command, option
 
 
 @command(
@@ -17,7 +14,6 @@ from prudent.commands.options import LanguageModel, ModelDtype, RowOptions, comm
     example="prudent serve --model runs/rm --rule lcb --port 8010",
     interrupted="the server has ended",
 )
-@dataclass(frozen=True, kw_only=True)
 class ServeOptions(RowOptions):
     """Serve a reward model to trainers: OpenRLHF, slime, LLaMA-Factory, vLLM- and TEI-shaped clients, and our own.
 
@@ -25,35 +21,26 @@ class ServeOptions(RowOptions):
     for operators. SIGTERM answers what is in flight, then ends.
     """
 
-    model: Annotated[str, typer.Option(help="Folder that prudent fit wrote, or a sequence-classification model.")]
+    model: Annotated[str, option("Folder that prudent fit wrote, or a sequence-classification model.")]
     rule: Annotated[
-        Literal["mean", "min", "lcb", "uwo", "entropic", "proportional"],
-        typer.Option(help="Reward from the members' scores."),
+        Literal["mean", "min", "lcb", "uwo", "entropic", "proportional"], option("Reward from the members' scores.")
     ] = "mean"
     reference: Annotated[
         Path | None,
-        typer.Option(
-            exists=True, help="Pool with samples of the reference policy: members are centred per prompt on them."
-        ),
+        option("Pool with samples of the reference policy: members are centred per prompt on them.", exists=True),
     ] = None
     fallback: Annotated[
         Literal["mean", "min", "lcb", "uwo", "entropic"] | None,
-        typer.Option(help="Rule for prompts that --reference doesn't hold; without it they get an error (422)."),
+        option("Rule for prompts that --reference doesn't hold; without it they get an error (422)."),
     ] = None
-    host: Annotated[str, typer.Option(help="Address to listen on; the default is reached from this machine alone.")] = (
-        "127.0.0.1"
-    )
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8010
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes, each with a model of its own.")] = 1
-    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens scored at once.", max=2**24)] = 16384
-    wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a batch is held open for others.")] = 10.0
-    queue: Annotated[
-        int, typer.Option(min=1, help="Samples that may wait; beyond it clients get 503.", max=1_000_000)
-    ] = 4096
-    body_limit: Annotated[int, typer.Option(min=1, help="Largest request body in bytes.", max=2**30)] = 8 * 2**20
-    token: Annotated[str, typer.Option(envvar="PRUDENT_SERVE_TOKEN", help="Bearer token that requests must carry.")] = (
-        ""
-    )
+    host: Annotated[str, option("Address to listen on; the default is reached from this machine alone.")] = "127.0.0.1"
+    port: Annotated[int, option("Port to listen on.", min=1, max=65535)] = 8010
+    workers: Annotated[int, option("Processes, each with a model of its own.", min=1, max=256)] = 1
+    batch_tokens: Annotated[int, option("Tokens scored at once.", min=1, max=2**24)] = 16384
+    wait: Annotated[float, option("Milliseconds that a batch is held open for others.", min=0)] = 10.0
+    queue: Annotated[int, option("Samples that may wait; beyond it clients get 503.", min=1, max=1_000_000)] = 4096
+    body_limit: Annotated[int, option("Largest request body in bytes.", min=1, max=2**30)] = 8 * 2**20
+    token: Annotated[str, option("Bearer token that requests must carry.", envvar="PRUDENT_SERVE_TOKEN")] = ""
     language_model: LanguageModel = None
     dtype: ModelDtype = None
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from prudent.commands.options import Images, RowOptions, RunOptions, command
+from prudent.commands.options import Images, RowOptions, RunOptions, command, option
 
 LEAST_DELTA = 1e-3  # that of theory.error_quantiles, which imports torch
 
@@ -20,7 +17,6 @@ LEAST_DELTA = 1e-3  # that of theory.error_quantiles, which imports torch
     show="theory.run:show",
     example="prudent theory reproduce --out runs/theory",
 )
-@dataclass(frozen=True, kw_only=True)
 class ReproduceOptions(RunOptions):
     """Recompute the theory section: claim, predicted, measured, interval and verdict, with charts."""
 
@@ -33,17 +29,15 @@ class ReproduceOptions(RunOptions):
     show="theory.run:show",
     example="prudent theory certify --model runs/heads --pool pool.jsonl --out runs/certificate",
 )
-@dataclass(frozen=True, kw_only=True)
 class CertifyOptions(RowOptions, RunOptions):
     """Bounds on the value of a policy tuned against this reward model, per prompt and overall, at each beta."""
 
-    model: Annotated[Path, typer.Option(help="Reward model folder: an ensemble or a Laplace posterior.", exists=True)]
+    model: Annotated[Path, option("Reward model folder: an ensemble or a Laplace posterior.", exists=True)]
     pool: Annotated[
-        Path,
-        typer.Option(help="Prompts with responses and optionally gold, or solutions with is_correct.", exists=True),
+        Path, option("Prompts with responses and optionally gold, or solutions with is_correct.", exists=True)
     ]
-    betas: Annotated[tuple[float, ...], typer.Option(help="KL weights, separated by commas.")] = (0.03, 0.1, 0.3, 1.0)
-    delta: Annotated[float, typer.Option(help="Chance of being wrong that the bounds allow.")] = 0.05
+    betas: Annotated[tuple[float, ...], option("KL weights, separated by commas.")] = (0.03, 0.1, 0.3, 1.0)
+    delta: Annotated[float, option("Chance of being wrong that the bounds allow.")] = 0.05
     images: Images = True
 
     def problems(self) -> list[str]:
