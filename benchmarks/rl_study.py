@@ -1,8 +1,8 @@
 """Does weighting the KL by the reward's variance lower the risk of real training runs? The study of docs/rl-study.md.
 
-    python benchmarks/rl_study.py --regime high --draws 0 60 --minutes 20     # goes on where it stopped
-    python benchmarks/rl_study.py --calibrate high          # KL of each arm at some betas, on other draws
-    python benchmarks/rl_study.py --table --out benchmarks/results/rl_study.json
+    python benchmarks/rl_study.py --calibrate high                         # beta of each arm for vanilla's KL
+    python benchmarks/rl_study.py --regime high --draws 64 200 --minutes 9  # goes on where it stopped
+    python benchmarks/rl_tables.py --out benchmarks/results/rl_study.json   # its tables
 
 A cell is a block of draws of one regime, all arms in one batch, and one JSON file of ``--cells``.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import results
 import rl_text
 import torch
 from rl_testbed import (
@@ -35,23 +33,27 @@ from rl_testbed import (
     pool_of,
 )
 from safetensors.torch import load_file, save_file
-from scipy.stats import pearsonr
-from scipy.stats import t as student
 
 from prudent.data.bradley_terry import draw_preferences
-from prudent.evaluation.risk import paired_risk, policy_risk
+from prudent.evaluation.posterior_risk import risk_without_gold
 from prudent.evaluation.risk_estimate import fit_rewards, policy_moves, promised
 from prudent.files import dumps, write_atomic
 from prudent.policies.estimates import reference_statistics
+from prudent.policies.finite import kl
 from prudent.rewards.draws import bootstrap_counts, fit_resamples, standardisation
 from prudent.rewards.heads import HeadEnsemble
 from prudent.seeding import Seed, numpy_generator, spawn
 
 MEMBERS = 10
-ARMS = ("vanilla", "mean", "lcb", "proportional", "bregman", "permuted")
+FIRST_ARMS = ("vanilla", "mean", "lcb", "proportional", "bregman", "permuted")
+LATER_ARMS = ("exact", "variance-only")
+ARMS = FIRST_ARMS + LATER_ARMS
 BLOCK = 8  # draws a cell
+FRESH = 64  # first draw of the primary view; those before set its betas
+FEW = 104  # first draw without the later arms: one has no reward, the other's KL isn't to be matched by beta
+BETAS = (0.03, 3.0)
 JUDGE = 16  # samples a prompt, of 32 prompts
-STUDY, CALIBRATION = 1, 2  # seeds' first branch
+STUDY = 1  # seeds' first branch
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,10 @@ class Regime:
     betas: dict[str, float]
 
 
+HIGH_BETAS = {"vanilla": 0.3, "mean": 0.50, "lcb": 0.254, "proportional": 0.397, "bregman": 0.696, "permuted": 0.492}
+HIGH_BETAS |= {"exact": 0.3, "variance-only": 0.31}
 REGIMES = {
-    "high": Regime(30, 0.3, None, Settings(), 0.3, {}),
+    "high": Regime(30, 0.3, None, Settings(), 0.3, HIGH_BETAS),
     "low": Regime(60, 1.0, None, Settings(), 0.3, {}),
     "other": Regime(60, 1.0, 5, Settings(), 0.3, {}),
 }
@@ -77,13 +81,15 @@ REGIMES = {
 @dataclass(frozen=True)
 class World:
     """What all runs share: the base; pools (features (P, C, d) and gold (P, C)) that pairs are drawn from, by writer;
-    samples of the reference that statistics and promises are taken from; the reference's gold by prompt (P,)."""
+    samples of the reference that statistics and promises are taken from; the reference's gold by prompt (P,) and its
+    mean features (P, d)."""
 
     base: dict[str, torch.Tensor]
     pairs: dict[int | None, tuple[torch.Tensor, torch.Tensor]]
     candidates: torch.Tensor
     gold: torch.Tensor
     reference: torch.Tensor
+    features: torch.Tensor
 
 
 @torch.no_grad()
@@ -108,19 +114,20 @@ def _new_world(base: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     _, features, gold = pool_of(base, 64, seeds[0])
     _, candidates, known = pool_of(base, 32, seeds[1])
     other, other_gold = written(base, 5, 64, seeds[3])
-    many = pool_of(base, 512, seeds[2])[2].mean(1)
-    names = ("features", "gold", "other", "other_gold", "candidates", "known", "reference")
-    return dict(zip(names, (features, gold, other, other_gold, candidates, known, many)))
+    _, mean, many = (part.double().mean(1) for part in pool_of(base, 512, seeds[2]))
+    names = ("features", "gold", "other", "other_gold", "candidates", "known", "reference", "mean_features")
+    return dict(zip(names, (features, gold, other, other_gold, candidates, known, many, mean)))
 
 
 @cache
 def world() -> World:
     base = load_base()
-    if not WORLD_FILE.is_file():
-        save_file(_new_world(base), WORLD_FILE)
-    found = load_file(WORLD_FILE)
+    found = load_file(WORLD_FILE) if WORLD_FILE.is_file() else {}
+    if "mean_features" not in found:
+        found = _new_world(base)
+        save_file(found, WORLD_FILE)
     pairs = {None: (found["features"], found["gold"]), 5: (found["other"], found["other_gold"])}
-    return World(base, pairs, found["candidates"], found["known"], found["reference"])
+    return World(base, pairs, found["candidates"], found["known"], found["reference"], found["mean_features"])
 
 
 @dataclass(frozen=True)
@@ -166,9 +173,12 @@ def runs_of(one: Draw, regime: Regime, betas: dict[str, float]) -> list[Run]:
     return [Run(arm, betas.get(arm, regime.beta), one.heads, statistics, 0, one.seed) for arm in betas]
 
 
-def promise(one: Draw, betas: dict[str, float]) -> list[dict[str, Any]]:
-    """What ``estimate_risk`` promises of each arm from this data set alone, a row an arm. ``exact_gain``: the exact
-    policy's true gain over the reference's samples."""
+def promise(one: Draw, betas: dict[str, float], moves: torch.Tensor | None) -> list[dict[str, Any]]:
+    """What ``estimate_risk`` promises of each arm from this data set alone, a row an arm.
+
+    exact_gain, exact_kl: the exact policy's true gain over the reference's samples, and its KL. moves (A, d): the
+    shift of the mean features that each arm's run made, standardised; promised_after is the posterior risk of it.
+    """
     known = world()
     reference = torch.full(known.gold.shape, 1 / known.gold.shape[1], dtype=torch.float64)
     fit = fit_rewards(
@@ -184,36 +194,45 @@ def promise(one: Draw, betas: dict[str, float]) -> list[dict[str, Any]]:
     moved = policy_moves(fit, rows)
     found = promised(fit, moved, one.groups, rows, draws=0, seed=0)
     gains = (moved * known.gold).sum(-1).mean(-1).tolist()
-    return [{**row, "exact_gain": gain} for row, gain in zip(found, gains)]
+    spent = kl(moved + reference, reference).mean(-1).tolist()
+    after = [None] * len(rows) if moves is None else risk_without_gold(fit.posterior, moves.numpy()).risk.tolist()
+    return [
+        {
+            **{f"promised_{key}": row[key] for key in ("risk", "high", "gain")},
+            "exact_gain": gain,
+            "exact_kl": distance,
+            "promised_after": risk,
+        }
+        for row, gain, distance, risk in zip(found, gains, spent, after)
+    ]
+
+
+def shift(one: Draw, features: torch.Tensor) -> torch.Tensor:
+    """Mean features (R, d) of runs, less the reference's, in the units of a draw's fit."""
+    return ((features - world().features.mean(0)) / one.heads.scale).double()
 
 
 def cell(
-    name: str,
-    regime: Regime,
-    branch: int,
-    first: int,
-    betas: dict[str, float],
-    folder: Path,
-    samples: int = JUDGE,
-    draws: int = BLOCK,
+    name: str, regime: Regime, draws: range, betas: dict[str, float], folder: Path, samples: int = JUDGE
 ) -> dict[str, Any]:
-    """``draws`` of them from ``first`` on, an arm each of ``betas``: trained, judged and written, or read if there."""
-    path = folder / f"{name}-{first:04d}.json"
+    """``draws``, an arm each of ``betas``: trained, judged and written to a file of ``name``, or read if there."""
+    path = folder / f"{name}-{draws.start:04d}.json"
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
     started = time.process_time()
-    drawn = [draw(regime, branch, first + i) for i in range(draws)]
+    drawn = [draw(regime, STUDY, number) for number in draws]
     batch = Batch(world().base, [run for one in drawn for run in runs_of(one, regime, betas)], regime.settings)
     path_kl = [batch.step()["kl"].tolist() for _ in range(regime.settings.steps)]
-    judged = batch.judge(samples)
+    judged = batch.judge(samples, features=samples == JUDGE)
     gains = (judged["gold"] - world().reference).mean(1)
     rows = []
-    for i, one in enumerate(drawn):
-        for j, (arm, found) in enumerate(zip(betas, promise(one, betas))):
-            k = i * len(betas) + j
+    for i, (number, one) in enumerate(zip(draws, drawn)):
+        mine = slice(i * len(betas), (i + 1) * len(betas))
+        moves = shift(one, judged["features"][mine]) if "features" in judged else None
+        for k, arm, found in zip(range(mine.start, mine.stop), betas, promise(one, betas, moves)):
             rows.append(
                 {
-                    "draw": first + i,
+                    "draw": number,
                     "arm": arm,
                     "beta": betas[arm],
                     "gain": float(gains[k]),
@@ -222,8 +241,7 @@ def cell(
                     "length": float(judged["length"][k]),
                     "kl_path": [step[k] for step in path_kl],
                     "accuracy": one.accuracy,
-                    "exact_gain": found["exact_gain"],
-                    **{f"promised_{name}": found[name] for name in ("risk", "high", "gain")},
+                    **found,
                 }
             )
     seconds = time.process_time() - started
@@ -233,164 +251,69 @@ def cell(
     return result
 
 
-def calibrated(name: str, factors: tuple[float, ...], draws: int, folder: Path) -> dict[str, float]:
-    """beta of each arm at which its KL is vanilla's, on draws of their own: log KL is taken as linear in log beta.
+def equal_beta(name: str, draws: range, folder: Path) -> dict[str, Any]:
+    """A block of the second view: six arms at vanilla's beta."""
+    return cell(name, REGIMES[name], draws, dict.fromkeys(FIRST_ARMS, REGIMES[name].beta), folder)
 
-    Prints KL and promised risk of each arm and beta beside it.
+
+def mean_kl(rows: list[dict[str, Any]], arm: str, beta: float, draws: int) -> float:
+    """Over the runs of an arm at a beta on the first ``draws``; nan where there are none."""
+    return float(np.mean([r["kl"] for r in rows if (r["arm"], r["beta"]) == (arm, beta) and r["draw"] < draws]))
+
+
+def calibrated(name: str, folder: Path) -> dict[str, float]:
+    """beta of each arm at which its KL is vanilla's (docs/rl-study.md, protocol of the second part).
+
+    log KL is a line in log beta: its slope from three betas on the same few draws, its level at vanilla's beta from all
+    of the first draws where the arm was among them.
     """
-    regime = REGIMES[name]
-    table: dict[str, list[tuple[float, float]]] = {arm: [] for arm in ARMS}
-    for factor in factors:
-        betas = dict.fromkeys(ARMS, regime.beta * factor)
-        found = cell(f"calibrate-{name}-{factor:g}", regime, CALIBRATION, 0, betas, folder, 2, draws)["rows"]
-        for arm in ARMS:
-            mine = [row for row in found if row["arm"] == arm]
-            kl = float(np.mean([row["kl"] for row in mine]))
-            risk = float(np.mean([row["promised_risk"] for row in mine]))
-            table[arm].append((betas[arm], kl))
-            print(f"{name}: {arm}, beta {betas[arm]:.4g}: KL {kl:.2f}, promised risk {risk:.0%}", flush=True)
-    target = next(kl for beta, kl in table["vanilla"] if beta == regime.beta)
+    regime, few = REGIMES[name], range(2 * BLOCK)
+    rows = [
+        row for first in range(0, FRESH, BLOCK) for row in equal_beta(name, range(first, first + BLOCK), folder)["rows"]
+    ]
+    rows += cell(f"beta-{name}-1", regime, few, dict.fromkeys(LATER_ARMS, regime.beta), folder, 2)["rows"]
+    grid = [regime.beta / 3, regime.beta, regime.beta * 3]
+    for beta in (grid[0], grid[2]):
+        betas = dict.fromkeys(ARMS, beta)
+        rows += cell(f"beta-{name}-{beta / regime.beta:.2g}", regime, few, betas, folder, 2)["rows"]
     betas = {}
-    for arm, points in table.items():
-        slope, level = np.polyfit(*np.log([[beta, max(kl, 0.01)] for beta, kl in points]).T, 1)
-        exact = math.exp((math.log(target) - level) / slope) if slope < -0.05 else regime.beta
-        betas[arm] = float(np.clip(exact, min(factors) * regime.beta / 2, max(factors) * regime.beta * 2))
-    betas["vanilla"] = regime.beta
-    print(f"{name}: KL {target:.2f} at " + ", ".join(f"{arm}: {beta:.3g}" for arm, beta in betas.items()))
+    for arm in ARMS:
+        seen = [mean_kl(rows, arm, beta, len(few)) for beta in grid]
+        slope = float(np.polyfit(np.log(grid), np.log(seen), 1)[0])
+        count = FRESH if arm in FIRST_ARMS else len(few)
+        ratio = mean_kl(rows, arm, regime.beta, count) / mean_kl(rows, "vanilla", regime.beta, count)
+        wanted = regime.beta * ratio ** (-1 / slope)
+        # Where KL doesn't fall with beta nothing can be matched by it.
+        betas[arm] = float(np.clip(wanted, *BETAS)) if slope < -0.05 else regime.beta
+        said = ", ".join(f"{spent:.2f} at {beta:.3g}" for beta, spent in zip(grid, seen))
+        print(f"{name}, {arm}: KL {said}; slope {slope:.2f}, {ratio:.2f} times vanilla's; beta {betas[arm]:.3g}")
     return betas
-
-
-def deviation_ratio(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float, float]:
-    """Standard deviation of ``first`` over that of ``second``, paired: ratio, 95 % interval, p (Pitman and Morgan).
-
-    The interval inverts the test: with F the ratio of variances and r the correlation it is F (K +- sqrt(K^2 - 1)),
-    K = 1 + 2 (1 - r^2) t^2 / (n - 2). Normal gains are assumed.
-    """
-    n = len(first)
-    ratio = float(first.var(ddof=1) / second.var(ddof=1))
-    r = float(np.corrcoef(first, second)[0, 1])
-    k = 1 + 2 * (1 - r * r) * float(student.ppf(0.975, n - 2)) ** 2 / (n - 2)
-    half = math.sqrt(k * k - 1)
-    p = float(pearsonr(first + second, first - second).pvalue)
-    return (math.sqrt(ratio), math.sqrt(ratio * (k - half)), math.sqrt(ratio * (k + half)), p)
-
-
-def arm_row(name: str, arm: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """One line of the table: an arm's runs beside vanilla's on the same draws."""
-    mine, base = ([row for row in rows if row["arm"] == which] for which in (arm, "vanilla"))
-    gains, others = (np.array([row["gain"] for row in part]) for part in (mine, base))
-    risk, paired = policy_risk(gains), paired_risk(gains, others)
-    promised, failed = np.array([row["promised_risk"] for row in mine]), gains <= 0
-    ratio = deviation_ratio(gains, others) if arm != "vanilla" else (1.0, 1.0, 1.0, 1.0)
-    judging = float(np.mean([row["judging"] ** 2 for row in mine]) / gains.var(ddof=1))
-    return {
-        "regime": name,
-        "arm": arm,
-        "beta": mine[0]["beta"],
-        "runs": len(mine),
-        "kl": float(np.mean([row["kl"] for row in mine])),
-        "gain": risk.gain,
-        "gain_low": risk.gain_low,
-        "gain_high": risk.gain_high,
-        "gain_difference": [paired.gain, paired.gain_low, paired.gain_high],
-        "deviation": risk.deviation,
-        "deviation_ratio": list(ratio),
-        "at_or_below": risk.at_or_below,
-        "risk": [risk.risk, risk.low, risk.high],
-        "risk_difference": [paired.risk, paired.risk_low, paired.risk_high],
-        "judging_share_of_variance": judging,
-        "promised": float(promised.mean()),
-        "brier": float(((promised - failed) ** 2).mean()),
-        "brier_of_own_mean": risk.risk * (1 - risk.risk),
-        "high": float(np.mean([row["promised_high"] for row in mine])),
-        "exact_at_or_below": int(sum(row["exact_gain"] <= 0 for row in mine)),
-        "exact_correlation": float(np.corrcoef([row["exact_gain"] for row in mine], gains)[0, 1]),
-    }
-
-
-def reliability(rows: list[dict[str, Any]], parts: int = 4) -> list[dict[str, Any]]:
-    """Promised and realised risk in equal parts of the runs ordered by promise."""
-    ordered = sorted(rows, key=lambda row: row["promised_risk"])
-    return [
-        {
-            "runs": len(part),
-            "promised": float(np.mean([row["promised_risk"] for row in part])),
-            "realised": float(np.mean([row["gain"] <= 0 for row in part])),
-        }
-        for part in ([ordered[i] for i in index] for index in np.array_split(np.arange(len(ordered)), parts))
-    ]
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """The table of docs/rl-study.md."""
-
-    def range_of(values: list[float], digits: int = 3) -> str:
-        return f"{values[0]:.{digits}f} [{values[1]:.{digits}f}, {values[2]:.{digits}f}]"
-
-    lines = [
-        "| regime | arm | beta | runs | KL | gain | deviation over runs | ratio to vanilla's | p | at or below | "
-        "difference, points | promised | Brier (own mean's) | exact policies at or below | their gain's correlation |",
-        "|---" * 15 + "|",
-    ]
-    for row in rows:
-        ratio, points = (row["deviation_ratio"], [100 * value for value in row["risk_difference"]])
-        gain = range_of([row["gain"], row["gain_low"], row["gain_high"]])
-        risk = "{:.0%} [{:.0%}, {:.0%}]".format(*row["risk"])
-        lines.append(
-            f"| {row['regime']} | {row['arm']} | {row['beta']:.3g} | {row['runs']} | {row['kl']:.2f} | "
-            f"{gain} | {row['deviation']:.3f} | {range_of(ratio, 2)} | {ratio[3]:.2g} | {row['at_or_below']} = {risk} |"
-            f" {range_of(points, 0)} | {row['promised']:.0%} | {row['brier']:.3f} ({row['brier_of_own_mean']:.3f}) | "
-            f"{row['exact_at_or_below'] / row['runs']:.0%} | {row['exact_correlation']:.2f} |"
-        )
-    return "\n".join(lines)
-
-
-def table(folder: Path, out: Path | None) -> None:
-    """Every finished cell of the study as the page's tables and a result file."""
-    rows, charts, seconds = [], [], []
-    for name in REGIMES:
-        found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"{name}-*.json"))]
-        runs = [row for one in found for row in one["rows"]]
-        seconds += [one["seconds_a_run"] for one in found]
-        if not runs:
-            continue
-        rows += [arm_row(name, arm, runs) for arm in ARMS]
-        for arm in ("vanilla", "lcb", "proportional", "bregman"):
-            charts += [
-                {"regime": name, "arm": arm, **part} for part in reliability([r for r in runs if r["arm"] == arm])
-            ]
-    print(markdown(rows))
-    for part in charts:
-        print(f"{part['regime']}, {part['arm']}: promised {part['promised']:.1%}, came {part['realised']:.1%}")
-    figures = [results.figure("a run with its judging and promise", seconds, unit="s of processor")]
-    question = "Does weighting the KL by the reward's variance lower the risk of RL runs?"
-    results.write(out, question, figures, rows=rows, reliability=charts)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--regime", choices=REGIMES)
-    parser.add_argument("--draws", type=int, nargs=2, default=(0, 64), help="from, to")
+    parser.add_argument(
+        "--draws", type=int, nargs=2, default=(FRESH, 200), help="from, to; equal beta for those before"
+    )
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no cell after so long")
     parser.add_argument("--calibrate", choices=REGIMES)
-    parser.add_argument("--factors", type=float, nargs="+", default=(1.0, 2.5), help="of vanilla's beta")
     parser.add_argument("--cells", type=Path, default=Path("runs/rl-study"))
-    parser.add_argument("--table", action="store_true")
-    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.calibrate:
-        calibrated(given.calibrate, tuple(given.factors), given.draws[1], given.cells)
-    if given.regime:
-        regime, began = REGIMES[given.regime], time.monotonic()
-        betas = {arm: regime.betas.get(arm, regime.beta) for arm in ARMS}
-        for first in range(given.draws[0], given.draws[1], BLOCK):
-            if time.monotonic() - began > 60 * given.minutes:
-                break
-            found = cell(given.regime, regime, STUDY, first, betas, given.cells)
-            print(f"{given.regime}, draws {first} on: {found['seconds_a_run']:.2f} s a run", flush=True)
-    if given.table:
-        table(given.cells, given.out)
+        print(calibrated(given.calibrate, given.cells))
+    began = time.monotonic()
+    for first in range(given.draws[0], given.draws[1], BLOCK) if given.regime else ():
+        if time.monotonic() - began > 60 * given.minutes:
+            break
+        draws, regime = range(first, first + BLOCK), REGIMES[given.regime]
+        if first < FRESH:
+            found = equal_beta(given.regime, draws, given.cells)
+        else:
+            arms = ARMS if first < FEW else FIRST_ARMS
+            found = cell(f"{given.regime}-kl", regime, draws, {arm: regime.betas[arm] for arm in arms}, given.cells)
+        print(f"{given.regime}, draws {first} on: {found['seconds_a_run']:.2f} s a run", flush=True)
 
 
 if __name__ == "__main__":

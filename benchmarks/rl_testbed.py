@@ -309,9 +309,10 @@ class Batch:
         return gold_of(sample(self.base, _merge(self.base, self.adapters), prompts, uniform))
 
     @torch.no_grad()
-    def judge(self, samples: int, closely: int = 2) -> dict[str, torch.Tensor]:
+    def judge(self, samples: int, closely: int = 2, features: bool = False) -> dict[str, torch.Tensor]:
         """``samples`` fresh ones of every prompt: mean gold (R, P), its mean's standard error (R,), length (R,); from
-        ``closely`` of them KL (R,). Run by run, so that memory doesn't grow with the batch."""
+        ``closely`` of them KL (R,); if asked for, their mean features (R, d). Run by run, so that memory doesn't grow
+        with the batch."""
         count = len(rl_text.PRODUCTS)
         prompts = torch.arange(1, 1 + count).repeat_interleave(samples)[None]
         base, found = of_base(self.base, 1), []
@@ -327,9 +328,11 @@ class Batch:
             length = mask_of(ids).sum(-1).mean()
             gold = gold_of(ids).view(count, samples)
             error = (gold.var(1).sum() / samples).sqrt() / count
-            found.append((gold.mean(1), error, kl, length))
-        columns = [torch.stack(list(column)) for column in zip(*found)]
-        return dict(zip(("gold", "error", "kl", "length"), columns))
+            row = {"gold": gold.mean(1), "error": error, "kl": kl, "length": length}
+            if features:
+                row["features"] = features_of(states(self.base, base, ids[..., :-1]), ids)[0].double().mean(0)
+            found.append(row)
+        return {name: torch.stack([row[name] for row in found]) for name in found[0]}
 
 
 def perplexities(base: Weights, prompts: int = 8, samples: int = 6) -> dict[str, float]:

@@ -9,7 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import rl_monitor
-import rl_study
+import rl_tables
 
 
 def test_the_interval_of_the_ratio_leaves_out_one_exactly_where_the_test_rejects():
@@ -17,7 +17,7 @@ def test_the_interval_of_the_ratio_leaves_out_one_exactly_where_the_test_rejects
     for scale in (0.4, 0.7, 0.85, 1.0, 1.4):
         common = generator.standard_normal(80)
         first, second = scale * (common + generator.standard_normal(80)), common + generator.standard_normal(80)
-        ratio, low, high, p = rl_study.deviation_ratio(first, second)
+        ratio, low, high, p = rl_tables.deviation_ratio(first, second)
         assert ratio == pytest.approx(first.std(ddof=1) / second.std(ddof=1)) and low < ratio < high
         assert (p < 0.05) == (not low <= 1 <= high)
 
@@ -28,7 +28,7 @@ def test_the_interval_holds_the_true_ratio_as_often_as_it_says():
     for _ in range(400):
         common = generator.standard_normal(40)
         first, second = 0.7 * (common + generator.standard_normal(40)), common + generator.standard_normal(40)
-        _, low, high, _ = rl_study.deviation_ratio(first, second)
+        _, low, high, _ = rl_tables.deviation_ratio(first, second)
         held += low <= 0.7 <= high
     assert 0.92 <= held / 400 <= 0.98
 
@@ -36,30 +36,34 @@ def test_the_interval_holds_the_true_ratio_as_often_as_it_says():
 def rows(arm, gains, promised):
     return [
         {
+            "draw": number,
             "arm": arm,
             "beta": 0.1,
             "gain": gain,
             "judging": 0.01,
             "exact_gain": 0.1 - risk,
+            "exact_kl": 0.2,
             "kl": 1.0,
             "promised_risk": risk,
-            "promised_high": 0.5,
+            "promised_after": 0.5,
         }
-        for gain, risk in zip(gains, promised)
+        for number, (gain, risk) in enumerate(zip(gains, promised))
     ]
 
 
 def test_an_arm_s_row_counts_runs_at_or_below_and_scores_its_promise():
     found = rows("vanilla", [0.2, -0.1, 0.3, 0.1], [0.1, 0.9, 0.0, 0.2])
     found += rows("lcb", [0.1, 0.1, 0.2, 0.15], [0.0, 0.0, 0.0, 0.2])
-    base, other = (rl_study.arm_row("r", arm, found) for arm in ("vanilla", "lcb"))
-    assert base["at_or_below"] == 1 and base["brier"] == pytest.approx((0.01 + 0.01 + 0 + 0.04) / 4)
+    base, other = rl_tables.adjusted([rl_tables.arm_row(found, arm) for arm in ("vanilla", "lcb")])
+    assert base["at_or_below"] == 1 and base["promised"]["brier"] == pytest.approx((0.01 + 0.01 + 0 + 0.04) / 4)
     assert base["brier_of_own_mean"] == pytest.approx(3 / 16) and base["deviation_ratio"][0] == 1
+    assert base["promised"]["auroc"] == 1 and base["promised_after"]["auroc"] == 0.5
     assert other["risk_difference"][0] == -0.25 and other["deviation_ratio"][0] < 1
-    chart = rl_study.reliability(found[:4], parts=2)
+    assert other["mcnemar_p"] == 1 and other["holm_p"] == other["deviation_ratio"][3]  # one run differs, one arm
+    chart = rl_tables.reliability(found[:4], parts=2)
     assert [part["realised"] for part in chart] == [0.0, 0.5] and chart[1]["promised"] == pytest.approx(0.55)
-    assert base["exact_at_or_below"] == 3 and base["exact_correlation"] > 0.5
-    assert "| r | lcb |" in rl_study.markdown([base, other])
+    assert base["exact_at_or_below"] == 0.75 and base["exact_correlation"] > 0.5
+    assert "| r | lcb |" in rl_tables.markdown([{"regime": "r", **row} for row in (base, other)])
 
 
 def test_a_run_has_turned_where_its_end_lies_clearly_below_its_best():

@@ -261,3 +261,41 @@ def test_a_monitor_watches_trl_s_trainer_logs_there_and_stops_it(tmp_path, tiny_
     assert logged and "monitor/drift" in logged[0] and any(line.startswith("monitor: ") for line in said)
     assert monitor.alarm is not None  # one to eight random tokens are no text like the reference's
     assert trainer.state.global_step == monitor.alarm.step < 6 and "kl" in monitor.history[0]
+
+
+def monitored_grpo(folder, tiny_folder, steps, gold, said):
+    from prudent import Monitor
+    from prudent.policies.monitoring.monitor import Probe
+
+    texts = [[f"word {i} and {'so ' * (i % 5)}on" for i in range(20)] for _ in PROMPTS]
+    probe = Probe(lambda prompts, responses: [gold] * len(responses), labels=4, every=2)
+    monitor = Monitor(HashedScores(), (PROMPTS, texts), steps=4, probe=probe, false_alarm=0.9)
+    trainer = trl.GRPOTrainer(
+        model=str(tiny_folder),
+        reward_funcs=[monitor.watch(lambda prompts, completions, **columns: [float(len(c)) for c in completions])],
+        args=short_grpo(folder, steps=steps, save_steps=2),
+        train_dataset=Dataset.from_list([{"prompt": p} for p in PROMPTS]),
+        callbacks=[monitor.callback(said.append)],
+    )
+    return trainer, monitor
+
+
+def test_a_resumed_training_s_monitor_remembers_what_it_had_seen(tmp_path, tiny_folder):
+    trainer, first = monitored_grpo(tmp_path, tiny_folder, 2, 1.0, [])
+    trainer.train()
+    trainer, resumed = monitored_grpo(tmp_path, tiny_folder, 4, 0.0, said := [])
+    trainer.train(resume_from_checkpoint=True)
+    assert len(first.history) == 2 and first.alarm is None
+    assert resumed.history[:2] == first.history and resumed.labels[:2] == first.labels == [[1.0] * 4, None]
+    # The fall from the labels before the interruption to those after it is what raises the alarm.
+    assert (resumed.alarm.cause, resumed.alarm.step, resumed.alarm.keep) == ("gold", 3, 1)
+    assert trainer.state.global_step == 3 and not any("begins anew" in line for line in said)
+
+
+def test_a_monitor_says_so_where_a_checkpoint_holds_none(tmp_path, tiny_folder):
+    trainer, _ = monitored_grpo(tmp_path, tiny_folder, 2, 1.0, [])
+    trainer.train()
+    (tmp_path / "checkpoint-2" / "prudent-monitor-0.json").unlink()
+    trainer, resumed = monitored_grpo(tmp_path, tiny_folder, 4, 0.0, said := [])
+    trainer.train(resume_from_checkpoint=True)
+    assert "begins anew at step 2" in said[0] and len(resumed.history) == 2 and resumed.alarm is None

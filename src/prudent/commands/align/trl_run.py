@@ -143,7 +143,7 @@ def _prompts_named(origins: Sequence[Origin], source: str) -> Iterator[None]:
 
 
 def _monitor(settings: AlignOptions, function: RewardFunction, pool: Pool, args: Any, prompts: int) -> Monitor | None:
-    """The run's monitor, watching ``function``, if one is asked for. It begins anew where a run goes on."""
+    """The run's monitor, watching ``function``, if one is asked for."""
     if settings.monitor == "off":
         return None
     steps = args.max_steps
