@@ -18,17 +18,14 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import results
 import torch
-from promise_worlds import GSM8K, encoded, solutions
+from acquire_worlds import Split, worlds
 
 from prudent.acquisition import RULES, AcquireSettings, acquire
-from prudent.demo.shipped import load_features
-from prudent.demo.tone import tone_world
-from prudent.demo.world import load_world, side_indices
 from prudent.evaluation.posterior_risk import reward_posterior, risk_without_gold
 from prudent.files import dumps, write_atomic
 from prudent.policies.finite import beta_for_kl, solve
@@ -37,114 +34,8 @@ from prudent.rewards.draws import choose_ridge
 from prudent.rewards.laplace import LaplacePosterior
 
 BUDGETS, QUICK_BUDGETS = (50, 75, 100, 150, 200, 400, 800, 1600), (50, 75, 100)
-START, MATCHED, KL, BETA = 25, 400, 1.0, 0.1
-SHARED = Path(__file__).resolve().parents[2] / "shared/data/preference"
+START, MATCHED, KL, BETA, LOW_RISK = 25, 400, 1.0, 0.1, 0.05
 LOWER_IS_BETTER = {"log loss": True, "accuracy": False, "risk": True, "gain": False, "gain at beta": False}
-
-
-class Split(NamedTuple):
-    """One seed of a world. pool (m, 2, d) with prompts (m,) and whether the first side is chosen (m,) bool; test (t, 2,
-    d) with the same; candidates (P, C, d) and gold (P, C) that value policies, or None; chance (m,): that the first
-    side is chosen, where labels are noisy."""
-
-    pool: np.ndarray
-    prompts: np.ndarray
-    first: np.ndarray
-    test: np.ndarray
-    test_first: np.ndarray
-    candidates: np.ndarray | None = None
-    gold: np.ndarray | None = None
-    chance: np.ndarray | None = None
-
-
-def components(rows: np.ndarray, width: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Projection onto the leading principal components of standardised rows (n, d)."""
-    mean, deviation = rows.mean(0), np.maximum(rows.std(0), 1e-6)
-    standard = (rows - mean) / deviation
-    vectors = np.linalg.eigh(standard.T @ standard)[1][:, ::-1][:, :width]
-    return lambda x: (((x - mean) / deviation) @ vectors).astype(np.float32)
-
-
-def gold_split(
-    features: np.ndarray, gold: np.ndarray, width: int, seed: int, most: int = 4000, noisy: bool = True
-) -> Split:
-    """Pairs of half of a world's prompts, labelled by Bradley-Terry on gold; noisy False: only pairs of unequal gold,
-    labelled by it."""
-    g = np.random.default_rng(seed)
-    unit = gold - gold.mean(1, keepdims=True)
-    unit = unit / np.sqrt((unit**2).mean())
-    order = g.permutation(len(gold))
-    train, test = order[: len(order) // 2], order[len(order) // 2 :]
-    project = components(features[train].reshape(-1, features.shape[-1]), width)
-    made = project(features)
-    a, b = np.triu_indices(gold.shape[1], 1)
-
-    def pairs(chosen: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
-        prompt = np.repeat(chosen, len(a))
-        one, two = np.tile(a, len(chosen)), np.tile(b, len(chosen))
-        kept = g.permutation(len(prompt))
-        if not noisy:
-            kept = kept[unit[prompt[kept], one[kept]] != unit[prompt[kept], two[kept]]]
-        prompt, one, two = prompt[kept[:count]], one[kept[:count]], two[kept[:count]]
-        ahead = unit[prompt, one] - unit[prompt, two]
-        chance = 1 / (1 + np.exp(-ahead)) if noisy else (ahead > 0).astype(float)
-        wins = g.random(len(prompt)) < chance
-        return np.stack([made[prompt, one], made[prompt, two]], 1), prompt, wins, chance
-
-    pool, prompts, first, chance = pairs(train, most)
-    held, _, held_first, _ = pairs(test, 4000)
-    return Split(pool, prompts, first, held, held_first, made[test], unit[test], chance)
-
-
-def people_split(name: str, width: int, seed: int) -> Split:
-    """The pairs of a file of choices, its own test file to judge; sides in random order. Of long files a part (MOST
-    pairs), by the model's first blocks (LAYER)."""
-    from prudent import Encoder, read_preferences
-
-    g = np.random.default_rng(seed)
-    sides = []
-    for part in ("train", "test"):
-        if (name, part) not in ENCODED:
-            data = read_preferences(SHARED / f"{name}.{part}.jsonl.gz")
-            rows = np.random.default_rng(0).permutation(len(data))[: MOST.get((name, part), len(data))]
-            data = data.select(np.sort(rows).tolist())
-            encoder = Encoder("smollm2", pooling="last+mean", layer=LAYER.get(name))
-            both = encoder.encode([*data["prompt"], *data["prompt"]], [*data["chosen"], *data["rejected"]])
-            ENCODED[name, part] = np.asarray(both).reshape(2, len(data), -1).swapaxes(0, 1)
-        sides.append(ENCODED[name, part])
-    project = components(sides[0].reshape(-1, sides[0].shape[-1]), width)
-    found: list[np.ndarray] = []
-    for part in sides:
-        first = g.random(len(part)) < 0.5
-        made = project(part)
-        found += [np.where(first[:, None, None], made, made[:, ::-1]), first]
-    return Split(found[0], np.arange(len(found[0])), found[1], found[2], found[3])
-
-
-ENCODED: dict[tuple[str, str], np.ndarray] = {}
-MOST, LAYER = {("alpacaeval_gpt4", "train"): 1000, ("alpacaeval_gpt4", "test"): 400}, {"alpacaeval_gpt4": 8}
-
-
-def worlds(width: int) -> dict[str, Callable[[int], Split]]:
-    """A split by seed, for every world that can be had here."""
-    toned = tone_world()
-    features = load_features(toned)[0].numpy()
-    embedded = load_world()
-    places = side_indices(embedded, "restraint")
-    found: dict[str, Callable[[int], Split]] = {
-        "tone": lambda seed: gold_split(features, toned.gold.numpy(), width, seed),
-        "restraint": lambda seed: gold_split(
-            encoded(*embedded.flat(), (len(embedded), 16))[places], embedded.gold[places].numpy(), width, seed
-        ),
-    }
-    for name in ("hh_harmless", "alpacaeval_gpt4"):
-        if (SHARED / f"{name}.train.jsonl.gz").exists():
-            found[name] = lambda seed, name=name: people_split(name, width, seed)
-    if GSM8K.exists():
-        solved = solutions()
-        right = solved.gold(np.random.default_rng(0))
-        found["gsm8k"] = lambda seed: gold_split(solved.features, right, width, seed, noisy=False)
-    return found
 
 
 def labelled(split: Split, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -294,17 +185,64 @@ def cell(world: str, split: Callable[[int], Split], seed: int, budgets: tuple[in
     return found
 
 
-def speed(pairs: int = 100_000, width: int = 1152, picks: int = 200) -> list[dict[str, Any]]:
-    """Seconds, reading apart, that 200 picks of 100,000 candidate pairs take from 500 labelled ones."""
+def promised(world: str, cells: list[dict[str, Any]], there: tuple[int, ...]) -> list[dict[str, Any]]:
+    """What came of the risk that preflight states on a rule's picks: by rule and budget, over seeds, the mean stated
+    risk and the share of policies that truly gained nothing; and the labels until the mean stated risk is 5 %."""
+    rows = []
+    for rule in cells[0]["rules"]:
+        stated, gain = (
+            np.array([[at[name] for at in one["rules"][rule][: len(there)]] for one in cells])
+            for name in ("risk", "gain at beta")
+        )
+        rows.append(
+            {
+                "world": world,
+                "outcome": "stated and realised risk",
+                "budgets": there,
+                "rule": rule,
+                "stated": stated.mean(0).tolist(),
+                "came": (gain <= 0).mean(0).tolist(),
+                "labels": labels_to_match(stated.mean(0), LOW_RISK, np.array(there)),
+            }
+        )
+    return rows
+
+
+def show_promised(rows: list[dict[str, Any]], seeds: int) -> str:
+    """A Markdown table of ``promised``."""
+    there = rows[0]["budgets"]
+    lines = [
+        f"\n**{rows[0]['world']}, stated risk and what came, in %** ({seeds} seeds)\n",
+        f"| rule | {' | '.join(map(str, there))} | labels until {LOW_RISK:.0%} is stated |",
+        "| --- " * (len(there) + 2) + "|",
+    ]
+    for row in rows:
+        both = " | ".join(f"{100 * said:.0f}, {100 * came:.0f}" for said, came in zip(row["stated"], row["came"]))
+        lines.append(f"| {row['rule']} | {both} | {shown(row['labels'], there[-1])} |")
+    return "\n".join(lines)
+
+
+def speed(pairs: int = 100_000, width: int = 1152, picks: int = 200, responses: int = 5) -> list[dict[str, Any]]:
+    """Seconds, reading apart, that 200 picks of 100,000 candidate pairs (every two of five responses to 10,000
+    prompts) take from 500 labelled ones, by every rule: of the clock, and of the processor."""
     g = torch.Generator().manual_seed(0)
     mix = torch.randn(width, width, generator=g) * (torch.arange(1, width + 1) ** -0.5)[:, None]
-    chosen, rejected, pool = (torch.randn(n, width, generator=g) @ mix for n in (500, 500, pairs))
+    a, b = torch.triu_indices(responses, responses, 1)
+    prompts = pairs // len(a)
+    chosen, rejected, texts = (torch.randn(n, width, generator=g) @ mix for n in (500, 500, prompts * responses))
+    of_prompt = texts.reshape(prompts, responses, width)
+    pool = torch.stack([of_prompt[:, a], of_prompt[:, b]], 2).flatten(0, 1)
+    groups = np.repeat(np.arange(prompts), len(a)).tolist()
     found = []
-    for rule in ("d-optimal", "bald", "diversity"):
-        started = time.perf_counter()
-        acquire(chosen, rejected, pool, picks, rule=rule, settings=AcquireSettings(ridge=0.01))
-        seconds = time.perf_counter() - started
-        found.append(results.figure(f"{rule}: {picks} of {pairs:,} pairs x {width}", seconds, unit="s", at_most=30))
+    for rule in RULES:
+        clock, processor = time.perf_counter(), time.process_time()
+        acquire(chosen, rejected, pool, picks, rule=rule, groups=groups, settings=AcquireSettings(ridge=0.01))
+        name = f"{rule}: {picks} of {len(pool):,} pairs x {width}"
+        found += [
+            results.figure(name, time.perf_counter() - clock, unit="s", at_most=30),
+            results.figure(f"{name}, processor", time.process_time() - processor, unit="s of processor"),
+        ]
+        print(results.line(found[-2]), results.line(found[-1]), sep="\n", flush=True)
     return found
 
 
@@ -344,6 +282,10 @@ def main() -> None:
                     for row in compared
                     if np.isfinite(row["labels"])
                 ]
+        if "risk" in cells[0]["rules"]["random"][0]:
+            held = promised(world, cells, there)
+            print(show_promised(held, seeds), flush=True)
+            rows += held
     results.write(given.out, "Does any rule need fewer labels than drawing at random?", figures, rows=rows)
 
 

@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 import results
 import torch
-from acquire import Split, labelled, outcomes, prior_of, worlds
+from acquire import LOW_RISK, labelled, outcomes, prior_of
+from acquire_worlds import Split, worlds
 
-from prudent.acquisition.forecast import ForecastSettings, forecast_risk
+from prudent.acquisition.forecast import CERTAIN, ForecastSettings, forecast_risk
 from prudent.files import dumps, write_atomic
 
 START, SIZES, BETA = 100, (200, 400), 0.1
@@ -44,7 +45,7 @@ def forecast(split: Split, seed: int, simulations: int) -> list[dict[str, float]
         reference,
         planned[:, 0] - planned[:, 1],
         SIZES,
-        settings=ForecastSettings(beta=BETA, simulations=simulations),
+        settings=ForecastSettings(beta=BETA, simulations=simulations, max_risk=LOW_RISK),
         seed=seed,
     )["rows"]
     prior = prior_of(split, seed)
@@ -95,14 +96,23 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def forecast_table(world: str, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means over data sets at each number of labels; covered: share whose stated risk lay in the central 80 %."""
+    """Means over data sets at each number of labels. covered: share whose stated risk lay in the central 80 %. certain:
+    forecast probability that the stated risk is at most LOW_RISK, and low_enough: share where it was. said: data sets
+    whose forecast was certain enough to name this number of labels, and kept: how many of them were under it."""
     rows = []
     for number, labels in enumerate((START, *SIZES)):
         at = [one["forecast"][number] for one in cells]
-        mean = {name: float(np.mean([row[name] for row in at])) for name in ("risk", "realised", "stated", "worse")}
+        mean = {
+            name: float(np.mean([row[name] for row in at]))
+            for name in ("risk", "realised", "stated", "worse", "certain")
+        }
         covered = float(np.mean([row["low"] <= row["stated"] <= row["high"] for row in at])) if number else None
         low, high = interval(np.array([row["risk"] - row["stated"] for row in at]))
-        rows.append({"world": world, "labels": labels, **mean, "covered": covered, "off_low": low, "off_high": high})
+        said = np.array([row["certain"] >= CERTAIN for row in at])
+        under = np.array([row["stated"] <= LOW_RISK for row in at])
+        found = {"world": world, "labels": labels, **mean, "covered": covered, "off_low": low, "off_high": high}
+        found |= {"low_enough": float(under.mean()), "said": int(said.sum()), "kept": int((said & under).sum())}
+        rows.append(found)
     return rows
 
 
@@ -158,6 +168,13 @@ def main() -> None:
         print(
             f"| {row['world']} | {row['labels']} | {row['risk']:.1%} | {row['stated']:.1%} | "
             f"[{100 * row['off_low']:+.1f}, {100 * row['off_high']:+.1f}] | {covered} |"
+        )
+    print(f"\n| world | labels | forecast chance of {LOW_RISK:.0%} or less | came | said enough | of them it was |")
+    print("| --- " * 6 + "|")
+    for row in predicted:
+        print(
+            f"| {row['world']} | {row['labels']} | {row['certain']:.0%} | {row['low_enough']:.0%} | {row['said']} | "
+            f"{row['kept']} |"
         )
     print("\n| world | labels | forecast share no better | share no better |\n| --- | --- | --- | --- |")
     for row in predicted:

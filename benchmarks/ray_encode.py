@@ -6,9 +6,10 @@ A tiny random encoder, so that what isn't the model's weighs most, encodes the s
 and by two; each run is a command of its own with an empty cache and one thread a process. The processor's seconds of
 the command and of all processes that it started are counted every half second, and so is the memory of the command
 itself, in which nothing may pile up. Ray's start and the workers' imports are counted apart: they are paid once.
-Then a worker is killed with -9 in the middle, and in another run the command; that one is given again. At the end the
-features of all runs are compared. With --folder a run is done once: the script, started again, goes on with those that
-are left.
+Then a worker is killed with -9 in the middle of the first 10,000 texts, and in another run the command; that one is
+given again. At the end the features of all runs are compared. On a quiet machine with two cores the first three runs
+take about six minutes (--folder SCRATCH --runs 3), the others three. With --folder a run is done once: the script,
+started again, goes on with those that are left.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -35,6 +36,8 @@ from prudent.features.shards import open_shard
 ROOT = Path(__file__).parent.parent
 WORDS = ["harbour", "lamp", "river", "answer", "quiet", "seven", "bread", "window", "clock", "red", "over", "green"]
 SAMPLE_S = 0.5
+KILLED_AT = 20  # shards that are there before something is killed
+FEW = 10_000  # texts of the runs in which something is killed
 WITH_RAY = (
     "one worker",
     "two workers",
@@ -44,16 +47,18 @@ WITH_RAY = (
 
 
 def make(folder: Path, texts: int) -> None:
-    """model/ and asked.jsonl: two responses of 5 to 25 words a prompt."""
+    """model/, asked.jsonl (two responses of 5 to 25 words a prompt) and few.jsonl, its beginning."""
     sys.path.insert(0, str(ROOT))
     from tests.tiny import tiny_causal_lm
 
     tiny_causal_lm(folder / "model", hidden=64, layers=2)
     choose = random.Random(0)
-    with (folder / "asked.jsonl").open("w", encoding="utf-8") as file:
-        for number in range(texts // 2):
-            answers = [" ".join(choose.choices(WORDS, k=choose.randint(5, 25))) for _ in range(2)]
-            file.write(json.dumps({"prompt": f"Say {number}.", "responses": answers}) + "\n")
+    rows = []
+    for number in range(texts // 2):
+        answers = [" ".join(choose.choices(WORDS, k=choose.randint(5, 25))) for _ in range(2)]
+        rows.append(json.dumps({"prompt": f"Say {number}.", "responses": answers}) + "\n")
+    (folder / "asked.jsonl").write_text("".join(rows), encoding="utf-8")
+    (folder / "few.jsonl").write_text("".join(rows[: FEW // 2]), encoding="utf-8")
 
 
 def tree(process: psutil.Process) -> list[psutil.Process]:
@@ -71,12 +76,12 @@ def kind_of(process: psutil.Process, root: psutil.Process) -> str:
 
 
 class Run:
-    """One command. kill: "worker" or "command", at half of the texts."""
+    """One command. kill: "worker" or "command", when KILLED_AT shards are there."""
 
-    def __init__(self, folder: Path, name: str, options: list[str], kill: str = "") -> None:
+    def __init__(self, folder: Path, name: str, data: str, options: list[str], kill: str = "") -> None:
         self.cache, self.kill, self.killed = folder / name, kill, False
         environment = {**os.environ, "PRUDENT_CACHE": str(self.cache), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "prudent.cli", "encode", "--data", str(folder / "asked.jsonl"), "--json"]
+        command = [sys.executable, "-m", "prudent.cli", "encode", "--data", str(folder / data), "--json"]
         command += ["--model", str(folder / "model"), "--dtype", "float32", *options]
         self.began = time.perf_counter()
         self.process = subprocess.Popen(
@@ -102,7 +107,7 @@ class Run:
                         "written": sum(path.stat().st_size for path in self.cache.glob("features/*/*.parquet")),
                     }
                 )
-            if self.kill and not self.killed and len(list(self.cache.glob("features/*/*.parquet"))) > 20:
+            if self.kill and not self.killed and len(list(self.cache.glob("features/*/*.parquet"))) > KILLED_AT:
                 self._kill(family)
             time.sleep(SAMPLE_S)
         printed = self.process.communicate()[0]
@@ -157,36 +162,65 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=results.FOLDER / "ray_encode.json")
     given = parser.parse_args()
     texts = given.texts or (10_000 if given.short else 100_000)
-    block = min(given.block_rows, texts // 40)
-    ray = ["--engine", "ray", "--block-rows", str(block), "--concurrency"]
-    sides: list[tuple[str, list[str], str]] = [
-        ("plain", ["--block-rows", str(block)], ""),
-        ("one worker", [*ray, "1"], ""),
-        ("two workers", [*ray, "2"], ""),
-        ("a worker killed", [*ray, "2"], "worker"),
-        ("the command killed", [*ray, "2"], "command"),
-        ("the command again", [*ray, "2"], ""),
-    ]
+    sides = sides_of(texts, given.block_rows)
     with contextlib.nullcontext(given.folder) if given.folder else tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = finished(folder, sides, texts, given.runs)
         keys, plain = rows_of(folder / "plain")
         for side in comparable(rows):
-            others, features = rows_of(folder / side)
-            fresh = np.r_[True, (others[1:] != others[:-1]).any(1)]
-            rows[side] |= {
-                "lost": len(keys) - int(fresh.sum()) if np.array_equal(others[fresh], keys) else texts,
-                "repeated": len(others) - int(fresh.sum()),
-                "largest_difference": float(np.abs(features[fresh] - plain).max()),
-            }
-    figures = figures_of(rows, texts, block)
+            rows[side] |= compared(*rows_of(folder / side), keys, plain, sides[side].texts)
+    figures = figures_of(rows, texts, sides["a worker killed"].block)
     kept = [{"run": side, **row} for side, row in rows.items()]
     results.write(given.out, "Ray: encoding by workers", figures, rows=kept, packages=("ray", "torch"))
 
 
-def finished(
-    folder: Path, sides: list[tuple[str, list[str], str]], texts: int, most: int | None
-) -> dict[str, dict[str, Any]]:
+class Side(NamedTuple):
+    """A run: workers (0: no Ray), its file, its texts and those of a block, what is killed, whose cache it has."""
+
+    workers: int
+    data: str
+    texts: int
+    block: int
+    kill: str = ""
+    cache: str = ""
+
+    def options(self) -> list[str]:
+        """Of the command."""
+        ray = ["--engine", "ray", "--concurrency", str(self.workers)] if self.workers else []
+        return [*ray, "--block-rows", str(self.block)]
+
+
+def sides_of(texts: int, block_rows: int) -> dict[str, Side]:
+    """The runs, in order."""
+    few = min(FEW, texts)
+    whole = "asked.jsonl", texts, min(block_rows, texts // 40)
+    part = "few.jsonl", few, min(block_rows, few // 40)
+    return {
+        "plain": Side(0, *whole),
+        "one worker": Side(1, *whole),
+        "two workers": Side(2, *whole),
+        "a worker killed": Side(2, *part, "worker"),
+        "the command killed": Side(2, *part, "command"),
+        "the command again": Side(2, *part, cache="the command killed"),
+    }
+
+
+def compared(
+    found: np.ndarray, features: np.ndarray, keys: np.ndarray, plain: np.ndarray, texts: int
+) -> dict[str, float]:
+    """A run's rows, sorted by key, held against one process's: how many of its texts are lost or there twice, and how
+    far the features are apart."""
+    fresh = np.r_[True, (found[1:] != found[:-1]).any(1)]
+    place = {key.tobytes(): row for row, key in enumerate(keys)}
+    rows = [place.get(key.tobytes(), -1) for key in found[fresh]]
+    return {
+        "lost": texts - int(fresh.sum()) if min(rows) >= 0 else texts,
+        "repeated": len(found) - int(fresh.sum()),
+        "largest_difference": float(np.abs(features[fresh] - plain[rows]).max()),
+    }
+
+
+def finished(folder: Path, sides: dict[str, Side], texts: int, most: int | None) -> dict[str, dict[str, Any]]:
     """What the runs took: those that ``folder`` holds already, and ``most`` of those that are left."""
     kept = folder / "runs.json"
     if not kept.is_file():
@@ -194,10 +228,10 @@ def finished(
         make(folder, texts)
         kept.write_text("{}", encoding="utf-8")
     rows: dict[str, dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8"))
-    for side, options, kill in [one for one in sides if one[0] not in rows][:most]:
-        cache = "the command killed" if side == "the command again" else side
-        rows[side] = Run(folder, cache, options, kill).watch()
-        print(side, {key: round(v, 1) for key, v in rows[side].items() if key != "result"}, flush=True)
+    for name in [one for one in sides if one not in rows][:most]:
+        side = sides[name]
+        rows[name] = Run(folder, side.cache or name, side.data, side.options(), side.kill).watch()
+        print(name, {key: round(v, 1) for key, v in rows[name].items() if key != "result"}, flush=True)
         kept.write_text(json.dumps(rows), encoding="utf-8")
     return rows
 
@@ -211,25 +245,25 @@ def figures_of(rows: dict[str, dict[str, Any]], texts: int, block: int) -> list[
     """What is quoted of the runs."""
     plain = rows["plain"]
     alone = plain["steady_command_s"]
-    name = f"encoding {texts:,} texts in one process, once started"
-    figures = [results.figure(name, alone, unit="s of processor")]
+    whole = alone + plain["start_command_s"]
+    name = f"encoding {texts:,} texts in one process"
+    figures = [
+        results.figure(f"{name}: start", plain["start_command_s"], unit="s of processor"),
+        results.figure(f"{name}, once started", alone, unit="s of processor"),
+        results.figure(f"{name}: clock", plain["s"], unit="s"),
+    ]
     for side in [one for one in WITH_RAY[:2] if one in rows]:
         row = rows[side]
         rest = row["steady_command_s"] + row["steady_ray_s"]
+        start = sum(row[f"start_{kind}_s"] for kind in ("workers", "command", "ray"))
+        every = row["steady_workers_s"] + rest
         figures += [
-            results.figure(
-                f"{side}: start of Ray and the workers",
-                sum(row[f"start_{kind}_s"] for kind in ("workers", "command", "ray")),
-                unit="s of processor",
-            ),
+            results.figure(f"{side}: start of Ray and the workers", start, unit="s of processor"),
             results.figure(
                 f"{side}: the workers once started, against one process", row["steady_workers_s"] / alone, at_most=1.1
             ),
-            results.figure(
-                f"{side}: all processes once started, against one process",
-                (row["steady_workers_s"] + rest) / alone,
-                at_most=1.1,
-            ),
+            results.figure(f"{side}: all processes once started, against one process", every / alone, at_most=1.1),
+            results.figure(f"{side}: all processes, start included, against one process", (start + every) / whole),
             results.figure(
                 f"{side}: what isn't the workers', a second of the clock", rest / row["steady_s"], unit="s of processor"
             ),

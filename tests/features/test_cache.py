@@ -64,6 +64,28 @@ def test_small_shards_are_merged_without_loss(tmp_path: Path) -> None:
     assert check(cache, 0, 1000) == check(watcher, 0, 1000) == 3 * MERGE_FROM + 1
 
 
+def test_files_that_another_process_takes_away_meanwhile_are_passed_over(tmp_path: Path, monkeypatch) -> None:
+    """Between listing the folder and looking at a file another worker may merge or rename it."""
+    cache, listing = FeatureCache(tmp_path, 4), os.scandir
+    for number in range(MERGE_FROM - 1):
+        cache.add(*rows(number, 1))
+        cache.flush()
+    going = [*sorted(tmp_path.glob("*.parquet")), tmp_path / "0.part"]
+    going[-1].touch()
+
+    def late(folder: Path):
+        entries = list(listing(folder))
+        (going.pop() if going else tmp_path / "none").unlink(missing_ok=True)
+        return iter(entries)
+
+    monkeypatch.setattr("prudent.features.cache.os.scandir", late)
+    for number in (500, 501, 502):
+        cache.add(*rows(number, 1))
+        cache.flush()
+    monkeypatch.undo()
+    assert check(FeatureCache(tmp_path, 4), 500, 3) == 3
+
+
 def test_large_shards_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prudent.features.cache.MERGE_BYTES", 10)
     cache = FeatureCache(tmp_path, 4)

@@ -159,6 +159,8 @@ def test_a_command_that_is_killed_goes_on_where_it_was(tiny_folder: Path, tmp_pa
     first.kill()
     first.wait()
     psutil.wait_procs(children, timeout=60)
-    done = json.loads(subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout)
+    again = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    done = json.loads(again.stdout)
     assert done["texts"] == 3000 and done["cached"] + done["encoded"] == 3000 and 0 < done["cached"] < 3000
     assert done["left_out_rows"][0].startswith("line 8")

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,11 +22,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from prudent.errors import BadRow, PrudentError, RowsError
+from prudent.features.stats import EncodeStats, add_stats
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from prudent.features.encoder import EncodeStats
 
 REASON = "not-encoded"
 STALE_SECONDS = 7 * 86400.0
@@ -144,8 +143,6 @@ class EncodeBlocks:
             )
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        from prudent.features.encoder import EncodeStats
-
         stats = EncodeStats()
 
         def use(prompts: list[Any], responses: list[Any]) -> np.ndarray:
@@ -157,17 +154,6 @@ class EncodeBlocks:
         lines, keys, bad, done = use_block(block, use)
         stats.rows = len(lines)
         return packed(Result(lines, keys, bad, done, asdict(stats), self.encoder.fingerprint))
-
-
-def add_stats(total: EncodeStats, more: dict[str, Any]) -> None:
-    """Add the counts of one more call."""
-    for field in fields(total):
-        setattr(total, field.name, getattr(total, field.name) + more[field.name])
-
-
-def tokens_read(stats: dict[str, Any]) -> int:
-    """Tokens of text that were read: computed ones without padding, and shared ones."""
-    return stats["tokens"] - stats["padding"] + stats["shared"]
 
 
 @contextlib.contextmanager

@@ -131,11 +131,7 @@ class FeatureCache:
 
     def _merge(self) -> None:
         """Merge many small shards into one, in one process at a time; readers keep what they have mapped."""
-        small = [
-            entry.name
-            for entry in os.scandir(self.folder)
-            if entry.name.endswith(SUFFIXES) and entry.stat().st_size < MERGE_BYTES
-        ]
+        small = [name for name, about in _listed(self.folder, SUFFIXES) if about.st_size < MERGE_BYTES]
         if len(small) < MERGE_FROM:
             return
         with _try_lock(self.folder / "merge.lock") as ours:
@@ -149,9 +145,17 @@ class FeatureCache:
             self._write(keys[first], torch.from_numpy(features[first]))
             for name in names:
                 (self.folder / name).unlink(missing_ok=True)
-            for entry in os.scandir(self.folder):  # what a killed writer left
-                if entry.name.endswith(".part") and time.time() - entry.stat().st_mtime > STALE_SECONDS:
-                    Path(entry.path).unlink(missing_ok=True)
+            for name, about in _listed(self.folder, (".part",)):  # what a killed writer left
+                if time.time() - about.st_mtime > STALE_SECONDS:
+                    (self.folder / name).unlink(missing_ok=True)
+
+
+def _listed(folder: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, os.stat_result]]:
+    """Name and state of the folder's files; those that another process merges or renames meanwhile are left out."""
+    for entry in os.scandir(folder):
+        if entry.name.endswith(suffixes):
+            with contextlib.suppress(FileNotFoundError):
+                yield entry.name, entry.stat()
 
 
 class Run(NamedTuple):

@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from prudent.features.large import StoredRows
 from prudent.features.models import context_of, dtype_name, ensure_pad, load_language_model, padding_id, require_known
 from prudent.features.pooling import POOLINGS
 from prudent.features.rendering import Prompt, Rendered, Renderer, Response
+from prudent.features.stats import EncodeStats
 from prudent.files import cache_folder, hash_text
 from prudent.progress import meter
 
@@ -32,33 +32,6 @@ if TYPE_CHECKING:
 
 FEW = 32  # texts that are encoded here sooner than an engine starts
 CHUNK = 8192  # rows rendered and sorted together; bounds memory whatever the number of rows
-
-
-@dataclass
-class EncodeStats:
-    """What one call of ``encode`` did. tokens: positions computed, padding included; padding: of them padding;
-    shared: prompt tokens that were not computed again because an answer to the same prompt had computed them;
-    truncated: rows cut to max_length; answerless: of them rows whose whole response was cut off."""
-
-    rows: int = 0
-    encoded: int = 0
-    cached: int = 0
-    truncated: int = 0
-    answerless: int = 0
-    tokens: int = 0
-    padding: int = 0
-    shared: int = 0
-    seconds: float = 0.0
-
-    @property
-    def padding_share(self) -> float:
-        """Share of the computed positions that were padding."""
-        return self.padding / self.tokens if self.tokens else 0.0
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Tokens of text read a second: computed ones without padding, and shared ones."""
-        return (self.tokens - self.padding + self.shared) / self.seconds if self.seconds else 0.0
 
 
 class Encoder:

@@ -8,6 +8,7 @@ again after a kill, a run encodes what is missing.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -20,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prudent.errors import PrudentError, RowsError
-from prudent.features.blocks import EncodeBlocks, Result, add_stats, texts_folder, tokens_read, unpacked, write_texts
-from prudent.features.models import dtype_name
+from prudent.features.blocks import EncodeBlocks, Result, texts_folder, unpacked, write_texts
+from prudent.features.stats import add_stats, tokens_read
 from prudent.progress import meter
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from prudent.features.encoder import Encoder
 
 OBJECT_STORE = 300 * 2**20  # bytes of a local Ray's; what travels are texts and keys, never features
+POLL_SECONDS = 0.5  # between two looks of Ray's scheduler, 10 ms of Python each; its 0.1 take a tenth of a core
+IN_FLIGHT = 4  # blocks given to a worker at once, so that it computes on between two looks
 TRIES = 8  # of a block whose worker dies, before the run ends: a text may kill whoever reads it
 Read = Callable[[], "Iterator[pa.Table]"]
 
@@ -66,7 +69,9 @@ class RayEngine:
                 fn_constructor_args=arguments,
                 batch_size=1,  # a block is one row
                 batch_format="pyarrow",
-                compute=ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
+                compute=ActorPoolStrategy(
+                    min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=IN_FLIGHT
+                ),
                 num_cpus=1,
                 num_gpus=gpus or None,
                 max_task_retries=TRIES,
@@ -100,6 +105,10 @@ class RayEngine:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.target_max_block_size = 1  # byte: else Ray joins small blocks, and one worker gets a whole file
+        with contextlib.suppress(ImportError):  # a constant of Ray's own, for which it has no parameter
+            from ray.data._internal.execution import streaming_executor_state
+
+            streaming_executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = POLL_SECONDS
         if ray.is_initialized():
             return ray
         address = self.address or os.environ.get("RAY_ADDRESS")
@@ -126,6 +135,7 @@ class RayEngine:
         """Keys (N, 2) under which the encoder's cache then holds the features of N texts; ``encoder.stats`` counts what
         the workers did. RowsError names every text that can't be encoded, when all others are."""
         from prudent.features.encoder import together
+        from prudent.features.models import dtype_name
 
         assert encoder.cache is not None
         root = encoder.cache.folder.parent

@@ -26,8 +26,7 @@ def encode(options: EncodeOptions) -> dict[str, Any]:
     """Encode every text that can be; counts, rates and the rows that can't. DataError names those, unless they are to
     be skipped, when all others are in the cache."""
     from prudent.data.failing import counted
-    from prudent.features.blocks import add_stats, tokens_read
-    from prudent.features.encoder import EncodeStats
+    from prudent.features.stats import EncodeStats, add_stats, tokens_read
     from prudent.files import cache_folder
     from prudent.progress import meter
 
