@@ -24,7 +24,6 @@ import results
 
 HERE = Path(__file__).parent
 PAGE = HERE / "NOTES-performance.md"
-BEGIN, END = "<!-- table: made by python benchmarks -->", "<!-- end of table -->"
 PEER = HERE.parent / ".venv-rewarduq" / "bin" / "python"
 SHORT: dict[str, list[str]] = {
     "heads": ["--short"],
@@ -63,12 +62,8 @@ def section(result: dict[str, Any]) -> str:
 def make_table(folder: Path, page: Path) -> None:
     """Put a section for each result into the page, between its marks."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    text = page.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
     made = "\n".join(section(result) for result in found if "figures" in result)
-    page.write_text(f"{before}{BEGIN}\n\n{made}\n{END}{after}", encoding="utf-8")
-    print(f"wrote {page}")
+    results.fill(page, "table", made.rstrip())
 
 
 def main() -> None:

@@ -141,6 +141,15 @@ def write(
     return result
 
 
+def fill(page: Path, name: str, text: str) -> None:
+    """Put ``text`` into a page between its marks ``<!-- name: ... -->`` and ``<!-- end of name -->``."""
+    before, rest = page.read_text(encoding="utf-8").split(f"<!-- {name}:")
+    mark, rest = rest.split("\n", 1)
+    after = rest.split(f"<!-- end of {name} -->")[1]
+    page.write_text(f"{before}<!-- {name}:{mark}\n\n{text}\n\n<!-- end of {name} -->{after}", encoding="utf-8")
+    print(f"wrote {name} into {page}")
+
+
 def amount(value: float) -> str:
     """Three digits, thousands marked."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

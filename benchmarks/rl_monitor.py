@@ -1,6 +1,6 @@
 """What are the monitor's alarms worth? Runs that rise to their end and runs that overoptimise, with the truth known.
 
-    python benchmarks/rl_monitor.py --runs 8 56 --minutes 20 --out benchmarks/results/rl_monitor.json
+    python benchmarks/rl_monitor.py --minutes 9 --out benchmarks/results/rl_monitor.json    # goes on where it stopped
 
 Two regimes of the testbed (``rl_testbed.py``), 40 steps each: ``rises`` (400 pairs, a strong KL) and ``turns`` (30
 noisy pairs, hardly any KL, a high rate). Gold of 256 fresh samples at every fourth step says what was true: a run has
@@ -31,9 +31,10 @@ STEPS, EVERY, JUDGE, BLOCK = 40, 4, 8, 8
 FALSE_ALARM = 0.05
 BRANCH = 3
 REGIMES = {
-    "rises": Regime(400, 2.0, None, Settings(steps=STEPS, prompts=6, rate=8e-3), 0.3, {}),
-    "turns": Regime(30, 0.5, None, Settings(steps=STEPS, prompts=6, rate=2e-2), 0.01, {}),
+    "rises": Regime(400, 2.0, None, Settings(steps=STEPS, prompts=6, rate=8e-3), 0.3),
+    "turns": Regime(30, 0.5, None, Settings(steps=STEPS, prompts=6, rate=2e-2), 0.01),
 }
+RUNS = {"rises": 88, "turns": 48}  # one past the last
 MONITORS = ("drift", "gold, 24 labels", "gold, 96 labels")
 
 
@@ -180,20 +181,43 @@ def points(name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table of docs/rl-study.md."""
+    lines = [
+        "| regime | rule | alarms on runs that rose to their end | on runs that turned | of those, before the turn | "
+        "median delay, steps | gold at the end | when stopped | of the step it says to keep | at the best fixed step | "
+        "each at its own best |",
+        "|---" * 11 + "|",
+    ]
+    for row in rows:
+        interval = row["false_alarm_interval"]
+        said = "" if interval is None else f" = {row['false_alarms'] / row['risen']:.0%} [{interval[0]:.0%}, "
+        said += "" if interval is None else f"{interval[1]:.0%}]"
+        delay = "" if row["delay_median"] is None else f"{row['delay_median']:.0f}"
+        gold = " | ".join(f"{row[name]:.3f}" for name in ("gold_at_end", "gold_when_stopped", "gold_of_kept"))
+        lines.append(
+            f"| {row['regime']} | {row['monitor']} | {row['false_alarms']} of {row['risen']}{said} | "
+            f"{row['alarms_on_turned']} of {row['turned']} | {row['before_the_turn']} | {delay} | {gold} | "
+            f"{row['gold_at_best_fixed']:.3f} ({row['best_fixed_step']}) | {row['gold_at_own_best']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--runs", type=int, nargs=2, default=(8, 56), help="of each regime: from, to (under 8: to choose)"
-    )
+    parser.add_argument("--first", type=int, default=8, help="runs before it served to choose the rules")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no block after so long")
     parser.add_argument("--cells", type=Path, default=Path("runs/rl-monitor"))
+    parser.add_argument("--page", type=Path, help="docs/rl-study.md: put the table there")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.cells.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    for first in range(*given.runs, BLOCK):
+    for first in range(given.first, max(RUNS.values()), BLOCK):
         for name in REGIMES:
+            if first >= RUNS[name]:
+                continue
             path = given.cells / f"{name}-{first:04d}.json"
             if not path.is_file() and time.monotonic() - began < 60 * given.minutes:
                 write_atomic(path, dumps(block(name, first)))
@@ -202,8 +226,9 @@ def main() -> None:
         cells = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(given.cells.glob(f"{name}-*.json"))]
         seconds += [cell["seconds_a_run"] for cell in cells]
         rows += points(name, [row for cell in cells for row in cell["rows"]]) if cells else []
-    for row in rows:
-        print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}))
+    print(markdown(rows))
+    if given.page:
+        results.fill(given.page, "monitor", markdown(rows))
     false, still = standing(8, 5)
     low, high = wilson(false, still)
     note = f"{false} of {still} runs, interval {100 * low:.0f} to {100 * high:.0f} %"

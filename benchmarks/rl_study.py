@@ -1,17 +1,20 @@
 """Does weighting the KL by the reward's variance lower the risk of real training runs? The study of docs/rl-study.md.
 
-    python benchmarks/rl_study.py --calibrate high                         # beta of each arm for vanilla's KL
-    python benchmarks/rl_study.py --regime high --draws 64 200 --minutes 9  # goes on where it stopped
-    python benchmarks/rl_tables.py --out benchmarks/results/rl_study.json   # its tables
+    python benchmarks/rl_study.py --processes 2 --minutes 9                # goes on where it stopped
+    python benchmarks/rl_tables.py --out benchmarks/results/rl_study.json  # its tables
 
-A cell is a block of draws of one regime, all arms in one batch, and one JSON file of ``--cells``.
+A cell is a block of draws of one regime, all arms in one batch, and one JSON file of ``--cells``. The first draws, at
+equal beta, give each arm's beta for equal KL, at which the later ones run.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -36,9 +39,9 @@ from safetensors.torch import load_file, save_file
 
 from prudent.data.bradley_terry import draw_preferences
 from prudent.evaluation.posterior_risk import risk_without_gold
-from prudent.evaluation.risk_estimate import fit_rewards, policy_moves, promised
+from prudent.evaluation.risk_estimate import Fit, fit_rewards, policy_moves, promised
 from prudent.files import dumps, write_atomic
-from prudent.policies.estimates import reference_statistics
+from prudent.policies.estimates import ReferenceStatistics, reference_statistics
 from prudent.policies.finite import kl
 from prudent.rewards.draws import bootstrap_counts, fit_resamples, standardisation
 from prudent.rewards.heads import HeadEnsemble
@@ -66,15 +69,12 @@ class Regime:
     adjectives: int | None
     settings: Settings
     beta: float
-    betas: dict[str, float]
 
 
-HIGH_BETAS = {"vanilla": 0.3, "mean": 0.50, "lcb": 0.254, "proportional": 0.397, "bregman": 0.696, "permuted": 0.492}
-HIGH_BETAS |= {"exact": 0.3, "variance-only": 0.31}
 REGIMES = {
-    "high": Regime(30, 0.3, None, Settings(), 0.3, HIGH_BETAS),
-    "low": Regime(60, 1.0, None, Settings(), 0.3, {}),
-    "other": Regime(60, 1.0, 5, Settings(), 0.3, {}),
+    "high": Regime(30, 0.3, None, Settings(), 0.3),
+    "low": Regime(60, 1.0, None, Settings(), 0.3),
+    "other": Regime(60, 1.0, 5, Settings(), 0.3),
 }
 
 
@@ -132,8 +132,8 @@ def world() -> World:
 
 @dataclass(frozen=True)
 class Draw:
-    """One data set: pairs' features (n, d), their prompts, the heads fitted on them ([0]: on all), and the seed of the
-    runs trained on it."""
+    """One data set of a world: pairs' features (n, d), their prompts, the heads fitted on them ([0]: on all), and the
+    seed of the runs trained on it."""
 
     chosen: torch.Tensor
     rejected: torch.Tensor
@@ -142,35 +142,56 @@ class Draw:
     accuracy: float
     seed: Seed
     fit_seed: Seed
+    known: World
 
 
-def draw(regime: Regime, branch: int, number: int) -> Draw:
+def draw(regime: Regime, branch: int, number: int, known: World | None = None) -> Draw:
     """Data set ``number`` of a regime: pairs, and the heads that ``estimate_risk`` fits on them with the same seed."""
     pair_seed, fit_seed, run_seed = spawn(spawn(branch, number + 1)[-1], 3)
-    features, gold = world().pairs[regime.adjectives]
+    known = known or world()
+    features, gold = known.pairs[regime.adjectives]
     prompt, better, worse = draw_preferences(gold, range(len(gold)), regime.pairs, regime.slope, pair_seed)
     chosen, rejected, groups = (features[prompt, better], features[prompt, worse], prompt.tolist())
     mean, scale = standardisation(chosen, rejected)
     counts = torch.cat([torch.ones(1, len(chosen)), bootstrap_counts(len(chosen), spawn(fit_seed, MEMBERS), groups)])
     found = fit_resamples((chosen - rejected) / scale, counts, ridge="cv", groups=groups, seed=fit_seed)
     heads = HeadEnsemble(found.weights.float(), torch.zeros(1 + MEMBERS), mean, scale, {"ridge": found.ridge})
-    return Draw(chosen, rejected, groups, heads, _accuracy(heads), run_seed, fit_seed)
+    return Draw(chosen, rejected, groups, heads, _accuracy(heads, known), run_seed, fit_seed, known)
 
 
-def _accuracy(heads: HeadEnsemble) -> float:
+def _accuracy(heads: HeadEnsemble, known: World) -> float:
     """How often the head fitted on all pairs orders two samples of the reference as gold does (ties of scores half)."""
-    scores = heads.scores(world().candidates.flatten(0, 1))[0].view(world().gold.shape).double()
-    gold = world().gold
+    gold = known.gold
+    scores = heads.scores(known.candidates.flatten(0, 1))[0].view(gold.shape).double()
     decided = gold[:, :, None] > gold[:, None, :]
     return float((0.5 + 0.5 * (scores[:, :, None] - scores[:, None, :]).sign())[decided].mean())
 
 
+def statistics_of(one: Draw) -> ReferenceStatistics:
+    """Centre and scale of a data set's heads on samples of the reference."""
+    prompts, count = one.known.candidates.shape[:2]
+    owner = torch.arange(prompts).repeat_interleave(count)
+    return reference_statistics(one.heads.scores(one.known.candidates.flatten(0, 1)), owner)
+
+
 def runs_of(one: Draw, regime: Regime, betas: dict[str, float]) -> list[Run]:
     """One run an arm, on the same data set and random numbers."""
-    prompts, count = world().candidates.shape[:2]
-    owner = torch.arange(prompts).repeat_interleave(count)
-    statistics = reference_statistics(one.heads.scores(world().candidates.flatten(0, 1)), owner)
+    statistics = statistics_of(one)
     return [Run(arm, betas.get(arm, regime.beta), one.heads, statistics, 0, one.seed) for arm in betas]
+
+
+def fit_of(one: Draw) -> Fit:
+    """What ``estimate_risk`` makes of a data set and the reference's samples."""
+    gold = one.known.gold
+    return fit_rewards(
+        one.chosen.double(),
+        one.rejected.double(),
+        one.groups,
+        one.known.candidates.double(),
+        torch.full(gold.shape, 1 / gold.shape[1], dtype=torch.float64),
+        members=MEMBERS,
+        seed=one.fit_seed,
+    )
 
 
 def promise(one: Draw, betas: dict[str, float], moves: torch.Tensor | None) -> list[dict[str, Any]]:
@@ -179,22 +200,12 @@ def promise(one: Draw, betas: dict[str, float], moves: torch.Tensor | None) -> l
     exact_gain, exact_kl: the exact policy's true gain over the reference's samples, and its KL. moves (A, d): the
     shift of the mean features that each arm's run made, standardised; promised_after is the posterior risk of it.
     """
-    known = world()
-    reference = torch.full(known.gold.shape, 1 / known.gold.shape[1], dtype=torch.float64)
-    fit = fit_rewards(
-        one.chosen.double(),
-        one.rejected.double(),
-        one.groups,
-        known.candidates.double(),
-        reference,
-        members=MEMBERS,
-        seed=one.fit_seed,
-    )
+    fit, gold = fit_of(one), one.known.gold
     rows: list[dict[str, Any]] = [{"method": arm, "beta": beta} for arm, beta in betas.items()]
     moved = policy_moves(fit, rows)
     found = promised(fit, moved, one.groups, rows, draws=0, seed=0)
-    gains = (moved * known.gold).sum(-1).mean(-1).tolist()
-    spent = kl(moved + reference, reference).mean(-1).tolist()
+    gains = (moved * gold).sum(-1).mean(-1).tolist()
+    spent = kl(moved + fit.weight, fit.weight).mean(-1).tolist()
     after = [None] * len(rows) if moves is None else risk_without_gold(fit.posterior, moves.numpy()).risk.tolist()
     return [
         {
@@ -209,7 +220,7 @@ def promise(one: Draw, betas: dict[str, float], moves: torch.Tensor | None) -> l
 
 def shift(one: Draw, features: torch.Tensor) -> torch.Tensor:
     """Mean features (R, d) of runs, less the reference's, in the units of a draw's fit."""
-    return ((features - world().features.mean(0)) / one.heads.scale).double()
+    return ((features - one.known.features.mean(0)) / one.heads.scale).double()
 
 
 def cell(
@@ -261,59 +272,82 @@ def mean_kl(rows: list[dict[str, Any]], arm: str, beta: float, draws: int) -> fl
     return float(np.mean([r["kl"] for r in rows if (r["arm"], r["beta"]) == (arm, beta) and r["draw"] < draws]))
 
 
-def calibrated(name: str, folder: Path) -> dict[str, float]:
+GRID = (1 / 3, 1.0, 3.0)  # of vanilla's beta
+
+
+def calibration(name: str, factor: float, folder: Path) -> dict[str, Any]:
+    """The few draws that the slope of KL in beta is from, at one of GRID."""
+    regime = REGIMES[name]
+    betas = dict.fromkeys(LATER_ARMS if factor == 1 else ARMS, regime.beta * factor)
+    return cell(f"beta-{name}-{factor:.2g}", regime, range(2 * BLOCK), betas, folder, 2)
+
+
+def calibrated(name: str, folder: Path, say: Callable[[str], None] | None = None) -> dict[str, float]:
     """beta of each arm at which its KL is vanilla's (docs/rl-study.md, protocol of the second part).
 
     log KL is a line in log beta: its slope from three betas on the same few draws, its level at vanilla's beta from all
     of the first draws where the arm was among them.
     """
-    regime, few = REGIMES[name], range(2 * BLOCK)
-    rows = [
-        row for first in range(0, FRESH, BLOCK) for row in equal_beta(name, range(first, first + BLOCK), folder)["rows"]
-    ]
-    rows += cell(f"beta-{name}-1", regime, few, dict.fromkeys(LATER_ARMS, regime.beta), folder, 2)["rows"]
-    grid = [regime.beta / 3, regime.beta, regime.beta * 3]
-    for beta in (grid[0], grid[2]):
-        betas = dict.fromkeys(ARMS, beta)
-        rows += cell(f"beta-{name}-{beta / regime.beta:.2g}", regime, few, betas, folder, 2)["rows"]
+    beta, few = REGIMES[name].beta, 2 * BLOCK
+    cells = [equal_beta(name, range(first, first + BLOCK), folder) for first in range(0, FRESH, BLOCK)]
+    rows = [row for one in [*cells, *(calibration(name, factor, folder) for factor in GRID)] for row in one["rows"]]
     betas = {}
     for arm in ARMS:
-        seen = [mean_kl(rows, arm, beta, len(few)) for beta in grid]
-        slope = float(np.polyfit(np.log(grid), np.log(seen), 1)[0])
-        count = FRESH if arm in FIRST_ARMS else len(few)
-        ratio = mean_kl(rows, arm, regime.beta, count) / mean_kl(rows, "vanilla", regime.beta, count)
-        wanted = regime.beta * ratio ** (-1 / slope)
+        seen = [mean_kl(rows, arm, beta * factor, few) for factor in GRID]
+        slope = float(np.polyfit(np.log(GRID), np.log(seen), 1)[0])
+        count = FRESH if arm in FIRST_ARMS else few
+        ratio = mean_kl(rows, arm, beta, count) / mean_kl(rows, "vanilla", beta, count)
         # Where KL doesn't fall with beta nothing can be matched by it.
-        betas[arm] = float(np.clip(wanted, *BETAS)) if slope < -0.05 else regime.beta
-        said = ", ".join(f"{spent:.2f} at {beta:.3g}" for beta, spent in zip(grid, seen))
-        print(f"{name}, {arm}: KL {said}; slope {slope:.2f}, {ratio:.2f} times vanilla's; beta {betas[arm]:.3g}")
+        betas[arm] = float(np.clip(beta * ratio ** (-1 / slope), *BETAS)) if slope < -0.05 else beta
+        if say is not None:
+            said = ", ".join(f"{spent:.2f} at {beta * factor:.3g}" for spent, factor in zip(seen, GRID))
+            say(f"{name}, {arm}: KL {said}; slope {slope:.2f}, {ratio:.2f} times vanilla's; beta {betas[arm]:.3g}")
     return betas
+
+
+def equal_kl(name: str, draws: range, folder: Path) -> dict[str, Any]:
+    """A block of the primary view."""
+    betas = calibrated(name, folder)
+    arms = ARMS if draws.start < FEW else FIRST_ARMS
+    return cell(f"{name}-kl", REGIMES[name], draws, {arm: betas[arm] for arm in arms}, folder)
+
+
+def work(kind: str, name: str, number: float, folder: Path, until: float) -> str:
+    """One cell, unless time is over: what was done, in a line."""
+    torch.set_num_threads(1)
+    if time.time() > until:
+        return f"{name}, {kind} {number:g}: not begun"
+    if kind == "calibration":
+        found = calibration(name, number, folder)
+    else:
+        draws = range(int(number), int(number) + BLOCK)
+        found = equal_beta(name, draws, folder) if draws.start < FRESH else equal_kl(name, draws, folder)
+    return f"{name}, {kind} {number:g}: {found['seconds_a_run']:.2f} s a run"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--regime", choices=REGIMES)
-    parser.add_argument(
-        "--draws", type=int, nargs=2, default=(FRESH, 200), help="from, to; equal beta for those before"
-    )
-    parser.add_argument("--minutes", type=float, default=1e9, help="begin no cell after so long")
-    parser.add_argument("--calibrate", choices=REGIMES)
+    parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=list(REGIMES))
+    parser.add_argument("--draws", type=int, nargs=2, default=(0, 200), help="from, to; equal KL from 64 on")
+    parser.add_argument("--minutes", type=float, default=1e4, help="begin no cell after so long")
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--cells", type=Path, default=Path("runs/rl-study"))
     given = parser.parse_args()
-    torch.set_num_threads(1)
-    if given.calibrate:
-        print(calibrated(given.calibrate, given.cells))
-    began = time.monotonic()
-    for first in range(given.draws[0], given.draws[1], BLOCK) if given.regime else ():
-        if time.monotonic() - began > 60 * given.minutes:
-            break
-        draws, regime = range(first, first + BLOCK), REGIMES[given.regime]
-        if first < FRESH:
-            found = equal_beta(given.regime, draws, given.cells)
-        else:
-            arms = ARMS if first < FEW else FIRST_ARMS
-            found = cell(f"{given.regime}-kl", regime, draws, {arm: regime.betas[arm] for arm in arms}, given.cells)
-        print(f"{given.regime}, draws {first} on: {found['seconds_a_run']:.2f} s a run", flush=True)
+    world()
+    until = time.time() + 60 * given.minutes
+    starts = range(given.draws[0], given.draws[1], BLOCK)
+    stages = [
+        [("draws from", name, first) for first in starts if first < FRESH for name in given.regimes],
+        [("calibration", name, factor) for factor in GRID for name in given.regimes],
+        [("draws from", name, first) for first in starts if first >= FRESH for name in given.regimes],
+    ]
+    with ProcessPoolExecutor(given.processes, multiprocessing.get_context("spawn")) as pool:
+        for stage in stages:
+            for done in as_completed(pool.submit(work, *task, given.cells, until) for task in stage):
+                print(done.result(), flush=True)
+    if time.time() < until:
+        for name in given.regimes:
+            calibrated(name, given.cells, print)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from prudent.evaluation.risk import paired_risk, policy_risk
 from prudent.evaluation.statistics import holm, mcnemar
 
 VIEWS = {"equal KL": "-kl", "equal beta": ""}  # and what it adds to a regime's name in its cells' files
+CHARTED = ("vanilla", "lcb", "proportional", "bregman")
 Rows = list[dict[str, Any]]
 
 
@@ -117,37 +118,39 @@ def interval(values: list[float], digits: int = 3) -> str:
 def markdown(rows: Rows) -> str:
     """The tables of arms of docs/rl-study.md."""
     lines = [
-        "| regime | arm | beta | KL (ratio) | gain | deviation | ratio to vanilla's | p (Holm) | at or below | "
-        "difference, points | McNemar | promised | Brier (own mean's) | after: mean, Brier, AUROC | exact: KL, at or "
-        "below |",
+        "| regime | arm | beta | KL (ratio) | gain | deviation | at or below | ratio of deviations | p (Holm) | "
+        "at or below, points | McNemar's p | promised | Brier (own mean's) | after: mean, Brier, AUROC | "
+        "exact: KL, at or below |",
         "|---" * 15 + "|",
     ]
     for row in rows:
-        points, ratio = [100 * value for value in row["risk_difference"]], row["deviation_ratio"]
-        p = "" if ratio[3] is None else f"{ratio[3]:.2g} ({row['holm_p']:.2g})"
+        ratio, compared = row["deviation_ratio"], "1 | | | |"
+        if row["arm"] != "vanilla":
+            points = interval([100 * value for value in row["risk_difference"]], 0)
+            compared = (
+                f"{interval(ratio, 2)} | {ratio[3]:.2g} ({row['holm_p']:.2g}) | {points} | {row['mcnemar_p']:.2g} |"
+            )
         after, exact = row.get("promised_after"), f"{row['exact_at_or_below']:.0%}"
         lines.append(
             f"| {row['regime']} | {row['arm']} | {row['beta']:.3g} | {row['kl']:.2f} ({row['kl_ratio']:.2f}) | "
-            f"{interval(row['gain'])} | {row['deviation']:.3f} | {interval(ratio, 2)} | {p} | {row['at_or_below']} = "
+            f"{interval(row['gain'])} | {row['deviation']:.3f} | {row['at_or_below']} = "
             "{:.0%} [{:.0%}, {:.0%}] | ".format(*row["risk"])
-            + f"{interval(points, 0)} | {'' if row['mcnemar_p'] is None else format(row['mcnemar_p'], '.2g')} | "
-            f"{row['promised']['mean']:.0%} | {row['promised']['brier']:.3f} ({row['brier_of_own_mean']:.3f}) | "
+            + f"{compared} {row['promised']['mean']:.0%} | {row['promised']['brier']:.3f} "
+            f"({row['brier_of_own_mean']:.3f}) | "
             + (f"{after['mean']:.0%}, {after['brier']:.3f}, {after['auroc']:.2f}" if after else "")
             + f" | {format(row['exact_kl'], '.3f') + ', ' if 'exact_kl' in row else ''}{exact} |"
         )
     return "\n".join(lines)
 
 
-def chart(charts: Rows, regime: str, key: str) -> str:
-    """Promised and realised by tenths, an arm a pair of lines."""
-    mine = [part for part in charts if (part["regime"], part["promise"]) == (regime, key)]
-    lines = []
-    for arm in dict.fromkeys(part["arm"] for part in mine):
-        parts = [part for part in mine if part["arm"] == arm]
-        lines += [
-            f"| {arm}, {name} | " + " | ".join(f"{part[name]:.0%}" for part in parts) + " |"
-            for name in ("promised", "realised")
-        ]
+def chart(charts: Rows) -> str:
+    """Promised and realised by tenths of the promise, an arm and a promise a pair of lines."""
+    lines = ["| | " + " | ".join(f"{number}" for number in range(1, 11)) + " |", "|---" * 11 + "|"]
+    for arm, key in dict.fromkeys((part["arm"], part["promise"]) for part in charts):
+        parts = [part for part in charts if (part["arm"], part["promise"]) == (arm, key)]
+        when = "after" if key == "promised_after" else "before"
+        cells = {name: " | ".join(f"{part[name]:.0%}" for part in parts) for name in ("promised", "realised")}
+        lines += [f"| {arm}, promised {when} | {cells['promised']} |", f"| came | {cells['realised']} |"]
     return "\n".join(lines)
 
 
@@ -160,9 +163,10 @@ def read_cells(folder: Path, name: str) -> tuple[Rows, list[float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=Path, default=Path("runs/rl-study"))
+    parser.add_argument("--page", type=Path, help="docs/rl-study.md: put the tables there")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    rows, charts, seconds = [], [], []
+    rows, matched, seconds = [], [], []
     for view, suffix in VIEWS.items():
         for name in REGIMES:
             runs, took = read_cells(given.cells, name + suffix)
@@ -171,16 +175,21 @@ def main() -> None:
             arms = dict.fromkeys(row["arm"] for row in runs)
             rows += [{"view": view, "regime": name, **row} for row in adjusted([arm_row(runs, arm) for arm in arms])]
             if view == "equal KL":
-                seconds += took
-                for arm in arms:
-                    mine = [row for row in runs if row["arm"] == arm]
-                    for key in ("promised_risk", "promised_after"):
-                        parts = reliability(mine, key)
-                        charts += [{"regime": name, "arm": arm, "promise": key, **part} for part in parts]
-        print(f"\n{view}\n" + markdown([row for row in rows if row["view"] == view]))
-    for name in REGIMES:
-        for key in ("promised_risk", "promised_after"):
-            print(f"\n{name}, {key}\n" + chart(charts, name, key))
+                matched += runs
+            seconds += took
+        table = markdown([row for row in rows if row["view"] == view])
+        print(f"\n{view}\n{table}")
+        if given.page:
+            results.fill(given.page, view.replace(" ", "-"), table)
+    charts = [
+        {"arm": arm, "promise": key, **part}
+        for arm in CHARTED
+        for key in ("promised_risk", "promised_after")
+        for part in (reliability([row for row in matched if row["arm"] == arm], key) if matched else ())
+    ]
+    print(f"\nby tenths, all regimes\n{chart(charts)}")
+    if given.page and charts:
+        results.fill(given.page, "reliability", chart(charts))
     figures = [results.figure("a run with its judging and promises", seconds, unit="s of processor")]
     question = "Does weighting the KL by the reward's variance lower the risk of RL runs?"
     results.write(given.out, question, figures, rows=rows, reliability=charts)

@@ -8,6 +8,7 @@ __getattr__, __all__ = attach(
         "best_of_n": "prudent.evaluation.overoptimization.fits",
         "kl_best_of_n": "prudent.evaluation.overoptimization.fits",
         "fit_overoptimization": "prudent.evaluation.overoptimization.fits",
+        "estimate_trained_risk": "prudent.evaluation.trained_risk",
         "rewardbench": "prudent.evaluation.benchmarks.reward_bench",
         "rewardbench2": "prudent.evaluation.benchmarks.reward_bench",
         "rewardmath": "prudent.evaluation.benchmarks.reward_math",
