@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from dataclasses import replace
 from functools import cache
@@ -64,7 +65,8 @@ def apart(one: Draw, batch: Batch, number: int, judged: dict[str, torch.Tensor],
     def policy(strength: Any) -> torch.Tensor:
         return solve(reward, fit.weight, strength)
 
-    matched = beta_for_kl(policy, fit.weight, spent, strict=False)
+    most = 0.9 * math.log(fit.weight.shape[1])  # as near to the run's as so many samples allow
+    matched = beta_for_kl(policy, fit.weight, min(spent, most), strict=False)
     kinds = {"exact": policy(beta), "exact at the run's KL": policy(matched), "reweighted": reweighted(batch, number)}
     moves = np.concatenate([fit.feature_moves((found - fit.weight)[None]) for found in kinds.values()])
     fresh = shift(one, judged["features"][number : number + 1]).numpy()

@@ -144,7 +144,7 @@ def markdown(rows: Rows) -> str:
 
 
 def chart(charts: Rows) -> str:
-    """Promised and realised by tenths of the promise, an arm and a promise a pair of lines."""
+    """Promised and realised by tenths of the promise (the lowest first), an arm and a promise a pair of lines."""
     lines = ["| | " + " | ".join(f"{number}" for number in range(1, 11)) + " |", "|---" * 11 + "|"]
     for arm, key in dict.fromkeys((part["arm"], part["promise"]) for part in charts):
         parts = [part for part in charts if (part["arm"], part["promise"]) == (arm, key)]
@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="docs/rl-study.md: put the tables there")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    rows, matched, seconds = [], [], []
+    rows, every, seconds = [], [], []
     for view, suffix in VIEWS.items():
         for name in REGIMES:
             runs, took = read_cells(given.cells, name + suffix)
@@ -174,21 +174,19 @@ def main() -> None:
                 continue
             arms = dict.fromkeys(row["arm"] for row in runs)
             rows += [{"view": view, "regime": name, **row} for row in adjusted([arm_row(runs, arm) for arm in arms])]
-            if view == "equal KL":
-                matched += runs
+            every += runs
             seconds += took
         table = markdown([row for row in rows if row["view"] == view])
         print(f"\n{view}\n{table}")
         if given.page:
             results.fill(given.page, view.replace(" ", "-"), table)
-    charts = [
-        {"arm": arm, "promise": key, **part}
-        for arm in CHARTED
-        for key in ("promised_risk", "promised_after")
-        for part in (reliability([row for row in matched if row["arm"] == arm], key) if matched else ())
-    ]
-    print(f"\nby tenths, all regimes\n{chart(charts)}")
-    if given.page and charts:
+    charts = []
+    for arm, key in ((arm, key) for arm in CHARTED for key in ("promised_risk", "promised_after")):
+        mine = [row for row in every if row["arm"] == arm and row.get(key) is not None]
+        if len(mine) >= 100:
+            charts += [{"arm": arm, "promise": key, **part} for part in reliability(mine, key)]
+    print(f"\nby tenths, all regimes and both views\n{chart(charts)}")
+    if given.page:
         results.fill(given.page, "reliability", chart(charts))
     figures = [results.figure("a run with its judging and promises", seconds, unit="s of processor")]
     question = "Does weighting the KL by the reward's variance lower the risk of RL runs?"

@@ -8,7 +8,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import results
 import rl_monitor
+import rl_study
 import rl_tables
 
 
@@ -64,6 +66,54 @@ def test_an_arm_s_row_counts_runs_at_or_below_and_scores_its_promise():
     assert [part["realised"] for part in chart] == [0.0, 0.5] and chart[1]["promised"] == pytest.approx(0.55)
     assert base["exact_at_or_below"] == 0.75 and base["exact_correlation"] > 0.5
     assert "| r | lcb |" in rl_tables.markdown([{"regime": "r", **row} for row in (base, other)])
+
+
+def test_the_betas_for_equal_kl_give_vanillas_kl_where_kl_is_a_power_of_beta(monkeypatch, tmp_path):
+    size = {arm: 1 + number / 3 for number, arm in enumerate(rl_study.ARMS)}
+    slope = {arm: -0.2 - number / 20 for number, arm in enumerate(rl_study.ARMS)} | {"exact": 0.1}
+
+    def kl(arm, beta):
+        return size[arm] * (beta / 0.3) ** slope[arm]
+
+    def cell(name, regime, draws, betas, folder, samples=0):
+        found = [
+            {"draw": n, "arm": arm, "beta": beta, "kl": kl(arm, beta)} for n in draws for arm, beta in betas.items()
+        ]
+        return {"rows": found}
+
+    monkeypatch.setattr(rl_study, "cell", cell)
+    said = []
+    betas = rl_study.calibrated("high", tmp_path, said.append)
+    assert len(said) == len(betas) == len(rl_study.ARMS) and betas["vanilla"] == pytest.approx(0.3)
+    assert betas.pop("exact") == 0.3  # its KL doesn't fall with beta
+    inside = {arm: beta for arm, beta in betas.items() if beta < rl_study.BETAS[1]}
+    assert len(inside) >= 5
+    for arm, beta in inside.items():
+        assert kl(arm, beta) == pytest.approx(size["vanilla"])
+
+
+def test_a_table_takes_the_place_of_the_last_one_and_of_nothing_else(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "a\n<!-- one: made by x -->\n\nold\n\n<!-- end of one -->\nb\n<!-- two: y -->\n<!-- end of two -->\n"
+    )
+    for text in ("new", "newer"):
+        results.fill(page, "one", text)
+    results.fill(page, "two", "| 2 |")
+    parts = [
+        "a",
+        "<!-- one: made by x -->",
+        "",
+        "newer",
+        "",
+        "<!-- end of one -->",
+        "b",
+        "<!-- two: y -->",
+        "",
+        "| 2 |",
+        "",
+    ]
+    assert page.read_text() == "\n".join([*parts, "<!-- end of two -->", ""])
 
 
 def test_a_run_has_turned_where_its_end_lies_clearly_below_its_best():
