@@ -1,6 +1,7 @@
 """How many labels until the risk is low enough, and is a second opinion better than a new pair? Against what comes.
 
     python benchmarks/acquire_forecast.py [--quick] [--worlds tone restraint gsm8k] [--sets 40] [--cells DIR]
+    python benchmarks/acquire_forecast.py --scales 8 [--worlds gsm8k]
 
 A data set: 100 labelled pairs of half of a world's prompts. ``forecast_risk`` says what preflight will state at double
 and at four times the labels, and how probable it is that the policy is then truly no better than the reference. Then
@@ -26,6 +27,7 @@ from acquire import LOW_RISK, labelled, outcomes, prior_of
 from acquire_worlds import Split, worlds
 
 from prudent.acquisition.forecast import CERTAIN, ForecastSettings, forecast_risk
+from prudent.evaluation.posterior_risk import SCALES, reward_posterior
 from prudent.files import dumps, write_atomic
 
 START, SIZES, BETA = 100, (200, 400), 0.1
@@ -142,6 +144,26 @@ def repeat_table(world: str, cells: list[dict[str, Any]]) -> list[dict[str, Any]
     return rows
 
 
+def scales(world: str, make: Callable[[int], Split], sets: int) -> list[dict[str, Any]]:
+    """What the posterior thinks of the reward's size at each number of labels, over data sets: geometric mean of a
+    pair's root mean square margin in logits (mean, least and most), and the mean probability of no signal."""
+    seen = []
+    for seed in range(sets):
+        split = make(seed)
+        order = np.random.default_rng(seed + 50_000).permutation(len(split.pool))  # as in forecast
+        for labels in (START, *SIZES):
+            chosen, rejected = labelled(split, order[:labels])
+            posterior = reward_posterior((chosen - rejected) / np.concatenate([chosen, rejected]).std(0))
+            weight = posterior.weight[1:] / posterior.weight[1:].sum()
+            seen.append((labels, float(np.exp(weight @ np.log(SCALES))), posterior.no_signal))
+    rows = []
+    for labels in (START, *SIZES):
+        size, no_signal = np.array([one[1:] for one in seen if one[0] == labels]).T
+        rows.append({"world": world, "labels": labels, "margin": float(size.mean()), "no_signal": no_signal.mean()})
+        rows[-1] |= {"margin_least": float(size.min()), "margin_most": float(size.max())}
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--worlds", nargs="+", default=None)
@@ -150,6 +172,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=96, help="principal components")
     parser.add_argument("--quick", action="store_true", help="three data sets of the tone world")
     parser.add_argument("--cells", default=None, help="folder that keeps each data set's outcomes")
+    parser.add_argument("--scales", type=int, default=0, help="only how large so many data sets' rewards seem")
     parser.add_argument("--out", default=None)
     given = parser.parse_args()
     had = {name: make for name, make in worlds(given.width).items() if name in ("tone", "restraint", "gsm8k")}
@@ -158,9 +181,14 @@ def main() -> None:
     for world in given.worlds or (["tone"] if given.quick else list(had)):
         if world not in had:
             parser.error(f"world {world} can't be had here; there are {', '.join(had)}")
+        if given.scales:
+            print(*scales(world, had[world], given.scales), sep="\n", flush=True)
+            continue
         cells = [cell(world, had[world], seed, given) for seed in range(sets)]
         predicted += forecast_table(world, cells)
         asked += repeat_table(world, cells)
+    if given.scales:
+        return
     print("\n| world | labels | forecast of the stated risk | stated | forecast less stated | in the 80 % interval |")
     print("| --- " * 6 + "|")
     for row in predicted:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,26 @@ def test_answers_from_argilla_and_from_the_form_are_preferences(files, tmp_path)
     again[2:3] = [files[2], "--preferences", form]
     run(*again, "--budget", 4, "--simulations", 0)
     assert json.loads((tmp_path / "again/results.json").read_text())["left_out"]["already labelled"] == 2
+
+
+@pytest.mark.chromium
+def test_the_form_in_a_browser_saves_what_read_preferences_reads(files, tmp_path, chromium):
+    run(*files, "--budget", 4, "--simulations", 0)
+    rows = [json.loads(line) for line in (tmp_path / "run/to_label.jsonl").read_text().splitlines()]
+    answer = """<script>
+      for (const [order, vote] of [["1", "2"], ["3", "1"], ["4", "tie"]])
+        document.querySelector(`input[data-order="${order}"][value="${vote}"]`).click();
+      document.title = document.getElementById("done").textContent + window.prudentLabels();
+    </script></body>"""
+    (tmp_path / "form.html").write_text((tmp_path / "run/label.html").read_text().replace("</body>", answer))
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--virtual-time-budget=3000"]
+    shown = subprocess.run([*command, f"file://{tmp_path / 'form.html'}"], capture_output=True, text=True, timeout=60)
+    title = html.unescape(shown.stdout.split("<title>")[1].split("</title>")[0])
+    assert title[0] == "3"
+    (tmp_path / "labelled.jsonl").write_text(title[1:])
+    read = read_preferences(tmp_path / "labelled.jsonl")
+    assert [pair[0]["content"] for pair in read["chosen"]] == [rows[0]["response_2"], rows[2]["response_1"]]
+    assert [pair[0]["content"] for pair in read["rejected"]] == [rows[0]["response_1"], rows[2]["response_2"]]
 
 
 def test_markup_in_a_response_is_text(files, tmp_path):
