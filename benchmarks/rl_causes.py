@@ -22,7 +22,7 @@ import results
 import torch
 from rl_study import BLOCK, REGIMES, STUDY, Draw, cell, draw, fit_of, runs_of, shift, world
 from rl_tables import column
-from rl_testbed import LINEARS, Batch, Settings, _merge, log_probabilities, pool_of
+from rl_testbed import LINEARS, Batch, Settings, log_probabilities, merge, pool_of
 
 from prudent.evaluation.posterior_risk import risk_without_gold
 from prudent.evaluation.risk import policy_risk
@@ -50,7 +50,7 @@ def reweighted(batch: Batch, number: int) -> torch.Tensor:
     """A trained policy on the reference's samples alone: probabilities (P, C), self-normalised importance weights."""
     adapters = {name: tensor[number : number + 1] for name, tensor in batch.adapters.items()}
     ids = candidate_ids().flatten(0, 1)[None]
-    merged, base = _merge(batch.base, adapters), {name: batch.base[name][None] for name in LINEARS}
+    merged, base = merge(batch.base, adapters), {name: batch.base[name][None] for name in LINEARS}
     ratio = log_probabilities(batch.base, merged, ids)[0] - log_probabilities(batch.base, base, ids)[0]
     return ratio.double().view(world().gold.shape).softmax(-1)
 

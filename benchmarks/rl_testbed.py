@@ -201,7 +201,8 @@ class Settings:
         return self.prompts * self.completions
 
 
-def _merge(base: Weights, adapters: Weights) -> Weights:
+def merge(base: Weights, adapters: Weights) -> Weights:
+    """The linear layers (R, in, out) of runs with these adapters."""
     return {n: base[n] + 2 * torch.bmm(adapters[f"{n}.a"], adapters[f"{n}.b"]) for n in LINEARS}
 
 
@@ -242,7 +243,7 @@ class Batch:
         """Train every run by one step. Returns what was measured, (R,) each, and the texts ``ids``, their ``features``
         and their members' ``scores`` (R, K, N)."""
         prompts, uniform = self._draws()
-        merged = _merge(self.base, self.adapters)
+        merged = merge(self.base, self.adapters)
         ids = sample(self.base, {n: w.detach() for n, w in merged.items()}, prompts, uniform)
         with torch.no_grad():
             reference, hidden = log_probabilities(self.base, of_base(self.base, len(self.runs)), ids)
@@ -306,7 +307,7 @@ class Batch:
         prompts = torch.arange(1, 1 + len(rl_text.PRODUCTS)).repeat(samples).expand(len(self.runs), -1)
         seeds = [spawn(seeds[3], self.done + 3)[-1] for seeds in self.seeds]
         uniform = torch.stack([torch.rand(prompts.shape[1], LENGTH, generator=torch_generator(seed)) for seed in seeds])
-        return gold_of(sample(self.base, _merge(self.base, self.adapters), prompts, uniform))
+        return gold_of(sample(self.base, merge(self.base, self.adapters), prompts, uniform))
 
     @torch.no_grad()
     def judge(self, samples: int, closely: int = 2, features: bool = False) -> dict[str, torch.Tensor]:
@@ -317,7 +318,7 @@ class Batch:
         prompts = torch.arange(1, 1 + count).repeat_interleave(samples)[None]
         base, found = of_base(self.base, 1), []
         for number, seeds in enumerate(self.seeds):
-            merged = _merge(self.base, {name: t[number : number + 1] for name, t in self.adapters.items()})
+            merged = merge(self.base, {name: t[number : number + 1] for name, t in self.adapters.items()})
             generator = torch_generator(spawn(seeds[3], 1)[0])
             uniform = torch.rand(1, prompts.shape[1], LENGTH, generator=generator)
             ids = sample(self.base, merged, prompts, uniform)

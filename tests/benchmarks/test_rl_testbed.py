@@ -3,12 +3,14 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import rl_causes
 import rl_testbed
 import rl_text
 
@@ -108,3 +110,26 @@ def test_every_review_fits_and_reads_back():
             assert len(ids) == 1 + rl_testbed.LENGTH and ids[-1] == 0
             assert rl_text.decode(ids[1:]) == rl_text.joined(words)
     assert rl_text.gold(tuple(rl_text.encode("lamp", "The lamp is great .")[1:])) > 0.9
+
+
+def test_a_policy_on_its_reference_s_samples_is_uniform_before_training_and_moves_with_its_reward(
+    base, pool, monkeypatch
+):
+    monkeypatch.setattr(rl_causes, "candidate_ids", lambda: pool[0])
+    monkeypatch.setattr(rl_causes, "world", lambda: SimpleNamespace(gold=pool[2]))
+    runs = runs_on(pool, ["vanilla", "vanilla"])
+    untrained = rl_testbed.Batch(base, runs, SETTINGS)
+    torch.testing.assert_close(rl_causes.reweighted(untrained, 1), torch.full_like(pool[2], 0.25), atol=1e-4, rtol=0)
+    trained_batch, _ = trained(base, runs, replace(SETTINGS, steps=25, prompts=8, completions=4, rate=2e-2))
+    for number, run in enumerate(runs):
+        moved = rl_causes.reweighted(trained_batch, number) - 0.25
+        scores = run.heads.scores(pool[1].flatten(0, 1))[0].double().view(moved.shape)
+        assert moved.sum(-1).abs().max() < 1e-9 and float((moved * scores).sum(-1).mean()) > 0
+
+
+def test_judged_features_are_the_mean_of_the_judged_samples_states(base, pool):
+    batch = rl_testbed.Batch(base, runs_on(pool, ["vanilla"]), SETTINGS)
+    found = batch.judge(64, features=True)["features"][0]
+    assert "features" not in batch.judge(2)
+    mean, spread = pool[1].flatten(0, 1).double().mean(0), pool[1].flatten(0, 1).double().std(0)
+    assert float(((found - mean) / spread).abs().max()) < 0.5  # an untrained policy's samples are the reference's
