@@ -216,8 +216,7 @@ def test_hostile_files_beside_the_checkout(shared: Path) -> None:
 
 
 def test_one_prompt_with_ten_thousand_responses_is_bounded(tmp_path: Path, tiny_folder: Path) -> None:
-    from tests.field.test_items import classifier_with, last_json, pairs, run, write
-    from tests.tiny import TEMPLATE
+    from tests.field.test_items import pairs, run, write
 
     big = {"id": "big", "prompt": "ask", "responses": [f"a {i}" for i in range(10_000)], "gold": list(range(10_000))}
     small = [{"id": f"s{k}", "prompt": f"ask {k}", "responses": ["x", "y"], "gold": [0, 1]} for k in range(12)]
@@ -236,7 +235,44 @@ def test_one_prompt_with_ten_thousand_responses_is_bounded(tmp_path: Path, tiny_
     wide = write(tmp_path / "wide.jsonl", [{**row, "prompt": row["id"]} for row in even])
     refused = bounded(lambda: run("acquire", "--preferences", given, "--candidates", wide, "--budget", 2, *out))
     assert refused.exit_code == 2 and "the limit is 5,000,000" in refused.output
-    model = classifier_with(TEMPLATE, tmp_path / "rm")
-    few = write(tmp_path / "few.jsonl", [{**big, "responses": big["responses"][:1000], "gold": None}, *small[:0]])
-    done = bounded(lambda: run("best-of-n", "--pool", few, "--model", model, "--rule", "mean", *out, "--json"))
-    assert last_json(done)["candidates"] == {"least": 1000, "most": 1000}
+
+
+def test_scoring_ten_thousand_responses_of_one_prompt_is_linear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.field.test_items import classifier_with, last_json, run, write
+    from tests.tiny import TEMPLATE
+
+    big = {"id": "big", "prompt": "ask", "responses": [f"a {i}" for i in range(10_000)]}
+    small = [{"id": f"s{k}", "prompt": f"ask {k}", "responses": ["x", "y"]} for k in range(12)]
+    pool, model = write(tmp_path / "pool.jsonl", [big, *small]), classifier_with(TEMPLATE, tmp_path / "rm")
+    picks = ("best-of-n", "--pool", pool, "--model", model, "--rule", "mean", "--out", tmp_path / "picks", "--json")
+    assert last_json(bounded(lambda: run(*picks)))["candidates"] == {"least": 2, "most": 10_000}
+    scored = ("score", "--data", pool, "--model", model, "--output", tmp_path / "scored.jsonl", "--json")
+    assert last_json(bounded(lambda: run(*scored)))["responses"] == 10_024
+    (tmp_path / "mine_counts.py").write_text("def score(prompts, responses):\n    return [len(r) for r in responses]\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rows = [
+        {"problem_id": row["id"], "problem": row["prompt"], "eval_solution": steps, "solution_type": kind}
+        for row in (big, *small)
+        for kind, steps in [("chosen", ["a much longer one"]), *(("rejected", [text]) for text in row["responses"])]
+    ]
+    command = ("evaluate", "rewardmath", "--model", "mine_counts:score", "--data", write(tmp_path / "m.jsonl", rows))
+    found = last_json(bounded(lambda: run(*command, "--out", tmp_path / "math", "--json")))["models"][0]
+    assert found["items"] == 13 and found["headline"]["estimate"]["value"] == 1
+
+
+def test_one_problem_with_many_solutions_costs_itself_alone() -> None:
+    import torch
+
+    from prudent.evaluation import rewardmath
+    from prudent.policies import solve
+
+    scores = [[1.0, *[0.0] * 49_999], *[[0.0, 1.0]] * 20_000]  # as one table: 8 GB
+    found = bounded(lambda: rewardmath(scores, rounds=10))
+    assert found.accuracy == 1 / 20_001 and found.mrr == pytest.approx((1 + 20_000 / 2) / 20_001)
+    reference = torch.zeros(13, 50_000, dtype=torch.float64)
+    reference[0], reference[1:, :2] = 1 / 50_000, 0.5
+    reward = torch.linspace(0, 1, 50_000).expand(13, -1)
+    policy = bounded(lambda: solve(reward, reference, 0.1, variance=torch.ones_like(reference), form="exact"))
+    assert torch.allclose(policy.sum(1), torch.ones(13, dtype=torch.float64)) and bool((policy[1:, 2:] == 0).all())

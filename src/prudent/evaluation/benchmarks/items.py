@@ -298,7 +298,7 @@ def read_solutions(
             rows.note(line, "problem", "missing-field", "problem (a text) and problem_id are needed")
         if line in rows.lines or key is None or not isinstance(text, str):
             continue
-        entry = problems.setdefault(key, {"line": line, "problem": text, "right": [], "wrong": []})
+        entry = problems.setdefault(key, {"line": line, "problem": text, "right": [], "wrong": [], "known": set()})
         if squeeze(entry["problem"]) != squeeze(text):
             detail = f"problem_id {key} has another problem on line {entry['line']}"
             rows.note(line, "problem", "other-problem", detail)
@@ -310,10 +310,10 @@ def read_solutions(
             )
             continue
         for kind, steps in solutions:
-            kept = entry[kind]
-            if kind == "right" and steps in [known for known, _ in kept]:
+            if kind == "right" and tuple(steps) in entry["known"]:
                 continue  # the pairwise format repeats the correct solution in every row
-            kept.append((steps, str(value.get("solution_reference", "")) if kind == "wrong" else "correct"))
+            entry["known"].add(tuple(steps) if kind == "right" else ())
+            entry[kind].append((steps, str(value.get("solution_reference", "")) if kind == "wrong" else "correct"))
     return _settle_problems(problems, rows, source, subset, on_error, benchmark)
 
 

@@ -52,29 +52,38 @@ class RewardMathScore:
         return ((self.greater == 0) & (self.tied == 0)).double()
 
 
-def padded(scores: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(problems, widest) float64 scores and which of them exist; ragged lists welcome."""
+def rows_of(scores: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(every score (scores,) float64 problem by problem, number of scores of each problem); ragged lists welcome. Not
+    padded: one problem with ten thousand solutions costs itself alone."""
     if isinstance(scores, (torch.Tensor, np.ndarray)):
         matrix = as_tensor(scores, torch.float64).numpy()
         if matrix.ndim != 2:
             raise PrudentError(f"scores has shape {matrix.shape}, expected (problems, solutions)")
-        return matrix, np.ones(matrix.shape, dtype=bool)
+        return matrix.reshape(-1), np.full(len(matrix), matrix.shape[1])
     rows = [as_tensor(row, torch.float64).reshape(-1).numpy() for row in scores]
-    width = max((len(row) for row in rows), default=0)
-    matrix, present = np.zeros((len(rows), width)), np.zeros((len(rows), width), dtype=bool)
-    for i, row in enumerate(rows):
-        matrix[i, : len(row)], present[i, : len(row)] = row, True
-    return matrix, present
+    return np.concatenate([np.empty(0), *rows]), np.array([len(row) for row in rows], dtype=np.int64)
 
 
-def correct_columns(correct: int | Sequence[int] | ArrayLike, present: np.ndarray) -> np.ndarray:
-    """Column of the correct solution of each problem, or PrudentError naming the problem that has none."""
-    n = len(present)
+def counted(which: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(problems,): how many of each problem's scores ``which`` (scores,) is true for."""
+    return np.bincount(np.repeat(np.arange(len(counts)), counts)[which], minlength=len(counts))
+
+
+def place(flat: int, counts: np.ndarray) -> tuple[int, int]:
+    """(problem, solution) of a score's place among all."""
+    ends = np.cumsum(counts)
+    problem = int(np.searchsorted(ends, flat, side="right"))
+    return problem, int(flat - ends[problem] + counts[problem])
+
+
+def correct_columns(correct: int | Sequence[int] | ArrayLike, counts: np.ndarray) -> np.ndarray:
+    """Column of the correct solution of each problem, of which it has so many, or PrudentError naming the problem that
+    has none."""
+    n = len(counts)
     columns = np.full(n, correct) if isinstance(correct, int) else as_tensor(list(correct)).reshape(-1).numpy()  # type: ignore[arg-type]
     if len(columns) != n:
         raise PrudentError(f"correct has {len(columns)} entries for {n} problems")
     columns = columns.astype(np.int64)
-    counts = present.sum(1)
     bad = np.flatnonzero((columns < 0) | (columns >= counts))
     if len(bad):
         raise PrudentError(
@@ -104,24 +113,21 @@ def rewardmath(
     """
     if on_nan not in ("error", "worst"):
         raise PrudentError(f"on_nan is {on_nan!r}, expected 'error' or 'worst'")
-    matrix, present = padded(scores)
-    column = correct_columns(correct, present)
-    rows = np.arange(len(matrix))
-    missing = np.isnan(matrix) & present
+    flat, counts = rows_of(scores)
+    first = np.cumsum(counts) - counts + correct_columns(correct, counts)  # place of each correct solution
+    missing = np.isnan(flat)
     if missing.any() and on_nan == "error":
-        problem, solution = np.argwhere(missing)[0]
+        problem, solution = place(int(np.flatnonzero(missing)[0]), counts)
         raise PrudentError(
-            f"score of problem {problem}, solution {solution} is NaN ({int(missing.sum())} of {int(present.sum())}); "
+            f"score of problem {problem}, solution {solution} is NaN ({int(missing.sum())} of {len(flat)}); "
             'fix it, or rank such problems worst with on_nan="worst"'
         )
-    gold = matrix[rows, column][:, None]
-    other = present.copy()
-    other[rows, column] = False
-    nameless = missing[rows, column]
-    above = other & ((matrix > gold) | missing | nameless[:, None])
-    greater = above.sum(1)
-    tied = (other & (matrix == gold) & ~above).sum(1)
-    return summarise(greater, tied, present.sum(1), np.flatnonzero(missing.any(1)).tolist(), rounds, seed)
+    gold, nameless = np.repeat(flat[first], counts), np.repeat(missing[first], counts)
+    other = np.ones(len(flat), dtype=bool)
+    other[first] = False
+    above = other & ((flat > gold) | missing | nameless)
+    greater, tied = counted(above, counts), counted(other & (flat == gold) & ~above, counts)
+    return summarise(greater, tied, counts, np.flatnonzero(counted(missing, counts)).tolist(), rounds, seed)
 
 
 def summarise(
@@ -161,12 +167,12 @@ def rewardmath_pairwise(wins: Any, *, rounds: int = 1000, seed: Seed = 0) -> Rew
 
     Accuracy: every comparison won. MRR: 1 / (1 + number lost), a tie counting as lost in the pessimistic ones.
     """
-    matrix, present = padded(wins)
-    bad = np.argwhere(present & ~np.isin(matrix, (0.0, 0.5, 1.0)))
+    flat, counts = rows_of(wins)
+    bad = np.flatnonzero(~np.isin(flat, (0.0, 0.5, 1.0)))
     if len(bad):
-        raise PrudentError(f"comparison {bad[0][1]} of problem {bad[0][0]} is {matrix[tuple(bad[0])]}, not 0, 0.5 or 1")
-    lost, tied = (present & (matrix == 0)).sum(1), (present & (matrix == 0.5)).sum(1)
-    return summarise(lost, tied, present.sum(1) + 1, [], rounds, seed)
+        problem, comparison = place(int(bad[0]), counts)
+        raise PrudentError(f"comparison {comparison} of problem {problem} is {flat[bad[0]]}, not 0, 0.5 or 1")
+    return summarise(counted(flat == 0, counts), counted(flat == 0.5, counts), counts + 1, [], rounds, seed)
 
 
 def reduce_steps(
@@ -271,7 +277,7 @@ def compare_reductions(
     """
     lengths = [len(problem) for problem in steps]
     flat = [solution for problem in steps for solution in problem]
-    columns = correct_columns(correct, padded([np.zeros(n) for n in lengths])[1])
+    columns = correct_columns(correct, np.array(lengths, dtype=np.int64))
     scores, undefined = {}, {}
     for how in REDUCTIONS:
         values = reduce_steps(flat, how, undefined="nan", log=True).split(lengths)
@@ -303,20 +309,21 @@ def leave_one_source_out(
     sources: [problem][solution] names, "" where unknown. Problems left with no incorrect solution are dropped from that
     score's n.
     """
-    matrix, present = padded(scores)
-    column = correct_columns(correct, present)
+    flat, counts = rows_of(scores)
+    column = correct_columns(correct, counts)
+    parts = np.split(flat, np.cumsum(counts)[:-1])
     named = [list(map(str, row)) for row in sources]
-    wrong = [i for i, row in enumerate(named) if len(row) != int(present[i].sum())]
-    if len(named) != len(matrix) or wrong:
+    wrong = [i for i, (row, part) in enumerate(zip(named, parts)) if len(row) != len(part)]
+    if len(named) != len(counts) or wrong:
         raise PrudentError(f"sources don't match scores{f' at problem {wrong[0]}' if wrong else ''}")
     every = sorted({s for i, row in enumerate(named) for j, s in enumerate(row) if s and j != column[i]})
     result = {}
     for source in every:
         rows = []
-        for i, row in enumerate(named):
-            kept = [matrix[i, j] for j, name in enumerate(row) if j != column[i] and name != source]
+        for row, part, right in zip(named, parts, column):
+            kept = [part[j] for j, name in enumerate(row) if j != right and name != source]
             if kept:
-                rows.append([matrix[i, column[i]], *kept])
+                rows.append([part[right], *kept])
         if rows:
             result[source] = rewardmath(rows, rounds=rounds, seed=seed)
     return result
