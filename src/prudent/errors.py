@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -29,17 +29,23 @@ class BadRow:
 
     line: physical line (text files, from 1) or row number (tables, from 1). field: column, or "" for the whole row.
     reason: a short stable key such as ``missing-field``, by which rows are counted.
-    detail: what was found and what to do.
+    detail: what was found and what to do. file: its name where several were read together.
     """
 
     line: int
     field: str
     reason: str
     detail: str
+    file: str = ""
 
     def __str__(self) -> str:
         where = f"line {self.line}" + (f", field {self.field!r}" if self.field else "")
         return escape(f"{where}: {self.reason}: {self.detail}")
+
+
+def count_rows(faults: Iterable[BadRow]) -> int:
+    """How many rows these faults are of: a row may have several."""
+    return len({(fault.file, fault.line) for fault in faults})
 
 
 class DataError(PrudentError):
@@ -47,7 +53,8 @@ class DataError(PrudentError):
 
     def __init__(self, source: str, rows: list[BadRow], remedy: str = "", shown: int = 20) -> None:
         self.source, self.rows, self.remedy = source, rows, remedy
-        lines = [f"{source}: {len(rows)} bad row{'s' if len(rows) != 1 else ''}"]
+        count = count_rows(rows)
+        lines = [f"{source}: {count} bad row{'s' if count != 1 else ''}"]
         if len(rows) > 1 and len({(row.field, row.reason, row.detail) for row in rows}) == 1:
             lines.append(f"  all alike, the last in line {rows[-1].line}, the first in {rows[0]}")
         else:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from prudent.errors import BadRow, DataError, PrudentError, RowsError
+from prudent.errors import BadRow, DataError, PrudentError, RowsError, count_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,7 +27,7 @@ class Origin(NamedTuple):
     def bad(self, detail: str) -> BadRow:
         """The entry of a report that says what is wrong with it."""
         words = [word for word in (self.file, f"item {self.item!r}" if self.item else "") if word]
-        return BadRow(self.line, "", REASON, ": ".join([*words, detail]))
+        return BadRow(self.line, "", REASON, ": ".join([*words, detail]), self.file)
 
 
 def origins_of(data: Dataset) -> list[Origin]:
@@ -94,4 +94,4 @@ def use_rows(
 
 def counted(bad: Sequence[BadRow]) -> dict[str, Any]:
     """What a result says about the rows left out: how many, and the first hundred."""
-    return {"left_out": len(bad), "left_out_rows": [str(row) for row in bad[:100]]}
+    return {"left_out": count_rows(bad), "left_out_rows": [str(row) for row in bad[:100]]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -70,8 +71,9 @@ def read_pairs(
     read as they come, whose bad rows are raised at once. Rows, reasons and shapes are counted in the report."""
     if not sources:
         raise PrudentError("no source of preferences was given")
-    for one in sources:
-        label = f"{Path(str(one)).name}: " if len(sources) > 1 else ""
+    labels = [Path(str(one)).name for one in sources]
+    for one, name in zip(sources, labels):
+        label = "" if len(sources) == 1 else f"{name if labels.count(name) == 1 else one}: "
         records = open_records(one, split, plan.config, stream=piece is not None)
         if file_kind(Path(one)) == "csv":
             records = _decode_cells(records)
@@ -126,7 +128,7 @@ def _read_one(
     rated: list[Rated] = []
 
     def named(row: BadRow) -> BadRow:
-        return BadRow(row.line, row.field, row.reason, label + row.detail) if label else row
+        return replace(row, detail=label + row.detail, file=label) if label else row
 
     for record in records:
         report.read += 1

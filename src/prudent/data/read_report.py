@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from prudent.errors import BadRow, DataError, escape
+from prudent.errors import BadRow, DataError, count_rows, escape
 
 SKIP = '--on-error skip (in Python on_error="skip")'
 
@@ -37,7 +37,7 @@ class ReadReport:
     @property
     def dropped(self) -> int:
         """Rows that gave no pair because they are bad."""
-        return len({row.line for row in self.bad})
+        return count_rows(self.bad)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Number of entries by reason: ``bad``, ``left_out`` and ``flagged``."""
