@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from prudent.cli import app
 from prudent.commands.options import COMMANDS, PairOptions
+from prudent.data.preferences import read_preferences_with_report
 
 REFUSES = (
     "{% for message in messages %}{% if message['role'] == 'system' %}{{ raise_exception('no system turn') }}"
@@ -229,3 +230,63 @@ def test_pairs_without_a_prompt_are_kept_by_one_option_in_every_command(tmp_path
     with_it = {one.command.words for one in COMMANDS if issubclass(one, PairOptions)}
     reading = {one.command.words for one in COMMANDS if "preferences" in one.__dataclass_fields__}
     assert with_it == reading | {"clean", "evaluate preferences", "evaluate rewardbench"}
+
+
+def test_rows_beside_the_pairs_are_named_and_skipped(tmp_path: Path) -> None:
+    data = write(tmp_path / "pairs.jsonl", pairs(24))
+    model = model_with(REFUSES, tmp_path / "lm")
+    rated = [
+        {"prompt": SYSTEM if i == 3 else f"q {i}", "said": f"good {i % 4}", "fine": "no" if i == 5 else i % 3}
+        for i in range(20)
+    ]
+    pool = [
+        {"id": f"p{i}", "prompt": SYSTEM if i == 2 else f"ask {i}", "responses": ["a"] if i == 4 else ["a b", f"c {i}"]}
+        for i in range(6)
+    ]
+    beside = {
+        "ratings": (
+            "--family",
+            "quantile",
+            "--ratings",
+            write(tmp_path / "rated.jsonl", rated),
+            "--epochs",
+            2,
+            "--column",
+            "response=said",
+        ),
+        "meta_pool": ("--family", "mlp", "--meta-pool", write(tmp_path / "pool.jsonl", pool), "--meta-rate", 0.1),
+    }
+    beside["linear"] = ("--family", "linear", "--members", 2, *beside["meta_pool"][2:])
+    rows = {"ratings": (6, 4), "meta_pool": (5, 3), "linear": (5, 3)}
+    for name, words in beside.items():
+        command = ("fit", "--preferences", data, "--model", model, *words)
+        first, second = rows[name]
+        refused = run(*command, "--out", tmp_path / "no")
+        assert refused.exit_code == 2 and f"line {first}" in refused.output, refused.output
+        assert "--on-error skip" in refused.output
+        found = last_json(run(*command, "--on-error", "skip", "--out", tmp_path / name, "--json"))["info"]
+        key = "ratings" if name == "ratings" else "meta_pool"
+        assert found[f"{key}_left_out"] == 2
+        left = " ".join(found[f"{key}_left_out_rows"])
+        assert f"line {first}" in left and f"line {second}" in left and "no system turn" in left
+    wide = write(tmp_path / "wide.jsonl", [{"prompt": f"p{i}", "responses": ["a"] * 2000} for i in range(3)])
+    refused = run(
+        "fit", "--preferences", data, "--model", model, *beside["meta_pool"][:2], "--meta-pool", wide, "--out", 1
+    )
+    assert refused.exit_code == 2 and "the limit is 5,000,000" in refused.output
+
+
+def test_a_row_with_two_faults_is_one_row_and_two_files_are_two(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    bad = [*pairs(4), {"prompt": 3, "chosen": 4, "rejected": "x"}]
+    files = [write(tmp_path / folder / "same.jsonl", bad) for folder in ("a", "b")]
+    model = model_with(REFUSES, tmp_path / "lm")
+    command = ("fit", "--preferences", files[0], "--preferences", files[1], "--model", model, "--members", 2)
+    refused = run(*command, "--out", tmp_path / "out")
+    assert "2 bad rows" in refused.output and files[0] in refused.output.split("\n", 1)[1]
+    found = read_preferences_with_report(files, on_error="skip")[1]
+    assert (found.read, found.kept, found.dropped) == (10, 8, 2)
+    rows = write(tmp_path / "rows.jsonl", [{"prompt": 1, "response": 2}, {"prompt": "a", "response": "b"}])
+    scored = run("score", "--model", classifier_with(REFUSES, tmp_path / "rm"), "--data", rows, "--on-error", "skip",
+                 "--output", tmp_path / "s.jsonl", "--json")  # fmt: skip
+    assert last_json(scored)["left_out"] == 1

@@ -11,7 +11,7 @@ from prudent.data.files import open_records
 from prudent.data.formats import Pair
 from prudent.data.messages import Message, Note, Problem, Reject, number, read_side
 from prudent.data.read_report import ReadReport
-from prudent.data.records import brief, listed
+from prudent.data.records import brief, listed, mapped
 from prudent.errors import BadRow, PrudentError
 
 if TYPE_CHECKING:
@@ -118,20 +118,25 @@ def _pair(one: Rated, other: Rated, ties: str) -> tuple[Rated, Pair] | BadRow:
 
 
 def read_ratings(
-    source: str | Path, attributes: Sequence[str] | None = None, *, split: str | None = None, on_error: str = "raise"
+    source: str | Path,
+    attributes: Sequence[str] | None = None,
+    *,
+    split: str | None = None,
+    on_error: str = "raise",
+    columns: Mapping[str, str] | None = None,
 ) -> tuple[Dataset, ReadReport]:
     """Rated single responses as they are, for attribute regression: columns prompt, response (messages), row and one
     float column an attribute, null where a rating is missing (mask it: no loss and no gradient, not 0).
 
-    attributes: the rating columns; by default every column that holds numbers in more than half of the rows. Raises
-    DataError with every bad row, PrudentError for the whole source.
+    attributes: the rating columns; by default every column that holds numbers in more than half of the rows. columns:
+    {our name: the file's} of prompt and response. Raises DataError with every bad row, PrudentError for the source.
     """
     import pyarrow as pa
     from datasets import Dataset
 
     report = ReadReport(str(source))
     rows: list[Rated] = []
-    for record in open_records(source, split):
+    for record in mapped(open_records(source, split), columns):
         report.read += 1
         report.flagged += record.flags
         report.bad += record.errors

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from prudent.data.failing import by_pair
-from prudent.errors import PrudentError, RowsError
+from prudent.errors import PrudentError
 from prudent.features.large import encode_held
 from prudent.features.limits import SAME_TEMPLATE, shown
+from prudent.rewards.beside import PoolSampler, encode_meta, encode_rated, read_beside
 from prudent.rewards.columns import pair_columns
 from prudent.rewards.containers import PairFeatures
 from prudent.rewards.model import RewardModel, encode_prompts
@@ -125,26 +126,39 @@ def fit_reward_model(
     encoder: Any = None,
     features: tuple[torch.Tensor, torch.Tensor] | None = None,
     encoder_options: Mapping[str, Any] | None = None,
+    on_error: str = "raise",
+    columns: Mapping[str, str] | None = None,
     **options: Any,
 ) -> RewardModel:
     """Train a reward model of family ``name`` on preference pairs (``prudent.read_preferences``).
 
     model: language model (alias, folder or hub id; by default the embedded one). members: K, by default the family's
     own. encoder, features: made already, to be used again. encoder_options: pooling, max_length, dtype, device.
+    on_error: "skip" leaves out rows of ``ratings`` and ``meta_pool`` that can't be used; ``info`` counts them. columns:
+    {our name: the file's} of these two files.
     options: the family's (``FAMILIES[name].options``). Columns weight, soft_label and margin of the data set are used.
     """
     from prudent.features.models import DEFAULT_MODEL
 
     entry = family(name)
     given = check_options(name, options)
+    if name == "quantile" and "ratings" not in given:
+        raise PrudentError(
+            "family 'quantile' learns from rated responses; give --ratings FILE (prompt, response, ratings)"
+        )
     if members is not None and entry.members == 0:
         raise PrudentError(f"the members of family {name!r} follow from its options; don't give members")
     members = entry.members if members is None else members
     base = str(model or DEFAULT_MODEL)
     if name == "external":
         return _external(preferences, given)
+    beside = read_beside(given, on_error, columns)
+    given |= beside
     if name in ON_TEXT:
-        return _transformers(preferences, name, base, members, seed, encoder_options or {}, given)
+        found = _transformers(preferences, name, base, members, seed, encoder_options or {}, given)
+        for one in beside.values():
+            found.scorer.info.update(one.info())
+        return found
     if encoder is None:
         from prudent.features.encoder import Encoder
 
@@ -157,6 +171,8 @@ def fit_reward_model(
         scorer = fit_on_features(preferences, entry, encoder, chosen, rejected, members, seed, given)
     if features is None:
         scorer.info.update(counts)  # in place: heads are frozen
+    for one in beside.values():
+        scorer.info.update(one.info())
     return RewardModel(scorer, encoder, model=base)
 
 
@@ -188,7 +204,7 @@ def fit_on_features(
         pairs = pairs.take(rows)
     pool = given.pop("meta_pool", None)
     if pool is not None:
-        given["meta_features"] = _meta_features(encoder, pool)
+        given["meta_features"] = encode_meta(encoder, pool)
     scorer = target.fit(**pairs.fit_arguments(), members=members, seed=seed, **given)
     scorer.info.update(trained_pairs=len(pairs), **why_same(preferences, same, encoder))
     return scorer
@@ -206,22 +222,6 @@ def why_same(preferences: Dataset, rows: Sequence[int], encoder: Any) -> dict[st
     return {"identical_after_truncation": len(rows) - uncut, "identical_after_template": uncut}
 
 
-def _meta_features(encoder: Any, path: str | Path) -> torch.Tensor:
-    """Features (prompts, k, d) of a pool's responses, with k the smallest number of them a prompt has."""
-    from prudent.data.failing import Origin, name_failing
-    from prudent.data.pools import read_pool
-
-    pool = read_pool(path)
-    k = min(len(texts) for texts in pool.responses)
-    prompts = [prompt for prompt in pool.prompts for _ in range(k)]
-    texts = [text for responses in pool.responses for text in responses[:k]]
-    try:
-        return encoder.encode(prompts, texts).unflatten(0, (len(pool), k))
-    except RowsError as error:
-        origins = [Origin(row + 1, str(pool.ids[row])) for row in range(len(pool)) for _ in range(k)]
-        raise name_failing(error, origins, path) from error
-
-
 def _transformers(
     preferences: Dataset,
     name: str,
@@ -232,7 +232,6 @@ def _transformers(
     given: dict[str, Any],
 ) -> RewardModel:
     from prudent.rewards.transformers.ensembles import fit_transformers
-    from prudent.rewards.transformers.finetuning import pool_sampler
 
     if encoder_options.get("pooling") not in (None, "last"):
         raise PrudentError(
@@ -241,9 +240,7 @@ def _transformers(
     average = given.pop("average", False)
     pool = given.pop("meta_pool", None)
     if pool is not None:
-        from prudent.data.pools import read_pool
-
-        given["sampler"] = pool_sampler(read_pool(pool), 4, seed)
+        given["sampler"] = PoolSampler(pool, 4, seed)
     own = {key: encoder_options[key] for key in ("max_length", "dtype") if encoder_options.get(key) is not None}
     scorer = fit_transformers(preferences, base, kind=name, members=members, seed=seed, **own, **given)
     return RewardModel(scorer.averaged() if average else scorer)
@@ -263,23 +260,13 @@ def _external(preferences: Dataset, given: dict[str, Any]) -> RewardModel:
 def _quantile(
     preferences: Dataset, encoder: Any, chosen: torch.Tensor, rejected: torch.Tensor, seed: Seed, given: dict[str, Any]
 ) -> Any:
-    from prudent.data.failing import Origin, name_failing
     from prudent.data.preferences import training_columns
-    from prudent.data.ratings import read_ratings
     from prudent.rewards.quantiles import QuantileModel
 
-    if "ratings" not in given:
-        raise PrudentError(
-            "family 'quantile' learns from rated responses; give --ratings FILE (prompt, response, ratings)"
-        )
-    source = given.pop("ratings")
-    rated, _ = read_ratings(source, given.pop("attributes", None))
+    given.pop("attributes", None)  # the columns that were read
+    features, rated = encode_rated(encoder, given.pop("ratings"))
     names = [name for name in rated.column_names if name not in ("prompt", "response", "row")]
     values = [[float("nan") if value is None else value for value in rated[name]] for name in names]
-    try:
-        features = encoder.encode(list(rated["prompt"]), list(rated["response"]))
-    except RowsError as error:
-        raise name_failing(error, [Origin(line) for line in rated["row"]], source) from error
     own = {"count": given.pop("levels")} if "levels" in given else {}
     gate = {"hidden": given.pop("gate_hidden")} if "gate_hidden" in given else {}
     heads = QuantileModel.fit(features, torch.tensor(values).T, attributes=names, seed=seed, **own, **given)

@@ -146,6 +146,9 @@ def write_page(run: Run, result: dict[str, Any]) -> None:
 def show(result: dict[str, Any], options: FitOptions) -> None:
     """The few lines that a person reads."""
     print(f"{result['family']}: {result['members']} members on {result['pairs']} pairs in {result['seconds']:.1f} s")
+    for option in ("ratings", "meta_pool"):
+        if gone := result["info"].get(f"{option}_left_out"):
+            print(f"{gone} rows of --{option.replace('_', '-')} that can't be used were left out")
     for name in ("train", "test"):
         found = result[name]
         if found is None:

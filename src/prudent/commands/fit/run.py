@@ -36,7 +36,9 @@ def fit(options: FitOptions) -> dict[str, Any] | None:
         "layer": options.feature_layer,
     }
     engine = options.ray_engine()
-    reading: dict[str, Any] = {name: getattr(options, name) for name in ("on_error", "columns", "without_prompt")}
+    beside = (("response",) if "ratings" in given else ()) + (("responses", "id") if "meta_pool" in given else ())
+    columns = {ours: theirs for ours, theirs in options.columns.items() if ours not in beside}
+    reading = {"on_error": options.on_error, "columns": columns, "without_prompt": options.without_prompt}
     data, report = read_preferences_with_report(
         options.preferences, split=options.split, stream=options.stream, **reading
     )
@@ -52,6 +54,8 @@ def fit(options: FitOptions) -> dict[str, Any] | None:
         say(f"{len(data)} pairs; family {options.family} on {options.model}")
     started = time.perf_counter()
 
+    alone = options.on_error if processes.size == 1 else "raise"  # those that train together need the same rows
+
     def train(rows: list[int]) -> RewardModel:
         return fit_reward_model(
             picked(data, rows),
@@ -60,10 +64,11 @@ def fit(options: FitOptions) -> dict[str, Any] | None:
             members=options.members,
             seed=options.seed,
             encoder_options=encoder_options if engine is None else {**encoder_options, "engine": engine},
+            on_error=alone,
+            columns=options.columns,
             **given,
         )
 
-    alone = options.on_error if processes.size == 1 else "raise"  # those that train together need the same rows
     reward_model, kept, failing = use_rows(train, origins_of(data), report.source, alone)
     data = picked(data, kept)
     if not processes.first:

@@ -16,10 +16,10 @@ import torch
 from prudent.data.failing import by_pair
 from prudent.errors import PrudentError
 from prudent.progress import meter
+from prudent.rewards.beside import PoolSampler
 from prudent.rewards.draws import bootstrap_counts
 from prudent.rewards.transformers.external import padded
 from prudent.rewards.transformers.network import EnsembleModel, keep_lower
-from prudent.seeding import Seed, numpy_generator, spawn
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -188,6 +188,8 @@ def meta_batches(
     from prudent.features.rendering import Renderer
 
     renderer = Renderer(tokenizer, max_length)
+    if isinstance(sampler, PoolSampler):
+        sampler.use(renderer)
 
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         prompts, responses = sampler(step)
@@ -198,13 +200,3 @@ def meta_batches(
         return ids.unflatten(0, (-1, k)), mask.unflatten(0, (-1, k))
 
     return batch
-
-
-def pool_sampler(pool: Any, prompts: int, seed: Seed) -> Sampler:
-    """Sampler that draws prompts with their responses from a pool (``data.pools.Pool``) sampled from the policy."""
-
-    def sample(step: int) -> tuple[Sequence[Any], Sequence[Sequence[str]]]:
-        rows = numpy_generator(spawn(seed, step + 1)[step]).choice(len(pool), min(prompts, len(pool)), replace=False)
-        return [pool.prompts[row] for row in rows], [pool.responses[row] for row in rows]
-
-    return sample
