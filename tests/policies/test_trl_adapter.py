@@ -62,7 +62,9 @@ class Opposed(HashedScores):
         return torch.cat([2 * first, -first])
 
 
-def train(kind, folder, out, *, constant=None, beta=0.1, steps=3, model=None, objective="vanilla", **options):
+def train(
+    kind, folder, out, *, constant=None, beta=0.1, steps=3, model=None, objective="vanilla", late=False, **options
+):
     """Parameters after a few steps of stock TRL (constant None) or of the adapter with a constant weight."""
     how = {"advantages": options.pop("advantages")} if "advantages" in options else {}
     stock, ours, config = {
@@ -89,6 +91,8 @@ def train(kind, folder, out, *, constant=None, beta=0.1, steps=3, model=None, ob
     )
     data = Dataset.from_list([{"prompt": [{"role": "user", "content": p}]} for p in PROMPTS])
     _, tokenizer = tiny_causal_lm(folder)
+    if late:  # a pad token that was added after the model was trained
+        tokenizer.add_special_tokens({"pad_token": "<late>"})
     reward = FixedWeight(model or HashedScores(), "vanilla", beta=beta)
     reward.objective = objective
     reward.__name__ = "reward"
@@ -113,6 +117,18 @@ def test_alarm_unit_variance_is_stock_and_scaled_variance_is_scaled_beta(kind, t
     scaled, _ = train(kind, tmp_path / "m", tmp_path / "d", beta=0.1 * 3.0)
     assert torch.equal(tripled, scaled)
     assert not torch.equal(tripled, stock)
+
+
+@pytest.mark.parametrize("kind", ["rloo", "grpo"])
+def test_what_stands_at_masked_positions_changes_nothing(kind, tmp_path):
+    """A pad token outside the embedding ends TRL's own loop in an IndexError; here any token that it holds does."""
+    with pytest.raises(IndexError):
+        train(kind, tmp_path / "m", tmp_path / "a", late=True)
+    known, _ = train(kind, tmp_path / "m", tmp_path / "b", constant=1.0)
+    with pytest.warns(UserWarning, match="pad token '<late>' isn't in the policy's embedding"):
+        found, trainer = train(kind, tmp_path / "m", tmp_path / "c", constant=1.0, late=True)
+    assert torch.equal(known, found)
+    assert trainer.processing_class.pad_token == "<|im_end|>"
 
 
 @pytest.mark.parametrize("kind", ["rloo", "grpo"])

@@ -19,7 +19,7 @@ import torch
 
 from prudent.errors import PrudentError, RowsError
 from prudent.features.adapters import find_adapter, refuse_head_adapter
-from prudent.files import cache_folder, fsync_folder, hash_file, refuse_pickle
+from prudent.files import cache_folder, fsync_folder, hash_file, made_cache, refuse_pickle
 from prudent.hub import hub_or_offline, hub_words
 
 DEFAULT_MODEL = "smollm2"
@@ -177,7 +177,9 @@ def _forget_quantisation(model: Any) -> None:
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on ``path`` (released by the system when the process ends, however it ends)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = made_cache(path.parent)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PrudentError(f"the cache {folder} is not writable; set PRUDENT_CACHE to a folder that can be written")
     with open(path, "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -265,7 +267,8 @@ def padding_id(model: Any, tokenizer: Any) -> int:
 
 def embedded_ids(model: Any) -> int:
     """How many token ids a model's embedding holds."""
-    return int(model.get_input_embeddings().weight.shape[0])
+    embedding = model.get_input_embeddings()  # a sharded one's weight is empty here, its count isn't
+    return int(getattr(embedding, "num_embeddings", None) or embedding.weight.shape[0])
 
 
 def require_known(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]]) -> None:

@@ -21,6 +21,7 @@ from accelerate.utils import gather
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from prudent.errors import PrudentError
+from prudent.features.models import embedded_ids
 from prudent.policies.objectives import KL_RULES
 from prudent.policies.reward_function import RewardFunction, member_columns
 from prudent.policies.rl.advantages import WEIGHTINGS, ordering_agreement, weighted_rewards
@@ -95,6 +96,26 @@ def check_reference(trainer: Any) -> None:
             )
 
 
+def pad_with_known_token(trainer: Any) -> None:
+    """Pad with a token that the policy's embedding holds where the tokenizer's pad token was added after the model was
+    trained: TRL writes its id into masked positions, which no attention and no loss reads but the embedding looks up.
+    """
+    model, tokenizer = trainer.accelerator.unwrap_model(trainer.model), trainer._tokenizer
+    size, late = embedded_ids(model), tokenizer.pad_token
+    if tokenizer.pad_token_id < size:
+        return
+    known = next(token for token in (*trainer.eos_token_ids, 0) if token < size)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(known)
+    for config in (model.config.get_text_config(), model.generation_config, trainer.generation_config):
+        config.pad_token_id = known
+    trainer.generation_kwargs["pad_token_id"] = known
+    warnings.warn(
+        f"pad token {late!r} isn't in the policy's embedding of {size}: {tokenizer.pad_token!r} stands at masked "
+        "positions instead, in training and in the saved tokenizer",
+        stacklevel=4,
+    )
+
+
 class _VarianceAware:
     """What both trainers share; ``prudent_reward`` is the reward function whose weights they apply."""
 
@@ -145,6 +166,7 @@ class VarianceAwareRLOOTrainer(_VarianceAware, RLOOTrainer):
         self._prepare(arguments)
         super().__init__(**arguments)
         check_reference(self)
+        pad_with_known_token(self)
         self.beta: WeightedBeta = WeightedBeta(self.beta)
 
     def _calculate_rewards(self, *arguments: Any, **options: Any) -> torch.Tensor:
@@ -178,6 +200,7 @@ class VarianceAwareGRPOTrainer(_VarianceAware, GRPOTrainer):
             )
         super().__init__(**arguments)
         check_reference(self)
+        pad_with_known_token(self)
         self.beta: WeightedBeta = WeightedBeta(self.beta)
 
     def _calculate_rewards(self, *arguments: Any, **options: Any) -> torch.Tensor:

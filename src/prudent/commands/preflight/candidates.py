@@ -12,7 +12,7 @@ from typing import Any
 from prudent.commands.preflight.options import PreflightOptions
 from prudent.features.backbone import token_bytes
 from prudent.features.encoder import hash_tokenizer, hash_weights
-from prudent.features.models import load_language_model
+from prudent.features.models import load_language_model, padding_id
 from prudent.features.rendering import Renderer
 from prudent.features.sampling import sample
 from prudent.files import cache_folder, dumps, hash_text, write_atomic
@@ -45,7 +45,7 @@ class Sampler:
     @cached_property
     def token_bytes(self) -> int:
         """Bytes of one token's keys and values."""
-        return token_bytes(self.model, self.tokenizer.pad_token_id or 0)
+        return token_bytes(self.model, padding_id(self.model, self.tokenizer))
 
     def file(self, prompts: list[Messages]) -> Path:
         """Where the responses to these prompts are kept."""
