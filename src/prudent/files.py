@@ -92,6 +92,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("PRUDENT_CACHE") or Path.home() / ".cache" / "prudent").expanduser()
 
 
+def made_cache(folder: Path) -> Path:
+    """A folder of the cache, made where it isn't there; PrudentError where it can't be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PrudentError(
+            f"the cache {folder} can't be made ({error.strerror}); set PRUDENT_CACHE to a folder that can be written"
+        ) from error
+    return folder
+
+
 def write_atomic(path: str | Path, data: str | bytes) -> None:
     """Write one file so that a reader sees the old content or the new one, never a part."""
     path = Path(path)

@@ -145,12 +145,24 @@ def refuse_used(out: str | Path, overwrite: bool = False) -> Path:
     return out
 
 
+def _lives(process: int) -> bool:
+    """Whether a process of this machine is still there, whosever it is."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
 def _partial(out: Path) -> Path:
-    """Where a run is written before it is finished; what killed runs left there is removed."""
-    tag = f".prudent-{hash_text(out.name)[:12]}"
+    """Where a run is written before it is finished; what runs that were killed on this machine left there is removed.
+    Those of other machines that share the folder may be at work."""
+    tag = f".prudent-{hash_text(out.name)[:12]}-{hash_text(platform.node())[:8]}"
     for left in out.parent.glob(f"{tag}.*.partial"):
         process = left.name.split(".")[-2]
-        if process.isdigit() and int(process) != os.getpid() and not Path(f"/proc/{process}").exists():
+        if process.isdigit() and int(process) != os.getpid() and not _lives(int(process)):
             shutil.rmtree(left, ignore_errors=True)
     return out.parent / f"{tag}.{os.getpid()}.partial"
 
@@ -230,6 +242,8 @@ def resumable_run(
     wanted = {"command": command, "options": plain(options), "seed": seed}
     resumes = state.is_file()
     if resumes:
+        if not os.access(out, os.W_OK | os.X_OK):
+            raise PrudentError(f"output folder {out} is not writable; make it so, or name another --out")
         with damage_named(str(state), "remove its folder to start anew, or name another --out"):
             found = json.loads(state.read_text(encoding="utf-8"))
             keys = sorted(set(found["options"]) | set(wanted["options"]))

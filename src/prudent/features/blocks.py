@@ -23,6 +23,7 @@ import numpy as np
 
 from prudent.errors import BadRow, PrudentError, RowsError
 from prudent.features.stats import EncodeStats, add_stats
+from prudent.files import made_cache
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -159,7 +160,7 @@ class EncodeBlocks:
 @contextlib.contextmanager
 def texts_folder(root: Path) -> Iterator[Path]:
     """A folder in ``root`` for texts on their way, gone afterwards; what a killed run left goes after a week."""
-    root.mkdir(parents=True, exist_ok=True)
+    made_cache(root)
     for left in root.glob("texts-*"):
         if time.time() - left.stat().st_mtime > STALE_SECONDS:
             shutil.rmtree(left, ignore_errors=True)

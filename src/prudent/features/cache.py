@@ -24,6 +24,7 @@ import torch
 from prudent.errors import PrudentError
 from prudent.features.large import StoredRows, gather
 from prudent.features.shards import SUFFIXES, Shard, open_shard, write_shard
+from prudent.files import made_cache
 
 FORMAT = "1"  # of features: changes whenever the same text would get another vector
 MERGE_FROM = 32  # small shards in a folder before they are merged
@@ -48,13 +49,7 @@ class FeatureCache:
 
     def __init__(self, folder: str | Path, width: int) -> None:
         self.folder, self.width = Path(folder), width
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PrudentError(
-                f"the feature cache {self.folder} can't be made ({error.strerror}); set PRUDENT_CACHE to a folder "
-                "that can be written, or turn the cache off"
-            ) from error
+        made_cache(self.folder)
         self._shards: dict[str, Shard] = {}
         self._index = Index()
         self._pending: list[tuple[np.ndarray, torch.Tensor]] = []
@@ -98,6 +93,13 @@ class FeatureCache:
             )
         return StoredRows(self._index.features, shard, row, self.width)
 
+    def require_writable(self) -> None:
+        """PrudentError where no row can be added, before any is computed."""
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            raise PrudentError(
+                f"the feature cache {self.folder} is not writable; set PRUDENT_CACHE to a folder that can be written"
+            )
+
     def add(self, keys: np.ndarray, features: torch.Tensor) -> None:
         """Rows to keep; on disk at the latest when ``flush`` is called."""
         self._pending.append((keys, features))
@@ -125,8 +127,8 @@ class FeatureCache:
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise PrudentError(
-                f"the feature cache {self.folder} can't be written ({error}); free some room there, or turn the "
-                "cache off"
+                f"the feature cache {self.folder} can't be written ({error}); free some room there, or set "
+                "PRUDENT_CACHE to another folder"
             ) from error
 
     def _merge(self) -> None:

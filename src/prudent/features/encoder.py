@@ -267,6 +267,8 @@ class Encoder:
         missing = np.flatnonzero(~held)
         if not len(missing):
             return keys, features
+        if self.cache is not None:
+            self.cache.require_writable()
         _, first, inverse = np.unique(keys[missing], axis=0, return_index=True, return_inverse=True)
         rows = missing[np.sort(first)]  # equal texts once, in the order given
         rank = np.argsort(np.argsort(first))[inverse.reshape(-1)]
