@@ -75,13 +75,15 @@ class _Meter:
 
 
 @contextlib.contextmanager
-def meter(title: str, total: int | None, show: bool = True, *, gathers: bool = False) -> Iterator[Advance]:
+def meter(
+    title: str, total: int | None, show: bool = True, *, gathers: bool = False, counts: bool = True
+) -> Iterator[Advance]:
     """Yields ``advance(done=1, tokens=0, note="")``: so many more of ``total`` are done, by computing so many tokens.
 
     total: None where nobody knows it. gathers: what loops inside do counts as done here; otherwise they are silent and
-    count nothing.
+    count nothing. counts: False where this loop never counts in one around it, whose items are others.
     """
-    if not show or (_open and not _open[-1].gathers):
+    if not show or (_open and not (_open[-1].gathers and counts)):
         yield _ignore
         return
     if _open:

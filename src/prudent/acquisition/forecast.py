@@ -23,6 +23,7 @@ from prudent.evaluation.risk_estimate import LEAST_PAIRS
 from prudent.policies.estimates import estimate
 from prudent.policies.finite import solve
 from prudent.policies.objectives import METHODS
+from prudent.progress import meter
 from prudent.rewards.draws import bootstrap_counts, choose_ridge, fit_resamples, standardisation
 from prudent.rewards.uncertainty import centre
 from prudent.seeding import Seed, numpy_generator, spawn
@@ -98,14 +99,17 @@ def forecast_risk(
     answers = _answers(known.planned.numpy() @ truth.T, settings.labels, generator)
     today = _state(known, np.ones(0), settings, fit)
     rows = [_row(n, [today[:2]], [float(today[0])], settings)]
-    for size in sorted(set(map(int, sizes))):
-        stated, realised = [], []
-        for number, weights in enumerate(truth):
-            risk, gain, moved = _state(known, answers[: size - n, number], settings, fit)
-            stated.append((risk, gain))
-            value = float(moved @ weights)
-            realised.append(0.5 if not weights.any() else float(value <= 0))
-        rows.append(_row(size, stated, realised, settings))
+    wanted = sorted(set(map(int, sizes)))
+    with meter("forecasting", len(wanted) * len(truth)) as advance:
+        for size in wanted:
+            stated, realised = [], []
+            for number, weights in enumerate(truth):
+                risk, gain, moved = _state(known, answers[: size - n, number], settings, fit)
+                stated.append((risk, gain))
+                value = float(moved @ weights)
+                realised.append(0.5 if not weights.any() else float(value <= 0))
+                advance()
+            rows.append(_row(size, stated, realised, settings))
     enough = next((row["labels"] for row in rows if row["certain"] >= CERTAIN), None)
     return {"rows": rows, "enough": enough, "no_signal": posterior.no_signal, "settings": settings._asdict()}
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from prudent.progress import track
+
 BLOCK = 512  # candidates brought up to date together
 
 Value = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (variance (b,), index (b,)) -> score (b,)
@@ -72,7 +74,7 @@ def lazy_greedy(
     stamp = np.zeros(len(factor), dtype=np.int64)
     left = np.full(len(factor), repeat)
     index, score = np.empty(picks, dtype=np.int64), np.empty(picks)
-    for turn in range(picks):
+    for turn in track(range(picks), "choosing pairs"):
         best = int(bound.argmax())
         while stamp[best] != turn:
             stale = np.where(stamp != turn, bound, -np.inf)
@@ -101,7 +103,7 @@ def directed_greedy(
     reduced = Reduced(factor, picks)
     left = np.full(len(factor), repeat)
     index, score = np.empty(picks, dtype=np.int64), np.empty(picks)
-    for turn in range(picks):
+    for turn in track(range(picks), "choosing pairs"):
         less = np.where(left > 0, weight * along**2 / (1.0 + weight * variance), -np.inf)
         best = int(less.argmax())
         index[turn], score[turn] = best, less[best] / max(whole, np.finfo(float).tiny)

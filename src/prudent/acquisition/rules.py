@@ -32,6 +32,7 @@ import numpy as np
 from prudent.acquisition.greedy import directed_greedy, lazy_greedy, squares
 from prudent.acquisition.known import KnownPairs
 from prudent.errors import PrudentError
+from prudent.progress import track
 
 BALANCE = 0.01  # nats of information that one nat of the prompts' entropy is worth in bal-pm
 BOUND = 1.0  # standard deviations between the mean and the bounds of maxmin-lcb and delta-ucb
@@ -72,7 +73,7 @@ def _diversity(known: KnownPairs, task: Task) -> Picks:
 
     approach(known.labelled())
     picked, score = np.empty(task.k, dtype=np.int64), np.empty(task.k)
-    for turn in range(task.k):
+    for turn in track(range(task.k), "choosing pairs"):
         best = int(nearest.argmax())
         picked[turn], score[turn] = best, np.sqrt(max(nearest[best], 0.0))
         approach(rows[best : best + 1])

@@ -19,6 +19,7 @@ from prudent.errors import PrudentError
 from prudent.evaluation.calibration import auroc
 from prudent.evaluation.intervals import Estimate, Paired, bounded_mean, simultaneous_bootstrap
 from prudent.evaluation.ties import mean_over_orders
+from prudent.progress import meter
 from prudent.rewards.accuracy import credit
 from prudent.rewards.columns import pair_columns
 from prudent.rewards.draws import bootstrap_counts, fit_resamples
@@ -82,12 +83,15 @@ def compare_labels(
     clusters = list(test_groups)
 
     def train(name: str, chosen: float | str) -> tuple[torch.Tensor, float]:
-        return _train(rows, counts, test, variants[name], groups, chosen, ridge_seed)
+        found = _train(rows, counts, test, variants[name], groups, chosen, ridge_seed)
+        advance()
+        return found
 
     first, *others = variants
-    right, shared = train(first, ridge)
-    credits = {first: right} | {name: train(name, shared)[0] for name in others}
-    own = {name: train(name, ridge) for name in others} if ridge == "cv" else {}
+    with meter("reward models of each variant", 1 + len(others) * (2 if ridge == "cv" else 1)) as advance:
+        right, shared = train(first, ridge)
+        credits = {first: right} | {name: train(name, shared)[0] for name in others}
+        own = {name: train(name, ridge) for name in others} if ridge == "cv" else {}
     base = credits[first]
     paired: dict[str, Paired] = {}
     if others:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from prudent.progress import track
+
 
 @dataclass(frozen=True)
 class History:
@@ -34,7 +36,7 @@ def history(matrix: sparse.csr_matrix, users: np.ndarray) -> History:
 
 def chunks(users: np.ndarray, size: int) -> Iterator[np.ndarray]:
     """Consecutive pieces of ``users``."""
-    for start in range(0, len(users), size):
+    for start in track(range(0, len(users), size), "batches of users"):
         yield users[start : start + size]
 
 

@@ -25,6 +25,7 @@ from torch.nn.functional import logsigmoid
 
 from prudent.arrays import ArrayLike, as_tensor, require_finite
 from prudent.errors import PrudentError
+from prudent.progress import Advance, meter
 from prudent.rewards.coordinates import Rows
 
 HEAD_BLOCK = 12_000_000  # heads x rows worked on at once,
@@ -165,9 +166,10 @@ def _step_length(
 
 
 def _newton(
-    problem: Problem, tolerance: float, max_iterations: int
+    problem: Problem, tolerance: float, max_iterations: int, advance: Advance
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
-    """Points (H, q), gradient norms, losses and iterations of one batch of heads."""
+    """Points (H, q), gradient norms, losses and iterations of one batch of heads. advance: is given how many more are
+    solved."""
     heads, rows = len(problem.weights), problem.rows
     point = torch.zeros(heads, rows.q, dtype=torch.float64)
     dual = torch.zeros(heads, 0 if rows.among is None else rows.n, dtype=torch.float64)  # point = X' dual
@@ -189,6 +191,7 @@ def _newton(
         keep = size > tolerance
         if not bool(keep.all()):
             done = ~keep
+            advance(int(done.sum()))
             loss[active[done]] = part.select(done).data_loss(logit[done])
             point[active[done]] = here[done]
             active, logit, chance, slopes, gradient, size, here, dual, first = (
@@ -274,13 +277,14 @@ def fit_heads(
     block = max(LEAST_HEADS, HEAD_BLOCK // n)
     parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     most = 0
-    for start in range(0, heads, block):
-        share = weights[start : start + block].to(torch.float64)
-        share = share / share.sum(1, keepdim=True)
-        problem = Problem(rows, share, penalty[start : start + block], *extras)
-        point, norm, loss, iterations = _newton(problem, tolerance, max_iterations)
-        parts.append((rows.weights(point), norm, loss))
-        most = max(most, iterations)
+    with meter("fitting heads", heads, counts=False) as advance:
+        for start in range(0, heads, block):
+            share = weights[start : start + block].to(torch.float64)
+            share = share / share.sum(1, keepdim=True)
+            problem = Problem(rows, share, penalty[start : start + block], *extras)
+            point, norm, loss, iterations = _newton(problem, tolerance, max_iterations, advance)
+            parts.append((rows.weights(point), norm, loss))
+            most = max(most, iterations)
     solved, norms, losses = (torch.cat(column) for column in zip(*parts))
     fit = HeadFit(solved, norms, losses, most)
     late = torch.nonzero(~(fit.gradient_norm <= tolerance))

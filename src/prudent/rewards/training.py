@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from prudent.errors import PrudentError
+from prudent.progress import meter
 from prudent.rewards.transformers.meta import ascended
 from prudent.seeding import Seed, numpy_generator, sequence, spawn
 
@@ -100,8 +101,9 @@ def train_members(
     _, epochs, rows = orders.shape
     steps = epochs * -(-rows // plan.batch_size)
     history: list[float] = []
-    for epoch in range(epochs):
-        for start in range(0, rows, plan.batch_size):
+    batches = [(epoch, start) for epoch in range(epochs) for start in range(0, rows, plan.batch_size)]
+    with meter("training heads", steps, counts=False) as advance:
+        for epoch, start in batches:
             step = len(history)
             optimiser.param_groups[0]["lr"] = plan.learning_rate * plan.share(step, steps)
             batch = orders[:, epoch, start : start + plan.batch_size]
@@ -118,6 +120,7 @@ def train_members(
                 each.sum().backward()
             optimiser.step()
             history.append(float(each.detach().mean()))
+            advance()
     for tensor in leaves:
         tensor.requires_grad_(False)
     return history

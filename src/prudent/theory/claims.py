@@ -16,6 +16,7 @@ import torch
 
 from prudent.evaluation.statistics import wilson
 from prudent.policies.finite import ball, multiplier, objective, solve
+from prudent.progress import track
 from prudent.seeding import Seed, spawn, torch_generator
 from prudent.theory.bounds import improvement_bound, width
 from prudent.theory.certificates import belief_from_posterior, bound_quantile, certify, draw_deviations, policy_of
@@ -366,7 +367,7 @@ def all_claims(seed: Seed = 0, note: Callable[[str], None] = lambda text: None) 
         ("between the forms", lambda: level_claims(seeds[6])),
         ("promises", lambda: promise_claims(seeds[7])),
     ]
-    for name, part in parts:
+    for name, part in track(parts, "claims"):
         note(name)
         claims += part()
     note("risk by size of the ball")

@@ -15,6 +15,7 @@ from prudent.data.pools import refuse_uneven
 from prudent.errors import PrudentError
 from prudent.evaluation.overoptimization.worlds import read_candidates
 from prudent.files import hash_file
+from prudent.progress import track
 from prudent.reporting import charts
 from prudent.reporting.report import Report
 from prudent.rewards.uncertainty import centre
@@ -98,7 +99,7 @@ def certify_model(asked: CertifyOptions) -> dict[str, Any]:
         prompts: list[dict[str, Any]] = []
         curves: list[dict[str, Any]] = []
         for method in RULES:
-            made = [certify(belief, beta, method, delta=delta) for beta in betas]
+            made = [certify(belief, beta, method, delta=delta) for beta in track(betas, f"certifying {method}")]
             real = [None if gold is None else _realised(belief, found, gold) for found in made]
             for found, each in zip(made, real):
                 rows.append(_row(found, belief, deviations, delta) | _against(found, belief, gold, each))

@@ -26,6 +26,7 @@ from prudent.features.limits import joined, shown
 from prudent.features.models import padding_id, require_known, require_room
 from prudent.features.rendering import Renderer
 from prudent.hub import hub_or_offline, hub_words
+from prudent.progress import track
 
 CALLABLE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 TOKENS = 2048  # tokens a forward pass of a model with a vocabulary head: bounds its logits
@@ -129,7 +130,7 @@ def response_log_probabilities(
     require_room(model, [len(row.ids) for row in rows])
     require_known(model, tokenizer, [row.ids for row in rows])
     totals = torch.zeros(len(rows), dtype=torch.float64)
-    for batch in token_batches([len(row.ids) for row in rows], TOKENS):
+    for batch in track(list(token_batches([len(row.ids) for row in rows], TOKENS)), "batches of texts"):
         ids, mask = padded([rows[i].ids for i in batch], padding_id(model, tokenizer), model.device)
         logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
         chosen = logits.gather(-1, ids[:, 1:, None])[..., 0] - torch.logsumexp(logits, -1)
@@ -214,7 +215,7 @@ def _step_probabilities(
     from prudent.rewards.transformers.external import padded, token_batches
 
     values: list[list[float]] = [[] for _ in rows]
-    for batch in token_batches([len(row) for row in rows], TOKENS):
+    for batch in track(list(token_batches([len(row) for row in rows], TOKENS)), "batches of texts"):
         ids, mask = padded([rows[i] for i in batch], padding_id(model, tokenizer), model.device)
         logits = model(input_ids=ids, attention_mask=mask).logits.float()
         for position, row in enumerate(batch):
