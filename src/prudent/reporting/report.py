@@ -159,7 +159,7 @@ class Report:
             subtitle=self.subtitle,
             blocks=self.blocks,
             contents=self.contents,
-            style=Markup(_asset("report.css")),
+            style=Markup(_asset("colours.css") + _asset("report.css")),
             script=Markup(_asset("report.js")),
             library=Markup(chart_library() if self.charts else ""),
             has_charts=bool(self.charts),
@@ -310,7 +310,11 @@ def environment(folder: Path) -> jinja2.Environment:
 
 
 def form(template: Path, *, style: Path, script: Path, **values: Any) -> str:
-    """HTML of a form that a person fills in: one offline page, its style and script from files of ours inside."""
+    """HTML of a form that a person fills in: one offline page, its style (over the reports' colours) and
+    script from files of ours inside."""
     page = environment(template.parent).get_template(template.name)
-    inside = {name: Markup(path.read_text(encoding="utf-8")) for name, path in (("style", style), ("script", script))}
+    inside = {
+        "style": Markup(_asset("colours.css") + style.read_text(encoding="utf-8")),
+        "script": Markup(script.read_text(encoding="utf-8")),
+    }
     return clean_text(page.render(**values, **inside))
