@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from prudent.cli import app
-from prudent.commands.clean.page import proof_answer
+from prudent.commands.clean.page_proof import proof_answer
 from prudent.data.preferences import read_preferences, read_preferences_with_report, training_columns
 from prudent.rewards.heads import HeadEnsemble
 

@@ -55,7 +55,7 @@ def lines(
     rows = with_text(rows, group)
     names = names_in(rows, group)
     picked, opacity = highlight(group)
-    horizontal, vertical = framed.x(x), framed.y(y)
+    horizontal, vertical = framed.x(x, whole=all(isinstance(row[x], int) for row in rows)), framed.y(y)
     hue = colour(group, names)
     tooltip = tips(rows, group, x, y, low, high)
     base = alt.Chart(values(rows))

@@ -124,15 +124,15 @@ class Report:
         )
         return self._add("chart", name=name, caption=caption, title=title, specs=specs)
 
-    def pairs(self, pairs: Sequence[Mapping[str, Any]]) -> Report:
+    def pairs(self, pairs: Sequence[Mapping[str, Any]], names: tuple[str, str] = ("chosen", "rejected")) -> Report:
         """Preference pairs in full text: mappings with ``prompt``, ``chosen``, ``rejected`` (text or messages) and
-        optionally ``note`` and ``facts`` (a mapping of labels to numbers)."""
+        optionally ``note`` and ``facts`` (a mapping of labels to numbers). names: what stands above the two sides."""
         shown = []
         for pair in pairs:
             facts = {str(key): cell(value) for key, value in dict(pair.get("facts", {})).items()}
             sides = {side: turns(pair.get(side, "")) for side in ("prompt", "chosen", "rejected")}
             shown.append({**sides, "note": pair.get("note", ""), "facts": facts})
-        return self._add("pairs", pairs=shown)
+        return self._add("pairs", pairs=shown, names=names)
 
     def glossary(self, terms: Mapping[str, str], tips: Sequence[str] | None = None) -> Report:
         """Terms and their meaning, listed; those in ``tips`` (None: all) also as tooltips where a paragraph has one."""

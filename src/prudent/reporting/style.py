@@ -177,14 +177,16 @@ def shape(field: str | None, names: Sequence[str], legend: bool = True, width: i
     return alt.Shape(f"{field}:N", scale=scale, legend=drawn, sort=list(names))
 
 
-def quantitative(channel: Any, field: str, title: str | None, scale: str, zero: bool, domain: Any, form: str) -> Any:
-    """Axis of numbers: the channel of a field with its title, scale, zero and format."""
+def quantitative(
+    channel: Any, field: str, title: str | None, scale: str, zero: bool, domain: Any, form: str, whole: bool = False
+) -> Any:
+    """Axis of numbers: the channel of a field with its title, scale, zero and format; whole: marked at whole numbers
+    alone."""
     options: dict[str, Any] = {"type": scale} if scale != "linear" else {"zero": zero}
     if domain is not None:
         options["domain"] = list(domain)
-    return channel(
-        f"{field}:Q", title=field if title is None else title, scale=alt.Scale(**options), axis=alt.Axis(format=form)
-    )
+    axis = alt.Axis(format=form, **({"tickMinStep": 1} if whole else {}))
+    return channel(f"{field}:Q", title=field if title is None else title, scale=alt.Scale(**options), axis=axis)
 
 
 def reference_rule(at: float, horizontal: bool, label: str | None) -> list[Any]:
@@ -254,9 +256,10 @@ class Frame:
     reference_label: str | None = None
     height: int = 300
 
-    def x(self, field: str) -> Any:
-        """The horizontal axis of a field of numbers."""
-        return quantitative(alt.X, field, self.x_title, self.x_scale, self.x_zero, self.x_domain, self.x_format)
+    def x(self, field: str, whole: bool = False) -> Any:
+        """The horizontal axis of a field of numbers, marked at ``whole`` ones alone."""
+        whole = whole and self.x_scale == "linear"
+        return quantitative(alt.X, field, self.x_title, self.x_scale, self.x_zero, self.x_domain, self.x_format, whole)
 
     def y(self, field: str) -> Any:
         """The vertical axis of a field of numbers."""

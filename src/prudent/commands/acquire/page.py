@@ -99,11 +99,11 @@ def report(value: dict[str, Any], rows: Sequence[dict[str, Any]], options: Acqui
                 "prompt": row["prompt"],
                 "chosen": row["response_1"],
                 "rejected": row["response_2"],
-                "note": "Not labelled: the responses stand in the place of chosen and rejected in random order.",
                 "facts": {"order": row["order"], "score": row["score"]},
             }
             for row in rows[:SHOWN]
-        ]
+        ],
+        ("response 1", "response 2"),
     )
     return page
 

@@ -204,7 +204,7 @@ def _training(report: Report, results: list[dict[str, Any]]) -> None:
         rows = mean_curve(results, name)
         if rows:
             report.chart(
-                charts.lines(rows, "step", "value", group="objective", x_title="step", y_title=title, title=title),
+                charts.lines(rows, "step", "value", group="objective", x_title="step", y_title="", title=title),
                 f"curve-{name}",
             )
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from prudent.commands.clean.options import CleanOptions
 from prudent.commands.clean.outcome import Outcome
-from prudent.commands.clean.page import build_report, planted_answer, points, proof_answer
+from prudent.commands.clean.page import build_report
+from prudent.commands.clean.page_proof import planted_answer, points, proof_answer
 from prudent.commands.clean.review import review_page
 from prudent.commands.common import say
 from prudent.data.read_report import count_lines

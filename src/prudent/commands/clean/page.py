@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from prudent.commands.clean.outcome import Judged, Outcome
+from prudent.commands.clean.page_proof import interval, planted_faults, proof, proof_answer
 from prudent.data.cleaning import STRENGTH_RULES, count_changes
 from prudent.data.rules import RULES
 from prudent.reporting import charts
 from prudent.reporting.numbers import percent
-from prudent.reporting.report import Report, p_value
+from prudent.reporting.report import Report
 
 SUSPICIOUS = 20
 
@@ -30,9 +30,9 @@ def build_report(outcome: Outcome) -> Report:
     if outcome.judged is not None:
         _strength(report, outcome.judged, settings.second_label)
     if outcome.proof:
-        _proof(report, outcome.proof)
+        proof(report, outcome.proof)
     for planted in outcome.planted:
-        _planted(report, planted)
+        planted_faults(report, planted)
     if outcome.judged is not None:
         _suspicious(report, outcome)
     _reading(report, outcome)
@@ -53,57 +53,6 @@ GLOSSARY = {
 }
 
 
-def interval(estimate: Any) -> str:
-    """``0.62 [0.58, 0.66]`` of an Estimate or of its plain form."""
-    value, low, high = (
-        (estimate[k] if isinstance(estimate, dict) else getattr(estimate, k)) for k in ("value", "low", "high")
-    )
-    if value is None:
-        return "–"
-    return f"{value:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
-
-
-def points(estimate: dict[str, Any]) -> str:
-    """``+1.2 [-0.4, +2.8]``: a difference of accuracies in percentage points."""
-    text = f"{100 * estimate['value']:+.1f}"
-    return text if estimate["low"] is None else f"{text} [{100 * estimate['low']:+.1f}, {100 * estimate['high']:+.1f}]"
-
-
-def proof_answer(table: Sequence[dict[str, Any]]) -> tuple[str, str]:
-    """What the proof's table says in words, and its tone: which repairs help or hurt, and how the others look."""
-    tested = [row for row in table if row["gain"] is not None]
-    clear = [row for row in tested if row["p_adjusted"] is not None and row["p_adjusted"] < 0.05]
-    better, worse = ([row for row in clear if (row["gain"]["value"] > 0) is up] for up in (True, False))
-
-    def named(rows: Sequence[dict[str, Any]]) -> str:
-        return "; ".join(f"{row['labels']} ({points(row['gain'])} points)" for row in rows)
-
-    text = f"**Better than the labels as given: {named(better)}.**" if better else "**No repair is shown to help.**"
-    if worse:
-        text += f" Worse: {named(worse)}."
-    gains = [100 * row["gain"]["value"] for row in tested if row not in clear]
-    if gains:
-        up, down = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
-        text += (
-            f" {'Of the other' if clear else 'Of'} {len(gains)} tried, {up} came out higher on this test split and "
-            f"{down} lower ({min(gains):+.1f} to {max(gains):+.1f} points of accuracy), none clearly."
-        )
-    return text, "good" if better else "warn" if worse else "neutral"
-
-
-def planted_answer(planted: dict[str, Any]) -> str:
-    """What was found of the labels that were turned round, in a line."""
-    finding, share = planted["finding"], planted["share"]
-    row = next(row for row in finding["by_share"] if row["share"] == share)
-    if row["precision"] is None:
-        return f"{share:.0%} of the labels turned round: too few pairs to seek them."
-    chance = percent(finding["base_rate"], 0)
-    return (
-        f"{share:.0%} of the labels turned round: of the {row['picked']} weakest pairs {percent(row['precision'], 0)} "
-        f"are turned round (chance: {chance}), which finds {percent(row['recall'], 0)} of them."
-    )
-
-
 def _answer(report: Report, outcome: Outcome) -> None:
     n, kept = len(outcome.inputs.data), len(outcome.cleaned.rows)
     flipped = sum(outcome.cleaned.flipped)
@@ -117,6 +66,11 @@ def _answer(report: Report, outcome: Outcome) -> None:
     if outcome.length["severe"]:
         tone = "warn"
         words.append("**Length gives the label away here**: a reward model may learn length and little else.")
+    if conflicts := sum(change.rule == "conflict" for change in outcome.changes):
+        words.append(
+            f"On {conflicts} pairs the two sources of --conflict lie {outcome.settings.conflict_size:g} standard "
+            "deviations apart or more."
+        )
     ceiling = outcome.ceiling["exact"]
     if ceiling["contested_groups"]:
         words.append(
@@ -166,13 +120,18 @@ def _conflicts(report: Report, outcome: Outcome) -> None:
     found = [change for change in outcome.changes if change.rule == "conflict"]
     if not found:
         return
-    names = list(found[0].evidence)
+    names = [name for name in found[0].evidence if name not in ("standard_deviations_apart", "rank", "compared")]
     report.heading("Where two sources of score disagree")
     report.table(
-        ["line", *(name.replace("_", " ") for name in names)],
-        [[change.line, *(change.evidence[name] for name in names)] for change in found[:SUSPICIOUS]],
+        ["rank", "line", "apart", *names],
+        [
+            [change.evidence["rank"], change.line, change.evidence["standard_deviations_apart"]]
+            + [change.evidence[name] for name in names]
+            for change in found[:SUSPICIOUS]
+        ],
         f"The largest {min(SUSPICIOUS, len(found))} of {len(found)} conflicts of at least "
-        f"{outcome.settings.conflict_size:g} standard deviations.",
+        f"{outcome.settings.conflict_size:g} standard deviations. Apart: how far the two are from each other, each "
+        f"in standard deviations, over the {found[0].evidence['compared']} pairs that both score.",
     )
 
 
@@ -273,98 +232,6 @@ def _strength(report: Report, judged: Judged, second: str | None) -> None:
             "second-label",
             f"Spearman correlation of strength and {second}: {interval(judged.second['spearman'])}.",
         )
-
-
-def proof_rows(table: Sequence[dict[str, Any]]) -> list[list[Any]]:
-    """Rows of the proof's table, in the order of ``PROOF``."""
-    return [
-        [
-            row["labels"],
-            row["pairs"],
-            interval(row["accuracy"]),
-            None if row["gain"] is None else points(row["gain"]),
-            None if row["p_adjusted"] is None else p_value(row["p_adjusted"]),
-            None if row["own_ridge_gain"] is None else f"{100 * row['own_ridge_gain']:+.1f}",
-            None if row["seeds_better"] is None else percent(row["seeds_better"], 0),
-        ]
-        for row in table
-    ]
-
-
-PROOF = ["labels", "pairs", "test accuracy", "gain, points", "p", "gain, own ridge", "seeds better"]
-TOGETHER = (
-    "Gain: in points of test accuracy, over the first row. Its 95 % interval and p hold for all rows together (max-t "
-    "bootstrap over test prompts, paired). All rows share one ridge, chosen on the first row's labels; own ridge: the "
-    "gain when each row chooses its own."
-)
-
-
-def gains_chart(table: Sequence[dict[str, Any]], title: str) -> Any:
-    """Gains over the first row, in percentage points, with their paired intervals."""
-    data = [
-        {"labels": row["labels"], **{k: 100 * row["gain"][k] for k in ("value", "low", "high")}}
-        for row in table
-        if row["gain"] is not None and row["gain"]["low"] is not None
-    ]
-    return charts.dot_intervals(
-        data,
-        "labels",
-        "value",
-        "low",
-        "high",
-        x_title="gain in test accuracy, points",
-        title=title,
-        reference=0.0,
-        reference_label=table[0]["labels"],
-    )
-
-
-def _proof(report: Report, proof: dict[str, Any]) -> None:
-    report.heading("Proof: reward models before and after")
-    report.verdict(*proof_answer(proof["table"]))
-    if any(row["gain"] is not None and row["gain"]["low"] is not None for row in proof["table"]):
-        report.chart(
-            gains_chart(proof["table"], "Gain over the labels as given"),
-            "proof",
-            "95 % intervals that hold for all rows together.",
-        )
-    report.table(PROOF, proof_rows(proof["table"]), TOGETHER)
-    report.text(
-        f"Trained on {proof['train_pairs']} of {proof['all_train_pairs']} pairs, {proof['seeds']} resamples of the "
-        f"training prompts (seeds), the same for every row; tested on {proof['test_pairs']} untouched pairs "
-        f"({proof['test']}). Test labels are as noisy as the training labels, which hides a part of every gain."
-    )
-
-
-def _planted(report: Report, planted: dict[str, Any]) -> None:
-    share, finding = planted["share"], planted["finding"]
-    report.heading(f"Planted faults: {share:.0%} of the labels turned round")
-    report.text(
-        f"{planted_answer(planted)} AUROC, the chance that a wrong label has the lower strength of two: "
-        f"{interval(finding['auroc'])} (0.5 is guessing)."
-    )
-    report.table(
-        ["called wrong", "pairs", "precision", "base rate", "recall", "wrong after flipping", "wrong after dropping"],
-        [
-            [
-                f"lowest {row['share']:.0%}",
-                row["picked"],
-                row["precision"],
-                finding["base_rate"],
-                row["recall"],
-                percent(row["wrong_after_flipping"], 1),
-                percent(row["wrong_after_dropping"], 1),
-            ]
-            for row in finding["by_share"]
-        ],
-    )
-    if "training" in planted:
-        report.chart(
-            gains_chart(planted["training"], "Test accuracy regained"),
-            f"planted-{100 * share:g}",
-            "Gain over training on the planted faults; 95 % intervals that hold for all rows together.",
-        )
-        report.table(PROOF, proof_rows(planted["training"]), TOGETHER)
 
 
 def _suspicious(report: Report, outcome: Outcome) -> None:
