@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prudent.commands.acquire.options import AcquireOptions
-from prudent.commands.preflight.inputs import combine, encode_distinct, encode_pool, pair_reading, short_name
+from prudent.commands.preflight.inputs import combine, encode_distinct, encode_pool, pair_reading, short_names
 from prudent.data.messages import squeeze
 from prudent.data.pools import Pool, refuse_uneven
 from prudent.data.preferences import prompt_key, read_preferences_with_report
@@ -41,11 +41,11 @@ class OpenPairs:
 def read_labelled(options: AcquireOptions) -> tuple[list[tuple[str, Dataset]], list[str]]:
     """Preference files by name, and notes on rows left out."""
     found, notes = [], []
-    for file in options.preferences:
+    for file, name in zip(options.preferences, short_names(options.preferences)):
         pairs, report = read_preferences_with_report(file, **pair_reading(options))
-        found.append((short_name(file), pairs))
+        found.append((name, pairs))
         if report.dropped:
-            notes.append(f"{short_name(file)}: {report.dropped} of {report.read} rows could not be used, left out")
+            notes.append(f"{name}: {report.dropped} of {report.read} rows could not be used, left out")
     return found, notes
 
 

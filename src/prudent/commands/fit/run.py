@@ -38,7 +38,8 @@ def fit(options: FitOptions) -> dict[str, Any] | None:
     engine = options.ray_engine()
     beside = (("response",) if "ratings" in given else ()) + (("responses", "id") if "meta_pool" in given else ())
     columns = {ours: theirs for ours, theirs in options.columns.items() if ours not in beside}
-    reading = {"on_error": options.on_error, "columns": columns, "without_prompt": options.without_prompt}
+    reading: dict[str, Any] = {"on_error": options.on_error, "columns": columns}
+    reading["without_prompt"] = options.without_prompt
     data, report = read_preferences_with_report(
         options.preferences, split=options.split, stream=options.stream, **reading
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -78,10 +78,10 @@ def _reading(report: ReadReport) -> dict[str, Any]:
     return found
 
 
-def short_name(source: str) -> str:
-    """File name without its endings, or a hub id as it is."""
-    path = Path(source)
-    return path.name.split(".")[0] if path.suffix else source
+def short_names(sources: Sequence[str]) -> list[str]:
+    """File names without their endings, hub ids and files of one name as they are."""
+    names = [Path(source).name.split(".")[0] if Path(source).suffix else source for source in sources]
+    return [name if names.count(name) == 1 else source for name, source in zip(names, sources)]
 
 
 def pair_reading(settings: PreflightOptions | AcquireOptions) -> dict[str, Any]:
@@ -95,14 +95,12 @@ def read_inputs(settings: PreflightOptions) -> Inputs:
     notes: list[str] = []
     reports = []
     data = []
-    for file in settings.preferences:
+    for file, name in zip(settings.preferences, short_names(settings.preferences)):
         pairs, report = read_preferences_with_report(file, **pair_reading(settings))
-        data.append((short_name(file), pairs))
+        data.append((name, pairs))
         reports.append(_reading(report))
         if report.dropped:
-            notes.append(
-                f"{short_name(file)}: {report.dropped} of {report.read} rows could not be used and were left out"
-            )
+            notes.append(f"{name}: {report.dropped} of {report.read} rows could not be used and were left out")
     total = sum(len(pairs) for _, pairs in data)
     if settings.max_pairs is not None and total > settings.max_pairs:
         data = [(name, _capped(pairs, settings.max_pairs, total, settings.seed)) for name, pairs in data]
@@ -138,7 +136,7 @@ def _with_test_files(
         held, report = read_preferences_with_report(files, **pair_reading(settings))
         reports.append(_reading(report))
         if settings.max_test_pairs is not None and len(held) > settings.max_test_pairs:
-            notes.append(f"{settings.max_test_pairs} of {len(held)} test pairs of {short_name(files[0])} used")
+            notes.append(f"{settings.max_test_pairs} of {len(held)} test pairs of {short_names(files)[0]} used")
             held = _capped(held, settings.max_test_pairs, len(held), settings.seed)
         tests.append(held)
     sources = [Source(name, pairs, tests[i if paired else 0]) for i, (name, pairs) in enumerate(data)]
