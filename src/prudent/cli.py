@@ -100,7 +100,7 @@ def keep_stdout_clean() -> None:
 
 def main() -> None:
     """Run the command line. A command that is named is built alone: a wrong word is refused in half the time."""
-    if "--json" in sys.argv:
+    if {"--json", "--config"} & set(sys.argv):  # a file may ask for JSON too
         keep_stdout_clean()
     asked = (sys.argv[1] if len(sys.argv) > 1 else "").replace("-", "_")
     app = built([asked]) if asked in NAMES else _app()

@@ -21,6 +21,12 @@ ROOM = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file would pass the file-size limit",
 }
+DENIED = {
+    errno.EACCES: "permission denied",
+    errno.EPERM: "not permitted",
+    errno.EROFS: "a read-only file system",
+    errno.ENAMETOOLONG: "the name is too long",
+}
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -165,7 +171,8 @@ def damage_named(what: str, remedy: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def room_named(what: str = "a file") -> Iterator[None]:
-    """Inside, a full disk, a used-up quota and a file-size limit are a PrudentError, whichever library met them."""
+    """Inside, a full disk, a used-up quota and a file-size limit are a PrudentError, whichever library met them; so is
+    a file that may not be read or written."""
     try:
         yield
     except PrudentError:
@@ -177,6 +184,10 @@ def room_named(what: str = "a file") -> Iterator[None]:
             for code, reason in ROOM.items()
             if number == code or (number is None and (f"(os error {code})" in text or os.strerror(code) in text))
         ]
+        if not found and number in DENIED and getattr(error, "filename", None):
+            raise PrudentError(
+                f"{str(error.filename)[:200]} can't be used: {DENIED[number]}; name another, or change its rights"  # type: ignore[attr-defined]
+            ) from error
         if not found:
             raise
         where = getattr(error, "filename", None) or what

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 import prudent
 from prudent.cli import app
 from prudent.commands.line import Group, add, repeat_names
-from prudent.commands.options import COMMANDS, CommonOptions, build, command
+from prudent.commands.options import COMMANDS, CommonOptions, build, command, fields_of
 from prudent.errors import PrudentError
 
 
@@ -172,3 +173,35 @@ def test_score_overwrites_nothing_that_was_not_named(tmp_path: Path) -> None:
         done = CliRunner().invoke(app, words)
         assert done.exit_code == 2 and said in json.loads(done.stdout)["error"]
         assert output.read_text() == "kept"
+
+
+def test_numbers_that_no_command_can_use_are_refused_before_anything_is_read(tmp_path):
+    """Infinity for every number, and step sizes, shares and weights out of their bounds."""
+    from prudent.cli import _app
+
+    _app()
+    file = tmp_path / "rows.jsonl"
+    file.write_text("{}\n")
+    seen = 0
+    for options in COMMANDS:
+        needed = {
+            field.name: tmp_path / "out" if field.name == "out" else 1 if field.one is int else str(file)
+            for field in fields_of(options)
+            if field.default is MISSING
+        }
+        for field in fields_of(options):
+            if field.one is float:
+                seen += 1
+                with pytest.raises(PrudentError, match=field.flag):
+                    build(options, {**needed, field.name: "inf"})
+    assert seen > 60
+    fit = next(options for options in COMMANDS if options.command.words == "fit")
+    for name, value in {
+        "learning_rate": 0,
+        "dropout": 1.5,
+        "meta_rate": -1,
+        "phase_one": 1,
+        "weight_decay": -1,
+    }.items():
+        with pytest.raises(PrudentError, match=f"--{name.replace('_', '-')} is"):
+            build(fit, {"preferences": str(file), "out": tmp_path / "out", name: value})

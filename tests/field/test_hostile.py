@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -137,6 +138,7 @@ KEPT: dict[str, tuple[str, Any, int, dict[str, int]]] = {
     "timestamp out of range in Parquet": ("a.parquet", out_of_range, 2, {"not-a-value": 1}),
     "timestamp out of range in Arrow": ("a.arrow", out_of_range, 2, {"not-a-value": 1}),
 }
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 REFUSED: dict[str, tuple[str, Any, str]] = {
     "gzip bomb of white space": ("a.jsonl.gz", packed(b"", b" "), "unpacks to more than"),
     "gzip bomb in a CSV": ("a.csv.gz", packed(b"prompt,chosen,rejected\n", b"a"), "unpacks to more than"),
@@ -146,6 +148,9 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
         b",".join(b"k%d" % i for i in range(100_000)) + b"\n" + b",".join([b"1"] * 100_000),
         "and 99980 more",
     ),
+    "a pointer of Git LFS": ("a.jsonl", LFS, "fetch them with git lfs pull"),
+    "two objects in a line": ("a.jsonl", lines(GOOD) + lines(GOOD), "give one object a line"),
+    "Python's quotes": ("a.jsonl", str(GOOD).encode(), r"double quotes at column 2\n"),
     "gold of 400 digits": (
         "p.jsonl",
         lines(f'{{"prompt": "a", "responses": ["x", "y"], "gold": [{HUGE}, 1]}}'),
@@ -197,6 +202,34 @@ def test_what_can_t_be_read_is_refused_in_clear_words(case: str, tmp_path: Path)
         bounded(lambda: read_pool(path) if name.startswith("p") else read_preferences_with_report(path))
     text = str(raised.value)
     assert len(text) < 3000 and text.replace("\n", "").isprintable()
+
+
+def test_a_column_that_a_table_names_twice_is_flagged(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = ["prompt", "chosen", "chosen", "rejected"]
+    made = pa.Table.from_arrays([pa.array([text]) for text in ("q", "x", "y", "z")], names=names)
+    pq.write_table(made, tmp_path / "a.parquet")
+    data, report = read_preferences_with_report(tmp_path / "a.parquet")
+    assert report.counts()["flagged"] == {"duplicate-column": 1} and data[0]["chosen"][0]["content"] == "y"
+
+
+def test_paths_that_lead_to_no_file_are_named(tmp_path: Path) -> None:
+    from tests.field.test_items import run
+
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for path, words in (
+        (tmp_path / "pipe.jsonl", "is a pipe or a device"),
+        ("", "no file is named"),
+        ("x" * 300 + ".jsonl", "File name too long; check the path"),
+        (tmp_path / "gone.jsonl", "is not there"),
+    ):
+        with pytest.raises(PrudentError, match=words):
+            read_preferences_with_report(path)
+    for words in (("score", "--data"), ("fit", "--preferences"), ("clean",), ("best-of-n", "--pool")):
+        refused = run(*words, tmp_path / ("n" * 300 + ".jsonl"), "--out", tmp_path / "out", "--model", "m", "--json")
+        assert refused.exit_code == 2 and "error" in json.loads(refused.stdout)
 
 
 def test_hostile_files_beside_the_checkout(shared: Path) -> None:

@@ -140,7 +140,8 @@ def execute(options: type[CommonOptions], given: dict[str, Any]) -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     as_json, about = bool(given.get("as_json")), options.command
     try:
-        chosen = build(options, given)
+        with room_named():
+            chosen = build(options, given)
         # Libraries that print do so beside the one object.
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext(), room_named():
             result = load(about.run)(chosen)

@@ -44,6 +44,7 @@ MOST_TOKENS, MANY = 1_000_000, 10_000  # limits of a text's length, and of membe
 HOW = ("out", "overwrite", "as_json", "config", "seed")  # how a run is written; the manifest keeps the seed beside
 READING = "Reading"  # panel
 SOURCE = "a file or a hub id"  # marks options whose values are files where they look like one
+ABOVE_ZERO = "a number above zero"  # marks options whose values are
 FILES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".arrow", ".gz", ".zst", ".feather", ".txt")
 
 
@@ -59,7 +60,7 @@ class Field(NamedTuple):
     hint: Any
     info: Any
     default: Any
-    source: bool
+    marks: tuple[Any, ...] = ()
 
     @property
     def flag(self) -> str:
@@ -265,7 +266,7 @@ def fields_of(options: type[CommonOptions]) -> list[Field]:
         hint, *marks = get_args(hints[field.name])
         default = field.default if field.default_factory is MISSING else field.default_factory()
         info = next(mark for mark in marks if hasattr(mark, "param_decls"))
-        found.append(Field(field.name, hint, info, default, SOURCE in marks))
+        found.append(Field(field.name, hint, info, default, tuple(marks)))
     owners = {name: index for index, owner in enumerate(options.__mro__) for name in inspect.get_annotations(owner)}
     return sorted(found, key=lambda field: owners[field.name])
 
@@ -333,9 +334,11 @@ def faults(field: Field, value: Any) -> list[str]:
             found.append(f"{field.flag} is {one}, the limit is {most}")
         if get_origin(field.one) is Literal and one not in get_args(field.one):
             found.append(f"{field.flag} is {one!r}, must be one of {', '.join(get_args(field.one))}")
-        if field.one is float and math.isnan(one):
-            found.append(f"{field.flag} is not a number")
-        missing = field.info.exists if isinstance(one, Path) else field.source and str(one).endswith(FILES)
+        if field.one is float and not math.isfinite(one):
+            found.append(f"{field.flag} is {one}, it must be a finite number")
+        elif ABOVE_ZERO in field.marks and not one > 0:
+            found.append(f"{field.flag} is {one:g}, it must be above 0")
+        missing = field.info.exists if isinstance(one, Path) else SOURCE in field.marks and str(one).endswith(FILES)
         if missing and not Path(one).exists():
             found.append(f"{field.flag} {one} is not there")
     return found

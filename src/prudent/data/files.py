@@ -10,13 +10,12 @@ import csv
 import gzip
 import io
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from prudent.data.json_records import json_records, jsonl_records
-from prudent.data.records import LINE_BYTES, WHOLE_BYTES, Record
+from prudent.data.records import LINE_BYTES, WHOLE_BYTES, Record, named_twice
 from prudent.data.tables import read_table
 from prudent.errors import BadRow, PrudentError
 from prudent.hub import hub_or_offline, hub_words
@@ -155,7 +154,7 @@ def _csv(path: Path, data: bytes) -> Iterator[Record]:
                 continue
             if names is None:
                 names = [cell.strip() for cell in cells]
-                flags = _named_twice(names, line)
+                flags = named_twice(names, line)
                 continue
             if len(cells) != len(names):
                 detail = f"{len(cells)} cells where the header names {len(names)} columns"
@@ -168,13 +167,12 @@ def _csv(path: Path, data: bytes) -> Iterator[Record]:
         yield Record(line, None, [BadRow(line, "", "not-csv", str(error))])
 
 
-def _named_twice(names: list[str], line: int) -> list[BadRow]:
-    """Flags of the columns that a header names more than once."""
-    return [
-        BadRow(line, name, "duplicate-column", f"named {count} times; the last of these columns won")
-        for name, count in Counter(names).items()
-        if count > 1
-    ]
+def is_there(path: Path) -> bool:
+    """Whether a path leads anywhere; PrudentError where that can't be known (a name too long, a closed folder)."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise PrudentError(f"{str(path)[:200]} can't be read: {error.strerror}; check the path") from error
 
 
 def read_records(path: str | Path) -> Iterator[Record]:
@@ -192,7 +190,7 @@ def _records(path: Path) -> Iterator[Record]:
     Line numbers are physical, from 1 (row numbers in tables). Raises PrudentError for what concerns the whole file: it
     is missing or empty, of an unknown kind, damaged, or not UTF-8 at all.
     """
-    if not path.is_file():
+    if not is_there(path) or not path.is_file():
         raise PrudentError(f"{path} is not a file; check the path")
     kind = file_kind(path)
     if kind is None:
@@ -218,6 +216,10 @@ def open_records(
     them), or a hub data set. stream: read a hub data set or a folder of data files as it comes, without downloading or
     converting all of it first."""
     path = Path(source)
+    if not str(source):
+        raise PrudentError("no file is named; give a file, a folder or a hub id")
+    if is_there(path) and not path.is_file() and not path.is_dir():
+        raise PrudentError(f"{path} is a pipe or a device, which can't be read twice; write it to a file")
     if path.is_file():
         if split not in (None, "train"):
             raise PrudentError(f"{path} is a single file and has no split {split!r}; name the file of that split")

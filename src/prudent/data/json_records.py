@@ -14,6 +14,7 @@ from prudent.data.records import DEPTH, LINE_BYTES, Record, brief, prune
 from prudent.errors import BadRow, PrudentError
 from prudent.files import LONE_SURROGATE, clean_text
 
+LFS = "version https://git-lfs"
 KINDS = {
     list: "an array",
     str: "a string",
@@ -93,8 +94,13 @@ def _finish(value: Any, line: int, text: str, twice: list[tuple[str, Any]], cons
 def not_json(error: Exception, column: int | None = None) -> str:
     """Why a text can't be decoded, in words."""
     if isinstance(error, json.JSONDecodeError):
-        where = f" at column {column or error.colno}"
-        return f"{error.msg.removesuffix(' at')}{where}; the line may be cut off"
+        found = f"{error.msg.removesuffix(' at')} at column {column or error.colno}"
+        if error.doc.startswith(LFS):
+            return f"{found}; this is a pointer of Git LFS, not the data: fetch them with git lfs pull"
+        if error.msg == "Extra data":
+            return f"{found}; more follows the value, give one object a line"
+        whole = error.pos < len(error.doc.rstrip()) and not error.msg.startswith("Unterminated")
+        return found if whole else f"{found}; the line may be cut off"
     return "lists or objects are nested too deep" if isinstance(error, RecursionError) else str(error)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,6 +25,15 @@ class Record:
     value: dict[str, Any] | None
     errors: list[BadRow] = field(default_factory=list)
     flags: list[BadRow] = field(default_factory=list)
+
+
+def named_twice(names: list[str], line: int) -> list[BadRow]:
+    """Flags of the columns that a header names more than once."""
+    return [
+        BadRow(line, name, "duplicate-column", f"named {count} times; the last of these columns won")
+        for name, count in Counter(names).items()
+        if count > 1
+    ]
 
 
 def mapped(records: Iterable[Record], columns: Mapping[str, str] | None) -> Iterator[Record]:

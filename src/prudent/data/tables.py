@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prudent.data.records import Record, prune
+from prudent.data.records import Record, named_twice, prune
 from prudent.errors import BadRow, PrudentError
 
 BATCH = 2048
@@ -19,8 +19,8 @@ def read_table(path: Path, kind: str) -> Iterator[Record]:
     try:
         number = 0
         for batch in _batches(path, kind):
-            flags: list[BadRow] = []
             names = [str(name) for name in batch.schema.names]
+            flags = [] if number else named_twice(names, 1)
             columns = [cells_of(batch.column(position), number, name, flags) for position, name in enumerate(names)]
             by_line: dict[int, list[BadRow]] = {}
             for flag in flags:

@@ -60,7 +60,9 @@ class CleanOptions(EngineOptions, PairOptions, RunOptions):
         Literal["half", "ignore", "none"],
         option("Soft labels from votes: half (of a tie), ignore (ties) or none.", panel=READING),
     ] = "half"
-    min_share: Annotated[float, option("Share of votes that wins; 0.75 is three of four.", panel=READING)] = 0.5
+    min_share: Annotated[
+        float, option("Share of votes that wins; 0.75 is three of four.", panel=READING, min=0, max=1)
+    ] = 0.5
     against: Annotated[tuple[str, ...], option("Other splits whose prompts must not recur."), SOURCE] = ()
     conflict: Annotated[
         str | None,
@@ -70,14 +72,14 @@ class CleanOptions(EngineOptions, PairOptions, RunOptions):
         ),
     ] = None
     conflict_size: Annotated[float, option("Standard deviations apart from which a pair is found.", min=0.0)] = 2.0
-    flip: Annotated[float, option("Share of the weakest labels to flip.", panel=REPAIRS)] = 0.0
+    flip: Annotated[float, option("Share of the weakest labels to flip.", panel=REPAIRS, min=0, max=1)] = 0.0
     soften: Annotated[str, option("Deciles to soften, as 1-4 or all.", panel=REPAIRS)] = ""
     soft_label: Annotated[str, option('"strength" (the members\' probability) or a number.', panel=REPAIRS)] = (
         "strength"
     )
     widen: Annotated[str, option("Deciles that get a margin.", panel=REPAIRS)] = ""
     weigh: Annotated[str, option("Deciles that count less.", panel=REPAIRS)] = ""
-    weight: Annotated[float, option("What they count.", panel=REPAIRS)] = 0.5
+    weight: Annotated[float, option("What they count.", panel=REPAIRS, min=0)] = 0.5
     drop_deciles: Annotated[str, option("Deciles to drop.", panel=REPAIRS)] = ""
     members: Annotated[int, option("Members that judge a pair.", min=2, max=MANY, panel=REPAIRS)] = 10
     folds: Annotated[int, option("Parts of the cross-fit.", min=2, max=MANY, panel=REPAIRS)] = 5

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from prudent.commands.options import SOURCE, OptionalRun, PairOptions, RowOptions, ScorerLength, command, option
+from prudent.commands.options import (
+    ABOVE_ZERO,
+    SOURCE,
+    OptionalRun,
+    PairOptions,
+    RowOptions,
+    ScorerLength,
+    command,
+    option,
+)
 
 RUN = "evaluate.run:evaluate"
 
@@ -43,7 +52,7 @@ class EvaluateOptions(RowOptions, OptionalRun):
         Literal["raise", "skip"], option("Unusable rows and scores: raise (list all) or skip (leave out, counted).")
     ] = "raise"
     rounds: Annotated[int, option("Bootstrap rounds.", min=10, max=1_000_000)] = 1000
-    dpo_beta: Annotated[float, option("Beta of DPO's implicit reward.", "--dpo-beta")] = 0.1
+    dpo_beta: Annotated[float, option("Beta of DPO's implicit reward.", "--dpo-beta"), ABOVE_ZERO] = 0.1
     step_tag: Annotated[str, option("Step tag of a process reward model that is a language model.")] = "ки"
     good: Annotated[str, option("Its token for a right step.")] = "+"
     bad: Annotated[str, option("Its token for a wrong step.")] = "-"

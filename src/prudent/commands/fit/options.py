@@ -8,6 +8,7 @@ from typing import Annotated
 
 from prudent.commands.engine import EngineOptions, FeatureLayer, Split
 from prudent.commands.options import (
+    ABOVE_ZERO,
     DEFAULT_MODEL,
     MANY,
     SOURCE,
@@ -68,19 +69,25 @@ class FitOptions(EngineOptions, PairOptions, RunOptions):
     ridge: Annotated[str | None, _panel('Ridge of linear heads: a number, or "cv" (the default).')] = None
     epochs: Annotated[int | None, _panel("Passes over the pairs, in stochastic training.", min=1, max=1_000_000)] = None
     batch_size: Annotated[int | None, _panel("Pairs a step.", min=1, max=1_000_000)] = None
-    learning_rate: Annotated[float | None, _panel("Step size (of the backbone or adapters where they train).")] = None
-    head_learning_rate: Annotated[float | None, _panel("Step size of heads on a trained transformer.")] = None
-    weight_decay: Annotated[float | None, _panel("AdamW's, of two-layer heads.")] = None
+    learning_rate: Annotated[
+        float | None, _panel("Step size (of the backbone or adapters where they train)."), ABOVE_ZERO
+    ] = None
+    head_learning_rate: Annotated[float | None, _panel("Step size of heads on a trained transformer."), ABOVE_ZERO] = (
+        None
+    )
+    weight_decay: Annotated[float | None, _panel("AdamW's, of two-layer heads.", min=0)] = None
     prior: Annotated[str | None, _panel('Network-laplace: prior variance of a margin, or "cv" (the default).')] = None
     sandwich: Annotated[bool, _panel("Laplace: covariance from residuals, as a bootstrap measures it.")] = False
     width: Annotated[int | None, _panel("Hidden units of two-layer heads.", min=1, max=100_000)] = None
-    dropout: Annotated[float | None, _panel("Dropout of hidden units.")] = None
-    novelty_share: Annotated[float | None, _panel("How much novelty adds to the variance.")] = None
+    dropout: Annotated[float | None, _panel("Dropout of hidden units.", min=0, max=0.99)] = None
+    novelty_share: Annotated[float | None, _panel("How much novelty adds to the variance.", min=0)] = None
     layers: Annotated[int | None, _panel("Top blocks that are trained or adapted.", min=1, max=MANY)] = None
     rank: Annotated[int | None, _panel("LoRA rank.", min=1, max=MANY)] = None
     alpha: Annotated[int | None, _panel("LoRA alpha.", min=1, max=1_000_000)] = None
     targets: Annotated[tuple[str, ...], _panel("Linear maps to adapt, such as q_proj; by default all.")] = ()
-    phase_one: Annotated[float | None, _panel("Share of pairs that LoRA's shared base is trained on first.")] = None
+    phase_one: Annotated[
+        float | None, _panel("Share of pairs that LoRA's shared base is trained on first.", min=0, max=0.99)
+    ] = None
     average: Annotated[bool, _panel("WARM: average the members' weights into one scorer (singles, lora).")] = False
     training_args: Annotated[
         Path | None, _panel("YAML of transformers TrainingArguments (DeepSpeed, bf16).", exists=True)
@@ -88,9 +95,9 @@ class FitOptions(EngineOptions, PairOptions, RunOptions):
     checkpoints: Annotated[Path | None, _panel("Folder of checkpoints; a half-trained run resumes from it.")] = None
     contrastive: Annotated[str | None, _panel("Contrastive term: simcse or swav.")] = None
     contrastive_on: Annotated[str | None, _panel("feature, or difference (of the pair).")] = None
-    contrastive_weight: Annotated[float | None, _panel("Weight of the contrastive term.")] = None
+    contrastive_weight: Annotated[float | None, _panel("Weight of the contrastive term.", min=0)] = None
     meta_pool: Annotated[Path | None, _panel("Pool sampled from the policy, for MetaRM.", exists=True)] = None
-    meta_rate: Annotated[float | None, _panel("MetaRM's ascent rate (0: ordinary training).")] = None
+    meta_rate: Annotated[float | None, _panel("MetaRM's ascent rate (0: ordinary training).", min=0)] = None
     ratings: Annotated[
         Path | None, _panel("Quantile: file of rated responses (prompt, response, ratings).", exists=True)
     ] = None

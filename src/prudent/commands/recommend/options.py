@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from prudent.commands.options import READING, OptionalRun, RunOptions, command, option, pairs, said
+from prudent.commands.options import ABOVE_ZERO, READING, OptionalRun, RunOptions, command, option, pairs, said
 from prudent.errors import PrudentError
 
 _reading, _backbone, _stage = (
@@ -50,7 +50,7 @@ class RecommendFitOptions(RunOptions):
     layers: Annotated[int, _backbone("Layers (lightgcn).", min=0, max=100)] = 3
     negatives: Annotated[float, _backbone("Share of items whose missing pairs are drawn.")] = 0.1
     epochs: Annotated[int | None, _backbone("Longest training; 300, or 150 for vae.", min=1, max=1_000_000)] = None
-    learning_rate: Annotated[float | None, _backbone("Of Adam; 0.01 for lightgcn, else 0.001.")] = None
+    learning_rate: Annotated[float | None, _backbone("Of Adam; 0.01 for lightgcn, else 0.001."), ABOVE_ZERO] = None
     batch: Annotated[int | None, _backbone("Users a step; 128.", min=1, max=1_000_000)] = None
     weight_decay: Annotated[float | None, _backbone("L2; 0.01 for mf, 0.001 for lightgcn, else 0.")] = None
     warmup: Annotated[
@@ -69,10 +69,10 @@ class RecommendFitOptions(RunOptions):
     activation: Annotated[str, _stage("linear, tanh or relu.")] = "linear"
     user_embedding: Annotated[bool, _stage("Add one a user at the hidden layer.", "--user-embedding")] = False
     stage_epochs: Annotated[int | None, _stage("Longest training; 300.", min=1, max=1_000_000)] = None
-    stage_learning_rate: Annotated[float | None, _stage("Of Adam; 0.001.")] = None
+    stage_learning_rate: Annotated[float | None, _stage("Of Adam; 0.001."), ABOVE_ZERO] = None
     stage_batch: Annotated[int | None, _stage("Users a step; 128.", min=1, max=1_000_000)] = None
     patience: Annotated[int, option("Validations without gain before a stage ends.", min=1, max=1_000_000)] = 10
-    tail_percentile: Annotated[float, option("Tail: items under this percentile of popularity.")] = 80.0
+    tail_percentile: Annotated[float, option("Tail: items under this percentile of popularity.", min=0, max=100)] = 80.0
     tail_below: Annotated[int | None, option("Tail: items under this many positives instead.", min=0, max=10**9)] = None
     blend_by: Annotated[str, option("Blend: best overall, or best tail not worse overall.")] = "overall"
 

@@ -37,7 +37,9 @@ class RlpOptions(WorldOptions, ResumableOptions):
         Literal["answer", "embedding", "entailment"] | None,
         option("What makes answers equal: answer, embedding, entailment; by default answer where marked."),
     ] = None
-    threshold: Annotated[float, option("Cosine similarity of centred features for --group embedding.")] = 0.8
+    threshold: Annotated[
+        float, option("Cosine similarity of centred features for --group embedding.", min=-1, max=1)
+    ] = 0.8
     nli: Annotated[str | None, option("NLI model for --group entailment.")] = None
     rounds: Annotated[int, option("How often the reward model is refreshed.", min=1, max=MANY)] = 1
     repetitions: Annotated[int, option("Independent repetitions (exact policies).", min=1, max=100_000)] = 100
