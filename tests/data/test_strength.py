@@ -208,3 +208,11 @@ def test_uses_against_brute_force() -> None:
     assert np.bincount(best, minlength=4) / len(best) == pytest.approx(exact.numpy(), abs=0.006)
     with pytest.raises(PrudentError, match="at least 3"):
         reward_uses(torch.zeros(2, 1, 4), torch.zeros(1, 4), torch.zeros(3, 1, 4))
+
+
+def test_pairs_of_equal_strength_share_a_decile() -> None:
+    mean = torch.tensor([0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 9.0])
+    assert decile_groups(mean).tolist() == [1, *[5] * 8, 10]
+    order = torch.randperm(len(mean), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(decile_groups(mean[order]), decile_groups(mean)[order])
+    assert decile_groups(torch.arange(20.0)).tolist() == [number // 2 + 1 for number in range(20)]

@@ -151,11 +151,12 @@ def _fold_counts(
 
 
 def decile_groups(mean: ArrayLike, groups: int = 10) -> torch.Tensor:
-    """Group (n,) of each pair, 1 = weakest: equal parts of the order by mean strength (ties by row order)."""
+    """Group (n,) of each pair, 1 = weakest: equal parts of the order by mean strength. Pairs of equal strength stay
+    together, in the group of their mean rank: which of them came first is luck."""
     values = as_tensor(mean, torch.float64)
-    rank = torch.empty(len(values), dtype=torch.long)
-    rank[torch.argsort(values, stable=True)] = torch.arange(len(values))
-    return rank * groups // max(len(values), 1) + 1
+    _, place, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    twice = 2 * counts.cumsum(0) - counts - 1  # the mean rank (from 0) of each value, doubled
+    return twice[place] * groups // (2 * max(len(values), 1)) + 1
 
 
 def decile_table(
