@@ -242,7 +242,8 @@ def random_baseline(benchmark: str, items: Items) -> dict[str, float]:
     sizes = np.array(items.sizes)
     right = np.array(items.correct)
     if benchmark != "rewardmath":
-        return {"micro": float((right / sizes).mean())}
+        names = ("micro", "accuracy", "accuracy, ties half") if benchmark == "preferences" else ("micro",)
+        return dict.fromkeys(names, float((right / sizes).mean()))
     return {
         "accuracy": float((1 / sizes).mean()),
         "mrr": float(np.mean([(1 / np.arange(1, size + 1)).mean() for size in sizes])),
