@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import os
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from prudent import __version__
-from prudent.commands.line import Group, add
+from prudent.commands.line import SAID, Group, add, fail
 from prudent.commands.options import COMMANDS
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -103,8 +104,16 @@ def main() -> None:
     if {"--json", "--config"} & set(sys.argv):  # a file may ask for JSON too
         keep_stdout_clean()
     asked = (sys.argv[1] if len(sys.argv) > 1 else "").replace("-", "_")
-    app = built([asked]) if asked in NAMES else _app()
-    app()
+    try:
+        app = built([asked]) if asked in NAMES else _app()
+        app()
+    except (KeyboardInterrupt, SystemExit) as end:  # typer turns Ctrl-C into an exit status of 130
+        early = isinstance(end, KeyboardInterrupt) or end.code == 130
+        if not early or SAID:
+            raise
+        with contextlib.suppress(typer.Exit):
+            fail("interrupted before the command began", "--json" in sys.argv)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

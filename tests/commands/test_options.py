@@ -205,3 +205,22 @@ def test_numbers_that_no_command_can_use_are_refused_before_anything_is_read(tmp
     }.items():
         with pytest.raises(PrudentError, match=f"--{name.replace('_', '-')} is"):
             build(fit, {"preferences": str(file), "out": tmp_path / "out", name: value})
+
+
+EARLY = """
+import sys
+import prudent.cli
+
+def interrupted(names):
+    raise KeyboardInterrupt
+
+prudent.cli.built = interrupted
+sys.argv = ["prudent", "demo", "--json"]
+prudent.cli.main()
+"""
+
+
+def test_ctrl_c_before_a_command_begins_is_one_object_too():
+    done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True)
+    assert done.returncode == 130, done.stderr
+    assert json.loads(done.stdout) == {"error": "interrupted before the command began"}

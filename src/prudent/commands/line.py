@@ -25,8 +25,12 @@ from prudent.files import room_named
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # typer carries its own click
 
 
+SAID: list[str] = []  # what this process ended with
+
+
 def fail(message: str, as_json: bool, status: int = 2) -> NoReturn:
     """Say what is wrong, as one JSON object on stdout too where --json is given, and end."""
+    SAID.append(message)
     if as_json:
         print_json({"error": message})
     say(f"error: {message}")
