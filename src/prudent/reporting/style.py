@@ -185,7 +185,8 @@ def quantitative(
     options: dict[str, Any] = {"type": scale} if scale != "linear" else {"zero": zero}
     if domain is not None:
         options["domain"] = list(domain)
-    axis = alt.Axis(format=form, **({"tickMinStep": 1} if whole else {}))
+    more: dict[str, Any] = {"tickMinStep": 1} if whole else {}
+    axis = alt.Axis(format=form, **more)
     return channel(f"{field}:Q", title=field if title is None else title, scale=alt.Scale(**options), axis=axis)
 
 
