@@ -78,3 +78,37 @@ def test_a_terminal_gets_a_bar() -> None:
     assert process.wait() == 0 and process.stdout.read() == b""
     text = shown.decode("utf-8", "replace")
     assert "encoding" in text and "10/10" in text and "a second" in text and "\x1b[" in text
+
+
+def test_loops_of_the_statistics_say_how_far_they_are(monkeypatch, capsys):
+    import numpy as np
+    import torch
+
+    from prudent.acquisition.greedy import lazy_greedy
+    from prudent.recommend.batches import chunks
+    from prudent.rewards.convex import fit_heads
+
+    monkeypatch.setattr(progress, "EVERY", 0.001)
+    generator = torch.Generator().manual_seed(0)
+    fit_heads(torch.randn(2000, 100, generator=generator), torch.ones(40, 2000), ridge=1e-3)
+    factor = np.random.default_rng(0).standard_normal((5000, 20))
+    lazy_greedy(factor, np.ones(5000), lambda variance, index: variance, 200)
+    for _ in chunks(np.arange(9), 3):
+        time.sleep(0.01)
+    said = capsys.readouterr().err
+    for title, total in (("fitting heads", 40), ("choosing pairs", 200), ("batches of users", 3)):
+        assert re.search(rf"{title}: \d+ of {total}, \S+ a second, ", said), title
+        assert re.search(rf"{title}: {total} of {total} in ", said), title
+
+
+def test_a_loop_of_other_items_never_counts_in_the_one_around_it(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "EVERY", 0.001)
+    with meter("outer", 4, gathers=True) as advance:
+        with meter("inner", 2) as counted:
+            counted(2)
+        with meter("other", 9, counts=False) as apart:
+            apart(9)
+        time.sleep(0.01)
+        advance(2)
+    said = capsys.readouterr().err
+    assert "outer: 4 of 4" in said and "other" not in said
