@@ -104,3 +104,29 @@ def test_r26_values_that_do_not_exist_are_null_with_a_reason() -> None:
     for name in ("empty", "constant", "win_rate"):
         assert read[name]["value"] is None and read[name]["reason"]
     assert read["note"] == "an answer may say NaN"
+
+
+def test_values_that_are_all_one_number_have_no_interval() -> None:
+    """[0.5, 0.5] of three items would be certainty; a difference of 0 on every item still has p 1."""
+    from prudent.evaluation.intervals import bootstrap, paired_bootstrap, simultaneous_bootstrap
+
+    found = bootstrap([0.5] * 3)
+    assert (found.value, found.low, found.high) == (0.5, None, None) and "all values are equal" in str(found.reason)
+    assert bootstrap([0.1] * 7, clusters=[0, 0, 1, 1, 2, 2, 2]).low is None
+    assert paired_bootstrap([1.0] * 4, [0.5] * 4).p is None
+    same, nothing, ordinary = simultaneous_bootstrap([[0.5, 0.0, 1.0], [0.5, 0.0, 0.0], [0.5, 0.0, 0.5]], rounds=200)
+    assert same.p is None and same.difference.low is None and same.difference.value == 0.5
+    assert nothing.p == 1 and (nothing.difference.low, nothing.difference.high) == (0, 0)
+    assert ordinary.difference.low is not None and 0 < float(ordinary.p or 0) <= 1
+
+
+def test_reductions_of_steps_at_the_ends_of_a_float() -> None:
+    from prudent.evaluation.benchmarks.reward_math import reduce_steps
+
+    big = [1e308] * 3
+    assert float(reduce_steps([big], "mean")[0]) == pytest.approx(1e308)
+    assert math.isnan(float(reduce_steps([big], "prod", undefined="nan")[0]))
+    assert float(reduce_steps([big], "prod", log=True)[0]) == pytest.approx(3 * math.log(1e308))
+    with pytest.raises(PrudentError, match="beyond a float's range"):
+        reduce_steps([big], "prod")
+    assert float(reduce_steps([[5e-324, 0.5]], "geometric_mean")[0]) == pytest.approx(1.57e-162, rel=1e-2)

@@ -19,6 +19,7 @@ from prudent.errors import PrudentError
 from prudent.evaluation.resampling import resampled_means
 from prudent.seeding import Seed, numpy_generator
 
+SAME = "all values are equal: resampling them shows no variance"
 EXACT_ROUNDS_LIMIT = 200_000_000  # draws a bootstrap of ranks may cost before the analytic interval takes over
 
 
@@ -182,6 +183,7 @@ def bootstrap(
     """Percentile bootstrap interval of a statistic of ``values`` (n,); whole clusters are drawn where labels are given.
 
     "mean" is exact and fast for any n (see ``resampling``). A callable gets each resample's values, a round at a time.
+    Values that are all one number other than 0 have no interval: [0.5, 0.5] of three items would be certainty.
     """
     x = array(values, "values")
     codes = cluster_codes(clusters, len(x))
@@ -193,6 +195,9 @@ def bootstrap(
     if drawn < 2:
         value = float(x.mean()) if statistic == "mean" else float(statistic(x))
         return Estimate(value, None, None, n, level, method, "one item or cluster has no variance to resample")
+    if x[0] != 0 and np.ptp(x) == 0:
+        value = float(x[0]) if statistic == "mean" else float(statistic(x))
+        return Estimate(value, None, None, n, level, method, SAME)
     if statistic == "mean":
         draws = resampled_means(x[:, None], rounds, seed, codes)[:, 0]
         value = float(x.mean())
@@ -254,7 +259,8 @@ def simultaneous_bootstrap(
     Each resample's largest studentised deviation sets the width of every interval and the p value of every difference
     (single-step max-t; Westfall and Young 1993), so an interval leaves out 0 where p is below 1 - level, and with
     probability ``level`` all intervals hold at once. p is never below 1/(rounds+1); a difference that is 0 on every
-    item has p 1. Fewer than two items or clusters: no interval and no p, with the reason.
+    item has p 1. Fewer than two items or clusters, or one and the same difference other than 0: no interval and no p,
+    with the reason.
     """
     table = as_tensor(differences, torch.float64).numpy()
     n, many = table.shape
@@ -265,15 +271,18 @@ def simultaneous_bootstrap(
         reason = "one item or cluster has no variance to resample"
         return [Paired(Estimate(float(v), None, None, n, level, method, reason), None) for v in table.mean(0)]
     value = table.mean(0)
+    same = (np.ptp(table, axis=0) == 0) & (value != 0)
     draws = resampled_means(table, rounds, seed, codes)
-    error = draws.std(0, ddof=1)
+    error = np.where(same, 0.0, draws.std(0, ddof=1))
     scale = np.where(error > 0, error, np.inf)
     largest = (np.abs(draws - value) / scale).max(1)
     reach = float(np.quantile(largest, level)) * error
     p = np.where(error > 0, (1 + (largest[:, None] >= np.abs(value) / scale).sum(0)) / (rounds + 1), 1.0)
     return [
-        Paired(Estimate(float(v), float(v - r), float(v + r), n, level, method), float(q))
-        for v, r, q in zip(value, reach, p)
+        Paired(Estimate(float(v), None, None, n, level, method, SAME), None)
+        if alike
+        else Paired(Estimate(float(v), float(v - r), float(v + r), n, level, method), float(q))
+        for v, r, q, alike in zip(value, reach, p, same)
     ]
 
 

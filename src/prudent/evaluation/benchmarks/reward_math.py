@@ -202,13 +202,14 @@ def reduce_steps(
         raise PrudentError(
             f"step {index - starts[owner[index]]} of {where} {owner[index]} is {flat[index]}, which {how} can't take"
         )
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         result = reduced(flat, starts, lengths, how, log)
     result[np.unique(owner[wrong])] = np.nan
     if np.isnan(result).any() and undefined == "error":
         index = int(np.flatnonzero(np.isnan(result))[0])
-        found = "of probability 0 and of 1" if how == "mean_logit" else "of probability 1"
-        raise PrudentError(f"{where} {index} has steps {found}, which {how} can't average")
+        words = {"mean_logit": "of probability 0 and of 1", "prod": "whose product is beyond a float's range"}
+        found = words.get(how, "of probability 1")
+        raise PrudentError(f"{where} {index} has steps {found}, which {how} can't take")
     return torch.from_numpy(result)
 
 
@@ -241,13 +242,15 @@ def reduced(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray, how: str,
     if how == "last":
         return flat[starts + lengths - 1]
     if how == "mean":
-        return np.add.reduceat(flat, starts) / lengths
+        means = np.add.reduceat(flat, starts) / lengths
+        return means if np.isfinite(means).all() else np.add.reduceat(flat / np.repeat(lengths, lengths), starts)
     if how == "mean_odds":
         odds = np.add.reduceat(flat / (1 - flat), starts) / lengths
         return np.where(np.isinf(odds), np.nan, odds)
     logs = np.add.reduceat(np.log(flat), starts)  # these don't underflow; a product does
     if how == "prod":
-        return np.maximum(logs, np.finfo(np.float64).min) if log else np.exp(logs)
+        products = np.exp(logs)
+        return np.maximum(logs, np.finfo(np.float64).min) if log else np.where(np.isinf(products), np.nan, products)
     if how == "geometric_mean":
         return np.exp(logs / lengths)
     return 1 / (1 + np.exp(-np.add.reduceat(np.log(flat) - np.log1p(-flat), starts) / lengths))
