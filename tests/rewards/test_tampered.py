@@ -52,7 +52,7 @@ def outcome(folder, wanted):
     try:
         found = RewardModel.load(folder).scorer
     except PrudentError as error:
-        assert str(error).strip()
+        assert str(folder) in str(error)
         return "named"
     assert torch.allclose(found.scores(**load_file(folder / GOLDEN)), wanted, rtol=1e-4, atol=1e-5)
     return "harmless"

@@ -242,12 +242,17 @@ def load(folder: str | Path, expected: type | None = None) -> Any:
             "read it with prudent.RewardModel.load"
         )
     tensors = read_tensors(folder, card)
-    with damage_named(f"'config' in {folder / CARD}", REMEDY):
-        scorer = kind.from_state(card["config"], tensors)
-        if scorer.members != card["members"] or scorer.family != card["family"]:
-            raise ValueError(f"it is of {scorer.members} members of family {scorer.family!r}")
-        if hasattr(scorer, "probes"):
-            _check_golden(folder, scorer, card)
+    try:
+        with damage_named(f"'config' in {folder / CARD}", REMEDY):
+            scorer = kind.from_state(card["config"], tensors)
+            if scorer.members != card["members"] or scorer.family != card["family"]:
+                raise ValueError(f"it is of {scorer.members} members of family {scorer.family!r}")
+            if hasattr(scorer, "probes"):
+                _check_golden(folder, scorer, card)
+    except PrudentError as error:
+        if str(folder) in str(error):
+            raise
+        raise PrudentError(f"{folder} is damaged ({error}); {REMEDY}") from error  # said by the family of what it got
     return scorer
 
 
