@@ -98,6 +98,23 @@ def test_faults_of_adapter_folders_are_named(tmp_path: Path, base: Path) -> None
         RewardModel.load(tmp_path / "rm")
 
 
+def test_an_adapter_that_lost_some_of_its_tensors_is_refused(tmp_path: Path, base: Path) -> None:
+    """PEFT begins them anew and only warns: as a reward model and as a policy it would be another one."""
+    from safetensors.torch import load_file, save_file
+
+    tiny_causal_lm(tmp_path / "lm-base")
+    adapter_of(tmp_path / "rm", base, "SEQ_CLS")
+    adapter_of(tmp_path / "lm", tmp_path / "lm-base", "CAUSAL_LM")
+    for name, load in (("rm", RewardModel.load), ("lm", load_language_model)):
+        load(tmp_path / name)
+        file = tmp_path / name / "adapter_model.safetensors"
+        tensors = load_file(file)
+        del tensors[next(key for key in tensors if "lora_B" in key)]
+        save_file(tensors, file)
+        with pytest.raises(PrudentError, match=r"of LoRA's tensors.*missing: .*lora_B.*copy both files again"):
+            load(tmp_path / name)
+
+
 def test_an_adapter_is_a_policy(tmp_path: Path) -> None:
     tiny_causal_lm(tmp_path / "base")
     adapter_of(tmp_path / "policy", tmp_path / "base", "CAUSAL_LM")

@@ -10,10 +10,11 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 from prudent import PrudentError, RewardModel
 from prudent.features.models import load_language_model
 from prudent.rewards.artefact import WEIGHTS
+from prudent.rewards.beside import Beside, PoolSampler
 from prudent.rewards.training import member_seeds
 from prudent.rewards.transformers.ensembles import fit_transformers, parameter_counts
 from prudent.rewards.transformers.external import padded
-from prudent.rewards.transformers.finetuning import pool_sampler, prepare
+from prudent.rewards.transformers.finetuning import prepare
 from prudent.rewards.transformers.network import EnsembleModel, decoder_layers, keep_lower
 from prudent.rewards.transformers.trainer import explain_memory, last_checkpoint
 from prudent.seeding import spawn
@@ -297,7 +298,7 @@ def test_pool_sampler_repeats_by_step(tmp_path):
     pool = Pool(
         [turn("user", str(i)) for i in range(9)], [[f"{i}a", f"{i}b"] for i in range(9)], None, list("abcdefghi")
     )
-    sample = pool_sampler(pool, 3, seed=1)
+    sample = PoolSampler(Beside("meta_pool", "pool.jsonl", pool, "raise", []), 3, seed=1)
     assert sample(4) == sample(4) and sample(4) != sample(5) and len(sample(0)[0]) == 3
 
 

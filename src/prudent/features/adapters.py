@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from prudent.errors import PrudentError
 from prudent.files import damage_named, refuse_pickle
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+LORA = re.compile(r"[.]lora_(A|B|embedding_A|embedding_B)([.]|$)")
 HEADS = ("score", "classifier", "classification_head", "qa_outputs")
 
 
@@ -85,6 +87,25 @@ def refuse_head_adapter(adapter: Adapter) -> None:
         )
 
 
+def require_tensors(adapter: Adapter, model: Any) -> None:
+    """PrudentError where an adapter's file holds fewer of LoRA's tensors than its configuration adapts: peft begins
+    those anew and only warns. model: with the adapter in place, not merged."""
+    from safetensors import safe_open
+
+    def plain(name: str) -> str:
+        return name.replace(".default", "").removeprefix("base_model.model.")
+
+    with damage_named(f"adapter {adapter.folder}", "copy it again"), safe_open(adapter.folder / WEIGHTS, "pt") as file:
+        held = {plain(name) for name in file.keys() if LORA.search(name)}  # noqa: SIM118 (no mapping)
+    wanted = {plain(name) for name, _ in model.named_parameters() if LORA.search(name)}
+    if len(held) < len(wanted):
+        named = ", ".join(sorted(wanted - held)[:3])
+        raise PrudentError(
+            f"adapter {adapter.folder} holds {len(held)} of LoRA's tensors, and its {CONFIG} adapts maps that have "
+            f"{len(wanted)} (missing: {named}, ...): the others would be random; copy both files again"
+        )
+
+
 def merged_classifier(adapter: Adapter, dtype: Any) -> Any:
     """Sequence classifier with one output: base and adapter as one plain model, the head from the adapter.
 
@@ -110,7 +131,9 @@ def merged_classifier(adapter: Adapter, dtype: Any) -> Any:
     missing = sorted(name for name in report["missing_keys"] if not set(name.split(".")) & set(HEADS))
     if missing:
         raise PrudentError(f"weights {', '.join(missing[:5])} are missing from {adapter.base}, the adapter's base")
-    tuner: Any = PeftModel.from_pretrained(model, str(adapter.folder)).base_model
+    whole = PeftModel.from_pretrained(model, str(adapter.folder))
+    require_tensors(adapter, whole)
+    tuner: Any = whole.base_model
     if not hasattr(tuner, "merge_and_unload"):
         raise PrudentError(f"adapter {adapter.folder} is of a kind that can't be merged into its base; give a LoRA one")
     return tuner.merge_and_unload()

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from prudent.errors import PrudentError, RowsError
-from prudent.features.adapters import find_adapter, refuse_head_adapter
+from prudent.features.adapters import find_adapter, refuse_head_adapter, require_tensors
 from prudent.files import cache_folder, fsync_folder, hash_file, made_cache, refuse_pickle
 from prudent.hub import hub_or_offline, hub_words
 
@@ -125,6 +125,7 @@ def _read(source: str | Path, dtype: torch.dtype, gguf: str | None = None, **opt
         require_loaded(report, weights, "they may not have been saved; copy or download the model again")
         if adapter:
             model.load_adapter(str(adapter.folder))
+            require_tensors(adapter, model)
     return model, tokenizer
 
 
