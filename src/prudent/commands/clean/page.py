@@ -68,7 +68,7 @@ def _answer(report: Report, outcome: Outcome) -> None:
         words.append("**Length gives the label away here**: a reward model may learn length and little else.")
     if conflicts := sum(change.rule == "conflict" for change in outcome.changes):
         words.append(
-            f"On {conflicts} pairs the two sources of --conflict lie {outcome.settings.conflict_size:g} standard "
+            f"On {conflicts} pairs the two sources of `--conflict` lie {outcome.settings.conflict_size:g} standard "
             "deviations apart or more."
         )
     ceiling = outcome.ceiling["exact"]
