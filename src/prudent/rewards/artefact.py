@@ -11,9 +11,10 @@ A weight that is missing stops the load and is named; nothing is ever drawn afre
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -231,28 +232,35 @@ def read_tensors(folder: Path, card: dict[str, Any]) -> dict[str, torch.Tensor]:
     return tensors
 
 
+@contextlib.contextmanager
+def folder_named(folder: Path) -> Iterator[None]:
+    """Inside, every PrudentError names the folder: a family's own checks know nothing of it."""
+    try:
+        yield
+    except PrudentError as error:
+        if str(folder) in str(error):
+            raise
+        raise PrudentError(f"reward model {folder}: {error}") from error
+
+
 def load(folder: str | Path, expected: type | None = None) -> Any:
     """Scorer of an artefact folder. Missing or changed weights and golden scores that differ raise PrudentError."""
     folder = Path(folder)
-    card = read_card(folder)
-    kind = family_class(card["family"])
-    if expected is not None and not issubclass(kind, expected):
-        raise PrudentError(
-            f"{folder} holds a reward model of family {card['family']!r}, not {expected.__name__}; "
-            "read it with prudent.RewardModel.load"
-        )
-    tensors = read_tensors(folder, card)
-    try:
+    with folder_named(folder):
+        card = read_card(folder)
+        kind = family_class(card["family"])
+        if expected is not None and not issubclass(kind, expected):
+            raise PrudentError(
+                f"{folder} holds a reward model of family {card['family']!r}, not {expected.__name__}; "
+                "read it with prudent.RewardModel.load"
+            )
+        tensors = read_tensors(folder, card)
         with damage_named(f"'config' in {folder / CARD}", REMEDY):
             scorer = kind.from_state(card["config"], tensors)
             if scorer.members != card["members"] or scorer.family != card["family"]:
                 raise ValueError(f"it is of {scorer.members} members of family {scorer.family!r}")
             if hasattr(scorer, "probes"):
                 _check_golden(folder, scorer, card)
-    except PrudentError as error:
-        if str(folder) in str(error):
-            raise
-        raise PrudentError(f"{folder} is damaged ({error}); {REMEDY}") from error  # said by the family of what it got
     return scorer
 
 

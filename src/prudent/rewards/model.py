@@ -100,7 +100,8 @@ class RewardModel:
 
             outside = ExternalModels.open([str(source)], dtype=dtype, device=device, max_length=max_length)
             return cls(outside, name=str(source))
-        card = artefact.read_card(path)
+        with artefact.folder_named(path):
+            card = artefact.read_card(path)
         if max_length is not None:
             raise PrudentError(
                 f"{source} was fitted with a length limit of its own, so --max-length doesn't apply to it; leave it "
