@@ -20,8 +20,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from prudent import runs
 
 FOLDER = Path(__file__).parent / "results"
@@ -81,6 +79,8 @@ def processor() -> str:
 
 def machine() -> dict[str, Any]:
     """What the times depend on besides the software. load: jobs that ran or waited in the last minute."""
+    import torch  # a script that times imports has none of its own
+
     return {
         "processor": processor(),
         "cores": os.cpu_count(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib
 import os
 import sys
@@ -101,6 +102,7 @@ def keep_stdout_clean() -> None:
 
 def main() -> None:
     """Run the command line. A command that is named is built alone: a wrong word is refused in half the time."""
+    gc.set_threshold(50_000)  # what libraries make when they are imported stays: looking through it takes half a second
     if {"--json", "--config"} & set(sys.argv):  # a file may ask for JSON too
         keep_stdout_clean()
     asked = (sys.argv[1] if len(sys.argv) > 1 else "").replace("-", "_")

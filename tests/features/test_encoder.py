@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tests.tiny import tiny_causal_lm, tiny_tokenizer
 from transformers import BertConfig, BertModel
 
 from prudent.errors import PrudentError
 from prudent.features import encoder as encoder_module
 from prudent.features.backbone import batches, is_causal
-from prudent.features.encoder import Encoder, hash_weights, together
-from prudent.features.rendering import render, render_parts
+from prudent.features.encoder import Encoder
+from prudent.features.known import hash_weights
+from prudent.features.large import together
+from prudent.features.limits import shown
+from prudent.features.rendering import RenderedText, render, render_parts
+from prudent.files import cache_folder
 
 PROMPTS = ["Name a hat."] * 3 + ["Name a sea and say where it is."] * 2 + ["Hi", "Ho"]
 RESPONSES = ["cap", "a beret", "none", "Red Sea", "The Black Sea lies there.", "Hello you", "x"]
@@ -113,6 +123,79 @@ def test_second_run_encodes_nothing_and_ten_new_rows_encode_ten(tiny_model) -> N
     more = third.encode(PROMPTS[::-1] + ["new"] * 10, RESPONSES[::-1] + [f"answer {i}" for i in range(10)])
     assert (third.stats.encoded, third.stats.cached) == (10, 7)
     assert torch.equal(more[:7].flip(0), features)
+
+
+def test_where_all_is_cached_no_model_is_loaded(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    loaded: list[str] = []
+    load = encoder_module.load_model
+    monkeypatch.setattr(encoder_module, "load_model", lambda name, **how: loaded.append(name) or load(name, **how))
+
+    def encoder(**how) -> Encoder:
+        loaded.clear()
+        return Encoder(folder, **{"dtype": "float32", "progress": False, **how})
+
+    first = encoder()
+    features = first.encode(PROMPTS, RESPONSES)
+    assert loaded == [str(folder)]
+    assert first.fingerprint == Encoder((first.model, first.tokenizer)).fingerprint
+    again = encoder()
+    assert torch.equal(again.encode(PROMPTS, RESPONSES), features)
+    assert (again.width, again.dtype, again.fingerprint, loaded) == (first.width, first.dtype, first.fingerprint, [])
+    again.encode(["new"], ["x"])
+    assert loaded == [str(folder)], "what isn't cached needs it"
+    for how in ({"dtype": "bfloat16"}, {"layer": 1}):
+        assert encoder(**how).fingerprint != first.fingerprint and loaded == [str(folder)]
+    for note in (cache_folder() / "known").glob("*.json"):
+        note.write_text("{}")
+    assert encoder().fingerprint == first.fingerprint and loaded == [str(folder)], "a damaged note is written again"
+    tiny_causal_lm(folder, seed=1)
+    changed = encoder()
+    assert changed.fingerprint != first.fingerprint and loaded == [str(folder)], "other files of the same sizes"
+    changed.encode(PROMPTS, RESPONSES)
+    assert changed.stats.cached == 0
+
+
+def test_texts_on_disk_are_neither_rendered_nor_is_a_tokenizer_loaded(tiny_folder: Path, monkeypatch) -> None:
+    prompts: list = [*PROMPTS, [{"role": "user", "content": "Hi"}], "half \ud83d", RenderedText("Hi")]
+    responses: list = [*RESPONSES, "Hello you", "\ud83d", "Hello you"]
+    how = {"dtype": "float32", "progress": False, "max_length": 50}
+    first = Encoder(tiny_folder, **how)
+    features, seen = first.encode(prompts, responses), shown(first.renderer, prompts, responses)
+    assert 0 < first.stats.answerless < first.stats.truncated
+    with monkeypatch.context() as patch:
+        patch.setattr(encoder_module, "load_tokenizer", lambda name: pytest.fail("it was loaded"))
+        again = Encoder(tiny_folder, **how)
+        order = np.random.default_rng(0).permutation(len(prompts))
+        shuffled = again.encode([prompts[row] for row in order], [responses[row] for row in order])
+        assert torch.equal(shuffled, features[torch.from_numpy(order)])
+        assert (again.stats.truncated, again.stats.answerless) == (first.stats.truncated, first.stats.answerless)
+        found = shown(again, prompts, responses)
+        assert found.limit == seen.limit and all(
+            np.array_equal(getattr(found, name), getattr(seen, name)) for name in ("keys", "cut", "answerless")
+        )
+        assert all(map(np.array_equal, again.sizes(prompts, responses), first.sizes(prompts, responses)))
+    changed = Encoder(tiny_folder, **how)
+    changed.tokenizer.chat_template = "{{ messages[0]['content'] }}!{{ messages[-1]['content'] }}"
+    other = changed.encode(["Hi", "Ha"], ["x", "y"])
+    assert not torch.equal(other[0], features[5]), "a template of one's own is heeded"
+    assert not torch.equal(Encoder(tiny_folder, **how).encode(["Ha"], ["y"])[0], other[1]), "and not kept"
+
+
+def test_of_an_adapter_the_base_files_count_too(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "base")
+    adapter = tmp_path / "adapter"
+    get_peft_model(tiny_causal_lm()[0], LoraConfig(target_modules=["q_proj"])).save_pretrained(adapter)
+    card = adapter / "adapter_config.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), "base_model_name_or_path": str(folder)}))
+    encoder = Encoder(adapter, dtype="float32", progress=False)
+    before = encoder.fingerprint
+    assert encoder.encode(PROMPTS, RESPONSES).isfinite().all()
+    assert Encoder(adapter, dtype="float32").fingerprint == before
+    tiny_causal_lm(folder, seed=1)
+    assert Encoder(adapter, dtype="float32").fingerprint != before
 
 
 def test_equal_texts_are_computed_once(tiny_model) -> None:

@@ -105,19 +105,23 @@ def pretend_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     gguf = tmp_path / "package" / models.DEFAULT_FILE
     gguf.parent.mkdir()
     gguf.write_bytes(b"stand-in")
-    counts, read = {"read": 0}, models._read
+    counts, read = {"read": 0}, (models._read_model, models._read_tokenizer)
 
-    def counted(source, dtype, gguf=None, **options):
+    def counted(source, dtype, gguf=None):
         if gguf is None:
-            return read(source, dtype, **options)
+            return read[0](source, dtype)
         counts["read"] += 1
-        model, tokenizer = tiny_causal_lm()
+        model, _ = tiny_causal_lm()
         model.config.quantization_config = {"quant_method": "gguf"}
         model.is_quantized, model.hf_quantizer = True, object()
-        return model.to(dtype), tokenizer
+        models._forget_quantisation(model)
+        return model.to(dtype)
 
     monkeypatch.setattr(models, "default_gguf", lambda: gguf)
-    monkeypatch.setattr(models, "_read", counted)
+    monkeypatch.setattr(models, "_read_model", counted)
+    monkeypatch.setattr(
+        models, "_read_tokenizer", lambda source, gguf=None: tiny_tokenizer() if gguf else read[1](source)
+    )
     monkeypatch.setenv("PRUDENT_CACHE", str(tmp_path / "cache"))
     return counts
 

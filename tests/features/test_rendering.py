@@ -10,9 +10,9 @@ from tests.tiny import tiny_tokenizer
 from tokenizers import decoders, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from prudent.errors import PrudentError
+from prudent.errors import PrudentError, RowsError
 from prudent.features import rendering
-from prudent.features.rendering import Renderer, prompt_text, render, render_parts
+from prudent.features.rendering import RenderedText, Renderer, prompt_text, render, render_parts
 
 HISTORY = [
     {"role": "system", "content": "Be kind."},
@@ -86,6 +86,35 @@ def test_each_text_is_templated_and_encoded_once(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(type(tokenizer), "__call__", counted_encode)
     renderer.conversations(["a", "a", "b", "b"], ["1", "2", "1", "1"])
     assert counts == {"templates": 2 + 4, "texts": 2 + 2}
+
+
+def test_a_text_that_was_rendered_is_not_rendered_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, applied = tiny_tokenizer(), []
+    renderer, apply = Renderer(tokenizer), rendering._apply
+    monkeypatch.setattr(rendering, "_apply", lambda *given: applied.append(given) or apply(*given))
+    turns = [{"role": "user", "content": "Hi"}]
+    prompts: list = ["Hi", turns, RenderedText("Hi"), str(turns)]
+    first = renderer.conversations(prompts, ["x"] * 4)
+    assert first[0] == first[1] and len({tuple(text.ids) for text in first}) == 3
+    applied.clear()
+    assert renderer.conversations([*prompts, "Hi"], ["x"] * 4 + ["y"])[:4] == first
+    assert len(applied) == 2, "the new answer and its prompt alone"
+    with pytest.raises(RowsError) as error:
+        renderer.conversations(["Hi", "Hi", "Hi"], ["x", [], "y"])
+    assert list(error.value.rows) == [1]
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "<|im_end|>!")
+    assert renderer.conversations(["Hi"], ["x"])[0] != first[0], "another template"
+
+
+def test_no_more_rendered_texts_are_held_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "KEPT", 400)
+    renderer, fresh = Renderer(tiny_tokenizer()), Renderer(tiny_tokenizer())
+    for number in range(20):
+        prompts = [f"{number}", "a" * (500 if number == 7 else 5), f"{number - 1}"]
+        fresh._kept = {}
+        assert renderer.conversations(prompts, ["x"] * 3) == fresh.conversations(prompts, ["x"] * 3)
+        assert sum(len(text.ids) for text in renderer._kept.values()) <= renderer._kept_size <= 400
+    assert renderer._kept
 
 
 def test_a_template_that_refuses_the_turns_is_a_clear_error() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import special, stats
+from scipy import special
 
 from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
@@ -147,7 +147,7 @@ def auroc(score: ArrayLike, positive: ArrayLike, *, level: float = 0.95, cluster
         part[yes], part[~yes] = (up - value) / m, (down - value) / k
         total = np.bincount(codes, weights=part)
         variance = float((total**2).sum()) * len(total) / max(1, len(total) - 1)
-    half = float(stats.norm.ppf(0.5 + level / 2) * np.sqrt(variance))
+    half = float(special.ndtri(0.5 + level / 2) * np.sqrt(variance))
     if 0 < value < 1:  # on the logit scale, so that the interval stays inside (0, 1)
         centre, half = float(special.logit(value)), half / (value * (1 - value))
         low, high = float(special.expit(centre - half)), float(special.expit(centre + half))

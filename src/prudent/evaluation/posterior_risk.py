@@ -23,9 +23,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit, log_expit
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import expit, log_expit, ndtr, stdtr, stdtrit
 
 SCALES = np.array([0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.2, 3.3, 5.0])
 SCALE_MEDIAN, SCALE_SIGMA = 0.7, 0.7
@@ -108,7 +106,7 @@ def component_risks(posterior: Posterior, moves: np.ndarray) -> tuple[np.ndarray
     explained = (1.0 / (posterior.values + 1.0 / (posterior.curvature * square))) @ (posterior.vectors.T @ image) ** 2
     variance = (square * ((moves**2).sum(1) - explained)).clip(1e-300)
     mean = square * (posterior.residual @ image)
-    return np.concatenate([np.full((1, len(moves)), 0.5), norm.cdf(-mean / np.sqrt(variance))]), mean
+    return np.concatenate([np.full((1, len(moves)), 0.5), ndtr(-mean / np.sqrt(variance))]), mean
 
 
 def risk_without_gold(posterior: Posterior, moves: np.ndarray, level: float = 0.95) -> Risks:
@@ -151,8 +149,8 @@ def risk_with_gold(gains: np.ndarray, level: float = 0.95) -> Risks:
     """
     mean, error = gains.mean(1), gains.std(1, ddof=1) / np.sqrt(gains.shape[1])
     freedom = gains.shape[1] - 1
-    risk = np.where(error > 0, student.sf(mean / np.where(error > 0, error, 1.0), freedom), mean <= 0)
-    half = student.ppf((1 + level) / 2, freedom) * error
+    risk = np.where(error > 0, stdtr(freedom, -mean / np.where(error > 0, error, 1.0)), mean <= 0)
+    half = stdtrit(freedom, (1 + level) / 2) * error
     return Risks(risk, (mean + half <= 0).astype(float), (mean - half <= 0).astype(float), mean)
 
 

@@ -35,14 +35,14 @@ class Adapter(NamedTuple):
 
 def find_adapter(source: str | Path) -> Adapter | None:
     """The adapter of a folder or hub id; None for a whole model. PrudentError where its base or weights are missing."""
-    from transformers.utils import find_adapter_config_file
-
     path = Path(source)
     if path.is_dir():
         found = path / CONFIG if (path / CONFIG).is_file() and not (path / "config.json").is_file() else None
     elif path.exists() or str(source).startswith(("/", ".", "~")) or str(source).count("/") > 1:
         return None
     else:
+        from transformers.utils import find_adapter_config_file
+
         try:
             file = find_adapter_config_file(str(source))
         except (OSError, ValueError):  # no name of the hub: whoever asked says so

@@ -36,7 +36,11 @@ STALE_SECONDS = 3600.0
 def row_key(prompt: Sequence[int], response: Sequence[int]) -> tuple[int, int]:
     """128-bit hash, as two signed 64-bit integers, of a text's ids and of where its response begins."""
     ids = np.asarray([len(prompt), *prompt, *response], dtype=np.int32)
-    digest = hashlib.sha256(ids.tobytes()).digest()
+    return halves(hashlib.sha256(ids.tobytes()).digest())
+
+
+def halves(digest: bytes) -> tuple[int, int]:
+    """The first 128 bits of a hash as two signed 64-bit integers."""
     return int.from_bytes(digest[:8], "little", signed=True), int.from_bytes(digest[8:16], "little", signed=True)
 
 
@@ -93,9 +97,14 @@ class FeatureCache:
             )
         return StoredRows(self._index.features, shard, row, self.width)
 
+    @property
+    def writable(self) -> bool:
+        """Whether rows can be added."""
+        return os.access(self.folder, os.W_OK | os.X_OK)
+
     def require_writable(self) -> None:
         """PrudentError where no row can be added, before any is computed."""
-        if not os.access(self.folder, os.W_OK | os.X_OK):
+        if not self.writable:
             raise PrudentError(
                 f"the feature cache {self.folder} is not writable; set PRUDENT_CACHE to a folder that can be written"
             )

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import json
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,18 +12,28 @@ import numpy as np
 import torch
 
 from prudent.errors import PrudentError, RowsError
-from prudent.features.backbone import Runner, backbone_of
-from prudent.features.cache import FORMAT, FeatureCache, row_key
-from prudent.features.cpu import fast_attention
-from prudent.features.large import StoredRows
-from prudent.features.models import context_of, dtype_name, ensure_pad, load_language_model, padding_id, require_known
+from prudent.features.cache import FORMAT, FeatureCache
+from prudent.features.known import known, known_of, template_of
+from prudent.features.large import StoredRows, rows_of, together
+from prudent.features.models import (
+    as_dtype,
+    best_device,
+    dtype_name,
+    ensure_pad,
+    load_model,
+    load_tokenizer,
+    padding_id,
+    require_known,
+)
+from prudent.features.outlines import FOLDER, WIDTH, Outlines, find_outlines, keep_outlines, outlines_of, text_keys
 from prudent.features.pooling import POOLINGS
-from prudent.features.rendering import Prompt, Rendered, Renderer, Response
+from prudent.features.rendering import Prompt, Rendered, Renderer, Response, require_length
 from prudent.features.stats import EncodeStats
 from prudent.files import cache_folder, hash_text
 from prudent.progress import meter
 
 if TYPE_CHECKING:
+    from prudent.features.backbone import Runner
     from prudent.features.ray import RayEngine
 
 FEW = 32  # texts that are encoded here sooner than an engine starts
@@ -48,7 +54,8 @@ class Encoder:
     batch_tokens: token positions computed at once.
     padding_side: ``"left"`` gives the same features, slower; for comparison.
 
-    ``stats`` describes the latest ``encode``; ``fingerprint`` names everything the features depend on.
+    ``stats`` describes the latest ``encode``; ``fingerprint`` names everything the features depend on. A model given by
+    name is loaded when it first computes: where all features are in the cache, it never is.
     """
 
     def __init__(
@@ -70,46 +77,78 @@ class Encoder:
             raise PrudentError(f"pooling is {pooling!r}; use one of {', '.join(POOLINGS)}")
         if padding_side not in ("left", "right"):
             raise PrudentError(f"padding_side is {padding_side!r}; use left or right")
+        require_length(max_length)
+        if engine is not None and (isinstance(model, tuple) or cache is None or cache is False):
+            raise PrudentError(
+                "an engine needs the model's name and the cache, through which its workers give features"
+            )
+        self.pooling, self.max_length, self.layer = pooling, max_length, layer
+        self.engine, self.progress = engine, progress
+        self._batching = batch_tokens, padding_side == "left"
         if isinstance(model, tuple):
             if dtype is not None or device is not None:
                 raise PrudentError("dtype and device are the loader's; a model given as an object is used as it is")
             self.name, (self.model, self.tokenizer) = "object", model
             ensure_pad(self.tokenizer)
+            self.known = known_of(self.model, self.body, self.tokenizer)
         else:
             self.name = str(model)
-            self.model, self.tokenizer = load_language_model(model, dtype=dtype, device=device)
-        self.pooling, self.max_length, self.layer = pooling, max_length, layer
-        self.engine, self.progress = engine, progress
-        self.body = backbone_of(self.model, layer).eval()
-        self.dtype: torch.dtype = self.body.dtype
-        self.width = int(self.body.config.hidden_size) * (2 if pooling == "last+mean" else 1)
-        self.renderer = Renderer(self.tokenizer, min(max_length, context_of(self.model) or max_length))
-        pad = padding_id(self.body, self.tokenizer)
-        self.runner = Runner(self.body, pooling, pad, batch_tokens, padding_side == "left")
+            self._device = torch.device(device) if device is not None else best_device()
+            self._dtype = as_dtype(dtype, self._device)
+            self.known = known(self.name, self._dtype, layer, lambda: known_of(self.model, self.body, self.tokenizer))
+        self.dtype: torch.dtype = getattr(torch, self.known.dtype)
+        self.width = self.known.width * (2 if pooling == "last+mean" else 1)
         self.stats = EncodeStats()
         self._cache_option = cache
         self._filled = b"", np.empty((0, 2), np.int64)  # the texts that the engine encoded last, and their keys
-        if engine is not None and (isinstance(model, tuple) or cache is None or cache is False):
-            raise PrudentError(
-                "an engine needs the model's name and the cache, through which its workers give features"
-            )
+
+    @cached_property
+    def model(self) -> Any:
+        """The language model, loaded on first use."""
+        return load_model(self.name, dtype=self._dtype, device=self._device)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Its tokenizer, loaded on first use."""
+        return load_tokenizer(self.name)
+
+    @cached_property
+    def body(self) -> Any:
+        """The part of the model that computes states: without its head, cut to ``layer`` blocks."""
+        from prudent.features.backbone import backbone_of
+
+        return backbone_of(self.model, self.layer).eval()
+
+    @cached_property
+    def runner(self) -> Runner:
+        """What runs texts through ``body``."""
+        from prudent.features.backbone import Runner
+
+        return Runner(self.body, self.pooling, padding_id(self.body, self.tokenizer), *self._batching)
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """The rendering of texts: the tokenizer's, cut to ``limit``."""
+        return Renderer(self.tokenizer, self.limit)
+
+    @property
+    def limit(self) -> int:
+        """Tokens kept of a text: ``max_length``, or what the model reads at most."""
+        return min(self.max_length, self.known.context or self.max_length)
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of all that the features depend on besides the text: the weights in use (adapters and cut
         layers included), the model's settings, template, tokenizer, pooling, length and dtype."""
-        settings = self.body.config.to_dict()
-        for passing in ("_name_or_path", "transformers_version", "architectures", "use_cache", "dtype", "torch_dtype"):
-            settings.pop(passing, None)
         return hash_text(
             FORMAT,
-            hash_weights(self.body),
-            json.dumps(settings, sort_keys=True, default=str),
-            str(getattr(self.tokenizer, "chat_template", None)),
-            hash_tokenizer(self.tokenizer),
+            self.known.weights,
+            self.known.settings,
+            self.known.template,
+            self.known.tokenizer,
             self.pooling,
             str(self.max_length),
-            dtype_name(self.dtype),
+            self.known.dtype,
         )
 
     @cached_property
@@ -120,6 +159,13 @@ class Encoder:
             return None
         root = cache_folder() / "features" if option is True else Path(option)
         return FeatureCache(root / self.fingerprint[:32], self.width)
+
+    @cached_property
+    def _texts(self) -> FeatureCache | None:
+        """Outlines of the texts whose features are in the cache; none in one that can only be read and has none."""
+        if self.cache is None or not (self.cache.writable or (self.cache.folder / FOLDER).is_dir()):
+            return None
+        return FeatureCache(self.cache.folder / FOLDER, WIDTH)
 
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> torch.Tensor:
         """(N, d) float32 features on the CPU of N conversations, in their order.
@@ -162,7 +208,7 @@ class Encoder:
     def keys(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> np.ndarray:
         """(N, 2) int64: the keys under which the cache then holds the features of N conversations."""
         if self.engine is not None and len(prompts) > FEW:
-            texts = _hash_texts(prompts, responses)
+            texts = text_keys(prompts, responses).tobytes()
             self.stats = EncodeStats(rows=len(prompts), cached=len(prompts))
             if self._filled[0] != texts:  # those that were just encoded are asked for again to be scored
                 self.stats = EncodeStats(rows=len(prompts))
@@ -180,30 +226,33 @@ class Encoder:
         tokens, held = np.zeros((len(prompts), 2), np.int64), np.zeros(len(prompts), bool)
         bad: dict[int, str] = {}
         for start in range(0, len(prompts), CHUNK):
-            rows = np.arange(start, min(start + CHUNK, len(prompts)))
+            part = slice(start, start + CHUNK)
             try:
-                texts = self._render(prompts, responses, rows)
+                found = self.outlines(prompts[part], responses[part])
             except RowsError as error:
-                bad |= error.moved(rows.tolist()).rows
+                bad |= error.moved(range(start, len(prompts))).rows
                 continue
-            tokens[rows] = [(len(text.prompt), len(text.response)) for text in texts]
+            tokens[part] = np.stack([found.prompt, found.response], 1)
             if self.cache is not None:
-                held[rows] = self.cache.find(_keys(texts))[0]
+                held[part] = self.cache.find(found.keys)[0]
         if bad:
             raise RowsError(bad)
         return tokens, held
 
+    def outlines(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Outlines:
+        """Outlines of N conversations: those on disk where all are there, else of the texts as they are rendered."""
+        found = self._outlines_on_disk(prompts, responses)
+        return outlines_of(self._render(prompts, responses)) if found is None else found
+
+    def _outlines_on_disk(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Outlines | None:
+        # A tokenizer that is loaded may have been changed, and rendering is cheap beside loading one.
+        if self._texts is None or "tokenizer" in self.__dict__:
+            return None
+        return find_outlines(self._texts, text_keys(prompts, responses))
+
     def speed(self) -> float:
         """Tokens read a second on this machine now: a trial of two times 1,024 tokens, of which the second counts."""
-        size = self.body.get_input_embeddings().weight.shape[0]
-        ids = [[(17 * number + step) % size for step in range(128)] for number in range(8)]
-        texts = [Rendered(ids[number // 2], ids[number][:64]) for number in range(8)]
-        with torch.inference_mode(), fast_attention(self.body):
-            for _ in range(2):
-                start = time.perf_counter()
-                for _ in self.runner.run(texts):
-                    pass
-        return (4 * 128 + 8 * 64) / max(time.perf_counter() - start, 1e-9)
+        return self.runner.speed()
 
     def _pieces(
         self, prompts: Sequence[Prompt], responses: Sequence[Response], order: np.ndarray
@@ -220,8 +269,9 @@ class Encoder:
         with meter("encoding", len(order), self.progress) as advance:
             for start in range(0, len(order), CHUNK):
                 rows = order[start : start + CHUNK]
+                part = rows_of(prompts, rows), rows_of(responses, rows)
                 try:
-                    keys, features = self._chunk(self._render(prompts, responses, rows), advance)
+                    keys, features = self._on_disk(*part, advance) or self._chunk(*part, advance)
                 except RowsError as error:
                     raise self._all_failing(prompts, responses, order, start, error) from error
                 self.stats.seconds = time.perf_counter() - began
@@ -234,46 +284,72 @@ class Encoder:
         bad = first.moved(order[start:].tolist()).rows
         for later in range(start + CHUNK, len(order), CHUNK):
             try:
-                self._render(prompts, responses, order[later : later + CHUNK])
+                rows = order[later : later + CHUNK]
+                self._render(rows_of(prompts, rows), rows_of(responses, rows))
             except RowsError as error:
                 bad |= error.moved(order[later:].tolist()).rows
         return RowsError(bad)
 
-    def _render(self, prompts: Sequence[Prompt], responses: Sequence[Response], rows: np.ndarray) -> list[Rendered]:
-        if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and bool((np.diff(rows) == 1).all()):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)  # far quicker than one by one where rows are read from disk
-            texts = self.renderer.conversations(prompts[part], responses[part])
-        else:
-            texts = self.renderer.conversations([prompts[row] for row in rows], [responses[row] for row in rows])
+    def _render(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Rendered]:
+        texts = self.renderer.conversations(prompts, responses)
         empty = {index: "it has no tokens; leave it out" for index, text in enumerate(texts) if not text.ids}
         if empty:
             raise RowsError(empty)
-        require_known(self.body, self.tokenizer, [text.ids for text in texts])
+        require_known(self.known.embedded, self.tokenizer, [text.ids for text in texts])
         return texts
 
-    def _chunk(self, texts: list[Rendered], advance: Any) -> tuple[np.ndarray, torch.Tensor]:
-        """Keys (n, 2) and features (n, width) of the texts."""
-        stats, runner = self.stats, self.runner
-        stats.truncated += sum(text.removed > 0 for text in texts)
-        stats.answerless += sum(text.removed > 0 and not text.response for text in texts)
-        keys = _keys(texts)
+    def _on_disk(
+        self, prompts: Sequence[Prompt], responses: Sequence[Response], advance: Any
+    ) -> tuple[np.ndarray, torch.Tensor] | None:
+        """Keys and features of texts that are all on disk, which aren't rendered for it; None where one is missing."""
+        outlines = self._outlines_on_disk(prompts, responses)
+        if outlines is None or self.cache is None:
+            return None
+        held, features = self.cache.find(outlines.keys)
+        if not held.all():
+            return None
+        self._count(outlines, len(held), advance)
+        return outlines.keys, features
+
+    def _count(self, outlines: Outlines, held: int, advance: Any) -> None:
+        cut = outlines.removed > 0
+        self.stats.truncated += int(cut.sum())
+        self.stats.answerless += int((cut & (outlines.response == 0)).sum())
+        self.stats.cached += held
+        advance(held, 0, "")
+
+    def _chunk(
+        self, prompts: Sequence[Prompt], responses: Sequence[Response], advance: Any
+    ) -> tuple[np.ndarray, torch.Tensor]:
+        """Keys (n, 2) and features (n, width) of texts; features that are not on disk are computed and kept."""
+        texts = self._render(prompts, responses)
+        outlines = outlines_of(texts)
+        keys = outlines.keys
         features = torch.empty(len(texts), self.width)
         held = np.zeros(len(texts), bool)
         if self.cache is not None:
             held, found = self.cache.find(keys)
             features[torch.from_numpy(held)] = found
-        stats.cached += int(held.sum())
-        advance(int(held.sum()), 0, "")
+        self._count(outlines, int(held.sum()), advance)
         missing = np.flatnonzero(~held)
-        if not len(missing):
-            return keys, features
-        if self.cache is not None:
-            self.cache.require_writable()
+        if len(missing):
+            if self.cache is not None:
+                self.cache.require_writable()
+            features[torch.from_numpy(missing)] = self._compute(texts, keys, missing, advance)
+        if self._texts is not None and self._texts.writable and template_of(self.tokenizer) == self.known.template:
+            keep_outlines(self._texts, text_keys(prompts, responses), outlines)
+        return keys, features
+
+    def _compute(self, texts: list[Rendered], keys: np.ndarray, missing: np.ndarray, advance: Any) -> torch.Tensor:
+        """Features (missing, width) of those of the texts, which then are in the cache."""
+        from prudent.features.cpu import fast_attention  # heavy, and needed by what isn't cached alone
+
         _, first, inverse = np.unique(keys[missing], axis=0, return_index=True, return_inverse=True)
         rows = missing[np.sort(first)]  # equal texts once, in the order given
         rank = np.argsort(np.argsort(first))[inverse.reshape(-1)]
         fresh = torch.empty(len(rows), self.width)
         weight = np.bincount(rank, minlength=len(rows))
+        runner = self.runner
         runner.computed = runner.padding = runner.shared = 0
         before = 0
         with torch.inference_mode(), fast_attention(self.body):
@@ -290,12 +366,11 @@ class Encoder:
                 before = read
         if self.cache is not None:
             self.cache.flush()
-        features[torch.from_numpy(missing)] = fresh[torch.from_numpy(rank)]
-        stats.encoded += len(rows)
-        stats.tokens += runner.computed
-        stats.padding += runner.padding
-        stats.shared += runner.shared
-        return keys, features
+        self.stats.encoded += len(rows)
+        self.stats.tokens += runner.computed
+        self.stats.padding += runner.padding
+        self.stats.shared += runner.shared
+        return fresh[torch.from_numpy(rank)]
 
     def _not_finite(self, texts: list[Rendered], keys: np.ndarray, bad: set[int]) -> None:
         said = f"its features are not finite in {dtype_name(self.dtype)}, use dtype float32; the text is "
@@ -309,48 +384,6 @@ class Encoder:
         )
 
 
-def _keys(texts: Sequence[Rendered]) -> np.ndarray:
-    """(n, 2) int64: the keys of texts in the cache."""
-    return np.array([row_key(text.prompt, text.response) for text in texts], dtype=np.int64).reshape(-1, 2)
-
-
 def _same_number(prompts: Sequence[Prompt], responses: Sequence[Response]) -> None:
     if len(prompts) != len(responses):
         raise PrudentError(f"{len(prompts)} prompts but {len(responses)} responses; give one response a prompt")
-
-
-def _hash_texts(prompts: Sequence[Prompt], responses: Sequence[Response]) -> bytes:
-    digest = hashlib.blake2b()
-    for text in itertools.chain(prompts, responses):
-        digest.update((text if isinstance(text, str) else repr(text)).encode("utf-8", "surrogatepass") + b"\0")
-    return digest.digest()
-
-
-def together(prompts: Sequence[Prompt]) -> np.ndarray:
-    """Row numbers in which equal prompts stand together, each where its first one stood."""
-    first: dict[int, int] = {}
-    firsts = [first.setdefault(hash(p if isinstance(p, str) else repr(p)), row) for row, p in enumerate(prompts)]
-    return np.argsort(np.array(firsts, dtype=np.int64), kind="stable")
-
-
-def hash_weights(module: torch.nn.Module) -> str:
-    """SHA-256 (hex) of the names, shapes, types and bits of a module's parameters and buffers, whatever its device."""
-
-    def one(item: tuple[str, torch.Tensor]) -> str:
-        name, tensor = item
-        flat = tensor.detach().reshape(-1).contiguous().cpu().view(torch.uint8)
-        digest = hashlib.sha256(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(flat.numpy().data)
-        return digest.hexdigest()
-
-    with ThreadPoolExecutor() as threads:
-        return hash_text(*threads.map(one, sorted(module.state_dict().items())))
-
-
-def hash_tokenizer(tokenizer: Any) -> str:
-    """SHA-256 (hex) of a tokenizer's vocabulary and rules, without its passing padding and truncation settings."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return hash_text(json.dumps(tokenizer.get_vocab(), sort_keys=True))
-    rules = json.loads(backend.to_str())
-    return hash_text(json.dumps({**rules, "padding": None, "truncation": None}, sort_keys=True))

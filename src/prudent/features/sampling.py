@@ -23,7 +23,7 @@ import torch
 from prudent.errors import PrudentError
 from prudent.features.attention_cache import cache_argument, is_roomy, new_cache, roomy_layers
 from prudent.features.backbone import stack
-from prudent.features.models import padding_id, require_known, require_room
+from prudent.features.models import embedded_ids, padding_id, require_known, require_room
 from prudent.features.rendering import Prompt, Renderer, has_template
 from prudent.progress import meter
 from prudent.seeding import Seed, sequence
@@ -294,7 +294,7 @@ def sample(
     """
     ids = Renderer(tokenizer).prompts(prompts)
     require_room(model, [len(row) for row in ids], max_new_tokens)
-    require_known(model, tokenizer, ids)
+    require_known(embedded_ids(model), tokenizer, ids)
     drawn = sample_ids(
         model,
         ids,

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import DTypeLike
 
 from prudent.errors import PrudentError
 
@@ -83,13 +84,15 @@ def _open_parquet(path: Path) -> Shard:
         about, width = file.metadata, file.schema_arrow.field("features").type.list_size
         if about.num_row_groups != 1 or (about.metadata or {}).get(b"prudent") != LAYOUT[b"prudent"]:
             raise ValueError("it isn't laid out as Prudent writes shards")
-        table = file.read(["key_high", "key_low"])
-    column = about.row_group(0).column(2)
-    size = 4 * about.num_rows * width
-    end = column.data_page_offset + column.total_compressed_size
-    keys = np.stack([table[name].to_numpy() for name in ("key_high", "key_low")], 1)
-    values = np.memmap(path, np.uint8, "r")[end - size : end].view(np.float32)
-    return Shard(keys, values.reshape(about.num_rows, width))
+    group, rows, whole = about.row_group(0), about.num_rows, np.memmap(path, np.uint8, "r")
+
+    def values(number: int, size: int, kind: DTypeLike) -> np.ndarray:
+        column = group.column(number)
+        end = column.data_page_offset + column.total_compressed_size
+        return whole[end - size : end].view(kind)
+
+    keys = np.stack([values(number, 8 * rows, np.int64) for number in (0, 1)], 1)
+    return Shard(keys, values(2, 4 * rows * width, np.float32).reshape(rows, width))
 
 
 def _open_safetensors(path: Path) -> Shard:

@@ -10,7 +10,7 @@ import torch
 
 from prudent.errors import RowsError
 from prudent.features.blocks import Result, packed, texts_folder, use_block, write_texts
-from prudent.features.encoder import together
+from prudent.features.large import together
 from prudent.features.ray import RayEngine, everywhere
 from prudent.files import cache_folder
 from prudent.progress import meter

@@ -217,7 +217,7 @@ def why_same(preferences: Dataset, rows: Sequence[int], encoder: Any) -> dict[st
     if encoder is not None and len(rows):
         part = preferences.select(rows)
         prompts = list(part["prompt"])
-        found = shown(encoder.renderer, prompts * 2, [*part["chosen"], *part["rejected"]])
+        found = shown(encoder, prompts * 2, [*part["chosen"], *part["rejected"]])
         uncut = sum(found.same(row, len(rows) + row) == SAME_TEMPLATE for row in range(len(rows)))
     return {"identical_after_truncation": len(rows) - uncut, "identical_after_template": uncut}
 

@@ -146,8 +146,9 @@ class RewardModel:
         from prudent.features.limits import joined, shown
 
         scorer = self.scorer
-        renderers = scorer.renderers() if hasattr(scorer, "renderers") else [self.renderer()]
-        return joined([shown(renderer, prompts, responses) for renderer in renderers])
+        if hasattr(scorer, "renderers"):
+            return joined([shown(renderer, prompts, responses) for renderer in scorer.renderers()])
+        return shown(scorer.renderer() if hasattr(scorer, "renderer") else self.encoder, prompts, responses)
 
     def check(self) -> None:
         """Load everything now and compare the scores of the built-in texts with those kept in the artefact."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from prudent.commands.preflight.options import PreflightOptions
 from prudent.features.backbone import token_bytes
-from prudent.features.encoder import hash_tokenizer, hash_weights
+from prudent.features.known import hash_tokenizer, hash_weights
 from prudent.features.models import load_language_model, padding_id
 from prudent.features.rendering import Renderer
 from prudent.features.sampling import sample

@@ -272,7 +272,7 @@ def check_pairs(
 def candidate_notes(encoder: Encoder, pool: Pool) -> list[str]:
     """What a reader must know of candidates: how many are cut, and how many the encoder can't tell apart."""
     prompts, responses, owners = pool.flat()
-    said = words(same_responses(shown(encoder.renderer, prompts, responses), owners, responses))
+    said = words(same_responses(shown(encoder, prompts, responses), owners, responses))
     return [f"candidates: {said} (--max-length {encoder.max_length})"] if said else []
 
 

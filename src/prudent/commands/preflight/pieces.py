@@ -24,7 +24,7 @@ from prudent.errors import RowsError
 from prudent.evaluation.risk_estimate import LEAST_PAIRS, LEAST_PROMPTS
 from prudent.features.encoder import Encoder
 from prudent.progress import silent
-from prudent.runs import Run
+from prudent.runs import Run, give_back_memory
 from prudent.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ class Work:
 
     def _candidates(self, rows: list[int], run: Run) -> None:
         if self.sampler is not None:
+            give_back_memory()
             with clocked(run, "sampling"):
                 drawn = self.sampler.draw([self.pool.prompts[row] for row in rows])
             for row, texts in zip(rows, drawn, strict=True):
@@ -171,6 +172,7 @@ class Work:
             self.margins.append(both[: len(part)] - both[len(part) :])
 
     def _encode(self, prompts: list[Any], responses: list[Any], run: Run) -> None:
+        give_back_memory()
         # A text that can't be encoded is named, or left out and counted, by the answer that reads the features.
         with clocked(run, "encoding"), contextlib.suppress(RowsError):
             self.encoder.encode(prompts, responses)

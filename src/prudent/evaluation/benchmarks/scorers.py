@@ -23,7 +23,7 @@ from prudent.evaluation.benchmarks.items import Items
 from prudent.evaluation.benchmarks.judge_models import judge_ratings, judge_verdicts
 from prudent.evaluation.benchmarks.texts import Options, causal, of_items, solution_steps, told_apart, unique_texts
 from prudent.features.limits import joined, shown
-from prudent.features.models import padding_id, require_known, require_room
+from prudent.features.models import embedded_ids, padding_id, require_known, require_room
 from prudent.features.rendering import Renderer
 from prudent.hub import hub_or_offline, hub_words
 from prudent.progress import track
@@ -128,7 +128,7 @@ def response_log_probabilities(
 
     rows = Renderer(tokenizer).conversations(prompts, responses)
     require_room(model, [len(row.ids) for row in rows])
-    require_known(model, tokenizer, [row.ids for row in rows])
+    require_known(embedded_ids(model), tokenizer, [row.ids for row in rows])
     totals = torch.zeros(len(rows), dtype=torch.float64)
     for batch in track(list(token_batches([len(row.ids) for row in rows], TOKENS)), "batches of texts"):
         ids, mask = padded([rows[i].ids for i in batch], padding_id(model, tokenizer), model.device)
@@ -191,7 +191,7 @@ def process_scores(name: str, items: Items, options: Options) -> Contestant:
     owners = items.owners()
     try:
         require_room(model, [len(row) for row in rows])
-        require_known(model, tokenizer, rows)
+        require_known(embedded_ids(model), tokenizer, rows)
     except RowsError as error:
         raise error.moved(owners) from error
     labels = None if classifier else [encode(options.good)[-1], encode(options.bad)[-1]]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from prudent.errors import PrudentError
-from prudent.features.models import require_known
+from prudent.features.models import embedded_ids, require_known
 from prudent.progress import meter
 from prudent.rewards.stored import part_under
 from prudent.rewards.training import member_seeds, shared_seed
@@ -108,7 +108,7 @@ class TransformerEnsemble:
         """Scores (K, N) float32 of N responses, by products of the precision that the members were trained in."""
         model, tokenizer = self._open()
         rows = [one.ids for one in self.renderer().conversations(prompts, responses)]
-        require_known(model.backbone, tokenizer, rows)
+        require_known(embedded_ids(model.backbone), tokenizer, rows)
         fast = (self.options.get("dtype") or self.config.get("products")) == "bfloat16"
         if self.family != "singles":
             return score_rows(model, rows, fast) - self.offsets[:, None]

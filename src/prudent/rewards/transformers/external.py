@@ -14,7 +14,14 @@ import torch
 
 from prudent.errors import PrudentError
 from prudent.features.adapters import Adapter, find_adapter, merged_classifier
-from prudent.features.models import context_of, padding_id, require_finite_weights, require_known, require_loaded
+from prudent.features.models import (
+    context_of,
+    embedded_ids,
+    padding_id,
+    require_finite_weights,
+    require_known,
+    require_loaded,
+)
 from prudent.files import damage_named, refuse_pickle
 from prudent.hub import hub_or_offline, hub_words
 from prudent.progress import meter
@@ -190,7 +197,7 @@ class ExternalModels:
     def _score_one(self, name: str, prompts: Sequence[Any], responses: Sequence[Any]) -> torch.Tensor:
         model, tokenizer = self._open(name)
         rows = [one.ids for one in self.renderer(name).conversations(prompts, responses)]
-        require_known(model, tokenizer, rows)
+        require_known(embedded_ids(model), tokenizer, rows)
         pad = padding_id(model, tokenizer)
         scores = torch.empty(len(rows))
         with meter(f"scoring with {name}", len(rows)) as advance:
