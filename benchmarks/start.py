@@ -1,6 +1,6 @@
 """What do commands cost whose features are all on disk: seconds of the processor, and the most memory they hold?
 
-    python benchmarks/start.py ../shared/data [--pairs 300] [--repeats 3] [--whole]
+    python benchmarks/start.py ../shared/data [--pairs 300] [--repeats 3] [--cache DIR] [--whole]
 
 ``fit`` from a full cache, ``score`` of ten texts that were scored before and of ten new ones, ``preflight`` without
 data, and ``import torch`` alone, which all but the last but one need, in turn. --whole: also a whole preflight with
@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--pairs", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--cache", type=Path, help="feature cache to use and keep; by default one that is filled first")
     parser.add_argument("--whole", action="store_true", help="also a whole preflight with nothing cached")
     parser.add_argument("--out", type=Path, default=results.FOLDER / "start.json")
     given = parser.parse_args()
@@ -75,18 +76,27 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        (work / "cache").mkdir()
-        (work / "cache" / "models").symlink_to(converted_default().parent, target_is_directory=True)
+        fresh, cache = work / "cache", given.cache or work / "cache"
+        fresh.mkdir()
+        (fresh / "models").symlink_to(converted_default().parent, target_is_directory=True)
 
-        def run(name: str, *arguments: str) -> None:
-            found = {"command": name, **measured(list(arguments), work / "cache")}
+        def run(name: str, *arguments: str, cache: Path = cache) -> None:
+            found = {"command": name, **measured(list(arguments), cache)}
             print(f"{name}: {found['processor']:.2f} s, {found['memory']:.0f} MiB", flush=True)
             rows.append(found)
 
         if given.whole:
-            run("preflight, nothing cached", "preflight", *pairs, *SAMPLING, "--out", str(work / "preflight"))
+            run(
+                "preflight, nothing cached",
+                "preflight",
+                *pairs,
+                *SAMPLING,
+                "--out",
+                str(work / "preflight"),
+                cache=fresh,
+            )
         fit = ["fit", *pairs, "--out", str(work / "model"), "--overwrite"]
-        measured(fit, work / "cache")  # fills the cache
+        measured(fit, cache)  # fills the cache
         score = [
             "score",
             "--model",

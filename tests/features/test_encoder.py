@@ -161,7 +161,7 @@ def test_where_all_is_cached_no_model_is_loaded(
 def test_texts_on_disk_are_neither_rendered_nor_is_a_tokenizer_loaded(tiny_folder: Path, monkeypatch) -> None:
     prompts: list = [*PROMPTS, [{"role": "user", "content": "Hi"}], "half \ud83d", RenderedText("Hi")]
     responses: list = [*RESPONSES, "Hello you", "\ud83d", "Hello you"]
-    how = {"dtype": "float32", "progress": False, "max_length": 50}
+    how = {"dtype": "float32", "progress": False, "max_length": 32}
     first = Encoder(tiny_folder, **how)
     features, seen = first.encode(prompts, responses), shown(first.renderer, prompts, responses)
     assert 0 < first.stats.answerless < first.stats.truncated
