@@ -135,7 +135,7 @@ def test_what_a_worker_says_is_said(tmp_path: Path, engine: RayEngine) -> None:
     (tmp_path / "asked.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
     gone = str(tmp_path / "gone")
     command = ["encode", "--data", str(tmp_path / "asked.jsonl"), "--model", gone, "--engine", "ray"]
-    done = CliRunner().invoke(app, [*command, "--concurrency", "2"])
+    done = CliRunner().invoke(app, [*command, "--concurrency", "1"])
     assert done.exit_code == 2
     assert "error: language model" in done.output and "gone" in done.output
 
