@@ -72,11 +72,11 @@ def split_at_kl(
 
     reward, variance, reference, gold: (prompts, candidates).
     """
-    r, pi0, spread, truth = (as_tensor(x, torch.float64) for x in (reward, reference, variance, gold))
+    r, pi0, sigma2, truth = (as_tensor(x, torch.float64) for x in (reward, reference, variance, gold))
     r = r - (pi0 * r).sum(-1, keepdim=True)
 
     def policy(form: str, beta: torch.Tensor) -> torch.Tensor:
-        return solve(r, pi0, beta, variance=spread, form=form)
+        return solve(r, pi0, beta, variance=sigma2, form=form)
 
     forms = ("bregman", "proportional")
     betas = {form: beta_for_kl(partial(policy, form), pi0, target, strict=False) for form in forms}
@@ -90,7 +90,7 @@ def split_at_kl(
     within = policy("bregman", betas["proportional"])
     whole, both = (gain(policy(form, betas[form])) for form in forms)
     left = gain(within)
-    parts = tilts(r, pi0, 1.0, spread)
+    parts = tilts(r, pi0, 1.0, sigma2)
 
     def predicted(tilt: torch.Tensor) -> float:
         size = float(tilt_kl(tilt, pi0).mean())
@@ -295,16 +295,9 @@ def forms_table(forms: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         own = [row for row in forms if row["kl"] == nats]
         names = [name for name in own[0] if name not in ("draw", "kl")]
         gap = bootstrap([row["proportional"] - row["bregman"] for row in own])
-        table.append(
-            {
-                "kl": nats,
-                "draws": len(own),
-                **{name: sum(row[name] for row in own) / len(own) for name in names},
-                "gap": gap.value,
-                "gap_low": gap.low,
-                "gap_high": gap.high,
-            }
-        )
+        over_draws = {name: sum(row[name] for row in own) / len(own) for name in names}
+        ends = {"gap": gap.value, "gap_low": gap.low, "gap_high": gap.high}
+        table.append({"kl": nats, "draws": len(own), **over_draws, **ends})
     return table
 
 
@@ -359,13 +352,8 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         world.gold,
         lambda child: draw_preferences(world, train, given.pairs, given.slope, child),
         test,
-        slope=given.slope,
-        betas=given.betas,
-        kls=given.kls,
-        draws=given.draws,
-        delta=given.delta,
-        seed=given.seed,
         advance=lambda number: print(f"draw {number + 1} of {given.draws}", file=sys.stderr, flush=True),
+        **{name: getattr(given, name) for name in ("slope", "betas", "kls", "draws", "delta", "seed")},
     )
     gold = world.gold[test].double()
     table = summarise(rows["promises"])
@@ -384,9 +372,8 @@ def show(found: dict[str, Any]) -> None:
     print(found["verdict"] + "\n\nMeans over methods and betas; improvements in log-odds, risk of the whole pool\n")
     print(markdown(("belief", *MEANS), [{"belief": name, **row} for name, row in means(found["summary"]).items()]))
     for name in ("methods", "forms"):
-        print(
-            f"\n{name} at equal KL\n\n" + markdown(list(dict.fromkeys(k for r in found[name] for k in r)), found[name])
-        )
+        columns = list(dict.fromkeys(key for row in found[name] for key in row))
+        print(f"\n{name} at equal KL\n\n" + markdown(columns, found[name]))
 
 
 if __name__ == "__main__":

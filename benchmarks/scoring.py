@@ -64,6 +64,49 @@ def plain_scores(folder: str, chats: list[list[dict[str, str]]], length: int, ba
     return scores
 
 
+def figures_of(
+    fast: dict[str, list[float]],
+    slow: dict[str, list[float]],
+    scale: float,
+    *,
+    features: tuple[int, int],
+    texts: int,
+    at: str,
+) -> list[dict[str, Any]]:
+    """Ratios and speeds. fast, slow: processor seconds from features and from text; scale: ten classifiers over those
+    that were timed; features: rows and width; texts: how many; at: what the texts are."""
+    rows, width = features
+    return [
+        results.ratio(
+            "ten members and every rule over one member, from text", slow["ten"], slow["one"], at_most=1.05, note=at
+        ),
+        results.ratio(
+            "ten classifiers, loaded and run, over ten members and every rule, from text",
+            slow["classifiers"],
+            slow["ten"],
+            scale,
+            note=at if scale == 1 else f"{at}; one classifier timed, scaled to ten",
+        ),
+        results.ratio(
+            "ten members and every rule over one member, from features",
+            fast["ten"],
+            fast["one"],
+            note=f"{rows:,} responses x {width} features",
+        ),
+        results.figure(
+            "ten members and every rule, from features",
+            [rows / s for s in fast["ten"]],
+            unit="responses a second of processor",
+        ),
+        results.figure(
+            "ten members and every rule, from text",
+            [texts / s for s in slow["ten"]],
+            unit="responses a second of processor",
+            note=at,
+        ),
+    ]
+
+
 def main() -> None:
     from prudent.features.encoder import Encoder
     from prudent.features.models import load_language_model
@@ -113,36 +156,7 @@ def main() -> None:
         fast = results.interleaved(small, 20, time.process_time)
         slow = results.interleaved(large, repeats, time.process_time)
     at = f"{len(answers)} responses of {given.model}"
-    note = at if runs == K else f"{at}; one classifier timed, scaled to ten"
-    figures = [
-        results.ratio(
-            "ten members and every rule over one member, from text", slow["ten"], slow["one"], at_most=1.05, note=at
-        ),
-        results.ratio(
-            "ten classifiers, loaded and run, over ten members and every rule, from text",
-            slow["classifiers"],
-            slow["ten"],
-            K / runs,
-            note=note,
-        ),
-        results.ratio(
-            "ten members and every rule over one member, from features",
-            fast["ten"],
-            fast["one"],
-            note=f"{len(many):,} responses x {width} features",
-        ),
-        results.figure(
-            "ten members and every rule, from features",
-            [len(many) / s for s in fast["ten"]],
-            unit="responses a second of processor",
-        ),
-        results.figure(
-            "ten members and every rule, from text",
-            [len(answers) / s for s in slow["ten"]],
-            unit="responses a second of processor",
-            note=at,
-        ),
-    ]
+    figures = figures_of(fast, slow, K / runs, features=(len(many), width), texts=len(answers), at=at)
     rows = [{"rules": list(RULES), "seconds from features": fast, "seconds from text": slow}]
     results.write(
         given.out, "Scoring", figures, rows=rows, data=Path(given.preferences).name if given.preferences else "embedded"

@@ -64,7 +64,7 @@ def row(field: Field) -> str:
 def command_page(options: type[CommonOptions]) -> str:
     """Markdown of one command: what it does, an example, its options by panel."""
     about = options.command
-    lines = [f"# prudent {about.words}", "", cell(inspect.cleandoc(options.__doc__ or "")), ""]
+    lines = [f"# prudent {about.words}", "", cell(about.help), ""]
     lines += ["```", about.example, "```", ""]
     panels: dict[str, list[Field]] = {"Options": []}
     for field in fields_of(options):

@@ -20,9 +20,12 @@ from prudent.commands.options import COMMANDS, CommonOptions, build, command, fi
 from prudent.errors import PrudentError
 
 
-@command("toy", run="toy:toy", example="prudent toy --name x", interrupted="resume with --name {name}")
+@command("toy", run="toy:toy", interrupted="resume with --name {name}")
 class ToyOptions(CommonOptions):
-    """Toy."""
+    """Toy.
+
+    Example: prudent toy --name x
+    """
 
     name: Annotated[str, typer.Option(help="A name.")]
     rates: Annotated[tuple[float, ...], typer.Option(help="Rates.")] = (0.1, 1.0)

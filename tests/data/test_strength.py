@@ -11,7 +11,7 @@ import torch
 
 from prudent.data.repairs import Plan, plan_repairs
 from prudent.errors import PrudentError
-from prudent.evaluation.label_noise import Labels, compare_labels, find_flips, noisy_accuracy, plant_flips
+from prudent.evaluation.label_noise import Labels, compare_labels, find_flips, plant_flips
 from prudent.evaluation.reward_uses import best_of_reference, reward_uses, win_shares
 from prudent.rewards.losses import bradley_terry
 from prudent.rewards.strength import decile_groups, decile_table, shares, strength, strength_of_differences
@@ -170,14 +170,6 @@ def test_dropping_pairs_equals_never_having_had_them() -> None:
         ridge=0.1,
     )["x"]
     assert np.allclose(full.by_seed, weighted.by_seed)
-
-
-def test_noise_lowers_measured_accuracy_as_computed() -> None:
-    generator = np.random.default_rng(0)
-    right = generator.random(200_000) < 0.8
-    noisy = right != (generator.random(200_000) < 0.15)
-    assert noisy_accuracy(0.8, 0.15) == pytest.approx(0.71)
-    assert noisy.mean() == pytest.approx(0.71, abs=0.005)
 
 
 def test_better_reward_models_lead_to_better_policies() -> None:

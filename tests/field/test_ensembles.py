@@ -53,7 +53,7 @@ def test_r16a_equal_members_are_named_and_their_variance_is_refused():
 def test_r16b_the_spread_of_one_member_is_undefined():
     scores = HeadEnsemble.fit(*pairs(), members=1).scores(pairs()[0])
     for spread in (lambda: moments(scores), lambda: aggregate(scores, "lcb"), lambda: aggregate(scores, "uwo")):
-        with pytest.raises(PrudentError, match=r"spread of 1 member is undefined .*ddof=1.*at least 2"):
+        with pytest.raises(PrudentError, match=r"standard deviation of 1 member is undefined .*ddof=1.*at least 2"):
             spread()
     assert torch.equal(aggregate(scores, "mean"), scores[0])
 

@@ -28,30 +28,21 @@ def every_chart() -> dict:
     random = np.random.default_rng(0)
     draws = {"vanilla": random.normal(0, 1, 200), "proportional": random.normal(0.3, 0.5, 200)}
     curve = [{"predicted": p, "observed": p * p, "low": p * p - 0.05, "high": p * p + 0.05} for p in (0.1, 0.5, 0.9)]
-    interval = {"low": "low", "high": "high"}
+    interval = {"ends": ("low", "high")}
     return {
         "lines": charts.lines(
-            rows,
-            "beta",
-            "risk",
-            group="method",
-            x_scale="log",
-            reference=0.05,
-            reference_label="5 %",
-            title="Risk",
-            **interval,
+            rows, "beta", "risk", group="method", x_scale="log", reference=(0.05, "5 %"), title="Risk", **interval
         ),
         "points": charts.points(rows, "method", "risk", group="beta", **interval),
         "points-number": charts.points(rows, "beta", "risk", group="method", reference=0.0, **interval),
-        "dots": charts.dot_intervals(rows[:3], "beta", "risk", reference=0.1, reference_label="here", **interval),
+        "dots": charts.dot_intervals(rows[:3], "beta", "risk", reference=(0.1, "here"), **interval),
         "dots-grouped": charts.dot_intervals(rows, "beta", "risk", group="method", **interval),
-        "histogram": charts.histogram(draws["vanilla"], reference=0.0, reference_label="reference"),
+        "histogram": charts.histogram(draws["vanilla"], reference=(0.0, "reference")),
         "histogram-log": charts.histogram(np.exp(draws["vanilla"]), log_x=True),
         "histograms": charts.histogram(draws),
-        "ridges": charts.ridges(draws, reference=0.0, reference_label="reference policy"),
+        "ridges": charts.ridges(draws, reference=(0.0, "reference policy")),
         "scatter": charts.scatter(rows, "beta", "risk", group="method", label="method", diagonal=True),
-        "bars": charts.bars(rows, "method", "risk", group="beta", **interval),
-        "bars-plain": charts.bars(rows[:2], "method", "risk"),
+        "bars": charts.bars(rows[:2], "method", "risk"),
         "calibration": charts.calibration(curve, **interval),
     }
 
@@ -59,9 +50,7 @@ def every_chart() -> dict:
 def full_report() -> Report:
     report = Report("A report", "made of <everything>")
     report.heading("Verdict").verdict("**Risky** at `beta` 1.\n\nSee below.", "bad", title="Not safe")
-    report.cards(
-        [{"label": "risk", "value": 0.123456, "note": "of 200", "tone": "bad"}, {"label": "n", "value": 12345}]
-    )
+    report.cards(("risk", 0.123456, "of 200", "bad"), ("n", 12345))
     report.heading("Verdict").text(EVIL).bullets(["one", EVIL]).code(EVIL)
     report.table(["name", "value"], [["a", 1.23456], {"name": EVIL, "value": None}], caption=EVIL, emphasise=[0])
     report.heading("Pairs").pairs(
@@ -107,7 +96,7 @@ def test_library_is_inlined_once_and_left_out_without_charts() -> None:
 
 
 def test_written_files(tmp_path: Path) -> None:
-    report = Report("Small").chart(every_chart()["bars-plain"], "risk-by-method")
+    report = Report("Small").chart(every_chart()["bars"], "risk-by-method")
     with new_run(tmp_path / "out", "test", {}) as run:
         report.write(run)
     out = tmp_path / "out"
@@ -183,10 +172,10 @@ def test_mark_up_escapes_first() -> None:
 
 
 def test_misuse_is_named() -> None:
-    report = Report("x").chart(every_chart()["bars-plain"], "one")
+    report = Report("x").chart(every_chart()["bars"], "one")
     for bad, words in (
-        (lambda: report.chart(every_chart()["bars-plain"], "one"), "used twice"),
-        (lambda: report.chart(every_chart()["bars-plain"], "../one"), "must be made of"),
+        (lambda: report.chart(every_chart()["bars"], "one"), "used twice"),
+        (lambda: report.chart(every_chart()["bars"], "../one"), "must be made of"),
         (lambda: report.verdict("x", "green"), "tone"),
         (lambda: report.table(["a"], [[1, 2]]), "cells"),
     ):

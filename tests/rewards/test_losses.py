@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from prudent import PrudentError
 from prudent.rewards.columns import pair_columns
-from prudent.rewards.losses import bradley_terry, bradley_terry_loss, pair_difference
+from prudent.rewards.losses import bradley_terry, pair_difference
 
 numbers = st.floats(-30, 30, allow_nan=False)
 
@@ -56,18 +56,6 @@ def test_no_column_broadcasts_by_accident(members, pairs):
             bradley_terry(scores, **{name: torch.zeros(pairs, 1)})
         with pytest.raises(PrudentError, match=name):
             bradley_terry(scores, **{name: torch.tensor(0.5)})
-
-
-def test_members_losses_are_summed_not_averaged():
-    chosen, rejected = torch.randn(3, 7), torch.randn(3, 7)
-    weight = torch.rand(7)
-    alone = sum(bradley_terry_loss(c, r, weight=weight) for c, r in zip(chosen, rejected))
-    assert torch.allclose(bradley_terry_loss(chosen, rejected, weight=weight), alone)
-
-
-def test_loss_that_is_not_finite_names_the_pairs():
-    with pytest.raises(PrudentError, match=r"pairs \[1\]"):
-        bradley_terry_loss(torch.tensor([1.0, math.nan, 0.0]), torch.zeros(3))
 
 
 @pytest.mark.parametrize(

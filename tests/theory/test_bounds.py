@@ -12,7 +12,8 @@ from scipy import stats
 
 from prudent.errors import PrudentError
 from prudent.policies import ball
-from prudent.theory.bounds import deception, improvement_bound, width, worst_direction
+from prudent.theory.bounds import improvement_bound, width
+from prudent.theory.covariances import group_index, quadratic, times_inverse
 from prudent.theory.simulation import draw_rewards
 
 
@@ -53,13 +54,13 @@ def test_no_direction_deceives_more(seed: int, n: int, on_simplex: bool) -> None
     """Equations (21), (24): the worst direction's ratio is reached by it and exceeded by none."""
     matrix = covariance(n, seed)
     noise = draw_rewards(torch.zeros(n), matrix, 1, seed=seed)[0]
-    worst = worst_direction(noise, matrix, on_simplex=on_simplex)
+    worst = times_inverse(matrix, noise, group_index(None, n) if on_simplex else None)  # Sigma^-1 eta, or M eta
     others = torch.randn(500, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     if on_simplex:
         others -= others.mean(-1, keepdim=True)
         assert abs(worst.sum().item()) < 1e-8 * (1 + worst.abs().max().item())
     ratios = (others @ noise) / ((others @ matrix) * others).sum(-1).sqrt()
-    top = deception(worst, noise, matrix)
+    top = float(worst @ noise) / math.sqrt(quadratic(matrix, worst))
     assert ratios.max().item() <= top * (1 + 1e-9)
     if not on_simplex:
         assert top == pytest.approx((noise @ torch.linalg.inv(matrix) @ noise).sqrt().item(), rel=1e-6)

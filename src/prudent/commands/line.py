@@ -107,8 +107,8 @@ def add(app: typer.Typer, options: type[CommonOptions], name: str) -> None:
     ]
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    help_ = inspect.cleandoc(options.__doc__ or "")
-    app.command(name, epilog=f"Example: {options.command.example}", help=help_, cls=Line)(call)
+    about = options.command
+    app.command(name, epilog=f"Example: {about.example}", help=about.help, cls=Line)(call)
 
 
 def _parameter(field: Field, options: type[CommonOptions]) -> inspect.Parameter:

@@ -1,10 +1,9 @@
 """Options declared once: a frozen dataclass a command, from which its command line, its YAML and its Python call come.
 
-A field is ``name: Annotated[type, typer.Option(help=...)] = default``; a tuple is an option that may be given several
-times, and ``tuple[float, ...]`` takes commas too. The class's docstring is the command's help. ``command`` ties it to
-the function that runs it (``run(options) -> dict``) and the one that prints the result for a person
-(``show(result, options)``); both are named as ``module:function``, so that a wrong option is refused before any model
-library is imported.
+A field is ``name: Annotated[type, option(help)] = default``; a tuple is an option that may be given several times, and
+``tuple[float, ...]`` takes commas too. ``command`` ties the class to the function that runs it (``run(options) ->
+dict``) and the one that prints the result for a person (``show(result, options)``); both are named as
+``module:function``, so that a wrong option is refused before any model library is imported.
 """
 
 from __future__ import annotations
@@ -230,11 +229,12 @@ MaxTestPairs = Annotated[
 
 
 class Command(NamedTuple):
-    """A command: its words (``evaluate rewardbench``), what runs and shows it, an example, what to do after Ctrl-C."""
+    """A command: its words (``evaluate validity``), what runs and shows it, help, example, what to do after Ctrl-C."""
 
     words: str
     run: str
     show: str
+    help: str
     example: str
     interrupted: str
 
@@ -245,13 +245,15 @@ O = TypeVar("O", bound=CommonOptions)  # noqa: E741
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def command(
-    words: str, run: str, example: str, show: str = "", interrupted: str = "nothing half-written is left"
+    words: str, run: str, show: str = "", interrupted: str = "nothing half-written is left"
 ) -> Callable[[type[O]], type[O]]:
-    """Class decorator: these are the options of the command ``words``; makes the class a frozen dataclass."""
+    """Class decorator: these are the options of the command ``words``; makes the class a frozen dataclass, whose
+    docstring is the command's help and ends in ``Example: ...``."""
 
     def declare(options: type[O]) -> type[O]:
         options = dataclass(frozen=True, kw_only=True)(options)
-        options.command = Command(words, run, show, example, interrupted)
+        help, _, example = inspect.cleandoc(options.__doc__ or "").partition("\n\nExample: ")
+        options.command = Command(words, run, show, help, example, interrupted)
         COMMANDS.append(options)
         return options
 

@@ -173,7 +173,7 @@ class RiskCoverage:
 def risk_coverage(uncertainty: ArrayLike, error: ArrayLike) -> RiskCoverage:
     """Risk against coverage (El-Yaniv and Wiener 2010) of ``uncertainty`` (n,) for ``error`` (n,) in [0, 1].
 
-    Items of equal uncertainty enter in every order alike: their errors are spread evenly over their places.
+    Items of equal uncertainty enter in every order alike: their errors are shared evenly among their ranks.
     """
     u, e = array(uncertainty, "uncertainty"), array(error, "error")
     n = same_length(uncertainty=u, error=e)

@@ -35,6 +35,10 @@ class Estimate:
     method: str = ""
     reason: str | None = None
 
+    def fields(self, name: str = "value") -> dict[str, float | None]:
+        """The value, by this name, and the ends of its interval, ``low`` and ``high``: fields of a row."""
+        return {name: self.value, "low": self.low, "high": self.high}
+
     @property
     def text(self) -> str:
         """``0.812 [0.790, 0.833]``, or ``n/a`` with the reason."""

@@ -181,8 +181,3 @@ def plant_flips(n: int, share: float, seed: Seed) -> np.ndarray:
     generator = np.random.default_rng(spawn(seed, 1)[0])
     wrong[generator.permutation(n)[: int(share * n + 1e-9)]] = True
     return wrong
-
-
-def noisy_accuracy(accuracy: float, noise: float) -> float:
-    """Accuracy that a scorer of true accuracy ``a`` shows on labels of which a share p is wrong: a(1-p) + (1-a)p."""
-    return accuracy * (1 - noise) + (1 - accuracy) * noise

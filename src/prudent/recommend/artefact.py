@@ -65,9 +65,8 @@ def save(run: Run, model: Model) -> None:
     for name, truth in sides.items():
         tensors.update(truth_tensors(name, truth))
     run.write_tensors("interactions.safetensors", tensors)
-    run.write_json(
-        "ids.json", {"users": data.users, "items": data.items, **{f"cold_{n}": t.cold_users for n, t in sides.items()}}
-    )
+    cold = {f"cold_{name}": truth.cold_users for name, truth in sides.items()}
+    run.write_json("ids.json", {"users": data.users, "items": data.items, **cold})
     stages = {"backbone": model.backbone, "uncertainty": model.uncertainty}
     described = {}
     for name, stage in stages.items():
@@ -75,17 +74,10 @@ def save(run: Run, model: Model) -> None:
             run.write_tensors(f"{name}.safetensors", stage.tensors)
         run.manifest["hashes"][name] = stage.fingerprint()
         described[name] = {"name": stage.name, "kind": stage.kind, "curve": vars(stage.curve) if stage.curve else None}
-    run.write_json(
-        "model.json",
-        {
-            **described,
-            "blend": vars(model.blend),
-            "tail": {"popularity_below": model.tail_below, "items": int(model.tail.sum())},
-            "notes": model.notes,
-            "data_notes": data.notes,
-            "dropped": {name: truth.dropped for name, truth in sides.items()},
-        },
-    )
+    tail = {"popularity_below": model.tail_below, "items": int(model.tail.sum())}
+    notes = {"notes": model.notes, "data_notes": data.notes}
+    dropped = {name: truth.dropped for name, truth in sides.items()}
+    run.write_json("model.json", {**described, "blend": vars(model.blend), "tail": tail, **notes, "dropped": dropped})
     run.manifest["hashes"]["interactions"] = hash_tensors(tensors)
     run.manifest["timings_s"] = model.seconds
 
@@ -153,16 +145,9 @@ def _load(folder: Path, manifest: dict[str, Any], outside: Any) -> Model:
         stages[name] = Backbone(about["name"], about["kind"], restore(about["kind"], part, train), part, curve)
     below = described["tail"]["popularity_below"]
     blend = Blend(**described["blend"])
-    return Model(
-        data,
-        stages["backbone"],
-        stages["uncertainty"],
-        blend,
-        data.popularity < below,
-        below,
-        described["notes"],
-        manifest["timings_s"],
-    )
+    tail = data.popularity < below
+    notes, seconds = described["notes"], manifest["timings_s"]
+    return Model(data, stages["backbone"], stages["uncertainty"], blend, tail, below, notes, seconds)
 
 
 def verify(folder: Path, name: str, tensors: dict[str, torch.Tensor], manifest: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from prudent.progress import track
 
 @dataclass(frozen=True)
 class History:
-    """Entries of a batch of rows. row: (entries,) place in the batch. column: (entries,) item. starts: (batch,) first
+    """Entries of a batch of rows. row: (entries,) index in the batch. column: (entries,) item. starts: (batch,) first
     entry.
     """
 

@@ -101,7 +101,7 @@ def validation_lead(model: Model, rounds: int, seed: Seed) -> dict[str, Any]:
     kept = ~np.isnan(mixed)
     lead = paired_bootstrap(mixed[kept], score[kept], rounds=rounds, seed=seed).difference
     counts = {"users": int(kept.sum()), "positives": int(data.valid.positives.nnz)}
-    return {**counts, "gain": lead.value, "low": lead.low, "high": lead.high}
+    return {**counts, **lead.fields("gain")}
 
 
 def contenders(
@@ -127,7 +127,7 @@ def row_of(name: str, ranking: Ranking, popularity: np.ndarray, rounds: int, see
     row: dict[str, Any] = {"ranking": name}
     for metric, values in ranking.values.items():
         found = bounded_mean(values[~np.isnan(values)], rounds=rounds, seed=seed)
-        row[metric] = {"mean": found.value, "low": found.low, "high": found.high, "users": found.n}
+        row[metric] = {**found.fields("mean"), "users": found.n}
         if found.value is None:
             row[metric]["reason"] = found.reason
     return {**row, **exposure_shares(ranking.exposure, popularity), "notes": ranking.notes}
@@ -154,18 +154,8 @@ def differences(rankings: Mapping[str, Ranking], rounds: int, seed: Seed) -> lis
             if not kept.any():
                 continue
             gap = paired_bootstrap(values[kept], base[kept], rounds=rounds, seed=seed).difference
-            rows.append(
-                {
-                    "ranking": name,
-                    "minus": names[0],
-                    "metric": metric,
-                    "difference": gap.value,
-                    "low": gap.low,
-                    "high": gap.high,
-                    "users": gap.n,
-                    "p": paired_p(values[kept] - base[kept]),
-                }
-            )
+            row = {"ranking": name, "minus": names[0], "metric": metric, **gap.fields("difference"), "users": gap.n}
+            rows.append({**row, "p": paired_p(values[kept] - base[kept])})
     tested = [row for row in rows if row["p"] is not None]
     if tested:
         for row, adjusted in zip(tested, holm([row["p"] for row in tested]).tolist()):
@@ -208,5 +198,5 @@ def against_popularity(model: Model, seen: sparse.csr_matrix) -> tuple[dict[str,
     found = {}
     for name in sums:
         estimate = correlation(items[name][kept], popularity[kept], "spearman", rounds=200)
-        found[name] = {"spearman": estimate.value, "low": estimate.low, "high": estimate.high, "items": estimate.n}
+        found[name] = {**estimate.fields("spearman"), "items": estimate.n}
     return items, found

@@ -30,7 +30,7 @@ VIEWS = ("overall", "tail absolute", "tail relative")
 class Ranking:
     """How a ranking did. values: metric -> (users,) float64, NaN where a user has no held-out positive in that view.
 
-    top: (users, K) int32 item places, best first; -1 where fewer than K items were left. exposure: how often items are
+    top: (users, K) int32 item indices, best first; -1 where fewer than K items were left. exposure: how often items are
     shown.
     """
 
@@ -93,7 +93,7 @@ def mask_seen(scores: torch.Tensor, seen: sparse.csr_matrix, users: np.ndarray) 
 @dataclass(frozen=True)
 class Best:
     """The best items of a batch of users. values: (batch, k + 1) scores, highest first, minus infinity where none is
-    left. places: (batch, k) int32 items, -1 where none is left. full: (batch, items) scores that they come from.
+    left. indices: (batch, k) int32 items, -1 where none is left. full: (batch, items) scores that they come from.
     """
 
     values: torch.Tensor
@@ -110,7 +110,7 @@ def best_items(scores: torch.Tensor, k: int, users: np.ndarray) -> Best:
     """The k highest scores (batch, items) of each user; minus infinity is never chosen.
 
     Of equal scores at the end of a list, those that it has room for are drawn by a generator seeded with the user's
-    number: neither an item's name nor its place in the catalogue decides, and the same user gets the same list again.
+    number: neither an item's name nor its index in the catalogue decides, and the same user gets the same list again.
     """
     reach = min(k + 1, scores.shape[1])
     found, order = torch.topk(scores, reach, dim=1)
@@ -194,7 +194,7 @@ def evaluate(
 ) -> Ranking:
     """Rank unseen items by ``scorer`` for every user with held-out positives, a batch at a time.
 
-    scorer: user places -> (batch, items) scores. seen: pairs never recommended. tail: (items,) bool. Metrics are means
+    scorer: user indices -> (batch, items) scores. seen: pairs never recommended. tail: (items,) bool. Metrics are means
     over every order of equal scores. Raises PrudentError for scores that are NaN (naming the user) or have the wrong
     shape.
     """
@@ -298,7 +298,7 @@ def list_metrics(
 ) -> dict[str, np.ndarray | int]:
     """Recall@k and NDCG@k of lists of ids, as a person saw them, best first.
 
-    An item repeated in a list counts at its first place only and wastes the later ones. Returns recall, ndcg ((users,)
+    An item repeated in a list counts at its first rank only and wastes the later ones. Returns recall, ndcg ((users,)
     float64, NaN for a user without truth), repeats and users_without_truth (counts).
     """
     if k < 1:

@@ -83,7 +83,7 @@ class BackboneOptions:
 
 
 def draw_items(items: int, share: float, generator: np.random.Generator) -> torch.Tensor:
-    """Places of a random share of items (at least one), sorted; all of them at share 1."""
+    """Indices of a random share of items (at least one), sorted; all of them at share 1."""
     if share >= 1:
         return torch.arange(items)
     count = max(1, int(items * share))
@@ -101,9 +101,9 @@ def squared_loss(
 ) -> torch.Tensor:
     """Sum over pairs of the squared loss of scores left @ right.T + bias, with left (batch, d) and right (items, d).
 
-    entries: the batch's positives. drawn: places of the items whose missing pairs count. weight: (items,) of positives.
-    bias: (items,). Scores are formed for the drawn items and the batch's positives where the latter are dense enough,
-    and else for the positives alone: see ``sparse_loss``.
+    entries: the batch's positives. drawn: indices of the items whose missing pairs count. weight: (items,) of
+    positives. bias: (items,). Scores are formed for the drawn items and the batch's positives where the latter are
+    dense enough, and else for the positives alone: see ``sparse_loss``.
     """
     inside = torch.zeros(len(right), dtype=right.dtype)
     inside[drawn] = 1

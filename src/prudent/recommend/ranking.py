@@ -107,12 +107,12 @@ def choose_blend(
 
 
 def first_highest(values: np.ndarray) -> int:
-    """Place of the first of the highest values; a difference of rounding alone is none."""
+    """Index of the first of the highest values; a difference of rounding alone is none."""
     return int((values >= values.max() - ROUNDING).argmax())
 
 
 def recommend(scorer: Scorer, seen: sparse.csr_matrix, users: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(users, k) item places (best first, -1 where none is left) and scores, for known users, none of them seen."""
+    """(users, k) item indices (best first, -1 where none is left) and scores, for known users, none of them seen."""
     if k < 1:
         raise PrudentError(f"k is {k}; choose at least 1")
     indices = np.full((len(users), k), -1, dtype=np.int32)

@@ -199,6 +199,6 @@ def truth_of(users: list[str], items: list[str], known: sparse.csr_matrix, held:
 
 
 def catalogue_index(names: list[str], catalogue: list[str]) -> np.ndarray:
-    """(names,) place of each name in the catalogue, -1 where it isn't there."""
+    """(names,) index of each name in the catalogue, -1 where it isn't there."""
     index = {name: position for position, name in enumerate(catalogue)}
     return np.array([index.get(name, -1) for name in names], dtype=np.int64)

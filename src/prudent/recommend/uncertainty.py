@@ -75,11 +75,6 @@ def aleatoric_loss(
     return (terms * weight).sum()
 
 
-def best_log_variance(residual_squared: torch.Tensor, beta: float = 1e-2) -> torch.Tensor:
-    """The s that minimises the loss of one pair alone at gamma = 0 and floor = 0: ln(e^2 / beta)."""
-    return torch.log(residual_squared / beta)
-
-
 def estimator_tensors(users: int, items: int, options: UncertaintyOptions, seed: Seed) -> dict[str, torch.Tensor]:
     """Weights of the estimator, normal with standard deviation 0.01: "inner" and "outer" (items, width), "user" (users,
     width).
@@ -172,7 +167,7 @@ def loss_columns(
 ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
     """Which items a batch's loss looks at: the drawn ones and the batch's positives.
 
-    Returns (places of those items, or None for all; each positive's place among them; 1 for drawn and 0 for the
+    Returns (indices of those items, or None for all; each positive's index among them; 1 for drawn and 0 for the
     others).
     """
     if share >= 1:

@@ -8,20 +8,8 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from prudent.reporting.style import (
-    MUTED,
-    PALETTE,
-    Frame,
-    Rows,
-    colour,
-    highlight,
-    names_in,
-    rows_of,
-    shape,
-    tips,
-    values,
-    with_text,
-)
+from prudent.reporting import style
+from prudent.reporting.style import Frame, colour, names_in, tips, values
 
 
 def histogram(data: Any, *, bins: int = 40, log_x: bool = False, **frame: Any) -> Any:
@@ -52,16 +40,13 @@ def histogram(data: Any, *, bins: int = 40, log_x: bool = False, **frame: Any) -
     tooltip = tips(rows, "from", "to", "height")
     base = alt.Chart(values(rows))
     if len(names) < 2:
-        bar = base.mark_rect(color=PALETTE[0], opacity=0.85, stroke="white", strokeWidth=0.5)
+        bar = base.mark_rect(color=style.PALETTE[0], opacity=0.85, stroke="white", strokeWidth=0.5)
         layers = [bar.encode(x=horizontal, x2="to:Q", y=tall, y2=alt.datum(0), tooltip=tooltip)]
     else:
-        picked, opacity = highlight("group")
+        picked, opacity = style.highlight("group")
         outline = base.mark_line(interpolate="step-after", strokeWidth=2)
-        layers = [
-            outline.encode(
-                x=horizontal, y=tall, color=colour("group", names), opacity=opacity, tooltip=tooltip
-            ).add_params(picked)
-        ]
+        drawn = {"x": horizontal, "y": tall, "color": colour("group", names), "opacity": opacity}
+        layers = [outline.encode(**drawn, tooltip=tooltip).add_params(picked)]
     return framed.finished(layers)
 
 
@@ -83,39 +68,26 @@ def ridges(data: Mapping[str, Any], *, bins: int = 48, row_height: int = 56, **f
     """One histogram per name, stacked on a common axis, with a tick at each mean and a reference line through all."""
     framed = Frame(**{"x_title": "value", **frame})
     grouped = {str(name): _finite(found) for name, found in data.items()}
-    edges = _edges(
-        np.concatenate([*grouped.values(), np.asarray([] if framed.reference is None else [framed.reference])]), bins
-    )
+    line = framed.reference[:1] if isinstance(framed.reference, tuple) else framed.reference
+    edges = _edges(np.concatenate([*grouped.values(), *([] if line is None else [np.atleast_1d(line)])]), bins)
     names, rows, means = list(grouped), [], []
     for level, (name, found) in enumerate(grouped.items()):
         base_line = len(names) - 1 - level
         counts, _ = np.histogram(found, edges)
         top = max(1, counts.max(initial=0))
-        rows += [
-            {
-                "name": name,
-                "from": float(a),
-                "to": float(b),
-                "draws": int(c),
-                "floor": base_line,
-                "top": base_line + 0.86 * float(c) / top,
-            }
-            for a, b, c in zip(edges[:-1], edges[1:], counts)
-            if c
-        ]
+        for a, b, c in zip(edges[:-1], edges[1:], counts):
+            if c:
+                row = {"name": name, "from": float(a), "to": float(b), "draws": int(c), "floor": base_line}
+                rows.append({**row, "top": base_line + 0.86 * float(c) / top})
         if len(found):
             means.append({"name": name, "mean": float(found.mean()), "floor": base_line, "top": base_line + 0.86})
     labels = ", ".join(f"'{name}'" for name in (n.replace("'", "’") for n in reversed(names)))
-    axis = alt.Axis(
-        values=[i + 0.3 for i in range(len(names))],
-        labelExpr=f"[{labels}][floor(datum.value)]",
-        ticks=False,
-        grid=False,
-        domain=False,
-        labelLimit=150,
-        labelOverlap=False,
-        tickCount=len(names) + 1,
-    )
+    bare: dict[str, Any] = dict.fromkeys(("ticks", "grid", "domain", "labelOverlap"), False)
+    at: dict[str, Any] = {
+        "values": [i + 0.3 for i in range(len(names))],
+        "labelExpr": f"[{labels}][floor(datum.value)]",
+    }
+    axis = alt.Axis(**at, **bare, labelLimit=150, tickCount=len(names) + 1)
     scale = alt.Scale(domain=[0, max(1, len(names))], nice=False)
     horizontal = alt.X(
         "from:Q", title=framed.x_title, scale=alt.Scale(zero=False, nice=True), axis=alt.Axis(format=".4~g")
@@ -134,41 +106,31 @@ def ridges(data: Mapping[str, Any], *, bins: int = 48, row_height: int = 56, **f
 
 
 def calibration(
-    data: Rows,
+    data: style.Rows,
     predicted: str = "predicted",
     observed: str = "observed",
     *,
-    low: str | None = None,
-    high: str | None = None,
+    ends: tuple[str, str] | None = None,
     group: str | None = None,
     **frame: Any,
 ) -> Any:
     """Calibration curve: observed share against predicted probability, with the diagonal of perfect calibration."""
-    titles = {"x_title": "predicted probability", "y_title": "observed share"}
-    framed = Frame(**{**titles, "height": 340, **frame})
-    rows = [row for row in rows_of(data) if row.get(predicted) is not None and row.get(observed) is not None]
-    rows = with_text(rows, group)
-    names = names_in(rows, group)
-    unit = alt.Scale(domain=[0, 1])
-    horizontal, vertical = (
-        alt.X(f"{predicted}:Q", title=framed.x_title, scale=unit),
-        alt.Y(f"{observed}:Q", title=framed.y_title, scale=unit),
-    )
-    ends = alt.Chart(values([{predicted: 0, observed: 0}, {predicted: 1, observed: 1}]))
-    layers = [ends.mark_line(color=MUTED, strokeDash=[5, 4], strokeWidth=1.5).encode(x=horizontal, y=vertical)]
-    base = alt.Chart(values(rows))
-    if low and high:
-        rule = base.mark_rule(opacity=0.6)
-        layers.append(
-            rule.encode(
-                x=horizontal, y=alt.Y(f"{low}:Q", title=framed.y_title), y2=f"{high}:Q", color=colour(group, names)
-            )
-        )
-    shown = tips(rows, group, predicted, observed, low, high)
-    layers.append(base.mark_line().encode(x=horizontal, y=vertical, color=colour(group, names)))
-    layers.append(
-        base.mark_point(filled=True, size=70).encode(
-            x=horizontal, y=vertical, color=colour(group, names), shape=shape(group, names), tooltip=shown
-        )
-    )
+    framed = Frame(**{"x_title": "predicted probability", "y_title": "observed share", "height": 340, **frame})
+    rows = [row for row in style.rows_of(data) if row.get(predicted) is not None and row.get(observed) is not None]
+    rows = style.with_text(rows, group)
+    names, unit = names_in(rows, group), alt.Scale(domain=[0, 1])
+    both: dict[str, Any] = {
+        "x": alt.X(f"{predicted}:Q", title=framed.x_title, scale=unit),
+        "y": alt.Y(f"{observed}:Q", title=framed.y_title, scale=unit),
+    }
+    corners = alt.Chart(values([{predicted: 0, observed: 0}, {predicted: 1, observed: 1}]))
+    layers = [corners.mark_line(color=style.MUTED, strokeDash=[5, 4], strokeWidth=1.5).encode(**both)]
+    base, hue = alt.Chart(values(rows)), colour(group, names)
+    if ends:
+        low = alt.Y(f"{ends[0]}:Q", title=framed.y_title)
+        layers.append(base.mark_rule(opacity=0.6).encode(x=both["x"], y=low, y2=f"{ends[1]}:Q", color=hue))
+    shown = tips(rows, group, predicted, observed, *(ends or ()))
+    dots = base.mark_point(filled=True, size=70)
+    layers.append(base.mark_line().encode(**both, color=hue))
+    layers.append(dots.encode(**both, color=hue, shape=style.shape(group, names), tooltip=shown))
     return framed.finished(layers)

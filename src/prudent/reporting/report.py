@@ -11,7 +11,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ LONGEST_SHOWN = 20_000  # characters of one text
 _BOLD, _CODE = re.compile(r"\*\*(.+?)\*\*"), re.compile(r"`([^`]+)`")
 _PERCENT = re.compile(r"(?<=\d) %")
 _SLUG = re.compile(r"[^a-z0-9]+")
+
+Columns = Sequence[tuple[str, str | Callable[[Any], Any]]]
 
 
 class Report:
@@ -78,12 +80,10 @@ class Report:
             raise ValueError(f"tone {tone!r} is unknown; choose one of {', '.join(TONES)}")
         return self._add("verdict", text=text, tone=tone, title=title)
 
-    def cards(self, cards: Sequence[Mapping[str, Any]]) -> Report:
-        """A row of key numbers: mappings with ``label``, ``value`` and optionally ``note`` and ``tone``."""
-        shown = [
-            {"label": c["label"], "value": cell(c["value"]), "note": c.get("note", ""), "tone": c.get("tone", "")}
-            for c in cards
-        ]
+    def cards(self, *cards: tuple[Any, ...]) -> Report:
+        """A row of key numbers, each a label and a value, and optionally a note and a tone."""
+        filled = [(*card, "", "")[:4] for card in cards]
+        shown = [{"label": a, "value": cell(b), "note": note, "tone": tone} for a, b, note, tone in filled]
         return self._add("cards", cards=shown)
 
     def table(
@@ -106,6 +106,18 @@ class Report:
         return self._add(
             "table", columns=list(columns), rows=shown, numeric=numeric, caption=caption, emphasise=set(emphasise)
         )
+
+    def records(self, records: Iterable[Any], columns: Columns, caption: str = "") -> Report:
+        """A table of like records. columns: each heading with the key or attribute that stands under it, or a function
+        of the record."""
+
+        def value(record: Any, what: str | Callable[[Any], Any]) -> Any:
+            if callable(what):
+                return what(record)
+            return record[what] if isinstance(record, Mapping) else getattr(record, what)
+
+        rows = [[value(record, what) for _, what in columns] for record in records]
+        return self.table([heading for heading, _ in columns], rows, caption)
 
     def chart(self, chart: Any, name: str, caption: str = "", narrow: Any = None) -> Report:
         """An Altair chart. name: unique, also the stem of its image files. caption: what to see in it. narrow: the

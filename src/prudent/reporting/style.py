@@ -223,6 +223,11 @@ def highlight(group: str | None) -> tuple[Any, Any]:
     return picked, alt.when(picked).then(alt.value(1.0)).otherwise(alt.value(0.12))
 
 
+def clickable(chart: Any, picked: Any) -> Any:
+    """The chart with ``highlight``'s selection, where there is one."""
+    return chart if picked is None else chart.add_params(picked)
+
+
 def finish(chart: Any, title: str | None = None, height: int | None = None) -> Any:
     """The chart with theme, title, container width (or as it is where views stand side by side)."""
     properties: dict[str, Any] = {}
@@ -239,7 +244,7 @@ class Frame:
     """What frames a chart of any kind: titles, axes (field names where no title is given), reference line, height.
 
     x_scale, y_scale: "linear" or "log". x_zero, y_zero: whether a linear axis begins at 0. reference: value of a dashed
-    line with its label. height: in pixels.
+    line, or value and label. height: in pixels.
     """
 
     title: str | None = None
@@ -253,8 +258,7 @@ class Frame:
     y_zero: bool = False
     x_format: str = ".4~g"
     y_format: str = ".4~g"
-    reference: float | None = None
-    reference_label: str | None = None
+    reference: float | tuple[float, str] | None = None
     height: int = 300
 
     def x(self, field: str, whole: bool = False) -> Any:
@@ -269,5 +273,6 @@ class Frame:
     def finished(self, layers: list[Any], *, across: bool = False, height: int | None = None) -> Any:
         """The layers and the reference line (``across``: horizontal) as one chart with theme and title."""
         if self.reference is not None:
-            layers = [*layers, *reference_rule(self.reference, across, self.reference_label)]
+            at, label = self.reference if isinstance(self.reference, tuple) else (self.reference, None)
+            layers = [*layers, *reference_rule(at, across, label)]
         return finish(alt.layer(*layers), self.title, height or self.height)

@@ -20,7 +20,8 @@ from prudent.errors import PrudentError
 
 
 class _Column:
-    """A fitted regressor, in scikit-learn's words, that gives one column of X: margins and spreads are known."""
+    """A fitted regressor, in scikit-learn's words, that gives one column of X: margins and standard
+    deviations are known."""
 
     def __init__(self, column: int) -> None:
         self.column, self.is_fitted_, self.n_features_in_ = column, True, 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,6 +12,7 @@ from prudent.data.failing import by_pair
 from prudent.errors import PrudentError
 from prudent.features.large import encode_held
 from prudent.features.limits import SAME_TEMPLATE, shown
+from prudent.rewards.artefact import family_class
 from prudent.rewards.beside import PoolSampler, encode_meta, encode_rated, read_beside
 from prudent.rewards.columns import pair_columns
 from prudent.rewards.containers import PairFeatures
@@ -25,11 +25,10 @@ if TYPE_CHECKING:
 
 
 class Family(NamedTuple):
-    """summary, the class that is fitted ("" for families with a fit of their own here), options beside preferences,
-    members and seed, and the usual number of members (0: it follows from the options)."""
+    """summary, options beside preferences, members and seed, and the usual number of members (0: it follows from the
+    options)."""
 
     summary: str
-    fit: str
     options: tuple[str, ...]
     members: int = 10
 
@@ -38,54 +37,40 @@ STOCHASTIC = ("epochs", "batch_size", "learning_rate")
 EXTRA = ("contrastive", "contrastive_on", "contrastive_weight", "meta_pool", "meta_rate")
 TRANSFORMER = (*STOCHASTIC, *EXTRA, "head_learning_rate", "layers", "diversity", "training", "checkpoints", "average")
 LORA = (*TRANSFORMER, "rank", "alpha", "targets", "phase_one")
+TWO_LAYERS = ("width", "dropout", "weight_decay")
+RATED = ("ratings", "attributes", "levels", "monotone", *STOCHASTIC, "gate_hidden")
 FAMILIES: dict[str, Family] = {
-    "heads": Family(
-        "linear heads on frozen features", "prudent.rewards.heads.HeadEnsemble", ("diversity", "ridge", *STOCHASTIC)
-    ),
+    "heads": Family("linear heads on frozen features", ("diversity", "ridge", *STOCHASTIC)),
     "laplace": Family(
-        "one linear head and the closed-form posterior of its weights; members are drawn from it",
-        "prudent.rewards.laplace.LaplacePosterior",
-        ("ridge", "sandwich"),
+        "one linear head and the closed-form posterior of its weights; members are drawn from it", ("ridge", "sandwich")
     ),
     "last-layer": Family(
-        "Laplace posterior of a two-layer head's last layer",
-        "prudent.rewards.last_layer.LastLayerPosterior",
-        ("ridge", "sandwich", *STOCHASTIC, "width", "dropout", "weight_decay"),
+        "Laplace posterior of a two-layer head's last layer", ("ridge", "sandwich", *STOCHASTIC, *TWO_LAYERS)
     ),
     "network-laplace": Family(
-        "Laplace posterior of all weights of a two-layer head, linearised at them",
-        "prudent.rewards.network_posterior.NetworkPosterior",
-        ("prior", *STOCHASTIC, "width", "dropout", "weight_decay"),
+        "Laplace posterior of all weights of a two-layer head, linearised at them", ("prior", *STOCHASTIC, *TWO_LAYERS)
     ),
     "mlp": Family(
-        "two-layer heads on frozen features, trained in one batch",
-        "prudent.rewards.mlp.MLPEnsemble",
-        (*STOCHASTIC, *EXTRA, "diversity", "width", "dropout", "weight_decay"),
+        "two-layer heads on frozen features, trained in one batch", (*STOCHASTIC, *EXTRA, "diversity", *TWO_LAYERS)
     ),
     "dropout": Family(
         "Monte-Carlo dropout of one two-layer head; members are fixed thinned networks",
-        "prudent.rewards.mlp.DropoutEnsemble",
-        (*STOCHASTIC, *EXTRA, "width", "dropout", "weight_decay"),
+        (*STOCHASTIC, *EXTRA, *TWO_LAYERS),
     ),
     "novelty": Family(
         "linear heads whose variance is widened by random network distillation",
-        "prudent.rewards.novelty.NoveltyEnsemble",
         ("diversity", "ridge", *STOCHASTIC, "novelty_share"),
     ),
     "quantile": Family(
-        "quantiles of rated attributes, mixed by a gate on the prompt; members are the quantile levels",
-        "",
-        ("ratings", "attributes", "levels", "monotone", *STOCHASTIC, "gate_hidden"),
-        members=0,
+        "quantiles of rated attributes, mixed by a gate on the prompt; members are the quantile levels", RATED, 0
     ),
-    "singles": Family("clones of the language model, each trained with its own head", "", TRANSFORMER, members=3),
-    "linear": Family("one trained language model with K heads", "", TRANSFORMER, members=3),
-    "lora": Family("one base, then a LoRA adapter and a head for each member", "", LORA, members=3),
-    "external": Family(
-        "reward models from elsewhere, standardised on the preference pairs", "", ("models",), members=0
-    ),
+    "singles": Family("clones of the language model, each trained with its own head", TRANSFORMER, 3),
+    "linear": Family("one trained language model with K heads", TRANSFORMER, 3),
+    "lora": Family("one base, then a LoRA adapter and a head for each member", LORA, 3),
+    "external": Family("reward models from elsewhere, standardised on the preference pairs", ("models",), 0),
 }
 ON_TEXT = ("singles", "linear", "lora", "external")
+ON_FEATURES = tuple(name for name in FAMILIES if name not in (*ON_TEXT, "quantile"))  # of the pairs alone
 
 
 def family(name: str) -> Family:
@@ -168,7 +153,7 @@ def fit_reward_model(
     if name == "quantile":
         scorer = _quantile(preferences, encoder, chosen, rejected, seed, given)
     else:
-        scorer = fit_on_features(preferences, entry, encoder, chosen, rejected, members, seed, given)
+        scorer = fit_on_features(preferences, name, encoder, chosen, rejected, members, seed, given)
     if features is None:
         scorer.info.update(counts)  # in place: heads are frozen
     for one in beside.values():
@@ -178,7 +163,7 @@ def fit_reward_model(
 
 def fit_on_features(
     preferences: Dataset,
-    entry: Family,
+    name: str,
     encoder: Any,
     chosen: torch.Tensor,
     rejected: torch.Tensor,
@@ -189,8 +174,6 @@ def fit_on_features(
     """Scorer of a feature family from features that are there already; encoder is needed for ``meta_pool`` alone."""
     from prudent.data.preferences import pair_groups, training_columns
 
-    place, _, attribute = entry.fit.rpartition(".")
-    target = getattr(importlib.import_module(place), attribute)
     columns = pair_columns(len(preferences), **training_columns(preferences))
     pairs = PairFeatures(chosen, rejected, pair_groups(preferences), columns)
     rows = pairs.distinct()
@@ -205,7 +188,7 @@ def fit_on_features(
     pool = given.pop("meta_pool", None)
     if pool is not None:
         given["meta_features"] = encode_meta(encoder, pool)
-    scorer = target.fit(**pairs.fit_arguments(), members=members, seed=seed, **given)
+    scorer = family_class(name).fit(**pairs.fit_arguments(), members=members, seed=seed, **given)
     scorer.info.update(trained_pairs=len(pairs), **why_same(preferences, same, encoder))
     return scorer
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from prudent.rewards.draws import (
     standard_difference,
     standardisation,
 )
-from prudent.rewards.stored import CHUNK_ROWS, as_source, part_of
+from prudent.rewards.stored import CHUNK_ROWS, Saved, as_source, part_of
 from prudent.rewards.training import Training, member_draws, member_orders, member_seeds, shared_seed, train_members
 from prudent.seeding import Seed
 
@@ -35,7 +34,7 @@ DIVERSITIES = ("bootstrap", "shuffle", "init", "init+shuffle")
 
 
 @dataclass(frozen=True)
-class HeadEnsemble:
+class HeadEnsemble(Saved):
     """K linear heads. weights (K, d) on standardised features; offsets (K,) make the mean score on the training
     responses 0 for each member; mean, scale (d,) standardise; all float32. info: how it was fitted."""
 
@@ -142,19 +141,6 @@ class HeadEnsemble:
     def probes(self) -> dict[str, torch.Tensor]:
         """Eight feature vectors whose scores are written beside the weights and checked at load."""
         return {"features": probe_features(self.mean, self.scale)}
-
-    def save(self, folder: str | Path) -> None:
-        """Write the artefact folder: safetensors, JSON and golden scores (see ``artefact``)."""
-        from prudent.rewards.artefact import save
-
-        save(folder, self)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> HeadEnsemble:
-        """Read what ``save`` wrote; its golden scores are computed again and compared."""
-        from prudent.rewards.artefact import load
-
-        return load(folder, expected=cls)
 
 
 def probe_features(mean: torch.Tensor, scale: torch.Tensor, count: int = 8) -> torch.Tensor:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
@@ -29,14 +28,14 @@ from prudent.rewards.columns import PairColumns, PairLabels, pair_columns
 from prudent.rewards.convex import fit_heads
 from prudent.rewards.draws import paired_features, ridge_of, standard_difference, standardisation
 from prudent.rewards.heads import probe_features
-from prudent.rewards.stored import CHUNK_ROWS
+from prudent.rewards.stored import CHUNK_ROWS, Saved
 from prudent.rewards.training import member_seeds, shared_seed
 from prudent.rewards.uncertainty import centre
 from prudent.seeding import Seed, numpy_generator
 
 
 @dataclass(frozen=True)
-class LaplacePosterior:
+class LaplacePosterior(Saved):
     """Posterior N(weight, root root') of one head on standardised features.
 
     weight (d,), root (d, r), mean, scale (d,): float64. draws (K, d): weights drawn from the posterior, the members
@@ -155,19 +154,6 @@ class LaplacePosterior:
         mean, scale = (torch.tensor(config[name], dtype=torch.float64) for name in ("mean", "scale"))
         weight, root, draws = (tensors[name] for name in ("head.weight", "posterior.root", "draws.weight"))
         return cls(weight, root, mean, scale, draws, config["info"])
-
-    def save(self, folder: str | Path) -> None:
-        """Write the artefact folder (see ``artefact``)."""
-        from prudent.rewards.artefact import save
-
-        save(folder, self)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> LaplacePosterior:
-        """Read what ``save`` wrote; its golden scores are computed again and compared."""
-        from prudent.rewards.artefact import load
-
-        return load(folder, expected=cls)
 
 
 def posterior_root(

@@ -53,30 +53,3 @@ def bradley_terry(
     logit = difference if margin is None else difference - margin
     loss = -logsigmoid(logit)
     return loss if soft_label is None else loss + (1 - soft_label) * logit
-
-
-def bradley_terry_loss(
-    chosen: torch.Tensor,
-    rejected: torch.Tensor,
-    *,
-    weight: torch.Tensor | None = None,
-    soft_label: torch.Tensor | None = None,
-    margin: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Weighted mean loss over pairs, *summed* over members: a member's step must not shrink with their number.
-
-    chosen, rejected: (B,) or (members, B). weight: (B,), not all zero. Returns a scalar.
-    A loss that is not finite raises PrudentError, so that no optimiser step follows it.
-    """
-    losses = bradley_terry(pair_difference(chosen, rejected), soft_label=soft_label, margin=margin)
-    weight = _per_pair(weight, "weight", losses)
-    mean = losses.mean(-1) if weight is None else (losses * weight).sum(-1) / weight.sum(-1)
-    total = mean.sum()
-    if not bool(torch.isfinite(total)):
-        bad = torch.nonzero(~torch.isfinite(losses))
-        pairs = sorted({int(index[-1]) for index in bad})[:10]
-        raise PrudentError(
-            f"the loss is {float(total)}: pairs {pairs} of this batch have scores or weights that are not finite; "
-            "lower the learning rate or fix these pairs"
-        )
-    return total

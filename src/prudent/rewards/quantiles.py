@@ -133,15 +133,14 @@ class QuantileModel:
         count: int = LEVELS,
         monotone: bool = True,
         epochs: int | None = None,
-        batch_size: int = 256,
-        learning_rate: float = 3e-3,
-        weight_decay: float = 1e-2,
         seed: Seed = 0,
+        **training: Any,
     ) -> QuantileModel:
         """Quantile heads from features (n, d) of rated responses and ratings (n, A), NaN where one is missing.
 
         monotone: levels are put in order (rearrangement, Chernozhukov et al. 2010), in training too, so that none can
         cross. epochs: None trains until held-out responses gain no more (``converged_epochs``), then on all of them.
+        training: of ``Training``; batch_size 256, learning_rate 3e-3 and weight_decay 1e-2 where not given.
         The gate comes later (``with_gate``); until then attributes weigh equally.
         """
         values, target = torch.as_tensor(features).float(), torch.as_tensor(ratings).float()
@@ -161,7 +160,8 @@ class QuantileModel:
         wanted = (target - centre) / deviation
         tau = levels(count)
         rows = (values - mean) / scale
-        plan = Training(0, batch_size, learning_rate, weight_decay, cosine=True)  # epochs follow below
+        usual = {"batch_size": 256, "learning_rate": 3e-3, "weight_decay": 1e-2}
+        plan = Training(0, cosine=True, **{**usual, **training})  # epochs follow below
         train = partial(_train, tau=tau, monotone=monotone, seed=seed, plan=plan)
         table = None
         if epochs is None:

@@ -4,7 +4,8 @@ cache's shards); and the tensors of one part of a model among those of the whole
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,6 +15,23 @@ from prudent.errors import PrudentError
 from prudent.features.large import StoredRows, let_go
 
 CHUNK_ROWS = 16_384
+
+
+class Saved:
+    """A scorer that can be written as an artefact folder of its own."""
+
+    def save(self, folder: str | Path) -> None:
+        """Write the artefact folder: safetensors, JSON and golden scores (see ``artefact``)."""
+        from prudent.rewards.artefact import save
+
+        save(folder, self)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what ``save`` wrote; its golden scores are computed again and compared."""
+        from prudent.rewards.artefact import load
+
+        return load(folder, expected=cls)
 
 
 def as_source(features: Any, name: str) -> Any:

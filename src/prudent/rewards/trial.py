@@ -45,25 +45,24 @@ def trial(
 
     features: of every data set, made once for all families that work on them.
     """
-    from prudent.rewards.families import ON_TEXT, check_options, family, fit_on_features, fit_reward_model, pair_scores
+    from prudent.rewards import families
     from prudent.rewards.model import RewardModel
 
     tests = {key: found for key, found in data.items() if key != "train"}
-    given = check_options(name, options or {})
+    given = families.check_options(name, options or {})
     started, began = time.perf_counter(), time.process_time()
-    if features is not None and name not in (*ON_TEXT, "quantile"):
-        entry = family(name)
-        count = entry.members if members is None else members
-        scorer = fit_on_features(data["train"], entry, None, *features["train"], count, seed, given)
+    if features is not None and name in families.ON_FEATURES:
+        count = families.family(name).members if members is None else members
+        scorer = families.fit_on_features(data["train"], name, None, *features["train"], count, seed, given)
         middle, fitted = time.perf_counter(), time.process_time()
         margins = {key: scorer.scores(features[key][0]) - scorer.scores(features[key][1]) for key in tests}
         parameters = RewardModel(scorer).parameters()
     else:
-        reward_model = fit_reward_model(
+        reward_model = families.fit_reward_model(
             data["train"],
             name,
             model=model,
-            members=None if family(name).members == 0 else members,
+            members=None if families.family(name).members == 0 else members,
             seed=seed,
             encoder_options=encoder_options,
             **given,
@@ -71,7 +70,7 @@ def trial(
         middle, fitted = time.perf_counter(), time.process_time()
         margins = {}
         for key, test in tests.items():
-            chosen, rejected = pair_scores(reward_model, test)
+            chosen, rejected = families.pair_scores(reward_model, test)
             margins[key] = chosen - rejected
         scorer, parameters = reward_model.scorer, reward_model.parameters()
     ended, scored = time.perf_counter(), time.process_time()

@@ -47,8 +47,8 @@ def as_scores(scores: ArrayLike, members_at_least: int = 1) -> torch.Tensor:
         )
     if len(tensor) < members_at_least:
         raise PrudentError(
-            f"the spread of {len(tensor)} member{'s' if len(tensor) != 1 else ''} is undefined (sample variance, "
-            f"ddof={DDOF}); give at least {members_at_least} members"
+            f"the standard deviation of {len(tensor)} member{'s' if len(tensor) != 1 else ''} is undefined (sample "
+            f"variance, ddof={DDOF}); give at least {members_at_least} members"
         )
     return tensor
 

@@ -1,4 +1,4 @@
-"""Confidence bounds on what a reward estimate promises, each with the direction that attains it.
+"""Confidence bounds on what a reward estimate promises.
 
 R_hat - R = eta ~ N(0, Sigma), so <v, R> >= <v, R_hat> - b ||v||_Sigma where b is the width: the normal quantile for one
 v chosen without looking at R_hat, the square root of a chi-square quantile for all v at once, and so for a v that was
@@ -14,7 +14,7 @@ from scipy import stats
 
 from prudent.arrays import ArrayLike, as_tensor
 from prudent.errors import PrudentError
-from prudent.theory.covariances import Covariance, checked, group_index, quadratic, stacked, times_inverse
+from prudent.theory.covariances import Covariance, checked, quadratic, stacked
 
 
 def width(delta: float, dimension: int | None = None, *, sharp: bool = True) -> float:
@@ -55,22 +55,6 @@ def improvement_bound(
     matrix = checked(stacked(covariance, reward), values)
     b = width(delta, dimension if uniform else None)
     return float(v @ values) - b * math.sqrt(max(quadratic(matrix, v), 0.0))
-
-
-def worst_direction(noise: ArrayLike, covariance: Covariance, *, on_simplex: bool = False) -> torch.Tensor:
-    """Direction v in which a noise eta (n,) deceives most: Sigma^-1 eta (M eta on the simplex), equation (24).
-
-    Along it <v, eta> / ||v||_Sigma = ||eta||_{Sigma^-1}, which no other direction exceeds: the uniform bound is
-    attained.
-    """
-    eta = as_tensor(noise, torch.float64)
-    return times_inverse(checked(covariance, eta), eta, group_index(None, len(eta)) if on_simplex else None)
-
-
-def deception(direction: ArrayLike, noise: ArrayLike, covariance: Covariance) -> float:
-    """<v, eta> / ||v||_Sigma: how many standard deviations a noise eta flatters the direction v."""
-    v, eta = as_tensor(direction, torch.float64), as_tensor(noise, torch.float64)
-    return float(v @ eta) / math.sqrt(quadratic(checked(covariance, eta), v))
 
 
 def _step(policy: ArrayLike, reference: ArrayLike, reward: ArrayLike) -> tuple[torch.Tensor, torch.Tensor, int]:

@@ -180,23 +180,14 @@ def certify(
     each["bound"] = each["improvement"] - _quantile(delta, belief.freedom) * each["deviation"]
     sizes = (belief.reference > 0).sum(-1) - 1
     rank = min(int(sizes.sum()), belief.factor.shape[-1])
-    improvement = float(each["improvement"].mean())
-    plug_in = float(each["plug_in"].mean())
-    return Certificate(
-        method=method,
-        beta=beta,
-        plug_in=plug_in,
-        optimism=float(each["optimism"].mean()),
-        improvement=improvement,
-        deviation=deviation,
-        risk=float(_chance(torch.tensor(improvement), torch.tensor(deviation), belief.freedom)),
-        bound=improvement - (bound_quantile(belief, beta, method, delta) if quantile is None else quantile) * deviation,
-        uniform=plug_in - width(delta, max(rank, 1)) * math.sqrt(along) / count
-        if math.isinf(belief.freedom)
-        else math.nan,
-        kl=float(each["kl"].mean()),
-        prompts=each,
-    )
+    means = {name: float(each[name].mean()) for name in ("plug_in", "optimism", "improvement", "kl")}
+    improvement, uniform = means["improvement"], math.nan
+    if math.isinf(belief.freedom):
+        uniform = means["plug_in"] - width(delta, max(rank, 1)) * math.sqrt(along) / count
+    risk = float(_chance(torch.tensor(improvement), torch.tensor(deviation), belief.freedom))
+    bound = improvement - (bound_quantile(belief, beta, method, delta) if quantile is None else quantile) * deviation
+    known = {"deviation": deviation, "risk": risk, "bound": bound, "uniform": uniform}
+    return Certificate(method=method, beta=beta, prompts=each, **means, **known)
 
 
 def _cross_validated(

@@ -27,25 +27,6 @@ from prudent.theory.risks import risks
 from prudent.theory.simulation import ball_on_simplex, draw_rewards, kl_ball, simulate
 
 LEVEL = 0.999
-TRUTH = (
-    0.104,
-    0.246,
-    0.099,
-    -0.391,
-    0.272,
-    0.134,
-    -0.161,
-    0.174,
-    0.109,
-    0.088,
-    0.009,
-    0.164,
-    -0.221,
-    -0.049,
-    -0.145,
-    0.18,
-)
-NOISY = (4, 7, 8, 9, 10, 13, 14)
 EXAMPLE = ((1.0, 0.8, 0.2, 0.0), (2.0, 0.5, 0.5, 1.0))
 EXAMPLE_GAIN = {"exact": 0.682371, "proportional": 0.679147, "bregman": 0.545391}
 
@@ -71,9 +52,13 @@ def _share(section: str, claim: str, equation: str, predicted: float, hits: torc
     return Claim(section, claim, equation, predicted, found / total, low, high, low <= predicted <= high)
 
 
+def _interval(values: torch.Tensor) -> tuple[float, float]:
+    """Mean and half width of its 99.9 % interval."""
+    return float(values.mean()), 3.2905 * float(values.std()) / math.sqrt(len(values))
+
+
 def _mean(section: str, claim: str, equation: str, predicted: float, values: torch.Tensor) -> Claim:
-    half = 3.2905 * float(values.std()) / math.sqrt(len(values))
-    mean = float(values.mean())
+    mean, half = _interval(values)
     return Claim(section, claim, equation, predicted, mean, mean - half, mean + half, abs(mean - predicted) <= half)
 
 
@@ -160,13 +145,8 @@ def bound_claims(seed: Seed) -> Iterator[Claim]:
     yield _share(section, "one direction: P(noise above 1.645 standard deviations)", "(20)", 0.049985, over)
     inverse = torch.linalg.inv(matrix)
     ratio = ((noise @ inverse) * noise).sum(-1).sqrt()
-    yield _share(
-        section,
-        "all directions, at the worst one: coverage of the chi-square bound",
-        "(21)",
-        0.95,
-        ratio <= width(0.05, n),
-    )
+    claim = "all directions, at the worst one: coverage of the chi-square bound"
+    yield _share(section, claim, "(21)", 0.95, ratio <= width(0.05, n))
     loose = ratio > width(0.05, n, sharp=False)
     yield failures(section, "all directions: failures of sqrt(n) + sqrt(2 ln 20)", "(22)", loose, 0.05)
     reference = torch.full((n,), 1 / n, dtype=torch.float64)
@@ -192,16 +172,9 @@ def solver_claims(seed: Seed) -> Iterator[Claim]:
     policies = {form: solve(reward, uniform, 1.0, variance=variance, form=form) for form in EXAMPLE_GAIN}
     for form, published in EXAMPLE_GAIN.items():
         found = float(objective(policies[form], reward, uniform, 1.0, variance=variance))
-        yield Claim(
-            section,
-            f"J of the {form} form on the example",
-            equations[form],
-            published,
-            found,
-            published - 6e-7,
-            published + 6e-7,
-            abs(found - published) < 6e-7,
-        )
+        claim, low, high = f"J of the {form} form on the example", published - 6e-7, published + 6e-7
+        near = abs(found - published) < 6e-7
+        yield Claim(section, claim, equations[form], published, found, low, high, near)
     points = torch.distributions.Dirichlet(torch.full((4,), 0.7, dtype=torch.float64))
     torch.manual_seed(0)
     best = float(objective(points.sample((200_000,)), reward, uniform, 1.0, variance=variance).max())
@@ -214,9 +187,8 @@ def solver_claims(seed: Seed) -> Iterator[Claim]:
     for form, extra in (("exact", 1.0), ("bregman", 0.0)):
         name = "true gradient of J" if extra else "gradient with the penalty detached"
         off = 0.5 * float((_ascend(reward[0], variance[0], extra) - policies[form][0]).abs().sum())
-        yield _identity(
-            section, f"policy gradient, {name}, ends at the {form} form", "(6)" if extra else "(5)", off, 1e-3
-        )
+        claim = f"policy gradient, {name}, ends at the {form} form"
+        yield _identity(section, claim, "(6)" if extra else "(5)", off, 1e-3)
 
 
 def _ascend(reward: torch.Tensor, variance: torch.Tensor, extra: float) -> torch.Tensor:
@@ -234,34 +206,18 @@ def simplex_claims(seed: Seed, draws: int = 100_000) -> Iterator[Claim]:
     section = "With pi >= 0 imposed"
     truth, variance, reference = large_prompt(seed)
     exact = risks(truth, variance, on_simplex=True)
+    l2 = partial(ball_on_simplex, reference=reference, radius=0.01)
+    kl = partial(kl_ball, reference=reference, divergence=1e-6)
     rules = (
-        ("L2 ball, radius .01", exact.vanilla, partial(ball_on_simplex, reference=reference, radius=0.01), "(26)"),
-        (
-            "Sigma ball, radius .01",
-            exact.aware,
-            partial(ball_on_simplex, reference=reference, radius=0.01, variance=variance),
-            "(26)",
-        ),
-        ("KL ball, 10^-6 nats", exact.vanilla, partial(kl_ball, reference=reference, divergence=1e-6), "(28)"),
-        (
-            "weighted KL ball, 10^-6 nats",
-            exact.aware,
-            partial(kl_ball, reference=reference, divergence=1e-6, variance=variance),
-            "(28)",
-        ),
+        ("L2 ball, radius .01", exact.vanilla, l2, "(26)"),
+        ("Sigma ball, radius .01", exact.aware, partial(l2, variance=variance), "(26)"),
+        ("KL ball, 10^-6 nats", exact.vanilla, kl, "(28)"),
+        ("weighted KL ball, 10^-6 nats", exact.aware, partial(kl, variance=variance), "(28)"),
     )
     for name, predicted, rule, equation in rules:
         found = simulate(truth, variance, reference, rule, draws=draws, seed=seed, level=LEVEL)
-        yield Claim(
-            section,
-            f"{name}: risk over {draws:,} draws, 64 responses",
-            equation,
-            predicted,
-            found.risk,
-            found.low,
-            found.high,
-            found.low <= predicted <= found.high,
-        )
+        claim, holds = f"{name}: risk over {draws:,} draws, 64 responses", found.low <= predicted <= found.high
+        yield Claim(section, claim, equation, predicted, found.risk, found.low, found.high, holds)
 
 
 def penalty_claims(rows: list[dict[str, Any]]) -> Iterator[Claim]:
@@ -271,8 +227,7 @@ def penalty_claims(rows: list[dict[str, Any]]) -> Iterator[Claim]:
         if row["method"] == "vanilla":
             continue
         both = (row["gains"] <= 0).double() - vanilla[row["beta"]].double()
-        half = 3.2905 * float(both.std()) / math.sqrt(len(both))
-        mean = float(both.mean())
+        mean, half = _interval(both)
         claim = f"beta {row['beta']:g}: risk of the {row['method']} form minus vanilla's, 4000 paired draws"
         yield Claim("KL penalty", claim, "(1)", None, mean, mean - half, mean + half, mean + half < 0)
 
@@ -295,13 +250,9 @@ def level_claims(seed: Seed) -> Iterator[Claim]:
     parts = tilts(drawn, reference[0], 1.0, variance[0])
     precision = 1 / variance[0]
     both = float(tilt_gain(precision, reference[0], reward[0]))
-    yield _mean(
-        section,
-        "mean first-order gain of the link: cov(w, R)^2 / (beta E w)",
-        "(33)",
-        both**2 / float(precision.mean()),
-        tilt_gain(parts.link, reference[0], reward[0]),
-    )
+    claim = "mean first-order gain of the link: cov(w, R)^2 / (beta E w)"
+    gains = tilt_gain(parts.link, reference[0], reward[0])
+    yield _mean(section, claim, "(33)", both**2 / float(precision.mean()), gains)
     each = tilt_gain(parts.bregman, reference[0], reward[0])
     level = (precision * reward[0]).sum() / precision.sum()
     expected = float((reference[0] * precision * (reward[0] - level) * reward[0]).sum())
@@ -329,26 +280,11 @@ def promise_claims(seed: Seed, draws: int = 2000) -> Iterator[Claim]:
         gaps["plug"].append(found.plug_in - real)
         gaps["stein"].append(found.improvement - real)
         failed.append(found.bound > real)
-    yield _mean(
-        section,
-        "corrected promise minus the truth, Bregman form",
-        "(35)",
-        0.0,
-        torch.tensor(gaps["stein"], dtype=torch.float64),
-    )
-    plug = torch.tensor(gaps["plug"], dtype=torch.float64)
-    half = 3.2905 * float(plug.std()) / math.sqrt(len(plug))
-    mean = float(plug.mean())
-    yield Claim(
-        section,
-        "plug-in promise minus the truth (must be above 0)",
-        "(35)",
-        None,
-        mean,
-        mean - half,
-        mean + half,
-        mean - half > 0,
-    )
+    stein, plug = (torch.tensor(gaps[name], dtype=torch.float64) for name in ("stein", "plug"))
+    yield _mean(section, "corrected promise minus the truth, Bregman form", "(35)", 0.0, stein)
+    mean, half = _interval(plug)
+    claim = "plug-in promise minus the truth (must be above 0)"
+    yield Claim(section, claim, "(35)", None, mean, mean - half, mean + half, mean - half > 0)
     yield failures(section, "failures of the 95 % bound (at most 7.5 %)", "(38)", torch.tensor(failed), 0.075)
 
 

@@ -26,17 +26,6 @@ class LowRank(NamedTuple):
 Covariance: TypeAlias = ArrayLike | LowRank
 
 
-def from_members(scores: ArrayLike, ridge: float = 0.0) -> LowRank:
-    """Sample covariance (ddof=1) of members' scores (K, N) as a factor (N, K); ridge: added variance."""
-    members = as_tensor(scores, torch.float64)
-    if members.ndim != 2 or len(members) < 2:
-        raise PrudentError(
-            f"scores have shape {tuple(members.shape)}, expected (members, responses) with 2 members or more"
-        )
-    factor = (members - members.mean(0)).T / (len(members) - 1) ** 0.5
-    return LowRank(factor, torch.full((members.shape[1],), ridge, dtype=torch.float64) if ridge else None)
-
-
 def group_index(groups: Sequence[Any] | ArrayLike | None, n: int) -> torch.Tensor:
     """Number of each entry's group, (n,); None puts all in one."""
     if groups is None:

@@ -22,17 +22,14 @@ from prudent.commands.options import (
 LABELS, FORECAST = "How people label", "How many labels"
 
 
-@command(
-    "acquire",
-    run="acquire.run:acquire",
-    show="acquire.page:show",
-    example="prudent acquire --preferences train.jsonl --candidates pool.jsonl --budget 200 --out runs/acquire",
-)
+@command("acquire", run="acquire.run:acquire", show="acquire.page:show")
 class AcquireOptions(PairOptions, RunOptions):
     """Say which pairs to label next, and how many labels until the risk is low enough.
 
     Writes to_label.jsonl in the order to label, label.html (a form for people, offline), argilla.json, and a report.
     What the form saves and what Argilla exports are preference files for every command.
+
+    Example: prudent acquire --preferences train.jsonl --candidates pool.jsonl --budget 200 --out runs/acquire
     """
 
     preferences: Annotated[

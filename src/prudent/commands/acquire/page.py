@@ -75,14 +75,12 @@ def report(value: dict[str, Any], rows: Sequence[dict[str, Any]], options: Acqui
             outlook["rows"],
             "labels",
             "risk",
-            low="low",
-            high="high",
+            ends=("low", "high"),
             x_title="labels in all",
             y_title="risk",
             y_format=".0%",
             y_zero=True,
-            reference=options.max_risk,
-            reference_label="low enough",
+            reference=(options.max_risk, "low enough"),
         )
         page.chart(chart, "forecast", "Risk that preflight would state: median and 80 % of simulations.")
         page.table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -115,24 +116,11 @@ def read_problem(settings: AlignOptions, encoder: Any, sample: Sampler) -> Probl
 
     sample: (prompts, seed) -> samples of the reference policy.
     """
-    reading = PreflightOptions(
-        out=settings.out,
-        preferences=settings.preferences,
-        max_pairs=settings.max_pairs,
-        on_error=settings.on_error,
-        column=settings.column,
-        without_prompt=settings.without_prompt,
-        holdout=settings.holdout,
-        seed=settings.seed,
-    )
-    found = read_inputs(reading)
+    shared = ("out", "preferences", "max_pairs", "on_error", "column", "without_prompt", "holdout", "seed")
+    found = read_inputs(PreflightOptions(**{name: getattr(settings, name) for name in shared}))
     pick, sampling, draw = spawn(settings.seed, 3)
-    pairs = combine(
-        [
-            encode_distinct(encoder, source.train, source.name, found.notes, settings.on_error)[1]
-            for source in found.sources
-        ]
-    )
+    encode_pairs = functools.partial(encode_distinct, encoder, notes=found.notes, on_error=settings.on_error)
+    pairs = combine([encode_pairs(source.train, source.name)[1] for source in found.sources])
     held = held_out_prompts(found, settings.eval_prompts, settings.seed)
     test_prompts, notes = fitting(held, prompt_origins(found, held), "held-out prompts", encoder, settings)
     found.notes.extend(notes)

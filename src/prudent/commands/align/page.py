@@ -76,16 +76,16 @@ def verdict_text(summary: dict[str, Any], settings: AlignOptions) -> tuple[str, 
 def _verdict(report: Report, summary: dict[str, Any], settings: AlignOptions) -> None:
     words, tone = verdict_text(summary, settings)
     report.verdict(words, tone, "What the runs gave")
-    report.cards([_card(row) for row in summary["objectives"]])
+    report.cards(*(_card(row) for row in summary["objectives"]))
 
 
-def _card(row: dict[str, Any]) -> dict[str, Any]:
+def _card(row: dict[str, Any]) -> tuple[str, ...]:
     """Risk over several runs; one run has a gain but no share to speak of."""
     if row["draws"] > 1:
         note = f"interval {row['low']:.0%} to {row['high']:.0%}, {row['draws']} runs"
-        return {"label": f"risk, {row['objective']}", "value": f"{row['risk']:.0%}", "note": note}
+        return f"risk, {row['objective']}", f"{row['risk']:.0%}", note
     note = f"{row['gain_low_prompts']:+.3f} to {row['gain_high_prompts']:+.3f} over prompts"
-    return {"label": f"gain, {row['objective']}", "value": f"{row['gain']:+.3f}", "note": note}
+    return f"gain, {row['objective']}", f"{row['gain']:+.3f}", note
 
 
 def _objectives(report: Report, summary: dict[str, Any], settings: AlignOptions) -> None:
@@ -95,79 +95,55 @@ def _objectives(report: Report, summary: dict[str, Any], settings: AlignOptions)
         f"Expected reward of the reference: {summary['reference_value']:.4f} ({summary['truth']['unit']}). "
         "Every objective trained against the same reward-model draws with the same seeds."
     )
-    report.table(
+    report.records(
+        rows,
         [
-            "objective",
-            "gain",
-            "interval over prompts",
-            "deviation over runs",
-            "risk",
-            "risk interval",
-            "KL",
-            "prompts worse",
-            "length",
-        ],
-        [
-            [
-                r["objective"],
-                r["gain"],
-                f"{r['gain_low_prompts']:+.4f} to {r['gain_high_prompts']:+.4f}",
-                r["deviation"],
-                f"{r['risk']:.0%}",
-                f"{r['low']:.0%} to {r['high']:.0%}",
-                r["kl"],
-                f"{r['prompts_worse']:.0%}",
-                r["length_tokens"],
-            ]
-            for r in rows
+            ("objective", "objective"),
+            ("gain", "gain"),
+            ("interval over prompts", lambda r: f"{r['gain_low_prompts']:+.4f} to {r['gain_high_prompts']:+.4f}"),
+            ("deviation over runs", "deviation"),
+            ("risk", lambda r: f"{r['risk']:.0%}"),
+            ("risk interval", lambda r: f"{r['low']:.0%} to {r['high']:.0%}"),
+            ("KL", "kl"),
+            ("prompts worse", lambda r: f"{r['prompts_worse']:.0%}"),
+            ("length", "length_tokens"),
         ],
     )
     _gain_charts(report, summary, settings)
     if summary["paired"]:
-        report.table(
-            ["paired on the same draws", "gain difference", "interval", "risk difference", "interval of it"],
+        report.records(
+            summary["paired"],
             [
-                [
-                    f"{p['first']} - {p['second']}",
-                    p["gain"],
-                    _range(p["gain_low"], p["gain_high"]),
-                    p["risk"],
-                    _range(p["risk_low"], p["risk_high"]),
-                ]
-                for p in summary["paired"]
+                ("paired on the same draws", lambda p: f"{p['first']} - {p['second']}"),
+                ("gain difference", "gain"),
+                ("interval", lambda p: _range(p["gain_low"], p["gain_high"])),
+                ("risk difference", "risk"),
+                ("interval of it", lambda p: _range(p["risk_low"], p["risk_high"])),
             ],
         )
 
 
 def _gain_charts(report: Report, summary: dict[str, Any], settings: AlignOptions) -> None:
-    report.chart(
-        charts.dot_intervals(
-            summary["objectives"],
-            "objective",
-            "gain",
-            "gain_low_prompts",
-            "gain_high_prompts",
-            x_title="gain over the reference",
-            title="True gain with its interval over prompts",
-            reference=0.0,
-            reference_label="reference",
-        ),
+    chart = charts.dot_intervals(
+        summary["objectives"],
+        "objective",
         "gain",
+        ends=("gain_low_prompts", "gain_high_prompts"),
+        x_title="gain over the reference",
+        title="True gain with its interval over prompts",
+        reference=(0.0, "reference"),
     )
+    report.chart(chart, "gain")
     if settings.runs > 1:
         values = {o: [r["gain"] for r in summary["runs"] if r["objective"] == o] for o in settings.objectives}
+        chart = histogram(values, bins=20, x_title="gain of a run", title="Runs", reference=(0.0, "reference"))
         report.chart(
-            histogram(
-                values, bins=20, x_title="gain of a run", title="Runs", reference=0.0, reference_label="reference"
-            ),
+            chart,
             "runs",
             "Each run is one policy against its own reward-model draw; left of the line it ended below the reference.",
         )
-        report.chart(
-            charts.scatter(summary["runs"], "kl", "gain", group="objective", x_title="KL (nats)", y_title="gain"),
-            "gain-by-kl",
-            "Objectives move by different amounts at one beta: compare them at like KL.",
-        )
+        chart = charts.scatter(summary["runs"], "kl", "gain", group="objective", x_title="KL (nats)", y_title="gain")
+        report.chart(chart, "gain-by-kl", "Objectives move by different amounts at one beta: compare them at like KL.")
 
 
 def _range(low: float | None, high: float | None) -> str:
@@ -181,19 +157,16 @@ def _promised(report: Report, summary: dict[str, Any]) -> None:
         "beta. A policy in training generalises from other prompts and can write what the samples don't hold, so the "
         "two need not agree."
     )
-    report.table(
-        ["objective", "promised gain", "gain", "promised risk", "risk", "promised KL", "KL"],
+    report.records(
+        summary["objectives"],
         [
-            [
-                r["objective"],
-                r["promised_gain"],
-                r["gain"],
-                f"{r['promised_risk']:.0%}",
-                f"{r['risk']:.0%}",
-                r["promised_kl"],
-                r["kl"],
-            ]
-            for r in summary["objectives"]
+            ("objective", "objective"),
+            ("promised gain", "promised_gain"),
+            ("gain", "gain"),
+            ("promised risk", lambda r: f"{r['promised_risk']:.0%}"),
+            ("risk", lambda r: f"{r['risk']:.0%}"),
+            ("promised KL", "promised_kl"),
+            ("KL", "kl"),
         ],
     )
 
@@ -203,10 +176,8 @@ def _training(report: Report, results: list[dict[str, Any]]) -> None:
     for name, title in CURVES:
         rows = mean_curve(results, name)
         if rows:
-            report.chart(
-                charts.lines(rows, "step", "value", group="objective", x_title="step", y_title="", title=title),
-                f"curve-{name}",
-            )
+            chart = charts.lines(rows, "step", "value", group="objective", x_title="step", y_title="", title=title)
+            report.chart(chart, f"curve-{name}")
 
 
 def _monitor(report: Report, results: list[dict[str, Any]]) -> None:
@@ -219,8 +190,9 @@ def _monitor(report: Report, results: list[dict[str, Any]]) -> None:
     if not rows:
         return
     report.heading("The monitor")
+    chart = charts.lines(rows, "step", "value", group="group", x_title="step", y_title="share of the alarm's limit")
     report.chart(
-        charts.lines(rows, "step", "value", group="group", x_title="step", y_title="share of the alarm's limit"),
+        chart,
         "monitor",
         "1 is an alarm. Drift: disagreement, novelty, repetition or length beyond what the reference's samples of the "
         "same reward have. Turn: evidence that gold has fallen since its peak. Means over runs.",

@@ -54,25 +54,12 @@ def statistics_of(heads: HeadEnsemble, side: CandidateFeatures, floor: float) ->
 
 def train_options(settings: AlignOptions, objective: str, run: int, seed: Seed) -> TrainOptions:
     """Options of one run; the seed is the run's, the same for every objective."""
-    update = UpdateOptions(
-        settings.algorithm,
-        settings.beta,
-        settings.completions,
-        epochs=settings.epochs,
-        minibatches=settings.minibatches,
-        advantages=settings.advantages,
-    )
-    return TrainOptions(
-        objective=objective,
-        update=update,
-        steps=settings.steps,
-        prompts=settings.prompts_per_step,
-        max_new_tokens=settings.max_new_tokens,
-        learning_rate=settings.learning_rate,
-        member=0 if settings.reward == "member" else None,
-        save_every=settings.save_every,
-        seed=seed,
-    )
+    more = {name: getattr(settings, name) for name in ("epochs", "minibatches", "advantages")}
+    update = UpdateOptions(settings.algorithm, settings.beta, settings.completions, **more)
+    own = {name: getattr(settings, name) for name in ("steps", "max_new_tokens", "learning_rate", "save_every")}
+    member = 0 if settings.reward == "member" else None
+    prompts = settings.prompts_per_step
+    return TrainOptions(objective=objective, update=update, prompts=prompts, member=member, seed=seed, **own)
 
 
 def monitor_of(settings: AlignOptions, heads: HeadEnsemble, side: CandidateFeatures) -> Monitor | None:
@@ -152,6 +139,29 @@ def judge(
     }, rollouts
 
 
+def trainer_of(
+    policy: Policy,
+    models: Models,
+    heads: HeadEnsemble,
+    judged: Judged,
+    side: CandidateFeatures,
+    options: TrainOptions,
+    floor: float,
+    **more: Any,
+) -> Trainer:
+    """A trainer of ``policy`` on the prompts of ``side`` against these heads, which also logs the true value."""
+    ids = models.encoder.renderer.prompts(side.prompts)
+    prompts = TrainingPrompts(ids, [prompt[-1]["content"][:80] for prompt in side.prompts])
+    scorer = HeadScorer(heads, models.encoder, side.prompts, shared=models.shared)
+
+    def truth(rollouts: Rollouts, features: torch.Tensor | None) -> torch.Tensor:
+        return judged.train(rollouts.prompts, rollouts.texts, features)
+
+    known = TrueValues(truth, side_values(side, judged.train))
+    statistics = statistics_of(heads, side, floor)
+    return Trainer(policy, models.tokenizer, prompts, scorer, statistics, options, truth=known, **more)
+
+
 def _run_name(run: int, objective: str) -> str:
     return f"run-{run:03d}-{objective}"
 
@@ -169,23 +179,9 @@ def one_run(
     policy_seed, train_seed, judge_seed, shuffle_seed = spawn(spawn(settings.seed, run + 1)[-1], 4)
     heads, judged = problem.heads[run], problem.judged[run]
     policy = models.new_policy(policy_seed)
-    ids = models.encoder.renderer.prompts(problem.train.prompts)
-    scorer = HeadScorer(heads, models.encoder, problem.train.prompts, shared=models.shared)
-
-    def truth(rollouts: Rollouts, features: torch.Tensor | None) -> torch.Tensor:
-        return judged.train(rollouts.prompts, rollouts.texts, features)
-
-    trainer = Trainer(
-        policy,
-        models.tokenizer,
-        TrainingPrompts(ids, [prompt[-1]["content"][:80] for prompt in problem.train.prompts]),
-        scorer,
-        statistics_of(heads, problem.train, settings.floor),
-        train_options(settings, objective, run, train_seed),
-        folder=folder,
-        truth=TrueValues(truth, side_values(problem.train, judged.train)),
-        monitor=monitor_of(settings, heads, problem.train),
-    )
+    options, monitor = train_options(settings, objective, run, train_seed), monitor_of(settings, heads, problem.train)
+    how = {"folder": folder, "monitor": monitor}
+    trainer = trainer_of(policy, models, heads, judged, problem.train, options, settings.floor, **how)
     history = trainer.train(report)
     test_ids = models.encoder.renderer.prompts(problem.test.prompts)
     found, rollouts = judge(policy, models, problem.test, judged, test_ids, settings, judge_seed)

@@ -22,37 +22,22 @@ def run_rows(problem: Problem, results: list[dict[str, Any]]) -> list[dict[str, 
         run = found["run"]
         if run not in references:
             references[run] = reference_values(problem, run)
-        gains = torch.tensor(found["final"]["value_by_prompt"], dtype=torch.float64) - references[run]
-        rows.append(
-            {
-                "run": run,
-                "objective": found["objective"],
-                "gain": float(gains.mean()),
-                "value": found["final"]["value"],
-                "reference": float(references[run].mean()),
-                "prompts_worse": float((gains < 0).double().mean()),
-                "kl": found["final"]["kl"],
-                "length_tokens": found["final"]["length_tokens"],
-                "entropy_per_token": found["final"]["entropy_per_token"],
-                "truncated_share": found["final"]["truncated_share"],
-                "promised_gain": found["promised"]["gain"],
-                "promised_kl": found["promised"]["kl"],
-                "seconds": found["seconds"],
-            }
-        )
+        final, promised = found["final"], found["promised"]
+        gains = torch.tensor(final["value_by_prompt"], dtype=torch.float64) - references[run]
+        row = {"run": run, "objective": found["objective"], "gain": float(gains.mean()), "value": final["value"]}
+        row |= {"reference": float(references[run].mean()), "prompts_worse": float((gains < 0).double().mean())}
+        row |= {name: final[name] for name in ("kl", "length_tokens", "entropy_per_token", "truncated_share")}
+        row |= {"promised_gain": promised["gain"], "promised_kl": promised["kl"], "seconds": found["seconds"]}
+        rows.append(row)
     return rows
 
 
 def prompt_interval(problem: Problem, results: list[dict[str, Any]], objective: str, seed: Any) -> tuple[float, float]:
     """95 % interval of the mean gain over prompts (bootstrap over prompts, runs averaged within each)."""
-    gains = torch.stack(
-        [
-            torch.tensor(found["final"]["value_by_prompt"], dtype=torch.float64)
-            - reference_values(problem, found["run"])
-            for found in results
-            if found["objective"] == objective
-        ]
-    ).mean(0)
+    mine = [found for found in results if found["objective"] == objective]
+    reached = [torch.tensor(found["final"]["value_by_prompt"], dtype=torch.float64) for found in mine]
+    pairs = zip(reached, mine)
+    gains = torch.stack([own - reference_values(problem, found["run"]) for own, found in pairs]).mean(0)
     means = resampled_means(gains[:, None].numpy(), 2000, seed)[:, 0]
     low, high = torch.quantile(torch.as_tensor(means), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
@@ -67,20 +52,10 @@ def summarise(problem: Problem, results: list[dict[str, Any]], settings: AlignOp
         risk = policy_risk(torch.tensor([row["gain"] for row in mine]), seed=settings.seed)
         promised = policy_risk(torch.tensor([row["promised_gain"] for row in mine]), seed=settings.seed)
         low, high = prompt_interval(problem, results, objective, spawn(settings.seed, index + 1)[-1])
-        table.append(
-            {
-                "objective": objective,
-                **risk.row(),
-                "gain_low_prompts": low,
-                "gain_high_prompts": high,
-                "kl": _mean(mine, "kl"),
-                "prompts_worse": _mean(mine, "prompts_worse"),
-                "length_tokens": _mean(mine, "length_tokens"),
-                "promised_gain": promised.gain,
-                "promised_risk": promised.risk,
-                "promised_kl": _mean(mine, "promised_kl"),
-            }
-        )
+        row = {"objective": objective, **risk.row(), "gain_low_prompts": low, "gain_high_prompts": high}
+        row |= {name: _mean(mine, name) for name in ("kl", "prompts_worse", "length_tokens")}
+        row |= {"promised_gain": promised.gain, "promised_risk": promised.risk}
+        table.append({**row, "promised_kl": _mean(mine, "promised_kl")})
     return {
         "truth": {"kind": problem.judged[0].kind, "unit": problem.judged[0].unit, "quality": problem.judged[0].quality},
         "reference_value": _mean(runs, "reference"),

@@ -8,14 +8,12 @@ from typing import Annotated
 from prudent.commands.options import ModelDtype, OnError, RowOptions, RunOptions, ScorerLength, command, option
 
 
-@command(
-    "best-of-n",
-    run="best_of_n.run:best_of_n",
-    show="best_of_n.page:show",
-    example="prudent best-of-n --pool pool.jsonl --model runs/rm --rule lcb --out runs/picks",
-)
+@command("best-of-n", run="best_of_n.run:best_of_n", show="best_of_n.page:show")
 class BestOfNOptions(RowOptions, RunOptions):
-    """Best of n: every prompt's picked response, its score's mean and deviation, and what other rules pick."""
+    """Best of n: every prompt's picked response, its score's mean and deviation, and what other rules pick.
+
+    Example: prudent best-of-n --pool pool.jsonl --model runs/rm --rule lcb --out runs/picks
+    """
 
     pool: Annotated[
         Path, option("Pool: prompt and responses a row, gold where known; or solutions with is_correct.", exists=True)

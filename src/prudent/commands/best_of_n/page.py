@@ -31,23 +31,16 @@ def page(pool: Pool, found: list[Pick], summary: dict[str, Any], rule: str) -> R
     report.verdict(answer(summary, rule), "neutral", "Result")
     least, most = summary["candidates"]["least"], summary["candidates"]["most"]
     report.cards(
-        [
-            {"label": "responses a prompt", "value": str(most) if least == most else f"{least} to {most}"},
-            {"label": "KL, nats", "value": summary["kl_nats"], "note": "from the policy that was sampled"},
-            {"label": "ties", "value": summary["ties"], "note": "prompts; the first of the tied is written"},
-        ]
+        ("responses a prompt", str(most) if least == most else f"{least} to {most}"),
+        ("KL, nats", summary["kl_nats"], "from the policy that was sampled"),
+        ("ties", summary["ties"], "prompts; the first of the tied is written"),
     )
     if summary["gold"] is not None:
-        rows = [
-            {"rule": name, "gain": g.value, "low": g.low, "high": g.high}
-            for name, g in summary["gold"].items()
-            if name != "reference"
-        ]
+        rows = [{"rule": name, **g.fields("gain")} for name, g in summary["gold"].items() if name != "reference"]
         report.heading("Gold by rule")
+        chart = charts.dot_intervals(rows, "rule", "gain", x_title="gold, minus a random response's", reference=0.0)
         report.chart(
-            charts.dot_intervals(
-                rows, "rule", "gain", "low", "high", x_title="gold, minus a random response's", reference=0.0
-            ),
+            chart,
             "gold",
             f"Mean over prompts, 95 % bootstrap intervals. A random response has {summary['gold']['reference']:.3f}.",
         )

@@ -76,18 +76,9 @@ def rows_of(pool: Pool, found: list[Pick], rule: str) -> list[dict[str, Any]]:
     """Rows of picks.jsonl. reward and standard_deviation_centred: of members centred per prompt; mean: raw."""
     rows = []
     for position, (key, prompt, texts, chosen) in enumerate(zip(pool.ids, pool.prompts, pool.responses, found)):
-        row = {
-            "id": key,
-            "prompt": prompt,
-            "response": texts[chosen.index],
-            "index": chosen.index,
-            "rule": rule,
-            "reward": chosen.reward,
-            "mean": chosen.mean,
-            "standard_deviation_centred": chosen.deviation,
-            "margin": chosen.margin,
-            "picks_by_rule": chosen.by_rule,
-        }
+        row = {"id": key, "prompt": prompt, "response": texts[chosen.index], "index": chosen.index, "rule": rule}
+        row |= {"reward": chosen.reward, "mean": chosen.mean, "standard_deviation_centred": chosen.deviation}
+        row |= {"margin": chosen.margin, "picks_by_rule": chosen.by_rule}
         if pool.gold is not None:
             row["gold"] = pool.gold[position][chosen.index]
         rows.append(row)
@@ -114,14 +105,9 @@ def summarise(pool: Pool, found: list[Pick], scores: torch.Tensor, rule: str, se
     if pool.gold is not None:
         reference = [sum(values) / len(values) for values in pool.gold]
         ways = {rule: [p.best for p in found]} | {name: [p.best_by_rule[name] for p in found] for name in rules}
-        summary["gold"] = {"reference": sum(reference) / len(reference)} | {
-            name: bootstrap(
-                [
-                    sum(itertools.compress(values, best.tolist())) / int(best.sum()) - base
-                    for values, best, base in zip(pool.gold, chosen, reference)
-                ],
-                seed=seed,
-            )
-            for name, chosen in ways.items()
-        }
+        summary["gold"] = {"reference": sum(reference) / len(reference)}
+        for name, chosen in ways.items():
+            each = zip(pool.gold, chosen, reference)
+            gains = [sum(itertools.compress(v, best.tolist())) / int(best.sum()) - base for v, best, base in each]
+            summary["gold"][name] = bootstrap(gains, seed=seed)
     return summary

@@ -32,14 +32,12 @@ REPAIRS, PROOF = "Repairs (by strength)", "Proof"
 BY_STRENGTH = ("--flip", "--soften", "--widen", "--weigh", "--drop-deciles", "--plant", "--second-label")
 
 
-@command(
-    "clean",
-    run="clean.run:run",
-    show="clean.output:show",
-    example="prudent clean train.jsonl --flip 0.1 --test test.jsonl --out runs/clean",
-)
+@command("clean", run="clean.run:run", show="clean.output:show")
 class CleanOptions(EngineOptions, PairOptions, RunOptions):
-    """Find faulty preference pairs, show why, and write a cleaned file in which every change has its evidence."""
+    """Find faulty preference pairs, show why, and write a cleaned file in which every change has its evidence.
+
+    Example: prudent clean train.jsonl --flip 0.1 --test test.jsonl --out runs/clean
+    """
 
     source: Annotated[str, typer.Argument(metavar="FILE", help="Preference file or hub id."), SOURCE]
     rule: Annotated[

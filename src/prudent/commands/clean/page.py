@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from prudent.commands.clean.outcome import Judged, Outcome
-from prudent.commands.clean.page_proof import interval, planted_faults, proof, proof_answer
+from prudent.commands.clean.page_proof import planted_faults, proof, proof_answer, shown
 from prudent.data.cleaning import STRENGTH_RULES, count_changes
 from prudent.data.rules import RULES
 from prudent.reporting import charts
@@ -82,19 +82,9 @@ def _answer(report: Report, outcome: Outcome) -> None:
     if outcome.judged is not None:
         share = outcome.judged.shares
         report.cards(
-            [
-                {
-                    "label": "strength below zero",
-                    "value": percent(share["below_zero"], 1),
-                    "note": "they prefer rejected",
-                },
-                {"label": "near zero", "value": percent(share["near_zero"], 1), "note": "they are undecided"},
-                {
-                    "label": "opposed",
-                    "value": percent(share["opposed"], 1),
-                    "note": "below zero by more than their standard deviation",
-                },
-            ]
+            ("strength below zero", percent(share["below_zero"], 1), "they prefer rejected"),
+            ("near zero", percent(share["near_zero"], 1), "they are undecided"),
+            ("opposed", percent(share["opposed"], 1), "below zero by more than their standard deviation"),
         )
     report.text("Every change is a line of `changes.jsonl` with its evidence.")
 
@@ -105,11 +95,8 @@ def _rules(report: Report, outcome: Outcome) -> None:
     counts = count_changes(outcome.changes)
     found = {row["rule"] for row in counts}
     if counts:
-        report.table(
-            ["rule", "found", "dropped", "flipped", "set", "flagged"],
-            [[row[k] for k in ("rule", "found", "dropped", "flipped", "set", "flagged")] for row in counts],
-            "A pair can break several rules. Flagged pairs stay in the cleaned file.",
-        )
+        columns = ["rule", "found", "dropped", "flipped", "set", "flagged"]
+        report.table(columns, counts, "A pair can break several rules. Flagged pairs stay in the cleaned file.")
         report.bullets([f"**{row['rule']}**: {meanings[row['rule']]}" for row in counts])
     nothing = [name for name, action in outcome.actions.items() if action != "keep" and name not in found]
     off = [name for name, action in outcome.actions.items() if action == "keep"]
@@ -139,40 +126,24 @@ def _length(report: Report, outcome: Outcome) -> None:
     report.heading("Length")
     length = outcome.length
     low, high = length["longer_accuracy_interval"]
+    note = f"[{100 * low:.1f}, {100 * high:.1f}]; shorter: {percent(1 - length['longer_accuracy'], 1)}"
+    d = length["reasons"].get("cohen_d_pooled", "of lengths in words")
     report.cards(
-        [
-            {
-                "label": "pick the longer",
-                "value": percent(length["longer_accuracy"], 1),
-                "note": f"[{100 * low:.1f}, {100 * high:.1f}]; shorter: {percent(1 - length['longer_accuracy'], 1)}",
-                "tone": "warn" if length["severe"] else "",
-            },
-            {"label": "words, chosen", "value": length["mean_chosen"]},
-            {"label": "words, rejected", "value": length["mean_rejected"]},
-            {
-                "label": "Cohen's d, pooled",
-                "value": length["cohen_d_pooled"],
-                "note": length["reasons"].get("cohen_d_pooled", "of lengths in words"),
-            },
-        ]
+        ("pick the longer", percent(length["longer_accuracy"], 1), note, "warn" if length["severe"] else ""),
+        ("words, chosen", length["mean_chosen"]),
+        ("words, rejected", length["mean_rejected"]),
+        ("Cohen's d, pooled", length["cohen_d_pooled"], d),
     )
     report.text("Put this accuracy beside any reward model's: one that does not beat it has shown nothing.")
 
 
 def _votes(report: Report, votes: dict[str, Any]) -> None:
     report.heading("Annotators")
-    alpha = votes["krippendorff_alpha"]
     rates = votes["first_response_win_rate"]
+    outcomes = [votes["outcomes"].get(k, 0) for k in ("first", "second", "tie", "both-bad", "undecided")]
     report.table(
         ["rows", "first", "second", "tie", "both bad", "undecided", "unanimous", "Krippendorff's alpha"],
-        [
-            [
-                votes["rows"],
-                *(votes["outcomes"].get(k, 0) for k in ("first", "second", "tie", "both-bad", "undecided")),
-                percent(votes["unanimous"], 1),
-                alpha,
-            ]
-        ],
+        [[votes["rows"], *outcomes, percent(votes["unanimous"], 1), votes["krippendorff_alpha"]]],
         f"Majority of all votes. Alpha: {votes['alpha_level']}. The first wins {percent(rates['wins_only'], 1)} by "
         f"wins only, {percent(rates['half_ties'], 1)} with ties as half.",
     )
@@ -190,18 +161,14 @@ def _strength(report: Report, judged: Judged, second: str | None) -> None:
         f"Strength is the mean margin of {found.info['members']} reward models between chosen and rejected; "
         f"**{found.mode}**. {how}"
     )
-    report.chart(
-        charts.histogram(
-            {"all pairs": judged.mean},
-            x_title="strength (mean margin)",
-            y_title="pairs",
-            title="Strength of the labels",
-            reference=0.0,
-            reference_label="no preference",
-        ),
-        "strength",
-        "Left of zero, the other pairs speak for the opposite label.",
+    chart = charts.histogram(
+        {"all pairs": judged.mean},
+        x_title="strength (mean margin)",
+        y_title="pairs",
+        title="Strength of the labels",
+        reference=(0.0, "no preference"),
     )
+    report.chart(chart, "strength", "Left of zero, the other pairs speak for the opposite label.")
     columns = ["decile", "pairs", "mean", "low", "high", "sigma"]
     names = ["decile", "pairs", "strength", "from", "to", "standard deviation"]
     if second is not None:
@@ -213,25 +180,14 @@ def _strength(report: Report, judged: Judged, second: str | None) -> None:
         "Deciles from the weakest. Standard deviation: over members, mean in the decile.",
     )
     if judged.second is not None:
-        key = (
-            "agreement"
-            if any(row["agreement"] != judged.table[0]["agreement"] for row in judged.table)
-            else "second_mean"
-        )
+        agreed = {row["agreement"] for row in judged.table}
+        key = "agreement" if len(agreed) > 1 else "second_mean"
         label = {"agreement": "share that agrees", "second_mean": f"mean of {second}"}[key]
         data = [{"decile": row["decile"], label: row[key]} for row in judged.table if row[key] is not None]
-        report.chart(
-            charts.lines(
-                data,
-                "decile",
-                label,
-                x_title="decile of strength",
-                y_title=label,
-                title=f"Second label ({second}) by decile",
-            ),
-            "second-label",
-            f"Spearman correlation of strength and {second}: {interval(judged.second['spearman'])}.",
-        )
+        title = f"Second label ({second}) by decile"
+        chart = charts.lines(data, "decile", label, x_title="decile of strength", y_title=label, title=title)
+        found_so = f"Spearman correlation of strength and {second}: {shown(judged.second['spearman'])}."
+        report.chart(chart, "second-label", found_so)
 
 
 def _suspicious(report: Report, outcome: Outcome) -> None:
@@ -240,16 +196,11 @@ def _suspicious(report: Report, outcome: Outcome) -> None:
     report.heading("The most suspicious pairs")
     report.text("As the file labels them; the members prefer the rejected answer.")
     pairs = []
-    data = outcome.inputs.data
     for i in np.argsort(judged.mean, kind="stable")[:SUSPICIOUS]:
-        row = data[int(judged.indices[i])]
-        pairs.append(
-            {
-                **{name: row[name] for name in ("prompt", "chosen", "rejected")},
-                "note": f"line {row['row']}",
-                "facts": {"strength": float(judged.mean[i]), "standard deviation": float(judged.std[i])},
-            }
-        )
+        row = outcome.inputs.data[int(judged.indices[i])]
+        facts = {"strength": float(judged.mean[i]), "standard deviation": float(judged.std[i])}
+        texts = {name: row[name] for name in ("prompt", "chosen", "rejected")}
+        pairs.append({**texts, "note": f"line {row['row']}", "facts": facts})
     report.pairs(pairs)
 
 
@@ -257,13 +208,10 @@ def _reading(report: Report, outcome: Outcome) -> None:
     reading = outcome.inputs.report
     with report.details("Reading, ceiling and times"):
         report.code(reading.summary())
-        ceiling = outcome.ceiling
+        keys = ("pairs", "best_accuracy", "lowest_loss", "contested_groups")
         report.table(
             ["equality of texts", "pairs", "best accuracy", "lowest loss", "contested comparisons"],
-            [
-                [name.replace("_", " "), c["pairs"], c["best_accuracy"], c["lowest_loss"], c["contested_groups"]]
-                for name, c in ceiling.items()
-            ],
+            [[name.replace("_", " "), *(c[key] for key in keys)] for name, c in outcome.ceiling.items()],
             "The noise ceiling: what contradictory labels leave possible for any scorer.",
         )
         report.table(["stage", "seconds"], [[k, v] for k, v in outcome.timings.items()])

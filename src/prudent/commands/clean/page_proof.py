@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from prudent.reporting import charts
-from prudent.reporting.numbers import percent
-from prudent.reporting.report import Report, p_value
+from prudent.reporting.numbers import interval, percent
+from prudent.reporting.report import Columns, Report, p_value
 
 
-def interval(estimate: Any) -> str:
+def shown(estimate: Any) -> str:
     """``0.62 [0.58, 0.66]`` of an Estimate or of its plain form."""
-    value, low, high = (
-        (estimate[k] if isinstance(estimate, dict) else getattr(estimate, k)) for k in ("value", "low", "high")
-    )
-    if value is None:
-        return "–"
-    return f"{value:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
+    plain = estimate if isinstance(estimate, dict) else estimate.fields()
+    return interval(plain["value"], plain["low"], plain["high"])
 
 
 def points(estimate: dict[str, Any]) -> str:
     """``+1.2 [-0.4, +2.8]``: a difference of accuracies in percentage points."""
-    text = f"{100 * estimate['value']:+.1f}"
-    return text if estimate["low"] is None else f"{text} [{100 * estimate['low']:+.1f}, {100 * estimate['high']:+.1f}]"
+    value, low, high = (None if (v := estimate[k]) is None else 100 * v for k in ("value", "low", "high"))
+    return interval(value, low, high, "+.1f")
 
 
 def proof_answer(table: Sequence[dict[str, Any]]) -> tuple[str, str]:
@@ -61,23 +57,19 @@ def planted_answer(planted: dict[str, Any]) -> str:
     )
 
 
-def proof_rows(table: Sequence[dict[str, Any]]) -> list[list[Any]]:
-    """Rows of the proof's table, in the order of ``PROOF``."""
-    return [
-        [
-            row["labels"],
-            row["pairs"],
-            interval(row["accuracy"]),
-            None if row["gain"] is None else points(row["gain"]),
-            None if row["p_adjusted"] is None else p_value(row["p_adjusted"]),
-            None if row["own_ridge_gain"] is None else f"{100 * row['own_ridge_gain']:+.1f}",
-            None if row["seeds_better"] is None else percent(row["seeds_better"], 0),
-        ]
-        for row in table
-    ]
+def _unless_none(key: str, text: Callable[[Any], str]) -> Callable[[dict[str, Any]], str | None]:
+    return lambda row: None if row[key] is None else text(row[key])
 
 
-PROOF = ["labels", "pairs", "test accuracy", "gain, points", "p", "gain, own ridge", "seeds better"]
+PROOF: Columns = [
+    ("labels", "labels"),
+    ("pairs", "pairs"),
+    ("test accuracy", lambda row: shown(row["accuracy"])),
+    ("gain, points", _unless_none("gain", points)),
+    ("p", _unless_none("p_adjusted", p_value)),
+    ("gain, own ridge", _unless_none("own_ridge_gain", lambda gain: f"{100 * gain:+.1f}")),
+    ("seeds better", _unless_none("seeds_better", lambda share: percent(share, 0))),
+]
 TOGETHER = (
     "Gain: in points of test accuracy, over the first row. Its 95 % interval and p hold for all rows together (max-t "
     "bootstrap over test prompts, paired). All rows share one ridge, chosen on the first row's labels; own ridge: the "
@@ -92,29 +84,18 @@ def gains_chart(table: Sequence[dict[str, Any]], title: str) -> Any:
         for row in table
         if row["gain"] is not None and row["gain"]["low"] is not None
     ]
-    return charts.dot_intervals(
-        data,
-        "labels",
-        "value",
-        "low",
-        "high",
-        x_title="gain in test accuracy, points",
-        title=title,
-        reference=0.0,
-        reference_label=table[0]["labels"],
-    )
+    line = (0.0, table[0]["labels"])
+    axis = "gain in test accuracy, points"
+    return charts.dot_intervals(data, "labels", "value", x_title=axis, title=title, reference=line)
 
 
 def proof(report: Report, proof: dict[str, Any]) -> None:
     report.heading("Proof: reward models before and after")
     report.verdict(*proof_answer(proof["table"]))
     if any(row["gain"] is not None and row["gain"]["low"] is not None for row in proof["table"]):
-        report.chart(
-            gains_chart(proof["table"], "Gain over the labels as given"),
-            "proof",
-            "95 % intervals that hold for all rows together.",
-        )
-    report.table(PROOF, proof_rows(proof["table"]), TOGETHER)
+        chart = gains_chart(proof["table"], "Gain over the labels as given")
+        report.chart(chart, "proof", "95 % intervals that hold for all rows together.")
+    report.records(proof["table"], PROOF, TOGETHER)
     report.text(
         f"Trained on {proof['train_pairs']} of {proof['all_train_pairs']} pairs, {proof['seeds']} resamples of the "
         f"training prompts (seeds), the same for every row; tested on {proof['test_pairs']} untouched pairs "
@@ -127,27 +108,22 @@ def planted_faults(report: Report, planted: dict[str, Any]) -> None:
     report.heading(f"Planted faults: {share:.0%} of the labels turned round")
     report.text(
         f"{planted_answer(planted)} AUROC, the chance that a wrong label has the lower strength of two: "
-        f"{interval(finding['auroc'])} (0.5 is guessing)."
+        f"{shown(finding['auroc'])} (0.5 is guessing)."
     )
-    report.table(
-        ["called wrong", "pairs", "precision", "base rate", "recall", "wrong after flipping", "wrong after dropping"],
+    report.records(
+        finding["by_share"],
         [
-            [
-                f"lowest {row['share']:.0%}",
-                row["picked"],
-                row["precision"],
-                finding["base_rate"],
-                row["recall"],
-                percent(row["wrong_after_flipping"], 1),
-                percent(row["wrong_after_dropping"], 1),
-            ]
-            for row in finding["by_share"]
+            ("called wrong", lambda row: f"lowest {row['share']:.0%}"),
+            ("pairs", "picked"),
+            ("precision", "precision"),
+            ("base rate", lambda row: finding["base_rate"]),
+            ("recall", "recall"),
+            ("wrong after flipping", lambda row: percent(row["wrong_after_flipping"], 1)),
+            ("wrong after dropping", lambda row: percent(row["wrong_after_dropping"], 1)),
         ],
     )
     if "training" in planted:
-        report.chart(
-            gains_chart(planted["training"], "Test accuracy regained"),
-            f"planted-{100 * share:g}",
-            "Gain over training on the planted faults; 95 % intervals that hold for all rows together.",
-        )
-        report.table(PROOF, proof_rows(planted["training"]), TOGETHER)
+        chart = gains_chart(planted["training"], "Test accuracy regained")
+        caption = "Gain over training on the planted faults; 95 % intervals that hold for all rows together."
+        report.chart(chart, f"planted-{100 * share:g}", caption)
+        report.records(planted["training"], PROOF, TOGETHER)

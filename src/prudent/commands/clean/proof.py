@@ -45,17 +45,9 @@ def judge(
     difference: Any, keys: Sequence[str], given: Mapping[str, Any], settings: CleanOptions, seed: Any
 ) -> Strength:
     """Strength of pairs whose standardised differences are given, as the settings say."""
-    return strength_of_differences(
-        difference,
-        list(keys),
-        members=settings.members,
-        folds=settings.folds,
-        ridge=settings.ridge_value,
-        in_sample=settings.in_sample,
-        weight=given.get("weight"),
-        soft_label=given.get("soft_label"),
-        seed=seed,
-    )
+    how: dict[str, Any] = {name: getattr(settings, name) for name in ("members", "folds", "in_sample")}
+    how |= {name: given.get(name) for name in ("weight", "soft_label")}
+    return strength_of_differences(difference, list(keys), ridge=settings.ridge_value, seed=seed, **how)
 
 
 def repaired_labels(found: Strength, plan: Plan, given: Mapping[str, Any]) -> Labels:
@@ -109,16 +101,8 @@ def prove(
     chosen = {"your options": plan} if plan.changes_anything else {}
     for name, option in {**chosen, **OPTIONS}.items():
         variants[name] = to_all_pairs(repaired_labels(found, option, part), rows, n)
-    table = compare_labels(
-        difference,
-        test_difference,
-        variants,
-        groups=keys,
-        test_groups=test_keys,
-        seeds=settings.seeds,
-        ridge=settings.ridge_value,
-        seed=compare_seed,
-    )
+    how: dict[str, Any] = {"seeds": settings.seeds, "ridge": settings.ridge_value, "seed": compare_seed}
+    table = compare_labels(difference, test_difference, variants, groups=keys, test_groups=test_keys, **how)
     return {"train_pairs": n, "test_pairs": len(test_difference), "seeds": settings.seeds, "table": rows_of(table)}
 
 
@@ -183,15 +167,7 @@ def plant(
         "lowest decile dropped": repaired_labels(found, Plan(drop={1}), given),
         "soft labels": repaired_labels(found, Plan(soften=range(1, 11)), given),
     }
-    table = compare_labels(
-        damaged,
-        test_difference,
-        variants,
-        groups=keys,
-        test_groups=test_keys,
-        seeds=settings.seeds,
-        ridge=settings.ridge_value,
-        seed=compare_seed,
-    )
+    how: dict[str, Any] = {"seeds": settings.seeds, "ridge": settings.ridge_value, "seed": compare_seed}
+    table = compare_labels(damaged, test_difference, variants, groups=keys, test_groups=test_keys, **how)
     result["training"] = rows_of(table)
     return result

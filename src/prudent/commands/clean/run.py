@@ -235,23 +235,16 @@ def summary(outcome: Outcome) -> dict[str, Any]:
     judged = outcome.judged
     strength = None
     if judged is not None:
-        strength = {
-            "mode": judged.strength.mode,
-            "ridge": judged.strength.ridge,
-            "info": judged.strength.info,
-            "pairs": len(judged.mean),
-            "shares": judged.shares,
-            "deciles": judged.table,
-            "second_label": judged.second,
-        }
-    flipped = sum(outcome.cleaned.flipped)
+        how = {name: getattr(judged.strength, name) for name in ("mode", "ridge", "info")}
+        found = {"shares": judged.shares, "deciles": judged.table, "second_label": judged.second}
+        strength = {**how, "pairs": len(judged.mean), **found}
     return {
         "source": outcome.settings.source,
         "reading": outcome.inputs.report.as_dict(),
         "pairs": len(outcome.inputs.data),
         "kept": len(outcome.cleaned.rows),
         "dropped": len(outcome.inputs.data) - len(outcome.cleaned.rows),
-        "flipped": flipped,
+        "flipped": sum(outcome.cleaned.flipped),
         "columns_set": outcome.cleaned.columns,
         "actions": outcome.actions,
         "changes": count_changes(outcome.changes),

@@ -22,17 +22,14 @@ from prudent.commands.options import (
 )
 
 
-@command(
-    "compare",
-    run="compare.run:compare",
-    show="compare.page:show",
-    example="prudent compare --preferences train.jsonl --test test.jsonl --families heads,mlp,laplace --out runs/c",
-)
+@command("compare", run="compare.run:compare", show="compare.page:show")
 class CompareOptions(PairOptions, RunOptions):
     """Fit each family on the same pairs, each in a process of its own, and compare what its standard deviation says.
 
     Accuracy, calibration, whether the standard deviation finds errors (AUROC, risk-coverage), its size on unlike pairs,
     parameters, seconds and peak memory.
+
+    Example: prudent compare --preferences train.jsonl --test test.jsonl --families heads,mlp,laplace --out runs/c
     """
 
     preferences: Annotated[tuple[str, ...], option("Preference file or hub id to train on."), SOURCE]

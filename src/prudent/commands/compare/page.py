@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from prudent.commands.common import result_console
 from prudent.reporting.charts import dot_intervals
 from prudent.reporting.report import Report
 
@@ -24,95 +26,58 @@ def write_report(run: Any, result: dict[str, Any]) -> None:
     )
     for note in result["notes"]:
         report.text(f"{note}.")
-    report.table(COLUMNS, [_table_row(row) for row in result["families"]], caption="Families side by side.")
+    report.records(result["families"], COLUMNS, "Families side by side.")
     points = []
     for row in result["families"]:
         for key, label in (("accuracy", "accuracy"), ("error_auroc_sigma", "sigma finds errors (AUROC)")):
             one = row.get(key)
             if one is not None and one.value is not None:
-                points.append(
-                    {"family": row["family"], "measure": label, "value": one.value, "low": one.low, "high": one.high}
-                )
+                points.append({"family": row["family"], "measure": label, **one.fields()})
     chart = dot_intervals(
-        points,
-        "family",
-        "value",
-        "low",
-        "high",
-        group="measure",
-        x_title="share, with 95 % interval",
-        reference=0.5,
-        reference_label="chance",
+        points, "family", "value", group="measure", x_title="share, with 95 % interval", reference=(0.5, "chance")
     )
     report.chart(chart, "families", "Accuracy of the mean, and how well sigma ranks its errors.")
     report.write(run)
 
 
-COLUMNS = (
-    "family",
-    "K",
-    "accuracy",
-    "low",
-    "high",
-    "log loss",
-    "Brier",
-    "ECE",
-    "AUROC sigma",
-    "AUROC |margin|",
-    "risk-coverage gain",
-    "unlike/test sigma",
-    "parameters",
-    "fit s",
-    "score s",
-    "peak MiB",
-    "note",
-)
+def _of(key: str, part: str = "value") -> Callable[[dict[str, Any]], Any]:
+    return lambda row: getattr(row.get(key), part, row.get(key))
 
 
-def _table_row(row: dict[str, Any]) -> list[Any]:
-    def value(key: str, part: str = "value") -> Any:
-        found = row.get(key)
-        return getattr(found, part, found)
-
-    return [
-        row["family"],
-        row.get("members"),
-        value("accuracy"),
-        value("accuracy", "low"),
-        value("accuracy", "high"),
-        row.get("log_loss"),
-        value("brier"),
-        value("ece"),
-        value("error_auroc_sigma"),
-        value("error_auroc_margin"),
-        row.get("risk_coverage_gain"),
-        row.get("ood_ratio"),
-        row.get("parameters"),
-        row.get("fit_seconds"),
-        row.get("score_seconds"),
-        row.get("peak_mib"),
-        row.get("reason", ""),
-    ]
+COLUMNS = [
+    ("family", _of("family")),
+    ("K", _of("members")),
+    ("accuracy", _of("accuracy")),
+    ("low", _of("accuracy", "low")),
+    ("high", _of("accuracy", "high")),
+    ("log loss", _of("log_loss")),
+    ("Brier", _of("brier")),
+    ("ECE", _of("ece")),
+    ("AUROC sigma", _of("error_auroc_sigma")),
+    ("AUROC |margin|", _of("error_auroc_margin")),
+    ("risk-coverage gain", _of("risk_coverage_gain")),
+    ("unlike/test sigma", _of("ood_ratio")),
+    ("parameters", _of("parameters")),
+    ("fit s", _of("fit_seconds")),
+    ("score s", _of("score_seconds")),
+    ("peak MiB", _of("peak_mib")),
+    ("note", lambda row: row.get("reason", "")),
+]
+BESIDE = ("low", "high", "Brier", "parameters", "score s")  # on the page alone
 
 
 def show(result: dict[str, Any], options: CompareOptions) -> None:
     """The table on stdout."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(
         title=f"{result['pairs']} pairs, tested on {result['test_pairs']}; longer answer {result['baseline'].value:.3f}"
     )
-    shown = [0, 1, 2, 5, 7, 8, 9, 10, 11, 13, 15, 16]
-    for index in shown:
-        table.add_column(COLUMNS[index])
+    shown = [(heading, value) for heading, value in COLUMNS if heading not in BESIDE]
+    for heading, _ in shown:
+        table.add_column(heading)
     for row in result["families"]:
-        cells = _table_row(row)
-        table.add_row(
-            *(
-                f"{cell:.3g}" if isinstance(cell, float) else str("" if cell is None else cell)
-                for cell in (cells[index] for index in shown)
-            )
-        )
-    Console(width=140).print(table)
+        cells = [value(row) for _, value in shown]
+        table.add_row(*(f"{c:.3g}" if isinstance(c, float) else str("" if c is None else c) for c in cells))
+    result_console(140).print(table)
     print(f"wrote {options.out}")

@@ -23,7 +23,7 @@ from prudent.features.encoder import Encoder
 from prudent.features.limits import Groups, same_groups, shown, words
 from prudent.rewards.accuracy import credit
 from prudent.rewards.conformal import MarginIntervals
-from prudent.rewards.families import ON_TEXT, by_pair, check_options, encode_pairs, family
+from prudent.rewards.families import ON_FEATURES, ON_TEXT, by_pair, check_options, encode_pairs, family
 from prudent.rewards.trial import trial_apart
 from prudent.runs import new_run
 from prudent.seeding import numpy_generator
@@ -54,7 +54,7 @@ def compare(given: CompareOptions) -> dict[str, Any]:
         sets = dict(zip(sets, rest))
         for note in notes:
             say(f"warning: {note}")
-    if any(family(name).fit for name in names):  # on features
+    if any(name in ON_FEATURES for name in names):  # on features
         count = 2 * (len(train) + sum(map(len, sets.values())))
         say(f"encoding {count} conversations once for all families on features")
         started = time.perf_counter()
@@ -189,19 +189,10 @@ def run_family(
     name: str, train: Dataset, sets: dict[str, Dataset], features: Any, given: CompareOptions, own: dict[str, Any]
 ) -> Trial | str:
     """One family's trial in a process of its own, or why it could not be fitted."""
-    encoder_options = _encoder_options_of(given)
-    if name in ON_TEXT:
-        encoder_options["pooling"] = "last"
-    return trial_apart(
-        name=name,
-        data={"train": train, **sets},
-        model=given.model,
-        members=given.members,
-        seed=given.seed,
-        encoder_options=encoder_options,
-        features=features if family(name).fit else None,
-        options=own,
-    )
+    how: dict[str, Any] = {key: getattr(given, key) for key in ("model", "members", "seed")}
+    how["encoder_options"] = _encoder_options_of(given) | ({"pooling": "last"} if name in ON_TEXT else {})
+    data, features = {"train": train, **sets}, features if name in ON_FEATURES else None
+    return trial_apart(name=name, data=data, features=features, options=own, **how)
 
 
 def _encoder_options_of(given: CompareOptions) -> dict[str, Any]:
@@ -236,10 +227,7 @@ def measure(
     fit = calibration(chance, seed=seed)
     row: dict[str, Any] = {
         "family": name,
-        "members": found.members,
-        "parameters": found.parameters,
-        "fit_seconds": found.fit_seconds,
-        "score_seconds": found.score_seconds,
+        **{key: getattr(found, key) for key in ("members", "parameters", "fit_seconds", "score_seconds")},
         "fit_processor_seconds": found.fit_processor,
         "score_processor_seconds": found.score_processor,
         "peak_mib": found.peak_bytes / 2**20,
@@ -249,10 +237,7 @@ def measure(
         "brier": fit.brier,
         "ece": fit.ece,
         "error_auroc_margin": auroc(-mean.abs(), wrong),
-        "error_auroc_sigma": None,
-        "risk_coverage_gain": None,
-        "ood_ratio": None,
-        "conformal": None,
+        **dict.fromkeys(("error_auroc_sigma", "risk_coverage_gain", "ood_ratio", "conformal")),
         "info": found.info,
     }
     if found.members < 2:

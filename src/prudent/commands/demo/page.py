@@ -48,13 +48,10 @@ def report(found: dict[str, Any], world: World) -> Report:
         "interval. variance-only and permuted are controls.",
     )
     rows = [{**row, "pairs": f"{row['pairs']} pairs"} for row in found["rows"]]
-    page.chart(
-        charts.dot_intervals(
-            rows, "method", "came", "low", "high", group="pairs", x_title="share of data sets", title="Risk that came"
-        ),
-        "came",
-        "A form that beats vanilla by its variances also beats both controls.",
+    chart = charts.dot_intervals(
+        rows, "method", "came", group="pairs", x_title="share of data sets", title="Risk that came"
     )
+    page.chart(chart, "came", "A form that beats vanilla by its variances also beats both controls.")
     order = world.gold[0].argsort(descending=True).tolist()
     page.heading("The world").text(
         f"Gold counts friendly and cold words a word of text. {found['agree']:.0%} of the preferences agree with it "

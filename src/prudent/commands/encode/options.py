@@ -23,7 +23,6 @@ from prudent.commands.options import (
     "encode",
     run="encode.run:encode",
     show="encode.run:show",
-    example="prudent encode --preferences train.jsonl --model smollm2 --engine ray",
     interrupted="what was encoded is in the cache; the same command goes on from there",
 )
 class EncodeOptions(EngineOptions, PairOptions):
@@ -31,6 +30,8 @@ class EncodeOptions(EngineOptions, PairOptions):
 
     Files are read piece by piece and memory stays flat. What is in the cache already isn't encoded again, so that a run
     that was stopped goes on where it was. The cache is $PRUDENT_CACHE, which all workers must see.
+
+    Example: prudent encode --preferences train.jsonl --model smollm2 --engine ray
     """
 
     preferences: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prudent.evaluation.benchmarks.contest import Result
 from prudent.evaluation.intervals import Estimate
+from prudent.reporting.numbers import interval
 
 TITLES = {
     "rewardbench": "RewardBench",
@@ -30,14 +31,7 @@ NAMES = {
 
 def shown(value: Estimate | None) -> str:
     """``0.812 [0.790, 0.833]``, or a dash."""
-    if value is None or value.value is None:
-        return "–"
-    return f"{value.value:.3f}" + ("" if value.low is None else f" [{value.low:.3f}, {value.high:.3f}]")
-
-
-def ends(value: Estimate) -> dict[str, float | None]:
-    """The value and the ends of its interval, as fields of a chart's row."""
-    return {"value": value.value, "low": value.low, "high": value.high}
+    return "–" if value is None else interval(value.value, value.low, value.high)
 
 
 def brief(value: Estimate | float | None) -> float | None:

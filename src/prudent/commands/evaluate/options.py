@@ -63,13 +63,12 @@ class EvaluateOptions(RowOptions, OptionalRun):
     max_length: ScorerLength = None
 
 
-@command(
-    "evaluate rewardbench",
-    run=RUN,
-    example="prudent evaluate rewardbench --data rb.jsonl --model runs/rm --against other/rm --out runs/rb",
-)
+@command("evaluate rewardbench", run=RUN)
 class RewardBenchOptions(EvaluateOptions, PairOptions):
-    """RewardBench 1: pairs in four sections. A tie is wrong in the headline and half right beside it."""
+    """RewardBench 1: pairs in four sections. A tie is wrong in the headline and half right beside it.
+
+    Example: prudent evaluate rewardbench --data rb.jsonl --model runs/rm --against other/rm --out runs/rb
+    """
 
     weights: Annotated[
         Literal["counts", "leaderboard"], option("counts (of the data set) or leaderboard (of the released code).")
@@ -77,42 +76,38 @@ class RewardBenchOptions(EvaluateOptions, PairOptions):
     prior: Annotated[bool, option("Add the prior sets at half weight.", "--prior")] = False
 
 
-@command(
-    "evaluate rewardbench2",
-    run=RUN,
-    example="prudent evaluate rewardbench2 --data allenai/reward-bench-2 --model runs/rm --out runs/rb2",
-)
+@command("evaluate rewardbench2", run=RUN)
 class RewardBench2Options(EvaluateOptions):
-    """RewardBench 2: the best of four in five domains, and Ties with its own score."""
+    """RewardBench 2: the best of four in five domains, and Ties with its own score.
+
+    Example: prudent evaluate rewardbench2 --data allenai/reward-bench-2 --model runs/rm --out runs/rb2
+    """
 
 
-@command(
-    "evaluate rewardmath",
-    run=RUN,
-    example="prudent evaluate rewardmath --scores rewardmath_scores.jsonl --out runs/rewardmath",
-)
+@command("evaluate rewardmath", run=RUN)
 class RewardMathOptions(EvaluateOptions):
-    """RewardMATH: one correct solution against many. Process models are read in all eight ways."""
+    """RewardMATH: one correct solution against many. Process models are read in all eight ways.
+
+    Example: prudent evaluate rewardmath --scores rewardmath_scores.jsonl --out runs/rewardmath
+    """
 
     leave_out: Annotated[bool, option("Also without each source model's solutions.", "--leave-out")] = False
 
 
-@command(
-    "evaluate preferences",
-    run=RUN,
-    example="prudent evaluate preferences --data test.jsonl --model runs/rm --out runs/eval",
-)
+@command("evaluate preferences", run=RUN)
 class PreferencesOptions(EvaluateOptions, PairOptions):
-    """Any preference pairs: accuracy, calibration, errors against disagreement."""
+    """Any preference pairs: accuracy, calibration, errors against disagreement.
+
+    Example: prudent evaluate preferences --data test.jsonl --model runs/rm --out runs/eval
+    """
 
 
-@command(
-    "evaluate validity",
-    run="evaluate.validity:study",
-    example="prudent evaluate validity --data results.csv --outcome best_of_64 --out runs/validity",
-)
+@command("evaluate validity", run="evaluate.validity:study")
 class ValidityOptions(OptionalRun):
-    """Does a benchmark predict the outcome? Pearson and Spearman of every numeric column with it, with intervals."""
+    """Does a benchmark predict the outcome? Pearson and Spearman of every numeric column with it, with intervals.
+
+    Example: prudent evaluate validity --data results.csv --outcome best_of_64 --out runs/validity
+    """
 
     data: Annotated[Path, option("Table with a row a reward model: benchmark scores and an outcome.", exists=True)]
     outcome: Annotated[str, option("Column of the outcome: best-of-n accuracy, gold of a policy, ...")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prudent.commands.evaluate.numbers import NAMES, TITLES, brief, columns, ends, metric_of, shown
+from prudent.commands.evaluate.numbers import NAMES, TITLES, brief, columns, metric_of, shown
 from prudent.commands.evaluate.page_comparisons import comparisons, undecided
 from prudent.evaluation.benchmarks.contest import Result
 from prudent.evaluation.benchmarks.items import Items
@@ -99,25 +99,19 @@ def _overview(
     page.table(["scorer", *(["items"] if uneven else []), *(NAMES.get(m, m) for m in metrics)], rows, caption)
     name = ordered[0].headline[0]
     data = [
-        {"scorer": r.name, "value": v.value, "low": v.low, "high": v.high}
+        {"scorer": r.name, **v.fields()}
         for r in [*ordered, *baselines]
         if (v := metric_of(r, name)) is not None and v.value is not None
     ]
     if len(data) > 1:
-        page.chart(
-            charts.dot_intervals(
-                data,
-                "scorer",
-                "value",
-                "low",
-                "high",
-                x_title=NAMES.get(name, name),
-                reference=random.get(name),
-                reference_label="knows nothing" if name in random else None,
-            ),
-            "results",
-            "With 95 % intervals.",
+        chart = charts.dot_intervals(
+            data,
+            "scorer",
+            "value",
+            x_title=NAMES.get(name, name),
+            reference=(random[name], "knows nothing") if name in random else None,
         )
+        page.chart(chart, "results", "With 95 % intervals.")
 
 
 def subsets(page: Report, results: list[Result]) -> None:
@@ -127,17 +121,16 @@ def subsets(page: Report, results: list[Result]) -> None:
         return
     page.heading("Subsets")
     data = [
-        {"subset": row.name, "scorer": r.name, **ends(row.accuracy)}
+        {"subset": row.name, "scorer": r.name, **row.accuracy.fields()}
         for r, bench in benches[:4]
         for row in bench.rows
         if row.n
     ]
     group = "scorer" if len(benches) > 1 else None
     if len({row["subset"] for row in data}) > 1:
+        chart = charts.dot_intervals(data, "subset", "value", group=group, x_title="accuracy")
         page.chart(
-            charts.dot_intervals(data, "subset", "value", "low", "high", group=group, x_title="accuracy"),
-            "subsets",
-            "Accuracy by subset" + (" (the first four scorers)" if len(benches) > 4 else "") + ".",
+            chart, "subsets", "Accuracy by subset" + (" (the first four scorers)" if len(benches) > 4 else "") + "."
         )
     subset_table(page, benches)
     for result, bench in benches:
@@ -178,12 +171,9 @@ def views(page: Report, results: list[Result]) -> None:
     page.heading("Members, mean and rules")
     for number, result in enumerate(ensembles):
         name = result.headline[0]
-        data = [{"view": view, **ends(v.metrics[name])} for view, v in result.views.items() if name in v.metrics]
-        page.chart(
-            charts.dot_intervals(data, "view", "value", "low", "high", x_title=NAMES.get(name, name)),
-            f"views-{number}",
-            f"{result.name}: the same items read by each rule and member.",
-        )
+        data = [{"view": view, **v.metrics[name].fields()} for view, v in result.views.items() if name in v.metrics]
+        chart = charts.dot_intervals(data, "view", "value", x_title=NAMES.get(name, name))
+        page.chart(chart, f"views-{number}", f"{result.name}: the same items read by each rule and member.")
     if all(size == 2 for r in ensembles for size in r.items.sizes):
         page.text(
             "Members are centred per item before rules compare them. On a pair both answers then have one and the same "
@@ -199,29 +189,18 @@ def reductions(page: Report, results: list[Result]) -> None:
     page.heading("Step reductions")
     metric = "mrr" if "mrr" in process[0].view.metrics else process[0].headline[0]
     data = [
-        {"model": r.name, "reduction": how, **ends(v.metrics[metric])} for r in process for how, v in r.views.items()
+        {"model": r.name, "reduction": how, **v.metrics[metric].fields()} for r in process for how, v in r.views.items()
     ]
     title = NAMES.get(metric, metric)
-    page.chart(
-        charts.dot_intervals(data, "reduction", "value", "low", "high", group="model", x_title=title),
-        "reductions",
-        "Each process reward model read in all eight ways.",
-    )
-    rows = [
-        [
-            r.name,
-            c.best,
-            f"{c.share[c.best]:.0%}",
-            c.runner_up,
-            p_value(c.clear),
-            "yes" if c.share[c.best] >= STRONG else "not clear",
-        ]
-        for r in process
-        if (c := r.reductions) is not None
-    ]
+    chart = charts.dot_intervals(data, "reduction", "value", group="model", x_title=title)
+    page.chart(chart, "reductions", "Each process reward model read in all eight ways.")
+    shares = [(r.name, c, c.share[c.best]) for r in process if (c := r.reductions) is not None]
     page.table(
         ["process model", "needs", "best in resamples", "runner-up", "p against it", "clear?"],
-        rows,
+        [
+            [name, c.best, f"{share:.0%}", c.runner_up, p_value(c.clear), "yes" if share >= STRONG else "not clear"]
+            for name, c, share in shares
+        ],
         "Chosen by MRR on these very items, so the best one's score is a little optimistic. p: exact McNemar on strict "
         f"accuracy. Clear: best in at least {STRONG:.0%} of bootstrap resamples of the items.",
     )
@@ -248,20 +227,16 @@ def uncertainty(page: Report, results: list[Result]) -> None:
             for c, k in list(zip(d.risk.coverage, d.risk.risk))[:: max(1, len(d.risk.risk) // 100)]
             if c >= 0.05
         ]
-        page.chart(
-            charts.lines(
-                curves,
-                "coverage",
-                "risk",
-                group="measure",
-                x_title="share of items kept (coverage)",
-                y_title="error rate among them",
-                reference=result.disagreement[0].risk.random,
-                reference_label="blind order",
-            ),
-            f"risk-coverage-{number}",
-            f"{result.name}: a useful uncertainty rises from the left.",
+        chart = charts.lines(
+            curves,
+            "coverage",
+            "risk",
+            group="measure",
+            x_title="share of items kept (coverage)",
+            y_title="error rate among them",
+            reference=(result.disagreement[0].risk.random, "blind order"),
         )
+        page.chart(chart, f"risk-coverage-{number}", f"{result.name}: a useful uncertainty rises from the left.")
 
 
 def calibration(page: Report, results: list[Result]) -> None:
@@ -280,30 +255,11 @@ def calibration(page: Report, results: list[Result]) -> None:
         rows,
         "Of sigmoid(chosen score - rejected score). A scorer whose units are not logits can't be calibrated by this.",
     )
-    data = [
-        {
-            "scorer": r.name,
-            "predicted": b.confidence,
-            "observed": b.accuracy,
-            "low": b.accuracy_low,
-            "high": b.accuracy_high,
-        }
-        for r in paired[:6]
-        if r.pairs
-        for b in r.pairs.calibration.curve
-    ]
-    page.chart(
-        charts.calibration(
-            data,
-            low="low",
-            high="high",
-            group="scorer",
-            x_title="confidence in the winner",
-            y_title="share where the winner is right",
-        ),
-        "reliability",
-        "Folded at one half: how sure the margin is against how often it is right.",
-    )
+    data = [{**vars(b), "scorer": r.name} for r in paired[:6] if r.pairs for b in r.pairs.calibration.curve]
+    titles = {"x_title": "confidence in the winner", "y_title": "share where the winner is right"}
+    ends = ("accuracy_low", "accuracy_high")
+    chart = charts.calibration(data, "confidence", "accuracy", ends=ends, group="scorer", **titles)
+    page.chart(chart, "reliability", "Folded at one half: how sure the margin is against how often it is right.")
 
 
 def left_out(page: Report, payload: dict[str, Any]) -> None:

@@ -34,26 +34,12 @@ def comparisons(page: Report, payload: dict[str, Any]) -> None:
         f"{f' {undecided(payload)}' if many else ''}"
     )
     heads = [(c["b"], c["rows"][0]) for c in found]
-    drawn = [
-        {"scorer": b, "value": row.difference.value, "low": row.difference.low, "high": row.difference.high}
-        for b, row in heads
-        if row.difference.low is not None
-    ]
+    drawn = [{"scorer": b, **row.difference.fields()} for b, row in heads if row.difference.low is not None]
     if len(drawn) > 1:
-        page.chart(
-            charts.dot_intervals(
-                drawn,
-                "scorer",
-                "value",
-                "low",
-                "high",
-                x_title=f"accuracy of {name} minus the scorer's",
-                reference=0.0,
-                reference_label="no difference",
-            ),
-            "comparisons",
-            "95 % intervals, each alone: paired bootstrap over items.",
+        chart = charts.dot_intervals(
+            drawn, "scorer", "value", x_title=f"accuracy of {name} minus the scorer's", reference=(0.0, "no difference")
         )
+        page.chart(chart, "comparisons", "95 % intervals, each alone: paired bootstrap over items.")
     parts = {"all items" if row.group == "all" else row.group for _, row in heads}
     page.table(
         ["scorer", "items", "accuracy", f"{name} minus it", f"only {name} right", "only it right", "p"],

@@ -84,18 +84,8 @@ def _score_models(specs: list[str], items: Items, given: EvaluateOptions) -> lis
 
     if given.max_length is not None and not any(map(is_reward_model, specs)):
         raise PrudentError("--max-length is for classifiers as reward models, and --model names none; leave it out")
-    options = Options(
-        beta=given.dpo_beta,
-        step_tag=given.step_tag,
-        good=given.good,
-        bad=given.bad,
-        swap=given.swap,
-        ratings=given.ratings,
-        seed=given.seed,
-        dtype=given.dtype,
-        language_model=given.language_model,
-        max_length=given.max_length,
-    )
+    named = ("step_tag", "good", "bad", "swap", "ratings", "seed", "dtype", "language_model", "max_length")
+    options = Options(beta=given.dpo_beta, **{name: getattr(given, name) for name in named})
     found = []
     for spec in specs:
         say(f"scoring {sum(items.sizes)} responses of {len(items)} items with {spec}")
@@ -198,13 +188,8 @@ def _of_result(result: Result) -> dict[str, Any]:
         counts = ("right", "wrong", "tie", "invalid", "tied")
         found["counts"] = {name: getattr(detail, name) for name in counts if hasattr(detail, name)}
     if result.pairs is not None:
-        found["pairs"] = {
-            "right": result.pairs.right,
-            "tied": result.pairs.tied,
-            "wrong": result.pairs.wrong,
-            "log_loss": result.pairs.log_loss,
-            "calibration": result.pairs.calibration,
-        }
+        named = ("right", "tied", "wrong", "log_loss", "calibration")
+        found["pairs"] = {name: getattr(result.pairs, name) for name in named}
     if result.reductions is not None:
         choice = result.reductions
         found["reduction"] = {
@@ -310,16 +295,9 @@ def write(
             for name, view in result.views.items()
             for metric, value in view.metrics.items()
         ]
-        run.write_table(
-            "metrics.parquet",
-            {
-                "model": [row[0] for row in rows],
-                "view": [row[1] for row in rows],
-                "metric": [row[2] for row in rows],
-                "value": [row[3].value for row in rows],
-                "low": [row[3].low for row in rows],
-                "high": [row[3].high for row in rows],
-                "n": [row[3].n for row in rows],
-            },
-        )
+        table: dict[str, list[Any]] = {
+            name: [row[i] for row in rows] for i, name in enumerate(("model", "view", "metric"))
+        }
+        table |= {name: [getattr(row[3], name) for row in rows] for name in ("value", "low", "high", "n")}
+        run.write_table("metrics.parquet", table)
         report(benchmark, items, results, baselines, payload).write(run)

@@ -100,25 +100,17 @@ def page(models: list[str], columns: dict[str, list[float]], found: dict[str, An
         "Result",
     )
     report.heading("Correlations")
+    pearson = {c: k["pearson"] for c, k in found.items()}
+    squared = {c: None if r.value is None else r.value**2 for c, r in pearson.items()}
     report.table(
         ["benchmark", "models", "Pearson", "r squared", "Spearman"],
-        [
-            [
-                c,
-                k["pearson"].n,
-                k["pearson"].text,
-                None if k["pearson"].value is None else k["pearson"].value ** 2,
-                k["spearman"].text,
-            ]
-            for c, k in found.items()
-        ],
+        [[c, r.n, r.text, squared[c], found[c]["spearman"].text] for c, r in pearson.items()],
         "95 % bootstrap intervals over models: with few models they are wide, and that is the finding.",
     )
     for index, column in enumerate(found):
         data = [{"model": m, column: x, outcome: y} for m, x, y in zip(models, columns[column], columns[outcome])]
+        chart = charts.scatter(data, column, outcome, label="model" if len(models) <= 25 else None, tooltip=["model"])
         report.chart(
-            charts.scatter(data, column, outcome, label="model" if len(models) <= 25 else None, tooltip=["model"]),
-            f"scatter-{index}",
-            f"{outcome} against {column}: {found[column]['pearson'].text} (Pearson).",
+            chart, f"scatter-{index}", f"{outcome} against {column}: {found[column]['pearson'].text} (Pearson)."
         )
     return report

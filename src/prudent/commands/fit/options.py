@@ -24,36 +24,21 @@ from prudent.commands.options import (
 )
 
 PANEL = "Options of some families (the others refuse them)"
-NAMES = (
-    "heads",
-    "laplace",
-    "last-layer",
-    "network-laplace",
-    "mlp",
-    "dropout",
-    "novelty",
-    "quantile",
-    "singles",
-    "linear",
-    "lora",
-    "external",
-)
+NAMES = "heads, laplace, last-layer, network-laplace, mlp, dropout, novelty, quantile, singles, linear, lora, external"
 
 
 _panel = functools.partial(option, panel=PANEL)
 
 
-@command(
-    "fit",
-    run="fit.run:fit",
-    show="fit.page:show",
-    example="prudent fit --preferences train.jsonl --test test.jsonl --members 10 --out runs/rm",
-)
+@command("fit", run="fit.run:fit", show="fit.page:show")
 class FitOptions(EngineOptions, PairOptions, RunOptions):
-    """Train K members on preference pairs and write a reward-model folder: weights, golden scores, fit.json."""
+    """Train K members on preference pairs and write a reward-model folder: weights, golden scores, fit.json.
+
+    Example: prudent fit --preferences train.jsonl --test test.jsonl --members 10 --out runs/rm
+    """
 
     preferences: Annotated[tuple[str, ...], option("Preference file or hub id; may be given several times."), SOURCE]
-    family: Annotated[str, option(f"Family: {', '.join(NAMES)}; see docs/reward-models.md.")] = "heads"
+    family: Annotated[str, option(f"Family: {NAMES}; see docs/reward-models.md.")] = "heads"
     model: ModelName = DEFAULT_MODEL
     members: Annotated[int | None, option("Members K; by default the family's own (10 or 3).", min=1, max=MANY)] = None
     test: Annotated[tuple[str, ...], option("Preference file to report accuracy on."), SOURCE] = ()

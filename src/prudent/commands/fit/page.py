@@ -102,11 +102,9 @@ def write_page(run: Run, result: dict[str, Any]) -> None:
         f"Reward model: {result['family']}", f"{result['members']} members on {result['pairs']} preference pairs"
     )
     report.cards(
-        [
-            {"label": "trained parameters", "value": result["parameters"], "note": "all members together"},
-            {"label": "seconds", "value": result["seconds"], "note": "encoding and training"},
-            {"label": "peak memory, MiB", "value": result["peak_mib"]},
-        ]
+        ("trained parameters", result["parameters"], "all members together"),
+        ("seconds", result["seconds"], "encoding and training"),
+        ("peak memory, MiB", result["peak_mib"]),
     )
     counts = result["info"].get("parameters")
     if counts:
@@ -135,10 +133,8 @@ def write_page(run: Run, result: dict[str, Any]) -> None:
             report.verdict(f"Members {found['identical_members']} (from 0) score alike.", "warn")
         rows = [("mean of members", found["accuracy"]), ("longer answer", found["longer_answer_accuracy"])]
         rows += [(f"member {index + 1}", one) for index, one in enumerate(found["member_accuracy"])]
-        points = [{"who": who, "accuracy": one.value, "low": one.low, "high": one.high} for who, one in rows]
-        chart = dot_intervals(
-            points, "who", "accuracy", "low", "high", x_title="accuracy", reference=0.5, reference_label="chance"
-        )
+        points = [{"who": who, **one.fields("accuracy")} for who, one in rows]
+        chart = dot_intervals(points, "who", "accuracy", x_title="accuracy", reference=(0.5, "chance"))
         report.chart(chart, f"accuracy-{name}", f"Accuracy on the {name} pairs, with 95 % intervals.")
     report.write(run, images=False)
 

@@ -78,9 +78,7 @@ def fit(options: FitOptions) -> dict[str, Any] | None:
     result = describe_fit(reward_model, data, held, seconds, options.on_error)
     result["reading"] = {"read": report.read, "kept": report.kept, **report.counts(), **counted(failing)}
     say("\n".join([report.summary(), *map(str, failing[:20])]))
-    wanted = {
-        name: getattr(options, name) for name in ("preferences", "family", "model", "members", "max_pairs", "test")
-    }
+    wanted = {name: getattr(options, name) for name in WRITTEN}
     with new_run(options.out, "fit", {**wanted, **encoder_options, **given}, options.seed, options.overwrite) as run:
         run.manifest["hashes"]["preferences"] = data_hash(data)
         run.manifest["timings_s"]["fit"] = seconds

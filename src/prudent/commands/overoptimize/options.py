@@ -58,17 +58,14 @@ class WorldOptions(RowOptions):
         return problems
 
 
-@command(
-    "overoptimize",
-    run="overoptimize.run:run",
-    show="overoptimize.run:show",
-    example="prudent overoptimize --prompts 60 --sweep pairs --sweep members --out runs/goodhart",
-)
+@command("overoptimize", run="overoptimize.run:run", show="overoptimize.run:show")
 class OveroptimizeOptions(WorldOptions, RunOptions):
     """Gold and proxy against optimisation, with fits of the published forms, sweeps, and what is seen of the published.
 
     Best of n is the unbiased estimate from the samples, never with replacement; beyond the samples the pool's own
     exponential tilting stands in, labelled so. Half of the prompts give preferences, the others are judged on.
+
+    Example: prudent overoptimize --prompts 60 --sweep pairs --sweep members --out runs/goodhart
     """
 
     model: Annotated[str | None, option("Push this reward model (folder or hub id) instead of drawing fresh ones.")] = (

@@ -108,19 +108,9 @@ def _main_curve(page: Report, base: Curve) -> None:
         if p.how == "best of n" and "gold_per_proxy" in base.facts:
             value = p.proxy.value * base.facts["gold_per_proxy"] / size
             rows.append({"distance": p.distance, "what": "errors were plain noise", "n": p.n, "value": value})
+    chart = _by_distance(rows, "what", "value", True, "standard deviations within a prompt")
     page.chart(
-        charts.lines(
-            rows,
-            "distance",
-            "value",
-            low="low",
-            high="high",
-            group="what",
-            x_title=DISTANCE,
-            y_title="standard deviations within a prompt",
-            reference=0.0,
-            reference_label="reference",
-        ),
+        chart,
         "curve",
         "From the reference, in standard deviations within a prompt. 'Errors were plain noise' is what gold would be "
         "then (regressional Goodhart, by the correlation at the reference); gold below it is lost to errors that "
@@ -130,12 +120,16 @@ def _main_curve(page: Report, base: Curve) -> None:
         page.text(f"Where samples end: {note}.")
 
 
+def _by_distance(rows: Any, group: str, y: str = "gold", banded: bool = False, title: str = "") -> Any:
+    """Lines of a value against the distance, with their intervals where ``banded``."""
+    ends, axis = ("low", "high") if banded else None, title or "gold, from the reference"
+    line = (0.0, "reference")
+    return charts.lines(rows, "distance", y, ends=ends, group=group, x_title=DISTANCE, y_title=axis, reference=line)
+
+
 def scaled(value: Estimate, factor: float) -> dict[str, float | None]:
     """Value and interval of an estimate times a factor, as fields of a chart's row."""
-    return {
-        name: None if v is None else v * factor
-        for name, v in (("value", value.value), ("low", value.low), ("high", value.high))
-    }
+    return {name: None if v is None else v * factor for name, v in value.fields().items()}
 
 
 def fits(page: Report, curves: Sequence[Curve]) -> None:
@@ -166,52 +160,17 @@ def short(value: Estimate) -> str | None:
 def _sweep_section(page: Report, sweep: str, group: Sequence[Curve]) -> None:
     page.heading(TITLES[sweep])
     rows = [
-        {
-            "distance": p.distance,
-            "reward model": c.label,
-            "gold": p.gold.value,
-            "low": p.gold.low,
-            "high": p.gold.high,
-            "n": p.n,
-        }
+        {"distance": p.distance, "reward model": c.label, **p.gold.fields("gold"), "n": p.n}
         for c in group
         for p in sampled(c)
     ]
-    page.chart(
-        charts.lines(
-            rows,
-            "distance",
-            "gold",
-            low="low" if len(group) <= 3 else None,
-            high="high" if len(group) <= 3 else None,
-            group="reward model",
-            x_title=DISTANCE,
-            y_title="gold, from the reference",
-            reference=0.0,
-            reference_label="reference",
-        ),
-        f"sweep-{sweep}",
-        "Gold of best of n.",
+    chart = _by_distance(rows, "reward model", banded=len(group) <= 3)
+    page.chart(chart, f"sweep-{sweep}", "Gold of best of n.")
+    ends = [{"reward model": c.label, **g.fields("gold")} for c in group if (g := sampled(c)[-1].gold) is not None]
+    chart = charts.dot_intervals(
+        ends, "reward model", "gold", x_title=f"gold at n = {sampled(group[0])[-1].n:.0f}", reference=(0.0, "reference")
     )
-    ends = [
-        {"reward model": c.label, "gold": g.value, "low": g.low, "high": g.high}
-        for c in group
-        if (g := sampled(c)[-1].gold) is not None
-    ]
-    page.chart(
-        charts.dot_intervals(
-            ends,
-            "reward model",
-            "gold",
-            "low",
-            "high",
-            x_title=f"gold at n = {sampled(group[0])[-1].n:.0f}",
-            reference=0.0,
-            reference_label="reference",
-        ),
-        f"sweep-{sweep}-end",
-        "Gold at the largest n that the samples allow, with 95 % intervals.",
-    )
+    page.chart(chart, f"sweep-{sweep}-end", "Gold at the largest n that the samples allow, with 95 % intervals.")
     fits(page, group)
 
 
@@ -219,21 +178,13 @@ def matched(page: Report, methods: Sequence[MethodCurve]) -> None:
     """Methods at equal KL: gold, and the difference from vanilla."""
     page.heading("Vanilla against variance-aware at matched KL")
     rows = [
-        {"kl": kl, "distance": kl**0.5, "method": m.method, "gold": g.value, "low": g.low, "high": g.high}
+        {"kl": kl, "distance": kl**0.5, "method": m.method, **g.fields("gold")}
         for m in methods
         for kl, g in zip(m.kls, m.gold)
     ]
+    chart = _by_distance(rows, "method")
     page.chart(
-        charts.lines(
-            rows,
-            "distance",
-            "gold",
-            group="method",
-            x_title=DISTANCE,
-            y_title="gold, from the reference",
-            reference=0.0,
-            reference_label="reference",
-        ),
+        chart,
         "matched-kl",
         "Exact policies over each prompt's samples. variance-only never looks at the reward, permuted "
         "shuffles the variances: both are controls.",
@@ -256,45 +207,20 @@ def reinforcement(page: Report, rl: Sequence[RLCurve]) -> None:
     page.heading("By reinforcement learning")
     rows = [
         {
-            "distance": row["distance"],
             "policy": c.label,
-            "gold": row["gold"],
             "low": row["gold_low"],
             "high": row["gold_high"],
+            **{k: row[k] for k in ("distance", "gold")},
         }
         for c in rl
         for row in c.rows
     ]
-    page.chart(
-        charts.lines(
-            rows,
-            "distance",
-            "gold",
-            low="low",
-            high="high",
-            group="policy",
-            x_title=DISTANCE,
-            y_title="gold, from the reference",
-            reference=0.0,
-            reference_label="reference",
-            order=None,
-        ),
-        "rl",
-        "True value of each training step's own samples; runs averaged step by step.",
-    )
+    chart = _by_distance(rows, "policy", banded=True)
+    page.chart(chart, "rl", "True value of each training step's own samples; runs averaged step by step.")
+    fitted = [[getattr(c.fit, name, None) for name in ("alpha", "beta", "r_squared")] for c in rl]
     page.table(
         ["runs of", "runs", "alpha", "beta", "R squared", "peak d*"],
-        [
-            [
-                c.label,
-                c.runs,
-                None if c.fit is None else c.fit.alpha,
-                None if c.fit is None else c.fit.beta,
-                None if c.fit is None else c.fit.r_squared,
-                short(c.peak) or c.peak.reason,
-            ]
-            for c in rl
-        ],
+        [[c.label, c.runs, *found, short(c.peak) or c.peak.reason] for c, found in zip(rl, fitted)],
         "R(d) = d (alpha - beta ln d).",
     )
     for c in rl:

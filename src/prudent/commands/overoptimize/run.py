@@ -115,11 +115,9 @@ def drawn(
         for sweep in sweeps:
             if sweep != "variance":
                 curves[sweep] = sweep_curves(sweep, worlds, base, n, draws=given.draws, seed=seed, advance=advance)
-        methods = (
-            variance_sweep(world, base, draws=given.draws, seed=variance_seed, advance=advance)
-            if "variance" in sweeps
-            else []
-        )
+        methods = []
+        if "variance" in sweeps:
+            methods = variance_sweep(world, base, draws=given.draws, seed=variance_seed, advance=advance)
     return curves, methods, text
 
 
@@ -142,10 +140,8 @@ def pushed(text: TextWorld, given: OveroptimizeOptions, model: str) -> tuple[dic
         slopes = [float((reference * r * truth).sum(-1).mean()) for r in rewards]
         accuracy = [pair_accuracy(r, held) for r in rewards]
         made = curve(label, rewards, gold, present, n, accuracy=accuracy, seed=given.seed)
-        made.facts = {
-            "gold_per_proxy": sum(slopes) / len(slopes),
-            "gold_deviation": float(deviation_within(gold, reference)),
-        }
+        deviation = float(deviation_within(gold, reference))
+        made.facts = {"gold_per_proxy": sum(slopes) / len(slopes), "gold_deviation": deviation}
         return made
 
     whole = one(f"{model}, {given.rule}", [reward_of(members, reference, setting)])

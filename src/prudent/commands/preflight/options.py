@@ -33,11 +33,13 @@ DRAWS, SAMPLING = "Draws and risk", "Candidates sampled from the policy"
     "preflight",
     run="preflight.run:preflight",
     show="preflight.terminal:show",
-    example="prudent preflight --preferences train.jsonl --policy smollm2 --out runs/preflight",
     interrupted="there was not enough for an answer yet; what is sampled and encoded is kept for the next run",
 )
 class PreflightOptions(EngineOptions, PairOptions, RunOptions):
-    """Tell the risk of optimising a policy against reward models trained on these preferences, before any training."""
+    """Tell the risk of optimising a policy against reward models trained on these preferences, before any training.
+
+    Example: prudent preflight --preferences train.jsonl --policy smollm2 --out runs/preflight
+    """
 
     preferences: Annotated[tuple[str, ...], option("Preference files or hub ids, one or several."), SOURCE] = ()
     test: Annotated[

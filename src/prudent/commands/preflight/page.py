@@ -63,7 +63,7 @@ def open_report(title: str, subtitle: str, answer: Answer) -> Report:
     verdict = answer.verdict
     report.heading("Verdict")
     report.verdict("\n\n".join(verdict.box), verdict.tone, verdict.headline)
-    report.cards(_cards(answer))
+    report.cards(*_cards(answer))
     with report.details("The answer in full"):
         for sentence in verdict.sentences:
             report.text(sentence)
@@ -73,40 +73,22 @@ def open_report(title: str, subtitle: str, answer: Answer) -> Report:
     return report
 
 
-def _cards(answer: Answer) -> list[dict[str, Any]]:
+def _cards(answer: Answer) -> list[tuple[str, str, str, str]]:
     vanilla, choice, judge = answer.verdict.vanilla, answer.verdict.choice, answer.facts["judge"]
-    cards = [
-        {
-            "label": f"risk of vanilla at beta {vanilla['setting']:g}",
-            "value": percent(vanilla["risk"]),
-            "note": f"{percent(vanilla['low'])} to {percent(vanilla['high'])}: no better than your model",
-            "tone": answer.verdict.tone if answer.verdict.tone != "warn" else "warn",
-        }
-    ]
+    worse = f"{percent(vanilla['low'])} to {percent(vanilla['high'])}: no better than your model"
+    cards = [(f"risk of vanilla at beta {vanilla['setting']:g}", percent(vanilla["risk"]), worse, answer.verdict.tone)]
     if choice is None:
-        cards.append({"label": "recommended", "value": "none", "note": "no risk interval is low enough", "tone": "bad"})
+        cards.append(("recommended", "none", "no risk interval is low enough", "bad"))
     else:
-        cards.append(
-            {
-                "label": "recommended",
-                "value": choice["method"],
-                "note": f"beta {choice['setting']:g}, risk {percent(choice['risk'])}",
-                "tone": "good",
-            }
-        )
-        cards.append({"label": "its gain", "value": signed(choice["gain"]), "note": answer.unit})
-        cards.append({"label": "its KL", "value": f"{choice['kl']:.2f}", "note": "nats from the reference"})
+        how = f"beta {choice['setting']:g}, risk {percent(choice['risk'])}"
+        cards.append(("recommended", choice["method"], how, "good"))
+        cards.append(("its gain", signed(choice["gain"]), answer.unit, ""))
+        cards.append(("its KL", f"{choice['kl']:.2f}", "nats from the reference", ""))
     if judge:
-        cards.append(
-            {
-                "label": "the judge is right on",
-                "value": percent(judge["accuracy"]),
-                "note": f"of held-out pairs ({percent(judge['low'])} to {percent(judge['high'])})",
-                "tone": "bad" if judge["low"] <= 0.5 else "",
-            }
-        )
+        note = f"of held-out pairs ({percent(judge['low'])} to {percent(judge['high'])})"
+        cards.append(("the judge is right on", percent(judge["accuracy"]), note, "bad" if judge["low"] <= 0.5 else ""))
     else:
-        cards.append({"label": "truth", "value": answer.kind, "note": WORDS[answer.kind]})
+        cards.append(("truth", answer.kind, WORDS[answer.kind], ""))
     return cards
 
 
@@ -120,41 +102,36 @@ def risk_section(report: Report, answer: Answer, max_risk: float) -> None:
         "share of fresh data sets of this size for which that happens."
     )
     rows = [row for row in answer.equal_beta if row.get("risk") is not None]
+    chart = charts.points(
+        [{**row, "beta": f"{row['setting']:g}"} for row in rows if row["method"] in MAIN],
+        "beta",
+        "risk",
+        ends=("low", "high"),
+        group="method",
+        x_title="beta (KL weight)",
+        y_title="risk",
+        y_domain=(0, _ceiling(rows, MAIN)),
+        y_format="%",
+        title="Risk by beta",
+        reference=(max_risk, f"limit {percent(max_risk)}"),
+        tooltip=("gain", "kl"),
+    )
     report.chart(
-        charts.points(
-            [{**row, "beta": f"{row['setting']:g}"} for row in rows if row["method"] in MAIN],
-            "beta",
-            "risk",
-            low="low",
-            high="high",
-            group="method",
-            x_title="beta (KL weight)",
-            y_title="risk",
-            y_domain=(0, _ceiling(rows, MAIN)),
-            y_format="%",
-            title="Risk by beta",
-            reference=max_risk,
-            reference_label=f"limit {percent(max_risk)}",
-            tooltip=("gain", "kl"),
-        ),
-        "risk-by-beta",
-        "Vanilla and the three variance-aware forms. Bars (95 %): what the data can't settle.",
+        chart, "risk-by-beta", "Vanilla and the three variance-aware forms. Bars (95 %): what the data can't settle."
     )
     here = [row for row in rows if row["setting"] == at]
+    chart = charts.dot_intervals(
+        here,
+        "method",
+        "risk",
+        x_title=f"risk at beta {at:g}",
+        x_format="%",
+        x_domain=(0, _ceiling(here, [row["method"] for row in here])),
+        title=f"Every method at beta {at:g}",
+        reference=(max_risk, f"limit {percent(max_risk)}"),
+    )
     report.chart(
-        charts.dot_intervals(
-            here,
-            "method",
-            "risk",
-            "low",
-            "high",
-            x_title=f"risk at beta {at:g}",
-            x_format="%",
-            x_domain=(0, _ceiling(here, [row["method"] for row in here])),
-            title=f"Every method at beta {at:g}",
-            reference=max_risk,
-            reference_label=f"limit {percent(max_risk)}",
-        ),
+        chart,
         "risk-by-method",
         "The last two are controls: `variance-only` never looks at the reward, `permuted` shuffles the variances.",
     )
@@ -226,19 +203,19 @@ def equal_kl_section(report: Report, answer: Answer) -> None:
         "`variance-only` shares is luck of the data; one that `permuted` keeps doesn't come from knowing which "
         "response is uncertain."
     )
+    chart = charts.lines(
+        [row for row in rows if row["method"] in (*MAIN, "mean", *CONTROLS)],
+        "kl",
+        "gain",
+        group="method",
+        x_title="KL from the reference, nats",
+        y_title=gain_title(answer),
+        order="kl",
+        title="Gain against distance",
+        reference=(0.0, "reference"),
+    )
     report.chart(
-        charts.lines(
-            [row for row in rows if row["method"] in (*MAIN, "mean", *CONTROLS)],
-            "kl",
-            "gain",
-            group="method",
-            x_title="KL from the reference, nats",
-            y_title=gain_title(answer),
-            order="kl",
-            title="Gain against distance",
-            reference=0.0,
-            reference_label="reference",
-        ),
+        chart,
         "gain-by-kl",
         "Mean over draws. The higher at the same KL, the better; below the dashed line a policy is worse than the "
         "start.",
@@ -265,14 +242,14 @@ def distributions_section(report: Report, answer: Answer) -> None:
     for method in SPREAD:
         m, b = answer.beta_outcomes.of(method, at)
         gains[method] = answer.beta_outcomes.gain[m, b]
+    chart = charts.ridges(
+        gains,
+        x_title=gain_title(answer),
+        title=f"Gain of every draw at beta {at:g}",
+        reference=(0.0, "reference policy"),
+    )
     report.chart(
-        charts.ridges(
-            gains,
-            x_title=gain_title(answer),
-            title=f"Gain of every draw at beta {at:g}",
-            reference=0.0,
-            reference_label="reference policy",
-        ),
+        chart,
         "gain-of-draws",
         "One histogram a method over the same draws; the thick tick is the mean. Left of the dashed line the policy is "
         "no better than the reference.",
@@ -317,20 +294,19 @@ def _check_part(report: Report, answer: Answer) -> None:
         + ("." if order is None else f", and it orders gains with a rank correlation of {order:.2f}.")
         + " One data set can't show whether a promise was right; docs/calibration.md does so over many."
     )
+    chart = charts.scatter(
+        [row for row in rows if row["method"] in (*MAIN, "mean", *CONTROLS)],
+        "promised_risk",
+        "procedure_risk",
+        group="method",
+        x_title="risk promised without gold",
+        y_title="share of resampled data sets no better, by gold",
+        diagonal=True,
+        tooltip=("beta", "true_gain"),
+        title="Promised without gold, and by gold",
+    )
     report.chart(
-        charts.scatter(
-            [row for row in rows if row["method"] in (*MAIN, "mean", *CONTROLS)],
-            "promised_risk",
-            "procedure_risk",
-            group="method",
-            x_title="risk promised without gold",
-            y_title="share of resampled data sets no better, by gold",
-            diagonal=True,
-            tooltip=("beta", "true_gain"),
-            title="Promised without gold, and by gold",
-        ),
-        "promise-against-gold",
-        "One point a method and beta. Below the dashed line the promise is too careful.",
+        chart, "promise-against-gold", "One point a method and beta. Below the dashed line the promise is too careful."
     )
     report.table(
         ("method", "beta", "promised risk (95 %)", "promised procedure risk", "procedure risk by gold", "gain by gold"),

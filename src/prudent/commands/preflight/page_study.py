@@ -80,19 +80,17 @@ def _one_file(report: Report, file: StudiedFile, number: int, several: bool) -> 
     rows = [{"who": f"member {i + 1}", "group": "member", **row} for i, row in enumerate(found.by_member)]
     rows.append({"who": "their mean", "group": "mean", **found.ensemble})
     rows.append({"who": "longer answer", "group": "reference", **found.longer})
+    chart = charts.dot_intervals(
+        rows,
+        "who",
+        "accuracy",
+        x_title="accuracy on held-out pairs",
+        x_format="%",
+        title="Accuracy of each member",
+        reference=(0.5, "guessing"),
+    )
     report.chart(
-        charts.dot_intervals(
-            rows,
-            "who",
-            "accuracy",
-            "low",
-            "high",
-            x_title="accuracy on held-out pairs",
-            x_format="%",
-            title="Accuracy of each member",
-            reference=0.5,
-            reference_label="guessing",
-        ),
+        chart,
         f"member-accuracy{stem}",
         "Members are about equally accurate although they score differently. Bars: 95 % Wilson intervals.",
     )
@@ -103,14 +101,15 @@ def _one_file(report: Report, file: StudiedFile, number: int, several: bool) -> 
 
 def _variance_charts(report: Report, found: Study, stem: str) -> None:
     positive = found.variance[found.variance > 0]
+    chart = charts.histogram(
+        positive,
+        log_x=True,
+        x_title="variance over members (log scale)",
+        y_title="responses",
+        title="Variance of a response's score",
+    )
     report.chart(
-        charts.histogram(
-            positive,
-            log_x=True,
-            x_title="variance over members (log scale)",
-            y_title="responses",
-            title="Variance of a response's score",
-        ),
+        chart,
         f"variance{stem}",
         "Scores of held-out answers, each member centred on the training answers. The long right tail is what a "
         "variance-aware policy keeps away from.",
@@ -120,17 +119,18 @@ def _variance_charts(report: Report, found: Study, stem: str) -> None:
         {"margin": abs(float(m)), "deviation": float(s), "members": "agree" if r <= 1 else "sigma exceeds margin"}
         for m, s, r in zip(found.mean[::step], found.deviation[::step], found.ratio[::step])
     ]
+    chart = charts.scatter(
+        points,
+        "margin",
+        "deviation",
+        group="members",
+        x_title="|mean margin|",
+        y_title="sigma over members",
+        title="Standard deviation against margin",
+        diagonal=False,
+    )
     report.chart(
-        charts.scatter(
-            points,
-            "margin",
-            "deviation",
-            group="members",
-            x_title="|mean margin|",
-            y_title="sigma over members",
-            title="Standard deviation against margin",
-            diagonal=False,
-        ),
+        chart,
         f"deviation-against-margin{stem}",
         "One point a held-out pair. Where sigma exceeds the margin, another resample could have turned the order.",
     )
@@ -144,8 +144,9 @@ def _one_response(report: Report, file: StudiedFile, stem: str) -> None:
     side, row = ("chosen", index) if index < n else ("rejected", index - n)
     scores = (file.chosen if side == "chosen" else file.rejected)[:, row]
     rows = [{"member": f"member {i + 1}", "score": float(score)} for i, score in enumerate(scores)]
+    chart = charts.bars(rows, "member", "score", x_title="score", title="One response, all members")
     report.chart(
-        charts.bars(rows, "member", "score", x_title="score", title="One response, all members"),
+        chart,
         f"one-response{stem}",
         f"Scores of the same response, one whose variance exceeds that of three in four. Mean "
         f"{float(scores.mean()):+.3f}, standard deviation {float(scores.std(correction=1)):.3f}.",

@@ -24,14 +24,12 @@ ScorerOption = Annotated[
 ]
 
 
-@command(
-    "recommend fit",
-    run="recommend.run:fit",
-    show="recommend.run:show_fit",
-    example="prudent recommend fit ratings.csv --threshold 4 --backbone mf --out runs/mf",
-)
+@command("recommend fit", run="recommend.run:fit", show="recommend.run:show_fit")
 class RecommendFitOptions(RunOptions):
-    """Fit a backbone and the uncertainty stage, choose the blend, and save the recommender."""
+    """Fit a backbone and the uncertainty stage, choose the blend, and save the recommender.
+
+    Example: prudent recommend fit ratings.csv --threshold 4 --backbone mf --out runs/mf
+    """
 
     data: Annotated[Path, typer.Argument(help="Interactions: CSV, TSV, JSONL (.gz too) or Parquet.", exists=True)]
     test: Annotated[Path | None, _reading("Test interactions of their own.", exists=True)] = None
@@ -90,14 +88,12 @@ class RecommendFitOptions(RunOptions):
         return said(lambda: self.columns, lambda: pairs("--backbone-option", self.backbone_option, "NAME=VALUE"))
 
 
-@command(
-    "recommend top",
-    run="recommend.run:top",
-    show="recommend.run:show_top",
-    example="prudent recommend top runs/mf --user 42 --k 10 --rank blend",
-)
+@command("recommend top", run="recommend.run:top", show="recommend.run:show_top")
 class RecommendTopOptions(OptionalRun):
-    """Recommend unseen items; a user without history gets the popular ones, and that is said."""
+    """Recommend unseen items; a user without history gets the popular ones, and that is said.
+
+    Example: prudent recommend top runs/mf --user 42 --k 10 --rank blend
+    """
 
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of prudent recommend fit.", exists=True)]
     user: Annotated[tuple[str, ...], option("User id; again for more. Without it, all users.")] = ()
@@ -107,14 +103,12 @@ class RecommendTopOptions(OptionalRun):
     out: Annotated[Path | None, option("Folder to write top.parquet to; without it, print.")] = None
 
 
-@command(
-    "recommend evaluate",
-    run="recommend.run:evaluate",
-    show="recommend.run:show_evaluate",
-    example="prudent recommend evaluate runs/mf --out runs/mf-report",
-)
+@command("recommend evaluate", run="recommend.run:evaluate", show="recommend.run:show_evaluate")
 class RecommendEvaluateOptions(RunOptions):
-    """Judge score, uncertainty, blend and baselines on the test side; table, intervals and report."""
+    """Judge score, uncertainty, blend and baselines on the test side; table, intervals and report.
+
+    Example: prudent recommend evaluate runs/mf --out runs/mf-report
+    """
 
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of prudent recommend fit.", exists=True)]
     test: Annotated[Path | None, option("Test interactions; without it, those held out by fit.", exists=True)] = None

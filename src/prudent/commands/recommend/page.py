@@ -10,7 +10,7 @@ import numpy as np
 
 from prudent.recommend.comparison import BLEND, SCORE, UNCERTAINTY, Comparison
 from prudent.recommend.pipeline import Model
-from prudent.reporting import charts
+from prudent.reporting import charts, numbers
 from prudent.reporting.report import Report, p_value
 from prudent.seeding import Seed, numpy_generator
 
@@ -35,7 +35,7 @@ def interval(cell: dict[str, Any] | None) -> str:
         return "–"
     if cell["mean"] is None:
         return f"– ({cell['reason']})"
-    return f"{cell['mean']:.3f}" + ("" if cell["low"] is None else f" [{cell['low']:.3f}, {cell['high']:.3f}]")
+    return numbers.interval(cell["mean"], cell["low"], cell["high"])
 
 
 def difference(found: Comparison, name: str, metric: str) -> dict[str, Any] | None:
@@ -45,10 +45,7 @@ def difference(found: Comparison, name: str, metric: str) -> dict[str, Any] | No
 
 def said(row: dict[str, Any] | None) -> str:
     """A difference with its interval: ``+0.012 [-0.003, +0.027]``."""
-    if row is None or row["difference"] is None:
-        return "–"
-    text = f"{row['difference']:+.3f}"
-    return text if row["low"] is None else f"{text} [{row['low']:+.3f}, {row['high']:+.3f}]"
+    return "–" if row is None else numbers.interval(row["difference"], row["low"], row["high"], "+.3f")
 
 
 def direction(row: dict[str, Any] | None) -> int:
@@ -92,7 +89,7 @@ def answer(model: Model, found: Comparison) -> tuple[str, str]:
         text += ": too few to say how sure that choice is."
     else:
         thin = "a clear lead" if valid["low"] > 0 else "too thin a lead to tell the two apart"
-        lead = f"{valid['gain']:+.3f} [{valid['low']:+.3f}, {valid['high']:+.3f}]"
+        lead = numbers.interval(valid["gain"], valid["low"], valid["high"], "+.3f")
         text += f", where its Recall@20 is {lead} from the score's: {thin}."
     return text, "warn" if rivals else "good" if use != SCORE else "neutral"
 
@@ -135,27 +132,13 @@ def add_sweep(report: Report, model: Model, found: Comparison) -> None:
         if len(values) == 1:  # nothing moves: a chart would show one flat row of points
             report.text(f"The tail's Recall@20 ({view}) is {values.pop():.3f} at every w, so it has no chart.")
             continue
-        rows = [
-            {
-                "w": row["weight"],
-                "overall": row[OVERALL],
-                "tail": row[metric],
-                "point": marks.get(row["weight"], "other w"),
-            }
-            for row in sorted(found.sweep, key=lambda row: row["weight"] in marks)  # named points on top
-        ]
-        chart = charts.scatter(
-            rows,
-            "overall",
-            "tail",
-            group="point",
-            x_title="overall Recall@20",
-            y_title=f"tail Recall@20 ({view})",
-            title=f"Tail ({view}) against overall recall as the blend moves",
-            label="w",
-            tooltip=["w"],
-            height=260,
-        )
+        swept = sorted(found.sweep, key=lambda row: row["weight"] in marks)  # named points on top
+        points = [(row["weight"], row[OVERALL], row[metric], marks.get(row["weight"], "other w")) for row in swept]
+        rows = [dict(zip(("w", "overall", "tail", "point"), point)) for point in points]
+        frame: dict[str, Any] = {"x_title": "overall Recall@20", "y_title": f"tail Recall@20 ({view})", "height": 260}
+        frame["title"] = f"Tail ({view}) against overall recall as the blend moves"
+        shown: dict[str, Any] = {"group": "point", "label": "w", "tooltip": ["w"]}
+        chart = charts.scatter(rows, "overall", "tail", **shown, **frame)
         who = "All items compete." if view == "absolute" else "Only tail items compete."
         report.chart(chart, f"blend-{view}", f"Beside each point its w. Up and to the right is better. {who}")
     by_weight = [[row["weight"], row[OVERALL], row[TAIL], row[RELATIVE]] for row in found.sweep]
@@ -202,10 +185,8 @@ def add_popularity(report: Report, found: Comparison) -> None:
     words = []
     for name, label in (("score", "score"), ("log_variance", "uncertainty")):
         about = found.correlations[name]
-        if about["spearman"] is None:
-            words.append(f"{label} n/a")
-        else:
-            words.append(f"{label} {about['spearman']:+.2f} [{about['low']:+.2f}, {about['high']:+.2f}]")
+        rho = numbers.interval(about["spearman"], about["low"], about["high"], "+.2f")
+        words.append(f"{label} {'n/a' if rho == '–' else rho}")
     report.text(
         "Rank correlation of an item's mean with its popularity, over the users who have not met it: "
         f"{'; '.join(words)}."
@@ -217,25 +198,13 @@ def add_popularity(report: Report, found: Comparison) -> None:
         order = np.argsort(items["popularity"], kind="stable")
         picked = np.unique(np.r_[order[np.linspace(0, len(order) - 1, 1200).astype(int)], order[-300:]])
     for name, label in (("log_variance", "mean uncertainty s"), ("score", "mean score f")):
-        rows = [
-            {
-                "popularity": int(items["popularity"][i]),
-                "value": float(items[name][i]),
-                "side": "tail" if items["tail"][i] else "head",
-            }
-            for i in picked
-            if np.isfinite(items[name][i])
-        ]
-        chart = charts.scatter(
-            rows,
-            "popularity",
-            "value",
-            group="side",
-            x_scale="log",
-            x_title="popularity (training positives)",
-            y_title=label,
-            title=f"{label[0].upper()}{label[1:]} of items by popularity",
-        )
+        known = picked[np.isfinite(items[name][picked])]
+        sides = np.where(items["tail"][known], "tail", "head").tolist()
+        columns = (items["popularity"][known].tolist(), items[name][known].tolist(), sides)
+        rows = [dict(zip(("popularity", "value", "side"), row)) for row in zip(*columns)]
+        frame: dict[str, Any] = {"x_scale": "log", "x_title": "popularity (training positives)", "y_title": label}
+        frame["title"] = f"{label[0].upper()}{label[1:]} of items by popularity"
+        chart = charts.scatter(rows, "popularity", "value", group="side", **frame)
         note = f", {len(rows):,} of {len(items['popularity']):,} items" if len(rows) < len(items["popularity"]) else ""
         report.chart(chart, name.replace("_", "-"), f"One point an item{note}.")
 
@@ -288,13 +257,7 @@ def add_data(report: Report, model: Model, found: Comparison) -> None:
         for row in curve.rows
     ]
     if curves:
-        chart = charts.lines(
-            curves,
-            "epoch",
-            "recall",
-            group="stage",
-            x_title="epoch",
-            y_title="validation Recall@20",
-            title="Validation Recall@20 as training goes on",
-        )
+        frame: dict[str, Any] = {"x_title": "epoch", "y_title": "validation Recall@20"}
+        frame["title"] = "Validation Recall@20 as training goes on"
+        chart = charts.lines(curves, "epoch", "recall", group="stage", **frame)
         report.chart(chart, "training", "The weights of the best epoch are kept.")

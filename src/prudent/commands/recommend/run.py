@@ -49,34 +49,14 @@ def fit(given: RecommendFitOptions) -> dict[str, Any]:
 
 def settings_of(given: RecommendFitOptions) -> pipeline.Settings:
     """The pipeline's settings as the options say."""
-    stopping = {"patience": given.patience}
-    return pipeline.Settings(
-        given.backbone,
-        given.scorer,
-        _backbone_options(given),
-        UncertaintyOptions(
-            given.alpha, given.beta, given.gamma, given.share, given.hidden, given.activation, given.user_embedding
-        ),
-        _schedule(
-            given.backbone,
-            epochs=given.epochs,
-            learning_rate=given.learning_rate,
-            batch=given.batch,
-            weight_decay=given.weight_decay,
-            warmup=given.warmup,
-            **stopping,
-        ),
-        _schedule(
-            "uncertainty",
-            epochs=given.stage_epochs,
-            learning_rate=given.stage_learning_rate,
-            batch=given.stage_batch,
-            **stopping,
-        ),
-        given.tail_percentile,
-        given.tail_below,
-        given.blend_by,
-    )
+    named = ("alpha", "beta", "gamma", "share", "activation", "user_embedding")
+    stage = UncertaintyOptions(width=given.hidden, **{name: getattr(given, name) for name in named})
+    timing = ("epochs", "learning_rate", "batch")
+    trained = {name: getattr(given, name) for name in (*timing, "weight_decay", "warmup", "patience")}
+    refined = {name: getattr(given, f"stage_{name}") for name in timing} | {"patience": given.patience}
+    schedules = _schedule(given.backbone, **trained), _schedule("uncertainty", **refined)
+    tail = {name: getattr(given, name) for name in ("tail_percentile", "tail_below", "blend_by")}
+    return pipeline.Settings(given.backbone, given.scorer, _backbone_options(given), stage, *schedules, **tail)
 
 
 def top(given: RecommendTopOptions) -> dict[str, Any]:

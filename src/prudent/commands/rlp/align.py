@@ -14,17 +14,16 @@ import torch
 
 from prudent.commands.align.inputs import demo_pairs, demo_sides
 from prudent.commands.align.options import AlignOptions
-from prudent.commands.align.problem import Judged, side_values
+from prudent.commands.align.problem import Judged
 from prudent.commands.align.run import build_models, reference_sampler
-from prudent.commands.align.series import Models, judge, statistics_of, train_options
+from prudent.commands.align.series import Models, judge, train_options, trainer_of
 from prudent.commands.common import say
 from prudent.commands.rlp.options import RlpOptions
 from prudent.evaluation.intervals import paired_bootstrap
 from prudent.policies.answer_groups import label_pool, synthetic_pair
-from prudent.policies.rl.engine import Step, Trainer, TrainingPrompts, TrueValues
+from prudent.policies.rl.engine import Step
 from prudent.policies.rl.policy import Policy
 from prudent.policies.rl.rollouts import Rollouts, roll_out
-from prudent.policies.rl.scorers import HeadScorer
 from prudent.rewards.containers import CandidateFeatures
 from prudent.rewards.heads import HeadEnsemble
 from prudent.rewards.uncertainty import centre
@@ -130,29 +129,17 @@ def one_round(state: State, number: int, given: RlpOptions) -> dict[str, Any]:
 
 def trained(policy: Policy, heads: HeadEnsemble, state: State, number: int, seed: Any) -> list[Any]:
     """Train a policy from the reference against the members' mean; its history."""
-    ids = state.models.encoder.renderer.prompts(state.train.prompts)
-    scorer = HeadScorer(heads, state.models.encoder, state.train.prompts, shared=state.models.shared)
 
-    def truth(rollouts: Rollouts, features: torch.Tensor | None) -> torch.Tensor:
-        return state.judged.train(rollouts.prompts, rollouts.texts, features)
-
-    def tell(step: Step) -> None:
+    def report_step(step: Step) -> None:
         metrics = step.metrics
         say(
             f"round {number} step {step.step}/{state.settings.steps}: reward {metrics['reward']:+.3f} "
             f"truth {metrics.get('truth', float('nan')):.3f} KL {metrics['kl']:.2f}"
         )
 
-    trainer = Trainer(
-        policy,
-        state.models.tokenizer,
-        TrainingPrompts(ids, [p[-1]["content"][:80] for p in state.train.prompts]),
-        scorer,
-        statistics_of(heads, state.train, state.settings.floor),
-        train_options(state.settings, "vanilla", 0, seed),
-        truth=TrueValues(truth, side_values(state.train, state.judged.train)),
-    )
-    return trainer.train(tell)
+    options, floor = train_options(state.settings, "vanilla", 0, seed), state.settings.floor
+    trainer = trainer_of(policy, state.models, heads, state.judged, state.train, options, floor)
+    return trainer.train(report_step)
 
 
 def synthetic(
@@ -212,21 +199,15 @@ def describe(rounds: list[dict[str, Any]], given: RlpOptions) -> dict[str, Any]:
     training = [
         {
             "round": f"round {found['round']}",
-            "step": entry["step"],
-            "gold": entry["truth_gain"],
-            "distance": max(entry["kl"], 0.0) ** 0.5,
+            "step": e["step"],
+            "gold": e["truth_gain"],
+            "distance": max(e["kl"], 0.0) ** 0.5,
         }
         for found in rounds
-        for entry in found["history"]
+        for e in found["history"]
     ]
-    return {
-        "world": "embedded world",
-        "side": given.side,
-        "policy": "align",
-        "rounds": rows,
-        "training": training,
-        "steps": len(rounds[0]["history"]),
-    }
+    about = {"world": "embedded world", "side": given.side, "policy": "align", "steps": len(rounds[0]["history"])}
+    return {**about, "rounds": rows, "training": training}
 
 
 def report(payload: dict[str, Any], given: RlpOptions) -> Any:
@@ -248,37 +229,25 @@ def report(payload: dict[str, Any], given: RlpOptions) -> Any:
         "Result",
     )
     page.heading("Rounds")
+    facts = ("coverage", "precision", "relative_variance")
     page.table(
-        ["round", "pairs", "gold", "more than round 0", "KL", "length", "coverage", "precision", "relative variance"],
+        ["round", "pairs", "gold", "more than round 0", "KL", "length", *(name.replace("_", " ") for name in facts)],
         [
-            [
-                str(r["round"]),
-                r["pairs"],
-                r["gold"],
-                r["more"].text,
-                r["kl"],
-                r["length_tokens"],
-                r["samples"]["coverage"],
-                r["samples"]["precision"],
-                r["samples"]["relative_variance"],
-            ]
+            [str(r["round"]), r["pairs"], r["gold"], r["more"].text, r["kl"], r["length_tokens"]]
+            + [r["samples"][name] for name in facts]
             for r in payload["rounds"]
         ],
         "Every policy starts from the reference. KL is not held equal here: read gold beside it.",
     )
-    page.chart(
-        charts.lines(
-            payload["training"],
-            "distance",
-            "gold",
-            group="round",
-            order="step",
-            x_title="square root of KL (nats)",
-            y_title="gold, from the reference",
-            reference=0.0,
-            reference_label="reference",
-        ),
-        "training",
-        "Each round's policy on its way from the reference, by the samples it trains on.",
+    chart = charts.lines(
+        payload["training"],
+        "distance",
+        "gold",
+        group="round",
+        order="step",
+        x_title="square root of KL (nats)",
+        y_title="gold, from the reference",
+        reference=(0.0, "reference"),
     )
+    page.chart(chart, "training", "Each round's policy on its way from the reference, by the samples it trains on.")
     return page

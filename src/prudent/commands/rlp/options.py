@@ -16,13 +16,14 @@ KINDS = ("spg", "uml", "spg-reference", "self")
     run="rlp.run:run",
     show="rlp.run:show",
     interrupted="give the same command with --out {out} again: it goes on with the rounds that are missing",
-    example="prudent rlp --pool solutions.jsonl --group answer --rounds 2 --repetitions 100 --out runs/rlp",
 )
 class RlpOptions(WorldOptions, ResumableOptions):
     """Reward learning on policy: reward model, policy, its samples, reward model again; any number of rounds.
 
     Every round is a run folder of its own, and an interrupted run goes on with the rounds that are missing. Gold keeps
     the score and is never trained on. All policies are compared at one KL, so a gain is not bought with distance.
+
+    Example: prudent rlp --pool solutions.jsonl --group answer --rounds 2 --repetitions 100 --out runs/rlp
     """
 
     policy: Annotated[

@@ -41,51 +41,27 @@ def gold_by_round(page: Report, payload: dict[str, Any]) -> None:
     """Each round's gold against the reward model that is not refreshed."""
     page.heading("Gold by round")
     rows = [
-        {"round": str(row["round"]), "kind": row["kind"], "difference": d.value, "low": d.low, "high": d.high}
+        {"round": str(row["round"]), "kind": row["kind"], **d.fields("difference")}
         for row in payload["table"]
         if row["round"] > 0 and not row["kind"].startswith("fixed") and (d := row["gold_over_fixed"]).value is not None
     ]
-    page.chart(
-        charts.points(
-            rows,
-            "round",
-            "difference",
-            low="low",
-            high="high",
-            group="kind",
-            x_title="round",
-            y_title="gold more than fixed",
-            reference=0.0,
-            reference_label="not refreshed",
-        ),
-        "gold",
-        f"Paired difference at KL {payload['kl_nats']:g} nats on held-out prompts, over repetitions.",
-    )
-    page.table(
+    line, ends = (0.0, "not refreshed"), ("low", "high")
+    axis = "gold more than fixed"
+    chart = charts.points(rows, "round", "difference", ends=ends, group="kind", y_title=axis, reference=line)
+    caption = f"Paired difference at KL {payload['kl_nats']:g} nats on held-out prompts, over repetitions."
+    page.chart(chart, "gold", caption)
+    page.records(
+        payload["table"],
         [
-            "round",
-            "reward model",
-            "gold",
-            "more than fixed",
-            "better in",
-            "gold of its argmax",
-            "pair accuracy",
-            "on the policy",
-            "more than fixed",
-        ],
-        [
-            [
-                str(r["round"]),
-                r["kind"],
-                r["gold"],
-                text_of(r, "gold_over_fixed"),
-                f"{r['better_share']:.0%}",
-                r["best"],
-                r["accuracy"],
-                r["policy_accuracy"],
-                text_of(r, "accuracy_over_fixed"),
-            ]
-            for r in payload["table"]
+            ("round", lambda r: str(r["round"])),
+            ("reward model", "kind"),
+            ("gold", "gold"),
+            ("more than fixed", lambda r: text_of(r, "gold_over_fixed")),
+            ("better in", lambda r: f"{r['better_share']:.0%}"),
+            ("gold of its argmax", "best"),
+            ("pair accuracy", "accuracy"),
+            ("on the policy", "policy_accuracy"),
+            ("more than fixed", lambda r: text_of(r, "accuracy_over_fixed")),
         ],
         "Gold from the reference. Accuracy: on test candidates of unequal gold; on the policy: weighted by its draws.",
     )
@@ -160,17 +136,8 @@ def variance(page: Report, payload: dict[str, Any]) -> None:
         "mere change of scale counts for nothing. Less disagreement is not the same as more truth: the control that "
         "trains on its own opinion lowers it too."
     )
-    rows = [{"kind": kind, "change": d.value, "low": d.low, "high": d.high} for kind, d in found.items()]
-    page.chart(
-        charts.dot_intervals(
-            rows,
-            "kind",
-            "change",
-            "low",
-            "high",
-            x_title="change of relative variance, last round against round 0",
-            reference=0.0,
-        ),
-        "variance",
-        "Paired over repetitions.",
+    rows = [{"kind": kind, **d.fields("change")} for kind, d in found.items()]
+    chart = charts.dot_intervals(
+        rows, "kind", "change", x_title="change of relative variance, last round against round 0", reference=0.0
     )
+    page.chart(chart, "variance", "Paired over repetitions.")

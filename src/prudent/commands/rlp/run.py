@@ -53,17 +53,8 @@ def run(given: RlpOptions) -> dict[str, Any]:
 def refresh(given: RlpOptions) -> dict[str, Any]:
     """Repetitions round by round, then the report; what rlp.json holds."""
     kinds = list(dict.fromkeys(given.kind or DEFAULT_KINDS))
-    options = Options(
-        given.pairs,
-        given.slope,
-        given.members,
-        given.kl,
-        given.samples,
-        given.gamma,
-        given.weight,
-        steps=given.steps or 200,
-        repeats=given.repeats,
-    )
+    named = ("pairs", "slope", "members", "samples", "gamma", "weight", "repeats")
+    options = Options(steps=given.steps or 200, target_kl=given.kl, **{name: getattr(given, name) for name in named})
     with resumable_run(given.out, "rlp", given.fixed(), given.seed) as (outer, resumes):
         if resumes:
             say(f"going on in {given.out}")
@@ -243,9 +234,8 @@ def describe(
             for metric in METRICS:
                 row[metric] = float(values(found, kind, metric).mean())
             row["gold_over_fixed"] = difference(values(found, kind, "gold"), values(found, base, "gold"), seed)
-            row["accuracy_over_fixed"] = difference(
-                values(found, kind, "policy_accuracy"), values(found, base, "policy_accuracy"), seed
-            )
+            right, fixed = (values(found, name, "policy_accuracy") for name in (kind, base))
+            row["accuracy_over_fixed"] = difference(right, fixed, seed)
             row["better_share"] = float((values(found, kind, "gold") > values(found, base, "gold")).mean())
             row["samples"] = _fact_means(found, kind)
             table.append(row)
@@ -260,20 +250,10 @@ def describe(
         for kind in kinds
         if kind != "uml" and given.members > 1
     }
-    return {
-        "world": text.name,
-        "gold": text.unit,
-        "prompts": len(text),
-        "notes": text.notes,
-        "groups": how,
-        "rounds": len(rounds) - 1,
-        "repetitions": given.repetitions,
-        "kl_nats": given.kl,
-        "kinds": {k: DESCRIPTIONS[k] for k in last["judged"][0]},
-        "table": table,
-        "contrasts_last_round": contrasts,
-        "variance_change_on_policy": variance,
-    }
+    world = {"world": text.name, "gold": text.unit, "prompts": len(text), "notes": text.notes, "groups": how}
+    size = {"rounds": len(rounds) - 1, "repetitions": given.repetitions, "kl_nats": given.kl}
+    named = {"kinds": {k: DESCRIPTIONS[k] for k in last["judged"][0]}, "table": table}
+    return {**world, **size, **named, "contrasts_last_round": contrasts, "variance_change_on_policy": variance}
 
 
 def _fact_means(found: dict[str, Any], kind: str) -> dict[str, float | None]:
@@ -300,12 +280,6 @@ def show(payload: dict[str, Any], options: RlpOptions) -> None:
     for row in payload["table"]:
         facts = row["samples"]
         cells = ["–" if facts.get(name) is None else f"{facts[name]:.2f}" for name in ("precision", "coverage")]
-        table.add_row(
-            str(row["round"]),
-            row["kind"],
-            f"{row['gold']:.4f}",
-            row["gold_over_fixed"].text,
-            f"{row['better_share']:.0%}",
-            *cells,
-        )
+        more, share = row["gold_over_fixed"].text, f"{row['better_share']:.0%}"
+        table.add_row(str(row["round"]), row["kind"], f"{row['gold']:.4f}", more, share, *cells)
     result_console().print(table)

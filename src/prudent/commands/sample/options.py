@@ -9,17 +9,14 @@ from prudent.commands.options import SOURCE, Dtype, OnError, RowOptions, command
 from prudent.files import output_faults
 
 
-@command(
-    "sample",
-    run="sample.run:run",
-    show="sample.run:show",
-    example="prudent sample --prompts train.jsonl --policy smollm2 --output pool.jsonl",
-)
+@command("sample", run="sample.run:run", show="sample.run:show")
 class SampleOptions(RowOptions):
     """Sample a policy's responses to every prompt of a file and write them as a pool.
 
     A pool has a prompt and its responses a row. Reward functions in TRL take it as reference=pool.jsonl, best-of-n and
     score take it as it is.
+
+    Example: prudent sample --prompts train.jsonl --policy smollm2 --output pool.jsonl
     """
 
     prompts: Annotated[

@@ -26,20 +26,12 @@ def run(options: SampleOptions) -> dict[str, Any]:
     say(f"sampling {options.samples} responses to each of {len(prompts)} prompts from {options.policy}")
     started = time.perf_counter()
     policy, tokenizer = load_language_model(options.policy, dtype=options.dtype)
-    texts, kept, bad = use_rows(
-        lambda rows: sample(
-            policy,
-            tokenizer,
-            [prompts[row] for row in rows],
-            samples=options.samples,
-            max_new_tokens=options.max_new_tokens,
-            temperature=options.temperature,
-            seed=options.seed,
-        ),
-        origins,
-        ", ".join(options.prompts),
-        options.on_error,
-    )
+    how = {name: getattr(options, name) for name in ("samples", "max_new_tokens", "temperature", "seed")}
+
+    def drawn(rows: list[int]) -> list[list[str]]:
+        return sample(policy, tokenizer, [prompts[row] for row in rows], **how)
+
+    texts, kept, bad = use_rows(drawn, origins, ", ".join(options.prompts), options.on_error)
     pool = Pool([prompts[row] for row in kept], texts, None, [str(row) for row in kept])
     write_output(options.output, pool_text(pool))
     return {

@@ -10,9 +10,7 @@ from prudent.commands.options import LanguageModel, ModelDtype, RowOptions, Scor
 from prudent.files import output_faults
 
 
-@command(
-    "score", run="score.run:score", example="prudent score --model runs/rm --data responses.jsonl --output scored.jsonl"
-)
+@command("score", run="score.run:score")
 class ScoreOptions(EngineOptions, RowOptions):
     """Score responses with every member of a reward model.
 
@@ -20,6 +18,8 @@ class ScoreOptions(EngineOptions, RowOptions):
     null for one member) and members; in a pool these are lists over its responses. A pool's row also has
     standard_deviation_centred, of members without their mean over the row's responses; its reward by --rule is of the
     same: what best-of-n picks by. Without --out or --output rows go to stdout.
+
+    Example: prudent score --model runs/rm --data responses.jsonl --output scored.jsonl
     """
 
     model: Annotated[str, option("Folder that prudent fit wrote, or a sequence-classification model.")]

@@ -8,17 +8,14 @@ from typing import Annotated, Literal
 from prudent.commands.options import LanguageModel, ModelDtype, RowOptions, command, option
 
 
-@command(
-    "serve",
-    run="serve.run:run",
-    example="prudent serve --model runs/rm --rule lcb --port 8010",
-    interrupted="the server has ended",
-)
+@command("serve", run="serve.run:run", interrupted="the server has ended")
 class ServeOptions(RowOptions):
     """Serve a reward model to trainers: OpenRLHF, slime, LLaMA-Factory, vLLM- and TEI-shaped clients, and our own.
 
     POST to /score; the form is known by the body's keys. /docs describes all forms; /healthz, /readyz and /metrics are
     for operators. SIGTERM answers what is in flight, then ends.
+
+    Example: prudent serve --model runs/rm --rule lcb --port 8010
     """
 
     model: Annotated[str, option("Folder that prudent fit wrote, or a sequence-classification model.")]

@@ -154,24 +154,17 @@ def _curve(
 ) -> list[dict[str, Any]]:
     kept = can_fail(belief.reference, gold)
     promised = torch.stack([found.prompts["risk"][kept] for found in made])
-    return [
-        {"method": method, **row} for row in risk_curve(promised, torch.stack([each[kept] for each in real]), seed=seed)
-    ]
+    realised = torch.stack([each[kept] for each in real])
+    return [{"method": method, **row} for row in risk_curve(promised, realised, seed=seed)]
 
 
 def _prompt_rows(found: Certificate, ids: Sequence[Any], each: torch.Tensor | None = None) -> list[dict[str, Any]]:
     columns = {name: values.tolist() for name, values in found.prompts.items()}
     if each is not None:
         columns["realised"] = each.tolist()
-    return [
-        {
-            "id": str(ids[index]),
-            "method": found.method,
-            "beta": found.beta,
-            **{name: values[index] for name, values in columns.items()},
-        }
-        for index in range(len(columns["plug_in"]))
-    ]
+    setting = {"method": found.method, "beta": found.beta}
+    rows = zip(*columns.values())
+    return [{"id": str(ids[index]), **setting, **dict(zip(columns, row))} for index, row in enumerate(rows)]
 
 
 def _verdict(rows: Sequence[dict[str, Any]], delta: float) -> str:
@@ -217,41 +210,22 @@ def _page(result: dict[str, Any]) -> Report:
         ("improvement", "improvement", "Improvement by beta", "Above the line a policy is expected to improve."),
         ("bound", "lower bound", "Certified by beta", "Above the line the improvement is certified."),
     ):
-        chart = charts.lines(
-            result["overall"],
-            "beta",
-            name,
-            group="method",
-            x_scale="log",
-            reference=0.0,
-            reference_label="reference",
-            y_title=axis,
-            title=title,
-        )
+        frame = {"x_scale": "log", "reference": (0.0, "reference"), "y_title": axis, "title": title}
+        chart = charts.lines(result["overall"], "beta", name, ends=None, group="method", order=None, **frame)
         report.chart(chart, name, caption)
     if result["risk_curves"]:
         risk_chart(report, result["risk_curves"], "method")
-    columns = list(result["overall"][0])
-    report.table(
-        [HEADERS.get(name, name) for name in columns], [[row[name] for name in columns] for row in result["overall"]]
-    )
+    report.records(result["overall"], [(HEADERS.get(name, name), name) for name in result["overall"][0]])
     return report
 
 
 def risk_chart(report: Report, curves: Sequence[dict[str, Any]], group: str, name: str = "risk") -> None:
     """Promised against realised risk of single prompts, whose gold is known."""
     report.heading("Promised against realised risk")
+    titles = {"x_title": "promised chance of being no better", "y_title": "share that was no better"}
+    chart = charts.calibration(curves, "promised", "realised", ends=("low", "high"), group=group, **titles)
     report.chart(
-        charts.calibration(
-            curves,
-            "promised",
-            "realised",
-            low="low",
-            high="high",
-            group=group,
-            x_title="promised chance of being no better",
-            y_title="share that was no better",
-        ),
+        chart,
         name,
         "Single prompts, all betas. Above the dashed line policies fail more often than was promised. Prompts whose "
         "gold is the same for every response can't be improved and are left out. Intervals are over prompts; those of "

@@ -11,26 +11,22 @@ from prudent.commands.options import Images, RowOptions, RunOptions, command, op
 LEAST_DELTA = 1e-3  # that of theory.error_quantiles, which imports torch
 
 
-@command(
-    "theory reproduce",
-    run="theory.run:reproduce",
-    show="theory.run:show",
-    example="prudent theory reproduce --out runs/theory",
-)
+@command("theory reproduce", run="theory.run:reproduce", show="theory.run:show")
 class ReproduceOptions(RunOptions):
-    """Recompute the theory section: claim, predicted, measured, interval and verdict, with charts."""
+    """Recompute the theory section: claim, predicted, measured, interval and verdict, with charts.
+
+    Example: prudent theory reproduce --out runs/theory
+    """
 
     images: Images = True
 
 
-@command(
-    "theory certify",
-    run="theory.certify:certify_model",
-    show="theory.run:show",
-    example="prudent theory certify --model runs/heads --pool pool.jsonl --out runs/certificate",
-)
+@command("theory certify", run="theory.certify:certify_model", show="theory.run:show")
 class CertifyOptions(RowOptions, RunOptions):
-    """Bounds on the value of a policy tuned against this reward model, per prompt and overall, at each beta."""
+    """Bounds on the value of a policy tuned against this reward model, per prompt and overall, at each beta.
+
+    Example: prudent theory certify --model runs/heads --pool pool.jsonl --out runs/certificate
+    """
 
     model: Annotated[Path, option("Reward model folder: an ensemble or a Laplace posterior.", exists=True)]
     pool: Annotated[

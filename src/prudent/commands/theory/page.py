@@ -39,8 +39,7 @@ def reproduce_page(claims: Sequence[Claim], rows: Mapping[str, Any]) -> Report:
     report.text(
         f"Each line is a claim, what it predicts and what was measured just now. Shares and means come with a "
         f"{100 * LEVEL:.1f} % interval, identities with the tolerance they must stay under. Equation numbers are "
-        f"those of "
-        "docs/theory.md."
+        "those of docs/theory.md."
     )
     for section in dict.fromkeys(claim.section for claim in claims):
         own = [claim for claim in claims if claim.section == section]
@@ -61,34 +60,22 @@ def reproduce_page(claims: Sequence[Claim], rows: Mapping[str, Any]) -> Report:
 
 def _pairs(report: Report, pairs: Sequence[Any]) -> None:
     data = [{"vanilla": pair.vanilla, "aware": pair.aware} for pair in pairs]
-    chart = charts.scatter(
-        data,
-        "vanilla",
-        "aware",
-        x_title="risk, vanilla",
-        y_title="risk, variance-aware",
-        diagonal=True,
-        title="Exact risks of 400 random rewards and covariances",
-    )
+    axes, title = ("risk, vanilla", "risk, variance-aware"), "Exact risks of 400 random rewards and covariances"
+    chart = charts.scatter(data, "vanilla", "aware", x_title=axes[0], y_title=axes[1], diagonal=True, title=title)
     report.chart(chart, "risks", "No point lies above the dashed line: the variance-aware step is never riskier.")
+
+
+def _risk_lines(data: Any, x: str, title: str, x_title: str) -> Any:
+    """Risk of each method, with its interval, by ``x`` on a log scale."""
+    titles = {"x_title": x_title, "y_title": "risk", "title": title}
+    return charts.lines(data, x, "risk", ends=("low", "high"), group="method", order=None, x_scale="log", **titles)
 
 
 def _sizes(report: Report, rows: Mapping[str, Any]) -> None:
     exact = rows["exact"]
     for name, title in (("L2 / Sigma", "radius"), ("KL", "nats")):
         data = [row for row in rows["size"] if row["ball"] == name]
-        chart = charts.lines(
-            data,
-            "size",
-            "risk",
-            low="low",
-            high="high",
-            group="method",
-            x_title=f"size of the ball ({title})",
-            y_title="risk",
-            x_scale="log",
-            title=f"{name} ball with pi >= 0",
-        )
+        chart = _risk_lines(data, "size", f"{name} ball with pi >= 0", f"size of the ball ({title})")
         caption = (
             f"Small balls have the exact risks {exact.vanilla:.3f} (vanilla) and {exact.aware:.3f} (variance-aware), "
             "whatever their size; once pi >= 0 binds, both rise."
@@ -103,49 +90,19 @@ def _penalty(report: Report, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         below, total = int((row["gains"] <= 0).sum()), len(row["gains"])
         low, high = wilson(below, total)
-        data.append(
-            {
-                "beta": row["beta"],
-                "method": row["method"],
-                "risk": below / total,
-                "low": low,
-                "high": high,
-                "gain": float(row["gains"].mean()),
-                "variance": float(row["gains"].var()),
-                "kl": row["kl"],
-            }
-        )
+        gain = {"gain": float(row["gains"].mean()), "variance": float(row["gains"].var())}
+        setting = {name: row[name] for name in ("beta", "method", "kl")}
+        data.append({**setting, "risk": below / total, "low": low, "high": high, **gain})
     report.table(
         ["beta", "method", "risk", "gain", "variance", "kl"],
-        _data_rows(data, ["beta", "method", "risk", "gain", "variance", "kl"]),
+        data,
         "4000 draws; gain is the true reward above the reference's. Its variance need not fall: only the risk is "
         "promised.",
     )
-    chart = charts.lines(
-        data,
-        "beta",
-        "risk",
-        low="low",
-        high="high",
-        group="method",
-        x_scale="log",
-        y_title="risk",
-        title="Risk of the KL-regularised policies",
-    )
+    chart = _risk_lines(data, "beta", "Risk of the KL-regularised policies", "beta")
     report.chart(chart, "penalty-risk", "Share of draws in which the policy ends at or below its reference.")
     gains = {row["method"]: row["gains"].numpy() for row in rows if row["beta"] == 0.3}
-    report.chart(
-        charts.ridges(
-            gains,
-            x_title="true reward above the reference's",
-            reference=0.0,
-            reference_label="reference",
-            title="Expected reward of the policies at beta 0.3",
-        ),
-        "penalty-values",
-        "Each ridge is 4000 draws of the reward; left of the line the policy is worse than its start.",
-    )
-
-
-def _data_rows(data: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[list[Any]]:
-    return [[row[key] for key in keys] for row in data]
+    title, axis = "Expected reward of the policies at beta 0.3", "true reward above the reference's"
+    chart = charts.ridges(gains, x_title=axis, reference=(0.0, "reference"), title=title)
+    caption = "Each ridge is 4000 draws of the reward; left of the line the policy is worse than its start."
+    report.chart(chart, "penalty-values", caption)

@@ -121,9 +121,8 @@ def of_scores(name: str, scores: Any, items: Items) -> Contestant:
     if values.ndim != 2 or values.shape[1] != sum(items.sizes):
         raise PrudentError(f"{name} gave scores of shape {values.shape} for {sum(items.sizes)} responses")
     owners = items.owners()
-    bad = {
-        owners[index]: f"{name} gave it {values[member, index]}" for member, index in np.argwhere(~np.isfinite(values))
-    }
+    faults = np.argwhere(~np.isfinite(values))
+    bad = {owners[index]: f"{name} gave it {values[member, index]}" for member, index in faults}
     if bad:
         raise RowsError(bad)
     return Contestant(name, "members" if len(values) > 1 else "scores", list(range(len(items))), values)
@@ -218,32 +217,14 @@ def score_view(name: str, items: Items, flat: np.ndarray, options: dict[str, Any
     strict = (half == 1).double()
     clusters = clusters_of(items)
     if items.benchmark == "rewardbench":
-        bench = rewardbench(
-            strict,
-            items.subsets,
-            weights=options["weights"],
-            prior=options["prior"],
-            clusters=clusters,
-            rounds=rounds,
-            seed=seed,
-        )
+        how = {name: options[name] for name in ("weights", "prior", "rounds", "seed")}
+        bench, ties = (rewardbench(points, items.subsets, clusters=clusters, **how) for points in (strict, half))
         metrics = _bench_metrics(bench)
-        ties = rewardbench(
-            half,
-            items.subsets,
-            weights=options["weights"],
-            prior=options["prior"],
-            clusters=clusters,
-            rounds=rounds,
-            seed=seed,
-        )
         metrics["overall, ties half"] = ties.estimates["overall"]
         metrics["micro, ties half"] = proportion(half, clusters=clusters)
         return View(name, metrics, strict, bench)
-    metrics = {
-        name: proportion(x, clusters=clusters) for name, x in (("accuracy", strict), ("accuracy, ties half", half))
-    }
-    metrics |= by_subset(strict, items)
+    kinds = {"accuracy": strict, "accuracy, ties half": half}
+    metrics = {kind: proportion(x, clusters=clusters) for kind, x in kinds.items()} | by_subset(strict, items)
     return View(name, metrics, strict, pair_score(*pairs_of(flat, items), rounds=min(rounds, 50), seed=seed))
 
 
@@ -287,14 +268,8 @@ def member_uncertainty(members: np.ndarray, sizes: Sequence[int]) -> dict[str, n
 def judge(contestant: Contestant, items: Items, options: dict[str, Any]) -> Result:
     """Result of a contestant on the items it scored. options: rule, reduction, rules, weights, prior, rounds, seed."""
     mine = items if len(contestant.indices) == len(items) else items.chosen(contestant.indices)
-    common: dict[str, Any] = {
-        "name": contestant.name,
-        "kind": contestant.kind,
-        "items": mine,
-        "indices": contestant.indices,
-        "notes": list(contestant.notes),
-        "shown": contestant.shown,
-    }
+    common = {name: getattr(contestant, name) for name in ("name", "kind", "indices", "shown")}
+    common |= {"items": mine, "notes": list(contestant.notes)}
     if contestant.kind == "judge":
         view = judge_view("verdict", mine, contestant.values, options["rounds"], options["seed"])
         return Result(**common, views={"verdict": view}, chosen="verdict", warnings=list(contestant.warnings))
@@ -323,20 +298,11 @@ def judge(contestant: Contestant, items: Items, options: dict[str, Any]) -> Resu
     pairs = None
     if len(mine) and all(size == 2 for size in mine.sizes):
         pairs = pair_score(*pairs_of(flat[chosen], mine), rounds=options["rounds"], seed=options["seed"])
-    raw = (
-        np.concatenate([np.asarray(s) for s in contestant.values]) if contestant.kind == "steps" else contestant.values
-    )
-    return Result(
-        **common,
-        views=views,
-        chosen=chosen,
-        scores=flat[chosen],
-        uncertainty=uncertainty,
-        disagreement=found,
-        pairs=pairs,
-        reductions=reductions,
-        warnings=[*contestant.warnings, *grid_warnings(raw, tied_items(views[chosen]), len(mine))],
-    )
+    steps = contestant.kind == "steps"
+    raw = np.concatenate([np.asarray(s) for s in contestant.values]) if steps else contestant.values
+    warnings = [*contestant.warnings, *grid_warnings(raw, tied_items(views[chosen]), len(mine))]
+    common |= {"views": views, "chosen": chosen, "scores": flat[chosen], "uncertainty": uncertainty}
+    return Result(**common, disagreement=found, pairs=pairs, reductions=reductions, warnings=warnings)
 
 
 def tied_items(view: View) -> int:
@@ -372,12 +338,10 @@ def choose(
     found = None if several else compare_reductions(steps, rounds=options["rounds"], seed=options["seed"])
     wanted = options.get("reduction")
     if wanted is None:
-        wanted = found.best if found else "min"
-        how = (
-            f"best MRR of {len(REDUCTIONS)} on these very items; best in {found.share[found.best]:.0%} of resamples"
-            if found
-            else "the default"
-        )
+        wanted, how = "min", "the default"
+        if found:
+            wanted, share = found.best, found.share[found.best]
+            how = f"best MRR of {len(REDUCTIONS)} on these very items; best in {share:.0%} of resamples"
         notes.append(f"step reduction {wanted} ({how}); fix one with --reduction")
     if wanted not in views:
         raise PrudentError(f"reduction is {wanted!r}, expected one of {', '.join(REDUCTIONS)}")
@@ -390,11 +354,6 @@ def length_baselines(items: Items) -> list[Contestant]:
     """Scorers that see lengths alone (characters of the answer): the longest wins, the shortest wins."""
     if not items.has_text:
         return []
-    lengths = np.array(
-        [
-            float(len(c) if isinstance(c, str) else sum(len(turn["content"]) for turn in c))
-            for candidates in items.candidates
-            for c in candidates
-        ]
-    )
+    answers = items.flat()[1]
+    lengths = np.array([float(len(c) if isinstance(c, str) else sum(len(t["content"]) for t in c)) for c in answers])
     return [of_scores("longest answer", lengths, items), of_scores("shortest answer", -lengths, items)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from prudent.errors import BadRow, DataError, PrudentError
 
 NO_ID = "not-an-id"
 BENCHMARKS = ("rewardbench", "rewardbench2", "rewardmath", "preferences")
+PER_ITEM = ("ids", "prompts", "candidates", "correct", "subsets", "sources", "steps", "lines")
 
 
 @dataclass
@@ -58,26 +59,12 @@ class Items:
         return prompts, [text for candidates in self.candidates for text in candidates]
 
     def chosen(self, keep: Iterable[int]) -> Items:
-        """The items at these places."""
-        indices = list(keep)
-
-        def take(values: list[Any]) -> list[Any]:
-            return [values[i] for i in indices]
-
-        return Items(
-            self.benchmark,
-            self.source,
-            take(self.ids),
-            take(self.prompts),
-            take(self.candidates),
-            take(self.correct),
-            take(self.subsets),
-            take(self.sources),
-            None if self.steps is None else take(self.steps),
-            self.has_ids,
-            dict(self.left_out),
-            None if self.lines is None else take(self.lines),
-        )
+        """The items with these indices."""
+        indices, whole = list(keep), {name: getattr(self, name) for name in PER_ITEM}
+        taken: dict[str, Any] = {
+            name: [values[i] for i in indices] for name, values in whole.items() if values is not None
+        }
+        return replace(self, left_out=dict(self.left_out), **taken)
 
     def origins(self) -> list[Origin]:
         """Where each item comes from."""
@@ -86,6 +73,19 @@ class Items:
     def owners(self) -> list[int]:
         """The item of each candidate, in the order of ``flat``."""
         return [index for index, size in enumerate(self.sizes) for _ in range(size)]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a benchmark's file or hub data set is read: what ``read_items`` takes."""
+
+    benchmark: str
+    source: str | Path
+    split: str | None
+    subset: str | None
+    on_error: str
+    columns: Mapping[str, str]
+    pairs: Mapping[str, Any]
 
 
 def read_items(
@@ -103,7 +103,7 @@ def read_items(
     subset: only its items; rows that name none are taken to be of it. on_error: "raise", or "skip" (counted).
     columns: {our name: the file's}. reading: other options of ``read_preferences``, for benchmarks of pairs.
     """
-    readers: dict[str, Callable[..., Items]] = {
+    readers: dict[str, Callable[[Reading], Items]] = {
         "rewardbench": read_pairs,
         "preferences": read_pairs,
         "rewardbench2": read_best_of_k,
@@ -111,8 +111,7 @@ def read_items(
     }
     if benchmark not in readers:
         raise PrudentError(f"benchmark is {benchmark!r}, expected one of {', '.join(BENCHMARKS)}")
-    asked = {"split": split, "subset": subset, "on_error": on_error, "columns": columns or {}, **reading}
-    items = readers[benchmark](source, benchmark=benchmark, **asked)
+    items = readers[benchmark](Reading(benchmark, source, split, subset, on_error, columns or {}, reading))
     if subset is None or set(items.subsets) == {subset}:
         return items
     kept = [index for index, name in enumerate(items.subsets) if name == subset]
@@ -135,20 +134,11 @@ def unique_ids(ids: Sequence[str], lines: Sequence[int], source: str | Path) -> 
         raise DataError(str(source), bad, "ids must be unique, since scores are matched by them")
 
 
-def read_pairs(
-    source: str | Path,
-    *,
-    split: str | None,
-    subset: str | None,
-    on_error: str,
-    benchmark: str,
-    columns: Mapping[str, str],
-    **reading: Any,
-) -> Items:
+def read_pairs(how: Reading) -> Items:
     """RewardBench 1's columns, or any preference file that ``read_preferences`` reads."""
-    data, report = read_preferences_with_report(
-        source, split=split, on_error=on_error, columns=columns, errors=() if on_error == "skip" else NO_ID, **reading
-    )
+    source, subset, asked = how.source, how.subset, {"split": how.split, "on_error": how.on_error, **how.pairs}
+    errors = () if how.on_error == "skip" else NO_ID
+    data, report = read_preferences_with_report(source, columns=how.columns, errors=errors, **asked)
     nameless = {row.line for row in report.flagged if row.reason == NO_ID}
     if nameless:
         data = data.select([i for i, line in enumerate(data["row"]) if line not in nameless])
@@ -157,19 +147,16 @@ def read_pairs(
     has_ids = "id" in there
     ids = [str(line if name is None else name) for name, line in zip(data["id"] if has_ids else lines, lines)]
     unique_ids(ids, lines, source)
-    if benchmark == "rewardbench" and "subset" not in there and subset is None:
+    if how.benchmark == "rewardbench" and "subset" not in there and subset is None:
         raise PrudentError(f"{source} has no column 'subset'; name the subset of all its rows with --subset")
     subsets = data["subset"] if "subset" in there else [subset or "all"] * len(data)
-    models = [
-        [str(value or "") for value in pair]
-        for pair in zip(
-            *(data[name] if name in there else [""] * len(data) for name in ("chosen_model", "rejected_model"))
-        )
-    ]
+    names = ("chosen_model", "rejected_model")
+    columns = [data[name] if name in there else [""] * len(data) for name in names]
+    models = [[str(value or "") for value in pair] for pair in zip(*columns)]
     left_out: Counter[str] = Counter(row.reason for row in [*report.bad, *report.left_out])
     left_out.update([NO_ID] * len(nameless))
     return Items(
-        benchmark,
+        how.benchmark,
         str(source),
         ids,
         list(data["prompt"]),
@@ -242,22 +229,14 @@ def read_id(value: Mapping[str, Any], name: str, line: int, rows: Rows) -> str |
     return None
 
 
-def read_best_of_k(
-    source: str | Path,
-    *,
-    split: str | None,
-    subset: str | None,
-    on_error: str,
-    benchmark: str,
-    columns: Mapping[str, str],
-) -> Items:
+def read_best_of_k(how: Reading) -> Items:
     """RewardBench 2's columns: prompt, chosen and rejected (lists of texts), subset, id."""
-    rows = Rows(source)
+    source, rows = how.source, Rows(how.source)
     found: list[tuple[int, str, Any, list[str], int, str, list[str]]] = []
-    records = open_records(source, split or "test" if not Path(source).is_file() else None)
-    for line, value in objects(mapped(records, columns), rows):
+    records = open_records(source, how.split or "test" if not Path(source).is_file() else None)
+    for line, value in objects(mapped(records, how.columns), rows):
         chosen, rejected = texts(value.get("chosen")), texts(value.get("rejected"))
-        named = value.get("subset", subset)
+        named = value.get("subset", how.subset)
         for name, answers in (("chosen", chosen), ("rejected", rejected)):
             if not answers:
                 rows.note(line, name, "not-texts", "a text or a list of at least one text is needed")
@@ -269,29 +248,20 @@ def read_best_of_k(
         writers = [*(texts(value.get("models")) or [])]
         sources = writers if len(writers) == len(chosen) + len(rejected) else [""] * (len(chosen) + len(rejected))
         found.append((line, key or str(line), prompt, [*chosen, *rejected], len(chosen), str(named), sources))
-    left_out = rows.settle(on_error)
+    left_out = rows.settle(how.on_error)
     if not found:
         raise PrudentError(f"{source} holds no usable item")
-    lines, ids, prompts, candidates, correct, subsets, sources_ = map(list, zip(*found))
+    lines, ids, *columns = map(list, zip(*found))
     unique_ids(ids, lines, source)
-    return Items(
-        benchmark, str(source), ids, prompts, candidates, correct, subsets, sources_, left_out=left_out, lines=lines
-    )
+    named = dict(zip(("prompts", "candidates", "correct", "subsets", "sources"), columns))
+    return Items(how.benchmark, str(source), ids, **named, left_out=left_out, lines=lines)
 
 
-def read_solutions(
-    source: str | Path,
-    *,
-    split: str | None,
-    subset: str | None,
-    on_error: str,
-    benchmark: str,
-    columns: Mapping[str, str],
-) -> Items:
+def read_solutions(how: Reading) -> Items:
     """RewardMATH's direct format (a row a solution) or pairwise format (a row a comparison): an item a problem."""
-    rows = Rows(source)
+    rows = Rows(how.source)
     problems: dict[str, dict[str, Any]] = {}
-    for line, value in objects(mapped(open_records(source, split), columns), rows):
+    for line, value in objects(mapped(open_records(how.source, how.split), how.columns), rows):
         text = value.get("problem")
         key = read_id(value, "problem_id" if "problem_id" in value else "problem", line, rows)
         if not isinstance(text, str) or not text.strip() or (key is None and line not in rows.lines):
@@ -305,16 +275,15 @@ def read_solutions(
             continue
         solutions = _pair_of_row(value) if "eval_solution_A" in value else _single_of_row(value)
         if solutions is None:
-            rows.note(
-                line, "eval_solution", "not-a-solution", "steps (texts) and solution_type or chosen_position are needed"
-            )
+            needed = "steps (texts) and solution_type or chosen_position are needed"
+            rows.note(line, "eval_solution", "not-a-solution", needed)
             continue
         for kind, steps in solutions:
             if kind == "right" and tuple(steps) in entry["known"]:
                 continue  # the pairwise format repeats the correct solution in every row
             entry["known"].add(tuple(steps) if kind == "right" else ())
             entry[kind].append((steps, str(value.get("solution_reference", "")) if kind == "wrong" else "correct"))
-    return _settle_problems(problems, rows, source, subset, on_error, benchmark)
+    return _settle_problems(problems, rows, how)
 
 
 def _single_of_row(value: dict[str, Any]) -> list[tuple[str, list[str]]] | None:
@@ -331,43 +300,28 @@ def _pair_of_row(value: dict[str, Any]) -> list[tuple[str, list[str]]] | None:
     return [("right", right), ("wrong", wrong)]
 
 
-def _settle_problems(
-    problems: dict[str, dict[str, Any]],
-    rows: Rows,
-    source: str | Path,
-    subset: str | None,
-    on_error: str,
-    benchmark: str,
-) -> Items:
+def _settle_problems(problems: dict[str, dict[str, Any]], rows: Rows, how: Reading) -> Items:
     kept: dict[str, dict[str, Any]] = {}
     for key, entry in problems.items():
         counts = len(entry["right"]), len(entry["wrong"])
         if counts[0] != 1:
-            rows.note(
-                entry["line"],
-                "solution_type",
-                "no-correct-solution" if counts[0] == 0 else "many-correct",
-                f"problem_id {key} has {counts[0]} correct solutions, expected one",
-            )
+            reason = "no-correct-solution" if counts[0] == 0 else "many-correct"
+            detail = f"problem_id {key} has {counts[0]} correct solutions, expected one"
+            rows.note(entry["line"], "solution_type", reason, detail)
         elif counts[1] == 0:
             rows.note(entry["line"], "solution_type", "no-incorrect-solution", f"problem {key} has no incorrect one")
         else:
             kept[key] = entry
-    left_out = rows.settle(on_error)
+    left_out = rows.settle(how.on_error)
     if not kept:
-        raise PrudentError(f"{source} holds no problem with one correct and some incorrect solutions")
-    steps = [[s for s, _ in (*entry["right"], *entry["wrong"])] for entry in kept.values()]
-    return Items(
-        benchmark,
-        str(source),
-        list(kept),
-        [entry["problem"] for entry in kept.values()],
+        raise PrudentError(f"{how.source} holds no problem with one correct and some incorrect solutions")
+    solutions = [[*entry["right"], *entry["wrong"]] for entry in kept.values()]
+    steps, sources = ([[pair[part] for pair in item] for item in solutions] for part in (0, 1))
+    texts_, alike = (
         [["\n".join(s) for s in item] for item in steps],
-        [1] * len(kept),
-        [subset or "all"] * len(kept),
-        [[name for _, name in (*entry["right"], *entry["wrong"])] for entry in kept.values()],
-        steps,
-        True,
-        left_out,
-        [entry["line"] for entry in kept.values()],
+        ([1] * len(kept), [how.subset or "all"] * len(kept)),
+    )
+    prompts, lines = ([entry[name] for entry in kept.values()] for name in ("problem", "line"))
+    return Items(
+        how.benchmark, str(how.source), list(kept), prompts, texts_, *alike, sources, steps, True, left_out, lines
     )

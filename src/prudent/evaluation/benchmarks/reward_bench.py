@@ -88,9 +88,8 @@ def subset_draws(
     draws = {}
     for name, child in zip(present, spawn(seed, len(present))):
         chosen = names == name
-        draws[name] = resampled_means(
-            values[chosen][:, None], rounds, child, None if labels is None else labels[chosen]
-        )[:, 0]
+        own = None if labels is None else labels[chosen]
+        draws[name] = resampled_means(values[chosen][:, None], rounds, child, own)[:, 0]
     return draws
 
 
@@ -112,14 +111,8 @@ def estimate(
     if value is None:
         return Estimate(None, None, None, n, 0.95, method, reason)
     if units and draws is not None and np.ptp(draws) == 0:
-        return Estimate(
-            float(value),
-            *wilson(min(1.0, float(value)) * units, units),
-            n,
-            0.95,
-            f"wilson on an effective {units:.1f} items",
-            reason,
-        )
+        ends = wilson(min(1.0, float(value)) * units, units)
+        return Estimate(float(value), *ends, n, 0.95, f"wilson on an effective {units:.1f} items", reason)
     low, high = (None, None) if draws is None else quantiles(np.asarray(draws), 0.95)
     return Estimate(float(value), low, high, n, 0.95, method, reason)
 
@@ -141,18 +134,10 @@ def table_rows(
     rows = []
     for section, weights in sections.items():
         for name, weight in weights.items():
-            mine = values[names == name]
-            rows.append(
-                SubsetRow(
-                    name,
-                    section,
-                    proportion(mine, clusters=None if clusters is None else clusters[names == name]),
-                    len(mine),
-                    items.get(name),
-                    int(((mine > 0) & (mine < 1)).sum()),
-                    weight,
-                )
-            )
+            mine, ties = values[names == name], (values > 0) & (values < 1)
+            accuracy = proportion(mine, clusters=None if clusters is None else clusters[names == name])
+            tied = int(ties[names == name].sum())
+            rows.append(SubsetRow(name, section, accuracy, len(mine), items.get(name), tied, weight))
     return rows
 
 
@@ -233,10 +218,8 @@ def assemble(
     reason = f"no complete {', '.join(incomplete)}: no items in {', '.join(missing)}" if incomplete else None
     whole_draws, size = None, 0.0
     if not incomplete:
-        whole_draws, size = (
-            weighted(section_draws, section_weights),
-            units_of({k: w for k, w in shares.items() if w}, units),
-        )
+        whole_draws = weighted(section_draws, section_weights)
+        size = units_of({k: w for k, w in shares.items() if w}, units)
     estimates["overall"] = estimate(overall, whole_draws, len(values), method, reason, size)
     present = {row.name: float(row.n) for row in rows if row.n}
     for name, share in (("micro", present), ("macro", dict.fromkeys(present, 1.0))):
@@ -255,14 +238,12 @@ def notes_on(rows: list[SubsetRow], missing: list[str]) -> list[str]:
         )
     short = [row for row in rows if row.n and row.published is not None and row.n != row.published]
     if short:
-        notes.append(
-            "not the published number of items: " + ", ".join(f"{r.name} {r.n} of {r.published}" for r in short)
-        )
+        listed = ", ".join(f"{r.name} {r.n} of {r.published}" for r in short)
+        notes.append(f"not the published number of items: {listed}")
     changed = [row for row in rows if row.published is not None and row.weight != row.published and row.n]
     if changed:
-        notes.append(
-            "weights that are not the number of items: " + ", ".join(f"{r.name} as {r.weight:g}" for r in changed)
-        )
+        listed = ", ".join(f"{r.name} as {r.weight:g}" for r in changed)
+        notes.append(f"weights that are not the number of items: {listed}")
     return notes
 
 
@@ -342,11 +323,8 @@ def assemble_second(
     overall = None if missing else float(np.mean(list(scores.values())))
     whole = None if missing or tie_draws is None else sum(draws[name] for name in scores) / len(scores)
     method = "bootstrap within domains"
-    estimates = {
-        "overall": estimate(
-            overall, whole, len(names), method, f"no score for {', '.join(missing)}" if missing else None
-        )
-    }
+    why = f"no score for {', '.join(missing)}" if missing else None
+    estimates = {"overall": estimate(overall, whole, len(names), method, why)}
     shares = {row.name: float(row.n) for row in rows if row.n and row.name != "Ties"}
     reason, size = (None, units_of(shares, {row.name: row.n for row in rows})) if shares else ("no items", 0.0)
     estimates["micro"] = estimate(

@@ -87,7 +87,7 @@ def correct_columns(correct: int | Sequence[int] | ArrayLike, counts: np.ndarray
     bad = np.flatnonzero((columns < 0) | (columns >= counts))
     if len(bad):
         raise PrudentError(
-            f"problem {bad[0]} has no correct solution (place {columns[bad[0]]} of {counts[bad[0]]} solutions); "
+            f"problem {bad[0]} has no correct solution (column {columns[bad[0]]} of {counts[bad[0]]} solutions); "
             "leave it out or name the right one"
         )
     alone = np.flatnonzero(counts < 2)

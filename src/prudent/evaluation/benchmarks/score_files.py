@@ -209,7 +209,7 @@ def items_of_scores(table: ScoreTable, benchmark: str, path: str | Path, subset:
 
 
 def match(table: ScoreTable, items: Items, on_error: str = "raise") -> tuple[list[int], list[list[Any]]]:
-    """(places of the items scored, their values). By id where both have ids, else by position with equal lengths.
+    """(indices of the items scored, their values). By id where both have ids, else by position with equal lengths.
 
     An item without scores, scores of no item, the wrong number of candidates, or NaN: a DataError naming every row, or
     with on_error "skip" the item is left out (the caller counts it).

@@ -101,7 +101,7 @@ def best_of_n(proxy: ArrayLike, gold: ArrayLike, n: int) -> torch.Tensor:
 
     Unbiased over all subsets of n of the N samples (never with replacement), ties averaged over orders:
     sum_i C(i-1, n-1) / C(N, n) gold_(i), samples ascending in proxy. proxy may have leading axes (draws of the reward
-    model): (..., prompts, N) -> (..., prompts). Raises PrudentError for n > N and for non-finite values, with places.
+    model): (..., prompts, N) -> (..., prompts). Raises PrudentError for n > N and for non-finite values, with indices.
     """
     return best_of_n_curves(proxy, [gold], [n])[0][0]
 
@@ -112,9 +112,8 @@ def pass_at_k(correct: ArrayLike, k: int) -> torch.Tensor:
     1 - C(N - c, k) / C(N, k) (Chen et al., arXiv 2107.03374). PrudentError for k > N.
     """
     right = as_tensor(correct, torch.float64)
-    return best_of_n_curves(right.reshape(-1, right.shape[-1]), [right.reshape(-1, right.shape[-1])], [k])[0][
-        0
-    ].reshape(right.shape[:-1])
+    flat = right.reshape(-1, right.shape[-1])
+    return best_of_n_curves(flat, [flat], [k])[0][0].reshape(right.shape[:-1])
 
 
 def kl_best_of_n(n: float) -> float:
@@ -122,13 +121,6 @@ def kl_best_of_n(n: float) -> float:
     if not n >= 1:
         raise PrudentError(f"n is {n}, must be at least 1")
     return math.log(n) - (n - 1) / n
-
-
-def kl_best_of_n_discrete(n: int, items: int) -> float:
-    """KL of best of n drawn *with* replacement from m equiprobable untied items, p_i = (i^n - (i-1)^n) / m^n."""
-    i = torch.arange(1, items + 1, dtype=torch.float64) / items
-    p = i**n - (i - 1 / items).clamp(min=0) ** n
-    return float(torch.special.xlogy(p, p * items).sum())
 
 
 def n_of_kl(kl: float) -> float:
@@ -257,18 +249,6 @@ def fit_overoptimization(
         if high is None:
             warnings.append("the peak is not bounded from above: beta is not clearly above 0")
     alpha_error, beta_error = (None, None) if covariance is None else covariance.diagonal().clamp(min=0).sqrt().tolist()
-    return Overoptimization(
-        form=form,
-        alpha=alpha,
-        beta=beta,
-        alpha_error=alpha_error,
-        beta_error=beta_error,
-        r_squared=1 - squared / total if total > 0 else None,
-        peak=peak,
-        peak_value=value,
-        peak_low=low,
-        peak_high=high,
-        points=len(d),
-        level=level,
-        warnings=warnings,
-    )
+    r_squared = 1 - squared / total if total > 0 else None
+    errors, tops = (alpha_error, beta_error), (peak, value, low, high)
+    return Overoptimization(form, alpha, beta, *errors, r_squared, *tops, len(d), level, warnings)

@@ -36,7 +36,7 @@ class World(GoldCandidates):
 
     @property
     def samples(self) -> int:
-        """Candidates of the poorest test prompt: best of n exists for every prompt up to it."""
+        """The fewest candidates a test prompt has: best of n exists for every prompt up to it."""
         return int(self.present[self.test].sum(1).min())
 
 
@@ -84,7 +84,8 @@ def member_scores(world: World, setting: Setting, draws: int, seed: Seed) -> Ite
 
 
 def reward_of(members: torch.Tensor, reference: torch.Tensor, setting: Setting) -> torch.Tensor:
-    """Members (K, P, N) through the setting's rule, centred per prompt before and after, in units of its own spread."""
+    """Members (K, P, N) through the setting's rule, centred per prompt before and after, in units of its own standard
+    deviation."""
     from prudent.rewards.aggregation import aggregate
 
     inner = centre(members, weights=reference)

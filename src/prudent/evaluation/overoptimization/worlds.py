@@ -39,7 +39,7 @@ class TextWorld:
     notes: tuple[str, ...] = ()
 
     def take(self, rows: Sequence[int]) -> TextWorld:
-        """The prompts at these places; the world itself where they are all, with its own split."""
+        """The prompts with these indices; the world itself where they are all, with its own split."""
         if len(rows) == len(self):
             return self
         return replace(

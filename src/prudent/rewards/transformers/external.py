@@ -1,7 +1,8 @@
 """Reward models from elsewhere: any sequence-classification model with one output, alone or as an ensemble.
 
 Each model renders with its own tokenizer and template. Members of an ensemble come from different training runs, so
-their units differ: each is standardised (mean 0, standard deviation 1) on a stated reference set before spread is read.
+their units differ: each is standardised (mean 0, standard deviation 1) on a stated reference set before standard
+deviations are read.
 """
 
 from __future__ import annotations
