@@ -111,10 +111,8 @@ class CommonOptions:
 
     def changed(self) -> dict[str, Any]:
         """Flags of the options that were named or aren't at their default, and the values."""
-        found = {field: getattr(self, field.name) for field in fields_of(type(self))}
-        return {
-            field.flag: value for field, value in found.items() if value != field.default or field.name in self.given
-        }
+        found = [(field, getattr(self, field.name)) for field in fields_of(type(self))]
+        return {f.flag: value for f, value in found if value != f.default or f.name in self.given}
 
     def unusable(self, flags: Iterable[str], why: str) -> list[str]:
         """A problem for each of these flags that was given: ``why`` says what doesn't use it."""
@@ -392,9 +390,8 @@ def named(options: type[CommonOptions], given: Mapping[str, Any], where: str = "
         key = str(name).replace("-", "_")
         if key not in known:
             near = difflib.get_close_matches(key, known, n=3, cutoff=0.5) or sorted(known)
-            raise PrudentError(
-                f"{where}{options.command.words} has no option {str(name)[:60]!r}; near: {', '.join(near)}"
-            )
+            who = where + options.command.words
+            raise PrudentError(f"{who} has no option {str(name)[:60]!r}; near: {', '.join(near)}")
         values[known[key].name] = typed(known[key], value)
     missing = [field.flag for field in fields_of(options) if field.default is MISSING and field.name not in values]
     if missing and not where:
