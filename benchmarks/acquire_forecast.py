@@ -159,7 +159,9 @@ def scales(world: str, make: Callable[[int], Split], sets: int) -> list[dict[str
     rows = []
     for labels in (START, *SIZES):
         size, no_signal = np.array([one[1:] for one in seen if one[0] == labels]).T
-        rows.append({"world": world, "labels": labels, "margin": float(size.mean()), "no_signal": no_signal.mean()})
+        rows.append(
+            {"world": world, "labels": labels, "margin": float(size.mean()), "no_signal": float(no_signal.mean())}
+        )
         rows[-1] |= {"margin_least": float(size.min()), "margin_most": float(size.max())}
     return rows
 

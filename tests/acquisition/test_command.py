@@ -91,7 +91,12 @@ def test_answers_from_argilla_and_from_the_form_are_preferences(files, tmp_path)
     again = [*files[:-1], tmp_path / "again"]
     again[2:3] = [files[2], "--preferences", form]
     run(*again, "--budget", 4, "--simulations", 0)
-    assert json.loads((tmp_path / "again/results.json").read_text())["left_out"]["already labelled"] == 2
+    found = json.loads((tmp_path / "again/results.json").read_text())
+    assert found["left_out"]["already labelled"] == 3, "one of the pool, one of the form, and its tie"
+    assert found["labelled"] == 37 and any("1 ties" in note for note in found["notes"])
+    write(form, [{**kept[1], "votes": ["tie"]}])
+    alone = ["acquire", "--preferences", form, *files[3:-1], tmp_path / "alone"]
+    assert "holds ties alone" in run(*alone, "--budget", 4, status=2).stderr
 
 
 @pytest.mark.chromium

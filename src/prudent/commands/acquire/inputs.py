@@ -38,6 +38,7 @@ class OpenPairs:
         return len(self.prompt)
 
 
+<<<<<<< HEAD
 def read_labelled(options: AcquireOptions) -> tuple[list[tuple[str, Dataset]], list[str]]:
     """Preference files by name, and notes on rows left out."""
     found, notes = [], []
@@ -47,6 +48,28 @@ def read_labelled(options: AcquireOptions) -> tuple[list[tuple[str, Dataset]], l
         if report.dropped:
             notes.append(f"{name}: {report.dropped} of {report.read} rows could not be used, left out")
     return found, notes
+=======
+def read_labelled(options: AcquireOptions) -> tuple[list[tuple[str, Dataset]], list[tuple[str, Dataset]], list[str]]:
+    """Preference files by name, the ties in them (they teach nothing, and need not be asked for again), and notes on
+    rows left out. PrudentError where there are ties alone."""
+    found, ties, notes = [], [], []
+    for file in options.preferences:
+        pairs, report = read_preferences_with_report(file, **pair_reading(options), ties="keep")
+        name = short_name(file)
+        labels = pairs["soft_label"] if "soft_label" in pairs.column_names else [None] * len(pairs)
+        tied = [row for row, label in enumerate(labels) if label == 0.5]
+        if tied:
+            ties.append((name, pairs.select(tied)))
+            notes.append(f"{name}: {len(tied)} ties, which say nothing of the reward, are not asked for again")
+            pairs = pairs.select([row for row, label in enumerate(labels) if label != 0.5])
+        if len(pairs):
+            found.append((name, pairs))
+        if report.dropped:
+            notes.append(f"{name}: {report.dropped} of {report.read} rows could not be used, left out")
+    if not found:
+        raise PrudentError(f"{', '.join(options.preferences)} holds ties alone; give --preferences with a choice, too")
+    return found, ties, notes
+>>>>>>> a4a4d9c (Acquire: a pair that was labelled a tie is not asked for again; why the forecast is cautious where labels hold no noise)
 
 
 def _text(answer: Any) -> str:
@@ -54,7 +77,7 @@ def _text(answer: Any) -> str:
 
 
 def labelled_keys(data: list[tuple[str, Dataset]]) -> set[tuple[str, frozenset[str]]]:
-    """Prompt and two answers of every labelled pair, whichever was chosen."""
+    """Prompt and two answers of every labelled pair, whichever was chosen, if any."""
     return {
         (prompt_key(prompt), frozenset((_text(chosen), _text(rejected))))
         for _, pairs in data

@@ -30,9 +30,9 @@ def acquire(options: AcquireOptions) -> dict[str, Any]:
         stage = timer(run, say)
         order_seed, forecast_seed = spawn(options.seed, 2)
         with stage("reading"):
-            data, notes = inputs.read_labelled(options)
+            data, ties, notes = inputs.read_labelled(options)
             pool = read_pool(options.candidates, columns=options.columns, on_error=options.on_error)
-            found = inputs.open_of(pool, options, data)
+            found = inputs.open_of(pool, options, data + ties)
         with stage("encoding"):
             from prudent.features.encoder import Encoder
 
@@ -42,7 +42,7 @@ def acquire(options: AcquireOptions) -> dict[str, Any]:
             whole = len(pool)
             pairs, pool, candidates = inputs.encode(encoder, data, pool, notes, options.on_error)
             if len(pool) < whole:
-                found = inputs.open_of(pool, options, data)
+                found = inputs.open_of(pool, options, data + ties)
             sides = inputs.sides_of(candidates, found)
         with stage("picking"):
             labels = LabelModel(options.noise, options.ties)
