@@ -38,24 +38,12 @@ class OpenPairs:
         return len(self.prompt)
 
 
-<<<<<<< HEAD
-def read_labelled(options: AcquireOptions) -> tuple[list[tuple[str, Dataset]], list[str]]:
-    """Preference files by name, and notes on rows left out."""
-    found, notes = [], []
-    for file, name in zip(options.preferences, short_names(options.preferences)):
-        pairs, report = read_preferences_with_report(file, **pair_reading(options))
-        found.append((name, pairs))
-        if report.dropped:
-            notes.append(f"{name}: {report.dropped} of {report.read} rows could not be used, left out")
-    return found, notes
-=======
 def read_labelled(options: AcquireOptions) -> tuple[list[tuple[str, Dataset]], list[tuple[str, Dataset]], list[str]]:
     """Preference files by name, the ties in them (they teach nothing, and need not be asked for again), and notes on
     rows left out. PrudentError where there are ties alone."""
     found, ties, notes = [], [], []
-    for file in options.preferences:
+    for file, name in zip(options.preferences, short_names(options.preferences)):
         pairs, report = read_preferences_with_report(file, **pair_reading(options), ties="keep")
-        name = short_name(file)
         labels = pairs["soft_label"] if "soft_label" in pairs.column_names else [None] * len(pairs)
         tied = [row for row, label in enumerate(labels) if label == 0.5]
         if tied:
@@ -69,7 +57,6 @@ def read_labelled(options: AcquireOptions) -> tuple[list[tuple[str, Dataset]], l
     if not found:
         raise PrudentError(f"{', '.join(options.preferences)} holds ties alone; give --preferences with a choice, too")
     return found, ties, notes
->>>>>>> a4a4d9c (Acquire: a pair that was labelled a tie is not asked for again; why the forecast is cautious where labels hold no noise)
 
 
 def _text(answer: Any) -> str:
