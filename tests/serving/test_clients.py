@@ -1,12 +1,14 @@
 """A real server process: adapters against it, a stop that answers what is in flight, an export without Prudent."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import types
 import urllib.request
@@ -30,10 +32,10 @@ def free_port():
         return one.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def server(heads_folder):
+@contextlib.contextmanager
+def serving(folder):
     port = free_port()
-    arguments = ["serve", "--model", str(heads_folder), "--port", str(port)]
+    arguments = ["serve", "--model", str(folder), "--port", str(port)]
     process = subprocess.Popen([sys.executable, "-m", "prudent.cli", *arguments], stderr=subprocess.PIPE)
     url = f"http://127.0.0.1:{port}"
     for _ in range(2400):
@@ -43,11 +45,17 @@ def server(heads_folder):
         except OSError:
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.1)
-    os.environ["PRUDENT_SERVE_URL"] = url
     yield types.SimpleNamespace(url=url, process=process)
-    os.environ.pop("PRUDENT_SERVE_URL")
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) in (0, -signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def server(heads_folder):
+    with serving(heads_folder) as found:
+        os.environ["PRUDENT_SERVE_URL"] = found.url
+        yield found
+        os.environ.pop("PRUDENT_SERVE_URL")
 
 
 def test_every_adapter_gives_the_offline_score(server, heads_folder):
@@ -81,6 +89,40 @@ def test_errors_stay_errors(server):
 
     with pytest.raises(PrudentError, match=r"extra_info\.prompt"):
         asyncio.run(verl.compute_score("mine", "x"))
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again():
+    whole = json.dumps({"results": [{"reward": 0.0}]}).encode()
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(whole)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            for sent in (whole[:9], whole):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(head + sent)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        client = RewardClient(f"http://127.0.0.1:{server.getsockname()[1]}", tries=3, timeout=5)
+        assert client.score(["a"], ["b"]) == [{"reward": 0.0}]
+        thread.join(5)
+
+
+def test_sigterm_answers_what_is_in_flight(heads_folder):
+    with serving(heads_folder) as one, socket.create_connection(("127.0.0.1", int(one.url.rpartition(":")[2]))) as line:
+        body = json.dumps({"prompt": "ask 1", "response": "good"}).encode()
+        line.sendall(b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body[:5])
+        time.sleep(0.5)  # the request has begun
+        one.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        with pytest.raises(OSError):
+            urllib.request.urlopen(one.url + "/healthz", timeout=5)  # nothing new is taken
+        line.sendall(body[5:])
+        line.settimeout(60)
+        assert line.recv(65536).startswith(b"HTTP/1.1 200")
+        assert one.process.wait(60) in (0, -signal.SIGTERM)
 
 
 def test_serve_names_a_model_that_is_not_there(tmp_path):

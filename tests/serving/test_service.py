@@ -2,8 +2,10 @@
 
 import asyncio
 import concurrent.futures
+import json
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -116,12 +118,39 @@ def test_every_form_gives_the_same_number_in_its_own_shape(client, reward_model,
         ({"inputs": [["a", "b", "c"]]}, 422, 0),
         ({"conversations": 3}, 422, None),
         ({"responses_create_params": {"input": "ask"}, "response": {"output": []}}, 422, 0),
+        ({"messages": [{"role": "user", "content": "no answer"}]}, 422, 0),
+        ({"conversations": [{"prompt": ""}, 5]}, 422, 0),
     ],
 )
 def test_an_error_is_an_http_error_with_a_reason_and_the_index(client, body, status, index):
     answer = client.post("/score", json=body)
     assert answer.status_code == status
     assert answer.json()["error"] and answer.json().get("index") == index
+
+
+@pytest.mark.parametrize("name", ["query", "input", "messages"])
+def test_half_a_character_in_a_rendered_text_is_a_text_like_any_other(client, reward_model, name):
+    _, text = rendered(reward_model, PROMPTS[0], "good \ud800")
+    answer = client.post("/score", content=json.dumps({"model": "m", name: [text]}))
+    assert answer.status_code == 200
+
+
+def test_a_fault_of_the_service_is_an_answer_with_a_reason(reward_model):
+    scorer = RewardScorer(reward_model)
+    scorer.sizes = lambda samples: 1 / 0
+    with TestClient(create_app(lambda: scorer)) as client:
+        wait_ready(client)
+        answer = client.post("/score", json={"prompt": "a", "response": "b"})
+        assert answer.status_code == 500 and "ZeroDivisionError" in answer.json()["error"]
+        assert 'status="500"} 1.0' in client.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    "name, key", [("input", "data"), ("messages", "scores"), ("conversations", "results"), ("inputs", None)]
+)
+def test_an_empty_list_gets_an_empty_list_in_every_form(client, name, key):
+    answer = client.post("/", json={name: []}).json()
+    assert (answer if key is None else answer[key]) == []
 
 
 def test_a_body_that_is_not_json_or_too_large(client, reward_model):
@@ -142,21 +171,21 @@ def test_one_bad_conversation_costs_the_others_nothing(client, offline):
 
 
 def test_texts_that_fail_in_the_model_are_left_out_together(reward_model):
-    scorer, calls, inner = RewardScorer(reward_model), [], reward_model.score
+    scorer, calls, inner = RewardScorer(reward_model), [], reward_model.as_computed
 
-    def score(prompts, responses):
+    def as_computed(prompts, responses):
         calls.append(len(responses))
         bad = {row: "no text" for row, text in enumerate(responses) if text == "bad"}
         if bad:
             raise RowsError(bad)
         return inner(prompts, responses)
 
-    reward_model.score = score
+    reward_model.as_computed = as_computed
     texts = ["good", "bad", "fine", "bad", "well"]
-    found = scorer.score([Sample("ask", text) for text in texts])
+    found = [score for _, score in sorted(scorer.score([Sample("ask", text) for text in texts]))]
     assert [isinstance(one, str) for one in found] == [False, True, False, True, False]
     assert found[1] == "no text" and calls == [5, 3]
-    want = inner(["ask"] * 3, ["good", "fine", "well"]).mean(0)
+    want = reward_model.score(["ask"] * 3, ["good", "fine", "well"]).mean(0)
     assert [found[row].reward for row in (0, 2, 4)] == pytest.approx(want.tolist(), abs=1e-5)
 
 
@@ -222,7 +251,7 @@ def test_what_its_client_no_longer_waits_for_is_not_scored():
 
     def score(samples, cut):
         scored.extend(sample.response for sample in samples)
-        return ["no score"] * len(samples)
+        return enumerate(["no score"] * len(samples))
 
     async def run():
         batcher = Batcher(score, Limits(wait=0.1))
@@ -237,6 +266,31 @@ def test_what_its_client_no_longer_waits_for_is_not_scored():
 
     asyncio.run(asyncio.wait_for(run(), 10))
     assert scored == ["kept"]
+
+
+def test_a_sample_is_answered_as_soon_as_its_own_score_is_there():
+    """... and what comes for it meanwhile is scored anew; one that gets no score gets a reason."""
+    go = threading.Event()
+
+    def score(samples, cut):
+        yield 0, "first"
+        go.wait(10)
+        raise OSError("it burns")
+
+    async def run():
+        batcher = Batcher(score, Limits(wait=0.02))
+        batcher.start()
+        first, second = (
+            asyncio.create_task(batcher.submit([Sample("ask", text)], [Size(1, False)])) for text in ("one", "two")
+        )
+        early = await asyncio.wait_for(first, 5)
+        waits = not second.done()
+        go.set()
+        late = await second
+        await batcher.stop()
+        return early, waits, late
+
+    assert asyncio.run(asyncio.wait_for(run(), 10)) == (["first"], True, ["OSError: it burns"])
 
 
 def test_a_full_queue_is_503_with_a_time_to_come_back(reward_model):
@@ -266,8 +320,12 @@ def test_reference_samples_centre_and_unknown_prompts_are_not_guessed(reward_mod
     assert unknown.status_code == 422 and "--fallback" in unknown.json()["error"]
     client = opened(reward_model, rule="proportional", reference=pool, fallback="lcb")
     answer = client.post("/score", json={"prompt": "new", "response": "x"}).json()
+    _, text = rendered(reward_model, "new", "x")
+    forms = {name: client.post("/", json={name: [text]}).json() for name in ("query", "messages", "input")}
     client.__exit__(None, None, None)
     assert answer["rule"] == "lcb" and answer["centred"] is False
+    assert forms["query"]["extra_logs"]["centred"] == [0.0] and forms["messages"]["rules"] == ["lcb"]
+    assert forms["input"]["data"][0]["rule"] == "lcb"
 
 
 def test_rules_that_need_what_is_missing_are_refused(reward_model):

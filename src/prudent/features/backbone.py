@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -146,6 +147,7 @@ class Runner:
         self.argument = cache_argument(body)
         self.shares = self.causal and not left and is_roomy(new_cache(body))
         self.held = self._held() if self.shares else 0
+        self.kept: dict[tuple[int, ...], tuple[Any, int]] = {}  # prompt: its cache and row there, oldest first
         self.computed = self.padding = self.shared = 0
 
     def _held(self) -> int:
@@ -155,8 +157,12 @@ class Runner:
             room = torch.cuda.get_device_properties(self.body.device).total_memory // 16
         return max(room // token_bytes(self.body, self.pad), self.budget)
 
-    def run(self, texts: Sequence[Rendered]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Pairs of (rows, their features (rows, width) float32 on the CPU), in an order that suits the lengths."""
+    def run(self, texts: Sequence[Rendered], keep: bool = False) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Pairs of (rows, their features (rows, width) float32 on the CPU), in an order that suits the lengths.
+
+        keep: texts come a few at a time, so that prompts' caches are kept for further answers to them.
+        """
+        kept = self.kept if keep else {}
         plain = list(range(len(texts)))
         groups: dict[tuple[int, ...], list[int]] = {}
         if self.shares:
@@ -164,7 +170,7 @@ class Runner:
                 if text.response:
                     groups.setdefault(tuple(text.prompt), []).append(row)
             # A prompt with one answer has nothing to share and goes with the others.
-            groups = {prompt: rows for prompt, rows in groups.items() if len(rows) > 1 and prompt}
+            groups = {p: rows for p, rows in groups.items() if p and (len(rows) > 1 or p in kept)}
             together = {row for rows in groups.values() for row in rows}
             plain = [row for row in plain if row not in together]
         for batch in batches([len(texts[row].ids) for row in plain], self.budget, self.spare):
@@ -172,7 +178,7 @@ class Runner:
             yield from self._safely(self._plain, [texts[row] for row in rows], rows)
         prompts = list(groups)
         for block in batches([len(prompt) for prompt in prompts], self.held, self.held):
-            yield from self._block(texts, [prompts[number] for number in block], groups)
+            yield from self._block(texts, [prompts[number] for number in block], groups, kept)
 
     def speed(self) -> float:
         """Tokens read a second on this machine now: a trial of two times 1,024 tokens, of which the second counts."""
@@ -219,18 +225,28 @@ class Runner:
         return pool(self.body(input_ids=ids, **options).last_hidden_state, read, self.pooling)
 
     def _block(
-        self, texts: Sequence[Rendered], prompts: list[tuple[int, ...]], groups: dict[tuple[int, ...], list[int]]
+        self,
+        texts: Sequence[Rendered],
+        prompts: list[tuple[int, ...]],
+        groups: dict[tuple[int, ...], list[int]],
+        kept: dict[tuple[int, ...], tuple[Any, int]],
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Answers to a block of prompts: the prompts once, then the answers behind their prompts' caches."""
-        caches: list[Any] = []
-        order_of: dict[tuple[int, ...], int] = {}
-        for batch in batches([len(prompt) for prompt in prompts], self.budget, self.spare):
-            ids, mask = stack([prompts[number] for number in batch], self.pad)
+        places = {prompt: kept.pop(prompt) for prompt in prompts if prompt in kept}
+        fresh = [prompt for prompt in prompts if prompt not in places]
+        self.shared += sum(map(len, places))
+        for batch in batches([len(prompt) for prompt in fresh], self.budget, self.spare):
+            ids, mask = stack([fresh[number] for number in batch], self.pad)
             self._count(mask)
             cache = new_cache(self.body, 0)
             self.body(input_ids=ids.to(self.body.device), use_cache=True, **{self.argument: cache})
-            caches.append(cache)
-            order_of |= {prompts[number]: len(order_of) + order for order, number in enumerate(batch)}
+            places |= {fresh[number]: (cache, order) for order, number in enumerate(batch)}
+        if kept is self.kept:
+            self._keep(places)
+        caches = _distinct(places)
+        starts = np.cumsum([0] + [_first_layer(cache).count for cache in caches])
+        start_of = {id(cache): int(start) for cache, start in zip(caches, starts)}
+        order_of = {prompt: start_of[id(cache)] + row for prompt, (cache, row) in places.items()}
         rows = [row for prompt in prompts for row in groups[prompt]]
         self.shared += sum(len(prompt) * (len(groups[prompt]) - 1) for prompt in prompts)
         sizes = [len(texts[row].response) for row in rows]
@@ -241,6 +257,12 @@ class Runner:
                 return self._behind(part, caches, [order_of[tuple(text.prompt)] for text in part])
 
             yield from self._safely(compute, [texts[row] for row in chosen], chosen)
+
+    def _keep(self, places: dict[tuple[int, ...], tuple[Any, int]]) -> None:
+        """Keep prompts' caches, and let the oldest go beyond half of what is set aside for caches."""
+        self.kept |= places
+        while sum(layer.count * layer.end for layer in map(_first_layer, _distinct(self.kept))) > self.held // 2:
+            del self.kept[next(iter(self.kept))]
 
     def _behind(self, texts: list[Rendered], caches: list[Any], indices: list[int]) -> torch.Tensor:
         ids, read = stack([text.response for text in texts], self.pad)
@@ -258,3 +280,12 @@ class Runner:
             **{self.argument: cache},
         )
         return pool(output.last_hidden_state, read.to(device), self.pooling)
+
+
+def _distinct(places: dict[tuple[int, ...], tuple[Any, int]]) -> list[Any]:
+    """The caches that prompts lie in, each once."""
+    return list({id(cache): cache for cache, _ in places.values()}.values())
+
+
+def _first_layer(cache: Any) -> Any:
+    return roomy_layers(cache)[0]

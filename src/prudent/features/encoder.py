@@ -188,6 +188,21 @@ class Encoder:
         _same_number(prompts, responses)
         return ((rows, features) for rows, _, features in self._pieces(prompts, responses, together(prompts)))
 
+    @torch.inference_mode()
+    def as_computed(
+        self, prompts: Sequence[Prompt], responses: Sequence[Response]
+    ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        """Like ``pieces``, each batch as soon as it is computed, nothing looked up or kept on disk: for clients that
+        wait. What was computed of prompts stays in memory a while, for further answers to them."""
+        _same_number(prompts, responses)
+        texts = self._render(prompts, responses, np.arange(len(prompts)))
+        with fast_attention(self.body):
+            for rows, values in self.runner.run(texts, keep=True):
+                bad = torch.nonzero(~values.isfinite().all(-1))
+                if len(bad):
+                    self._not_finite(texts, _keys(texts), {rows[index] for index in bad})
+                yield np.array(rows), values
+
     def encode_chunks(
         self, prompts: Sequence[Prompt], responses: Sequence[Response]
     ) -> Iterator[tuple[int, torch.Tensor]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from prudent.errors import PrudentError, RowsError
@@ -169,16 +170,34 @@ class RewardModel:
             self._check_texts()
         return self._score(prompts, responses)
 
+    def as_computed(
+        self, prompts: Sequence[Prompt], responses: Sequence[Any]
+    ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        """What ``score`` gives, in pieces (row numbers, scores (K, rows)) as they are computed, for clients that wait;
+        features are neither looked up nor kept."""
+        if not self._checked:
+            self._check_texts()
+        return self._pieces(prompts, responses, early=True)
+
     def _score(self, prompts: Sequence[Prompt], responses: Sequence[Any]) -> torch.Tensor:
-        if hasattr(self.scorer, "score"):
-            return self.scorer.score(prompts, responses)
-        if getattr(self.scorer, "needs_prompts", False):
-            features = self.encoder.encode(prompts, responses)
-            return self.scorer.scores(features=features, prompts=encode_prompts(self.encoder, prompts))
         scores = torch.empty(self.members, len(prompts))
-        for rows, part in self.encoder.pieces(prompts, responses):  # features go as they come: memory stays flat
-            scores[:, torch.from_numpy(rows)] = self.scorer.scores(part)
+        for rows, part in self._pieces(prompts, responses):
+            scores[:, torch.from_numpy(rows)] = part
         return scores
+
+    def _pieces(
+        self, prompts: Sequence[Prompt], responses: Sequence[Any], early: bool = False
+    ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        if hasattr(self.scorer, "score"):
+            yield np.arange(len(prompts)), self.scorer.score(prompts, responses)
+        elif getattr(self.scorer, "needs_prompts", False):
+            features = self.encoder.encode(prompts, responses)
+            gates = encode_prompts(self.encoder, prompts)
+            yield np.arange(len(prompts)), self.scorer.scores(features=features, prompts=gates)
+        else:  # features go as they come: memory stays flat
+            encode = self.encoder.as_computed if early else self.encoder.pieces
+            for rows, part in encode(prompts, responses):
+                yield rows, self.scorer.scores(part)
 
     def _check_texts(self) -> None:
         with artefact.damage_named(f"reward model {self.name}", artefact.REMEDY):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -174,6 +175,9 @@ class _Service:
             return 408, _error(f"the body did not arrive within {self.options.patience:g} seconds"), {}, form
         except asyncio.CancelledError:
             return 499, _error("the client has gone"), {}, form
+        except Exception as error:  # a fault of ours: its reason is an answer too, and it is counted
+            logging.getLogger(__name__).exception("a request failed")
+            return 500, _error(f"{type(error).__name__}: {error}"), {}, form
 
     async def _opened(self) -> RewardScorer | None:
         """The scorer, once its weights are loaded; None where that takes too long."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -36,14 +36,16 @@ class _Job:
 
 class Batcher:
     """Scores samples in batches on one thread. Identical samples that wait or run at once are scored once; one whose
-    clients have all gone before its batch began is left out.
+    clients have all gone before its batch began is left out. Each is answered as soon as its own score is there, so
+    that its client's next request comes while others are still scored.
 
-    score: (samples, truncated) -> scores, called off the event loop. observe: gets (samples, seconds) of each batch.
+    score: (samples, truncated) -> pairs (row, score) as they are computed, called off the event loop. observe: gets
+    (samples, seconds) of each batch.
     """
 
     def __init__(
         self,
-        score: Callable[[Sequence[Sample], Sequence[bool]], list[Score | str]],
+        score: Callable[[Sequence[Sample], Sequence[bool]], Iterable[tuple[int, Score | str]]],
         limits: Limits | None = None,
         observe: Callable[[int, float], None] = lambda samples, seconds: None,
     ) -> None:
@@ -117,18 +119,26 @@ class Batcher:
             self.running = self._take()
             if not self.running:
                 continue
-            jobs, began = list(self.running.values()), time.monotonic()
+            jobs, began = dict(self.running), time.monotonic()
+            reason = "it got no score"
             try:
-                found = await loop.run_in_executor(
-                    self.thread, self.score, [job.sample for job in jobs], [job.size.truncated for job in jobs]
-                )
+                await loop.run_in_executor(self.thread, self._score, jobs, loop)
             except Exception as error:  # a fault of ours is an answer too: a client must not wait for ever
-                found = [f"{type(error).__name__}: {error}"] * len(jobs)
+                reason = f"{type(error).__name__}: {error}"
             self.observe(len(jobs), time.monotonic() - began)
-            self.running = {}
-            for job, one in zip(jobs, found):
-                if not job.future.done():
-                    job.future.set_result(one)
+            for key in list(self.running):
+                self._answer(key, reason)
+
+    def _score(self, jobs: dict[Sample, _Job], loop: asyncio.AbstractEventLoop) -> None:
+        keys = list(jobs)
+        parts = [job.sample for job in jobs.values()], [job.size.truncated for job in jobs.values()]
+        for row, score in self.score(*parts):
+            loop.call_soon_threadsafe(self._answer, keys[row], score)
+
+    def _answer(self, key: Sample, score: Score | str) -> None:
+        job = self.running.pop(key)
+        if not job.future.done():
+            job.future.set_result(score)
 
 
 def _hashable(prompt: object) -> str:

@@ -5,7 +5,7 @@ form          keys                               answer
 ============  =================================  ==================================================================
 openrlhf      query, prompts, labels             rewards, scores, extra_logs: numbers, one a query
 slime         prompt, response, label            reward, mean, variance, ... of one sample
-llamafactory  model, messages (texts)            scores, one a text
+llamafactory  model, messages (texts)            scores and rules, one a text
 vllm          input (texts)                      data[i].probs (SGLang: .embedding): members, the reward last
 nemo_gym      responses_create_params, response  the body, with reward, mean, variance, standard deviation
 tei           inputs (a text or [[text], ...])   label and score, one a text
@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 from prudent.errors import PrudentError
 from prudent.features.rendering import RenderedText, template_marks
+from prudent.files import clean_text
 
 FORMS = ("openrlhf", "slime", "llamafactory", "nemo_gym", "vllm", "tei", "prudent")
 
@@ -110,9 +111,10 @@ def samples_of(form: str, body: dict[str, Any], tokenizer: Any) -> list[Sample]:
 def answer(form: str, body: dict[str, Any], scores: Sequence[Score | str], model: str) -> dict[str, Any] | list[Any]:
     """The response body in the form's own shape. A text in ``scores`` is the reason why that sample has no score.
 
-    Raises BodyError for the first such sample where the form can't carry it: a trainer must never read it as a reward.
+    Raises BodyError for the first such sample where the form can't carry it, or where no sample has a score: a trainer
+    must never read it as a reward.
     """
-    if form == "prudent":
+    if form == "prudent" and not (scores and all(isinstance(score, str) for score in scores)):
         results = [{"index": i, "error": s} if isinstance(s, str) else _full(s) for i, s in enumerate(scores)]
         return {"model": model, "results": results}
     for index, score in enumerate(scores):
@@ -157,7 +159,7 @@ def _texts(value: Any, name: str) -> list[Any]:
 def _rendered(value: Any, tokenizer: Any, prompt: Any = None) -> Sample:
     if not isinstance(value, str):
         return Sample("", "", f"the text is a {type(value).__name__}, expected a string")
-    return split_rendered(value, tokenizer, prompt if isinstance(prompt, str) else None)
+    return split_rendered(clean_text(value), tokenizer, clean_text(prompt) if isinstance(prompt, str) else None)
 
 
 def _read_openrlhf(body: dict[str, Any], tokenizer: Any) -> Iterable[Sample]:
@@ -239,7 +241,7 @@ def _conversation(item: Any, tokenizer: Any) -> Sample:
         return Sample("", "", "give a prompt (a text or turns) and a response (a text)")
     opening = template_marks(tokenizer, tokenizer.chat_template).opening
     if isinstance(prompt, str) and opening and prompt.endswith(opening):
-        return Sample(RenderedText(prompt), response)
+        return Sample(RenderedText(clean_text(prompt)), clean_text(response))
     return Sample(prompt, response)
 
 
@@ -265,6 +267,7 @@ def _write_openrlhf(body: dict[str, Any], scores: list[Score], model: str) -> di
         logs["standard_deviation"] = [float(score.standard_deviation or 0.0) for score in scores]
     for member in range(len(scores[0].members) if scores else 0):
         logs[f"member_{member}"] = [score.members[member] for score in scores]
+    logs["centred"] = [float(score.centred) for score in scores]  # numbers only: 0 where --fallback's rule answered
     return {"rewards": rewards, "scores": rewards, "extra_logs": logs if scores else {}}
 
 
@@ -275,11 +278,11 @@ def _write_slime(body: dict[str, Any], scores: list[Score], model: str) -> dict[
 def _write_nemo_gym(body: dict[str, Any], scores: list[Score], model: str) -> dict[str, Any]:
     found = _full(scores[0])
     beside = {f"reward_model_{name}": found[name] for name in ("mean", "variance", "standard_deviation")}
-    return {**body, "reward": scores[0].reward, **beside}
+    return {**body, "reward": scores[0].reward, "reward_model_rule": scores[0].rule, **beside}
 
 
 def _write_llamafactory(body: dict[str, Any], scores: list[Score], model: str) -> dict[str, Any]:
-    return {"model": model, "scores": [score.reward for score in scores]}
+    return {"model": model, "scores": [score.reward for score in scores], "rules": [score.rule for score in scores]}
 
 
 def _write_vllm(body: dict[str, Any], scores: list[Score], model: str) -> dict[str, Any]:
@@ -287,6 +290,7 @@ def _write_vllm(body: dict[str, Any], scores: list[Score], model: str) -> dict[s
         {
             "index": index,
             "label": "reward",
+            "rule": score.rule,
             "probs": [*score.members, score.reward],
             "embedding": [*score.members, score.reward],  # SGLang's name of the same
             "num_classes": len(score.members) + 1,

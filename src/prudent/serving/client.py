@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import random
@@ -63,6 +64,6 @@ class RewardClient:
                 reason = f"{error.code}: {error.read().decode(errors='replace')[:300]}"
                 if error.code < 500:
                     break
-            except OSError as error:
+            except (OSError, http.client.HTTPException) as error:  # also a connection that ends within an answer
                 reason = str(error)
         raise PrudentError(f"no rewards from {self.url} ({reason})")

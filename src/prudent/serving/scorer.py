@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -77,21 +77,31 @@ class RewardScorer:
                 found.append(error.rows[0])
         return found
 
-    def score(self, samples: Sequence[Sample], truncated: Sequence[bool] | None = None) -> list[Score | str]:
-        """The score of each sample, or the reason why it has none; a bad sample costs the others nothing."""
+    def score(
+        self, samples: Sequence[Sample], truncated: Sequence[bool] | None = None
+    ) -> Iterator[tuple[int, Score | str]]:
+        """(row, its score or the reason why it has none) of each sample, as they are computed; a bad sample costs the
+        others nothing."""
         cut = truncated or [False] * len(samples)
-        try:
-            with silent():
-                scores = self.model.score([s.prompt for s in samples], [s.response for s in samples])
-            return [self._one(sample, scores[:, [row]], cut[row]) for row, sample in enumerate(samples)]
-        except RowsError as error:  # names all that fail at once: the others are scored without them
-            good = [row for row in range(len(samples)) if row not in error.rows]
-            found = self.score([samples[row] for row in good], [cut[row] for row in good]) if good else []
-            return [{**error.rows, **dict(zip(good, found))}[row] for row in range(len(samples))]
-        except PrudentError as error:
-            if len(samples) == 1:
-                return [str(error)]
-            return [found for row, sample in enumerate(samples) for found in self.score([sample], [cut[row]])]
+        left = dict(enumerate(samples))
+        while left:
+            rows = list(left)
+            prompts, responses = [s.prompt for s in left.values()], [s.response for s in left.values()]
+            try:
+                with silent():
+                    for places, scores in self.model.as_computed(prompts, responses):
+                        for column, place in enumerate(places):
+                            row = rows[place]
+                            yield row, self._one(left.pop(row), scores[:, [column]], cut[row])
+            except RowsError as error:  # names all that fail at once: the others are scored without them
+                for place, reason in error.rows.items():
+                    left.pop(rows[place])
+                    yield rows[place], reason
+            except PrudentError as error:
+                if len(left) == 1:
+                    yield left.popitem()[0], str(error)
+                for row in list(left):
+                    yield from ((row, found) for _, found in self.score([left.pop(row)], [cut[row]]))
 
     def _one(self, sample: Sample, scores: torch.Tensor, truncated: bool) -> Score | str:
         scores = scores.double()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prudent.commands.common import say
+from prudent.commands.common import one_sum_order, say
 from prudent.commands.score.options import ScoreOptions
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def score(options: ScoreOptions) -> dict[str, Any]:
     from prudent.rewards.model import RewardModel
     from prudent.runs import new_run
 
+    one_sum_order()
     items, bad = read_rows(options.data, options.columns, options.on_error)
     reward_model = RewardModel.load(
         options.model, model=options.language_model, dtype=options.dtype, max_length=options.max_length

@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
-from prudent.commands.common import say
+from prudent.commands.common import one_sum_order, say
 from prudent.commands.options import build
 from prudent.commands.serve.options import ServeOptions
 from prudent.errors import PrudentError
 
 OPTIONS = "PRUDENT_SERVE_OPTIONS"  # how worker processes get theirs
+SWITCH = 5e-4  # seconds for which the thread that reads requests may hold up the one that scores
 
 
 def run(options: ServeOptions) -> None:
@@ -24,6 +26,7 @@ def run(options: ServeOptions) -> None:
         import uvicorn
     except ImportError as error:
         raise PrudentError(f"{error.name} is not installed; run: pip install 'prudent[serve]'") from None
+    one_sum_order()
     common: dict[str, Any] = {
         "host": options.host,
         "port": options.port,
@@ -69,6 +72,7 @@ def open_scorer(options: ServeOptions) -> Any:
 
 def make_app(options: ServeOptions, failed: Any = lambda error: None) -> Any:
     """The ASGI application of these options."""
+    sys.setswitchinterval(SWITCH)
     from prudent.serving.app import ServiceOptions, create_app
     from prudent.serving.batching import Limits
 

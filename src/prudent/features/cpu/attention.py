@@ -117,6 +117,6 @@ def attending_by(name: str, body: Any, suits: bool = True) -> Iterator[bool]:
 
 
 def fast_attention(body: Any) -> contextlib.AbstractContextManager[bool]:
-    """Inside, ``body`` attends by ``short_attention`` where it is a model on the CPU, in bfloat16 or float32, that would
-    use SDPA."""
+    """Inside, ``body`` attends by ``short_attention`` where it is a bfloat16 or float32 model on the CPU that would use
+    SDPA."""
     return attending_by(NAME, body, body.dtype in (torch.bfloat16, torch.float32))

@@ -17,7 +17,7 @@ def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence
     rewards = torch.tensor([result["reward"] for result in results])
     logs = {
         name: torch.tensor([float(result[name]) for result in results])
-        for name in ("mean", "variance", "standard_deviation")
+        for name in ("mean", "variance", "standard_deviation", "centred")
         if all(result[name] is not None for result in results)
     }
     return {"rewards": rewards, "scores": rewards, "extra_logs": logs}

@@ -32,5 +32,6 @@ async def compute_score(
         "reward_model_mean": result["mean"],
         "reward_model_variance": result["variance"] or 0.0,
         "reward_model_standard_deviation": result["standard_deviation"] or 0.0,
+        "reward_model_centred": float(result["centred"]),  # 0 where the service answered by --fallback's rule
         **{f"reward_model_member_{number}": score for number, score in enumerate(result["members"])},
     }
