@@ -316,8 +316,8 @@ from prudent.features.encoder import Encoder
 one_sum_order()
 torch.set_num_threads(2)
 encoder = Encoder("smollm2", dtype="float32", device="cpu", cache=None, progress=False)
-prompts = ["Name a hat.", "Which is the longest river of Europe, and where does it end?", "Hi", "Say no."]
-answers = ["A cap.", "A beret, which is a soft, round and flat hat.", "The Volga " * 9, "No!", "1"]
+prompts = ["Name a hat.", "Which is the longest river of Europe, and where does it end?", "Hi"]
+answers = ["A beret, which is a soft, round and flat hat.", "The Volga " * 6, "No!", "1"]
 texts = [(prompt, answer) for prompt in prompts for answer in answers]
 
 
@@ -330,7 +330,7 @@ def encoded(parts, encode):
 
 
 mixed = np.random.default_rng(0).permutation(len(texts))
-parts = [part.tolist() for part in np.split(mixed, [1, 3, 8, 9, 13])]
+parts = [part.tolist() for part in np.split(mixed, [1, 3, 7])]
 whole = encoded([list(range(len(texts)))], encoder.pieces)
 for found in (
     encoded(parts, encoder.pieces), encoded(parts, encoder.as_computed), encoded([mixed.tolist()], encoder.as_computed)
