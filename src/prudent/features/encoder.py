@@ -194,13 +194,13 @@ class Encoder:
     ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
         """Like ``pieces``, each batch as soon as it is computed, nothing looked up or kept on disk: for clients that
         wait. What was computed of prompts stays in memory a while, for further answers to them."""
+        from prudent.features.cpu import fast_attention
+
         _same_number(prompts, responses)
-        texts = self._render(prompts, responses, np.arange(len(prompts)))
+        texts = self._render(prompts, responses)
         with fast_attention(self.body):
             for rows, values in self.runner.run(texts, keep=True):
-                bad = torch.nonzero(~values.isfinite().all(-1))
-                if len(bad):
-                    self._not_finite(texts, _keys(texts), {rows[index] for index in bad})
+                self._require_finite(texts, np.array(rows), values)
                 yield np.array(rows), values
 
     def encode_chunks(
@@ -369,10 +369,7 @@ class Encoder:
         before = 0
         with torch.inference_mode(), fast_attention(self.body):
             for batch, values in runner.run([texts[row] for row in rows]):
-                if not bool(torch.isfinite(values).all()):
-                    self._not_finite(
-                        texts, keys, {int(rows[batch[index]]) for index in torch.nonzero(~values.isfinite().all(-1))}
-                    )
+                self._require_finite(texts, rows[batch], values)
                 fresh[batch] = values
                 if self.cache is not None:
                     self.cache.add(keys[rows[batch]], values.clone())
@@ -387,16 +384,14 @@ class Encoder:
         self.stats.shared += runner.shared
         return fresh[torch.from_numpy(rank)]
 
-    def _not_finite(self, texts: list[Rendered], keys: np.ndarray, bad: set[int]) -> None:
-        said = f"its features are not finite in {dtype_name(self.dtype)}, use dtype float32; the text is "
-        wanted = {keys[row].tobytes() for row in bad}
-        raise RowsError(
-            {
-                row: said + repr(self.tokenizer.decode(texts[row].ids)[:200])
-                for row, key in enumerate(keys)
-                if key.tobytes() in wanted
-            }
-        )
+    def _require_finite(self, texts: list[Rendered], rows: np.ndarray, values: torch.Tensor) -> None:
+        bad = rows[(~values.isfinite().all(-1)).numpy()].tolist()
+        if bad:
+            said = f"its features are not finite in {dtype_name(self.dtype)}, use dtype float32; the text is "
+            keys = outlines_of(texts).keys
+            wanted = {keys[row].tobytes() for row in bad}
+            shown = {row: repr(self.tokenizer.decode(text.ids)[:200]) for row, text in enumerate(texts)}
+            raise RowsError({row: said + shown[row] for row, key in enumerate(keys) if key.tobytes() in wanted})
 
 
 def _same_number(prompts: Sequence[Prompt], responses: Sequence[Response]) -> None:
