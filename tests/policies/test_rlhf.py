@@ -113,7 +113,7 @@ def test_a_groups_attention_and_gradients_are_the_stock_kernels(monkeypatch):
         policy.policy_pass(row).log_probabilities.sum().backward()
         found.append([policy.reference_pass(row).hidden, *(p.grad for p in policy.trainable().values())])
     for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+        assert float((ours - theirs).abs().max()) <= 1e-5 * max(1.0, float(theirs.abs().max()))
 
 
 def test_layers_below_the_first_adapter_are_shared():

@@ -139,30 +139,34 @@ def _solve(problem: Problem, curvature: torch.Tensor, gradient: torch.Tensor, wa
     return (solution @ rows.basis.T).double() * scale
 
 
-def _step_length(
+def _line_search(
     problem: Problem,
     point: torch.Tensor,
     logit: torch.Tensor,
+    loss: torch.Tensor,
     direction: torch.Tensor,
     moved: torch.Tensor,
     slope: torch.Tensor,
-) -> torch.Tensor:
-    """Step (H, 1) that lowers the objective enough (Armijo), by halving; needs no further pass over the rows."""
-    base = problem.data_loss(logit)
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Steps (H, 1) that lower the objective enough (Armijo), by halving, with the logits and data losses that they lead
+    to; needs no further pass over the rows. loss: the data loss at ``logit``."""
     inner, square = (point * direction).sum(1), (direction * direction).sum(1)
+    slack = 1e-14 * (1 + loss.abs())
     step = torch.ones(len(point), dtype=torch.float64)
+    ahead = logit + moved
+    found = problem.data_loss(ahead)
     todo = torch.arange(len(point))
     for _ in range(40):
-        part = problem if len(todo) == len(point) else problem.select(todo)
         t = step[todo]
-        change = part.data_loss(logit[todo] + t[:, None] * moved[todo]) - base[todo]
-        change = change + part.ridge[:, 0] * (t * inner[todo] + 0.5 * t * t * square[todo])
-        slack = 1e-14 * (1 + base[todo].abs())
-        todo = todo[change > 1e-4 * t * slope[todo] + slack]
+        change = found[todo] - loss[todo]
+        change = change + problem.ridge[todo, 0] * (t * inner[todo] + 0.5 * t * t * square[todo])
+        todo = todo[change > 1e-4 * t * slope[todo] + slack[todo]]
         if len(todo) == 0:
             break
         step[todo] *= 0.5
-    return step[:, None]
+        ahead[todo] = logit[todo] + step[todo, None] * moved[todo]
+        found[todo] = problem.select(todo).data_loss(ahead[todo])
+    return step[:, None], ahead, found
 
 
 def _newton(
@@ -178,6 +182,7 @@ def _newton(
         logit = logit - problem.margin
     norm = torch.full((heads,), torch.inf, dtype=torch.float64)
     loss = torch.empty(heads, dtype=torch.float64)
+    lost = problem.data_loss(logit)
     active = torch.arange(heads)
     part, here, iteration = problem, point, 0
     first: torch.Tensor | None = None
@@ -192,16 +197,17 @@ def _newton(
         if not bool(keep.all()):
             done = ~keep
             advance(int(done.sum()))
-            loss[active[done]] = part.select(done).data_loss(logit[done])
+            loss[active[done]] = lost[done]
             point[active[done]] = here[done]
-            active, logit, chance, slopes, gradient, size, here, dual, first = (
-                column[keep] for column in (active, logit, chance, slopes, gradient, size, here, dual, first)
+            active, logit, lost, chance, slopes, gradient, size, here, dual, first = (
+                column[keep] for column in (active, logit, lost, chance, slopes, gradient, size, here, dual, first)
             )
             part = part.select(keep)
         if len(active) == 0 or iteration == max_iterations:
             break
         curvature = (part.weights * chance * (1 - chance)).float()
-        wanted = (size / first.clamp_min(1e-300)).sqrt().clamp(1e-3, 0.25)
+        # No further than Newton's own error, of second order, and no further than to the tolerance.
+        wanted = torch.maximum(size / first.clamp_min(1e-300), 0.3 * tolerance / size).clamp(1e-4, 0.25)
         if rows.among is None:
             pull = along = dual
             direction = _solve(part, curvature, gradient, wanted)
@@ -214,11 +220,10 @@ def _newton(
         direction[uphill], along[uphill] = -gradient[uphill], -pull[uphill]
         slope[uphill] = -(gradient[uphill] ** 2).sum(1)
         moved = rows.forward(direction)
-        step = _step_length(part, here, logit, direction, moved, slope)
+        step, logit, lost = _line_search(part, here, logit, lost, direction, moved, slope)
         here, dual = here + step * direction, dual + step * along
-        logit = logit + step * moved
     if len(active):
-        loss[active] = part.data_loss(logit)
+        loss[active] = lost
         point[active] = here
     return point, norm, loss, iteration
 

@@ -18,6 +18,7 @@ from prudent.errors import PrudentError
 
 HELD_IN_MEMORY = 60_000_000  # numbers: rows up to this size are rotated once and kept, larger ones are read in chunks
 CHUNK = 4_000_000  # numbers of one chunk of rows
+CACHED = 131_072  # numbers of a block of rows that a core's cache keeps from one product to the next
 CURVATURE = 0.2  # of a typical pair: sg(z) sg(-z) is 1/4 at z = 0 and falls as heads grow sure
 ROTATED_UP_TO = 4  # pairs per feature: beyond, turning vectors to and fro is cheaper than turning all rows once
 OWN = 0.01  # of the ridge, added to each pair's product with itself: equal pairs would leave directions free
@@ -122,12 +123,21 @@ class Rows:
     def curved(self, vectors: torch.Tensor, curvature: torch.Tensor) -> torch.Tensor:
         """Z' diag(curvature_h) Z v_h of every head, in one pass over the rows, in single precision."""
         if self.turned is not None:
-            return ((vectors @ self.turned.T) * curvature) @ self.turned
+            return self._add_curved(torch.zeros_like(vectors), vectors, curvature, self.turned)
         turned = vectors @ self.basis.T
         total = torch.zeros_like(turned)
         for start, stop, part in self._chunks():
-            total += ((turned @ part.T) * curvature[:, start:stop]) @ part
+            self._add_curved(total, turned, curvature[:, start:stop], part)
         return total @ self.basis
+
+    def _add_curved(
+        self, total: torch.Tensor, vectors: torch.Tensor, curvature: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """Add rows' diag(curvature_h) rows v_h to each head's total; both products read a block while it is cached."""
+        step = max(CACHED // self.q, len(vectors))  # for many heads the products, not the reading, take the time
+        for block, weights in zip(rows.split(step), curvature.split(step, 1)):
+            total.addmm_((vectors @ block.T).mul_(weights), block)
+        return total
 
     def weights(self, point: torch.Tensor) -> torch.Tensor:
         """Weights (H, d) on the features of points (H, q)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prudent.features.cpu.attention import fast_attention
-from prudent.features.cpu.pack_attention import group_by_group
+from prudent.features.cpu.pack_attention import segment_by_segment
 
 
 def lean_adapters(config: Any) -> None:
@@ -17,4 +17,4 @@ def lean_adapters(config: Any) -> None:
     config._register_custom_module({nn.Linear: LeanLinear})
 
 
-__all__ = ["fast_attention", "group_by_group", "lean_adapters"]
+__all__ = ["fast_attention", "lean_adapters", "segment_by_segment"]

@@ -57,11 +57,6 @@ class Pack:
         """Length of the row."""
         return len(self.ids)
 
-    @property
-    def ends(self) -> list[int]:
-        """Where each group ends."""
-        return torch.bincount(self.group_of).cumsum(0).tolist()
-
 
 def fill(groups: Sequence[Group], budget: int) -> list[list[Group]]:
     """Groups placed first-fit, longest first, into packs of at most ``budget`` tokens (a longer group stands alone)."""

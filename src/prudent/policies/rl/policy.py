@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from prudent.errors import PrudentError
-from prudent.features.cpu import group_by_group, lean_adapters
+from prudent.features.cpu import lean_adapters, segment_by_segment
 from prudent.policies.rl.packing import Group, Pack, additive, pack
 from prudent.policies.rl.vocabulary import log_probabilities
 from prudent.seeding import Seed, torch_generator
@@ -63,7 +63,7 @@ def _states(backbone: Any, row: Pack, tokens: torch.Tensor) -> torch.Tensor:
     """States (T, d) of a pack behind the backbone's last layer, from its ids (T,) or the states below it (T, d)."""
     given = {"input_ids" if tokens.ndim == 1 else "inputs_embeds": tokens[None]}
     mask = additive(row.mask, next(backbone.parameters()).dtype)
-    with group_by_group(backbone, row.ends) as more:
+    with segment_by_segment(backbone, row) as more:
         return backbone(
             **given, attention_mask=mask, position_ids=row.positions[None], use_cache=False, **more
         ).last_hidden_state[0]
@@ -212,6 +212,11 @@ class Policy:
 
             self._adapted = [n for n, m in self.model.get_base_model().named_modules() if isinstance(m, LoraLayer)]
             self._sampler = _without_adapters(self.base)
+            if self.device.type == "cpu" and self._dtype_now() == torch.float32:
+                # MKL multiplies few rows faster, to the same bits, with weights whose inputs stand in rows.
+                held = dict(self._sampler.named_parameters())
+                for weight in (held[f"{name}.weight"] for name in self._adapted):
+                    weight.data = weight.data.t().contiguous().t()
         weights = dict(self._sampler.named_parameters())
         layers = {f"{name}.weight": self.base.get_submodule(name) for name in self._adapted}
         largest = max(layer.base_layer.weight.numel() for layer in layers.values())
