@@ -55,7 +55,8 @@ def section(result: dict[str, Any]) -> str:
     machine = result["machine"]
     names = ("torch", "transformers", "trl", "scikit-learn", "sentence-transformers")
     versions = ", ".join(f"{name} {result['versions'][name]}" for name in names if name in result["versions"])
-    where = f"{machine['processor']}, {machine['threads']} of {machine['cores']} cores, load {machine['load']:g}"
+    gpu = f", {machine['gpu']}" if "gpu" in machine else ""
+    where = f"{machine['processor']}{gpu}, {machine['threads']} of {machine['cores']} cores, load {machine['load']:g}"
     return "\n".join([*lines, "", f"`{result['command']}`; {where}; {versions}.", ""])
 
 

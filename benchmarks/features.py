@@ -48,16 +48,24 @@ def make_texts(rows: int, answers: int, seed: int) -> tuple[list[str], list[str]
     return repeated, [words(60, 400) for _ in range(rows)]
 
 
-def peak(dtype: torch.dtype, seconds: float = 0.5) -> float:
-    """FLOP per second of processor of the best of several matrix products in ``dtype``, with the threads in use."""
+def spent(device: torch.device) -> float:
+    """Seconds so far: of processor, or on the clock, when a GPU has done what it was given."""
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def peak(dtype: torch.dtype, device: torch.device, seconds: float = 0.5) -> float:
+    """FLOP a second (``spent``) of the best of several matrix products in ``dtype``, with the threads in use."""
     best = 0.0
     for rows, inner, columns in ((1024, 576, 1536), (2048, 576, 576), (2048, 2048, 2048)):
-        a, b = torch.randn(rows, inner).to(dtype), torch.randn(columns, inner).to(dtype)
-        began, count = time.process_time(), 0
-        while time.process_time() - began < seconds / 3:
+        a, b = (torch.randn(size, inner).to(device, dtype) for size in (rows, columns))
+        began, count = spent(device), 0
+        while spent(device) - began < seconds / 3:
             torch.nn.functional.linear(a, b)
             count += 1
-        best = max(best, 2.0 * rows * inner * columns * count / (time.process_time() - began))
+        best = max(best, 2.0 * rows * inner * columns * count / (spent(device) - began))
     return best
 
 
@@ -73,7 +81,9 @@ def flops(body: Any, lengths: list[int]) -> float:
 def pipeline_side(model: Any, tokenizer: Any) -> Callable[[list[str]], torch.Tensor]:
     from transformers import pipeline
 
-    extract = pipeline("feature-extraction", model=backbone_of(model), tokenizer=tokenizer, batch_size=16)
+    extract = pipeline(
+        "feature-extraction", model=backbone_of(model), tokenizer=tokenizer, batch_size=16, device=model.device
+    )
     options = {"add_special_tokens": False}
 
     def run(texts: list[str]) -> torch.Tensor:
@@ -85,16 +95,20 @@ def pipeline_side(model: Any, tokenizer: Any) -> Callable[[list[str]], torch.Ten
     return run
 
 
-def sentence_side(folder: Path, dtype: torch.dtype) -> Callable[[list[str]], torch.Tensor] | None:
+def sentence_side(folder: Path, dtype: torch.dtype, device: torch.device) -> Callable[[list[str]], torch.Tensor] | None:
     try:
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.models import Pooling, Transformer
     except ImportError:
         return None
     body = Transformer(str(folder), max_seq_length=1024, model_kwargs={"dtype": dtype})
-    whole = SentenceTransformer(modules=[body, Pooling(body.get_word_embedding_dimension(), "lasttoken")], device="cpu")
+    whole = SentenceTransformer(
+        modules=[body, Pooling(body.get_word_embedding_dimension(), "lasttoken")], device=str(device)
+    )
     assert next(whole.parameters()).dtype == dtype, "both sides must compute in one dtype"
-    return lambda texts: whole.encode(texts, batch_size=32, convert_to_tensor=True, show_progress_bar=False).float()
+    return lambda texts: (
+        whole.encode(texts, batch_size=32, convert_to_tensor=True, show_progress_bar=False).float().cpu()
+    )
 
 
 def turn(sides: dict[str, Callable[[], torch.Tensor]]) -> dict[str, dict[str, float]]:
@@ -130,12 +144,13 @@ def measure(kind: str, args: argparse.Namespace, model: Any, tokenizer: Any, pee
     sides["prudent"]()  # warm
     turns, shares, total = [], [], sum(map(len, ids))
     for _ in range(args.repeats):
-        before = peak(encoder.dtype)
+        before = peak(encoder.dtype, model.device)
         turns.append(turn(sides))
-        top = max(before, peak(encoder.dtype))
+        top = max(before, peak(encoder.dtype, model.device))
         stats = encoder.stats
         done = flops(encoder.body, list(map(len, ids))) * (stats.tokens - stats.padding) / total
-        shares.append(done / turns[-1]["prudent"]["processor"] / top)
+        of = "processor" if model.device.type == "cpu" else "clock"
+        shares.append(done / turns[-1]["prudent"][of] / top)
 
     def ratios(of: str) -> dict[str, dict[str, float]]:
         return {name: spread([t[name][of] / t["prudent"][of] for t in turns]) for name in peers}
@@ -169,9 +184,9 @@ def main() -> None:
     args.repeats = args.repeats or (2 if args.short else 3)
     if args.threads:
         torch.set_num_threads(args.threads)
-    model, tokenizer = load_language_model("smollm2", dtype=args.dtype, device="cpu")
+    model, tokenizer = load_language_model("smollm2", dtype=args.dtype)
     peers = {"transformers pipeline": pipeline_side(model, tokenizer)}
-    if (run := sentence_side(converted_default(), model.dtype)) is not None:
+    if (run := sentence_side(converted_default(), model.dtype, model.device)) is not None:
         peers["sentence-transformers"] = run
     kinds = {kind: measure(kind, args, model, tokenizer, peers) for kind in args.kinds}
     figures = []

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # What libraries make when they are imported stays: collecting it again and again took a seventh of a file's time.
 gc.set_threshold(50_000)
@@ -24,6 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that tests ca
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from tests.second_device import SecondDevice
 
 # A test must not fail because the machine is busy with something else.
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -95,3 +99,12 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny-model")
     tiny_causal_lm(folder)
     return folder
+
+
+@pytest.fixture
+def second_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[SecondDevice]:
+    """A stand-in for a GPU, on for the test: tensors of it and of the processor must not meet."""
+    from tests.second_device import entered
+
+    with entered(monkeypatch) as mode:
+        yield mode

@@ -4,6 +4,9 @@ Features that are partly read from the cache are the exception: see docs/feature
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -26,6 +29,15 @@ def torch_generator(seed: Seed, device: str | torch.device = "cpu") -> torch.Gen
     """Torch generator seeded from ``seed``."""
     state = sequence(seed).generate_state(2, np.uint32)
     return torch.Generator(device=device).manual_seed((int(state[0]) << 31) ^ int(state[1]))
+
+
+@contextlib.contextmanager
+def seeded(number: int, device: str | torch.device = "cpu") -> Iterator[None]:
+    """Inside, torch's global generators, that of ``device`` too, start from ``number``; afterwards as before."""
+    where = torch.device(device)
+    with torch.random.fork_rng([where] if where.type == "cuda" else []):
+        torch.manual_seed(number)
+        yield
 
 
 def numpy_generator(seed: Seed) -> np.random.Generator:

@@ -111,7 +111,8 @@ class ReferenceStatistics:
         scores: (K, N). prompts: (N,) index into ``centre``. member: take this one as the reward; None takes the mean.
         The variance is nan where there is none: one member, or members that agree on every sample of the reference.
         """
-        scores, prompts = as_tensor(scores, torch.float64), as_tensor(prompts, torch.long)
+        device = self.centre.device
+        scores, prompts = as_tensor(scores, torch.float64).to(device), as_tensor(prompts, torch.long).to(device)
         require_finite(scores, "scores", ("member", "response"))
         centred = scores - self.centre[:, prompts]
         mean = centred.mean(dim=0)

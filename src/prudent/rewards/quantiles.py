@@ -27,7 +27,7 @@ from prudent.rewards.draws import standardisation
 from prudent.rewards.heads import probe_features
 from prudent.rewards.stored import part_under
 from prudent.rewards.training import Parameters, Training, member_orders, shared_seed, train_members
-from prudent.seeding import Seed, numpy_generator, spawn, torch_generator
+from prudent.seeding import Seed, numpy_generator, seeded, spawn, torch_generator
 
 LEVELS = 19
 TEMPERATURE = 10.0
@@ -195,8 +195,7 @@ class QuantileModel:
         mean, scale = standardisation(states)
         rows = (states - mean) / scale
         start, order = spawn(shared_seed(seed), 2)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch_generator(start).initial_seed() % 2**32)
+        with seeded(torch_generator(start).initial_seed() % 2**32):
             gate = Gate(rows.shape[1], len(self.attributes), hidden)
         optimiser = torch.optim.AdamW(gate.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
         difference = first - second

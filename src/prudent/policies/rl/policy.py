@@ -20,7 +20,7 @@ from prudent.errors import PrudentError
 from prudent.features.cpu import lean_adapters, segment_by_segment
 from prudent.policies.rl.packing import Group, Pack, additive, pack
 from prudent.policies.rl.vocabulary import log_probabilities
-from prudent.seeding import Seed, torch_generator
+from prudent.seeding import Seed, seeded, torch_generator
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,9 @@ class Policy:
         targets = _linear_names(model, _first_adapted(model, lora))
         config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM")
         lean_adapters(config)
-        # peft draws the adapters from torch's global generator: seed it and put it back as it was.
-        state = torch.get_rng_state()
-        torch.manual_seed(torch_generator(seed).initial_seed())
-        try:
+        # peft draws the adapters from torch's global generators: seed them and put them back as they were.
+        with seeded(torch_generator(seed).initial_seed(), model.device):
             return get_peft_model(model, config)
-        finally:
-            torch.set_rng_state(state)
 
     def _sharable_layers(self, lora: LoraOptions) -> int:
         """Layers below the first adapter, if the network run in two parts gives exactly what it gives whole."""

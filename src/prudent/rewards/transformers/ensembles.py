@@ -322,7 +322,7 @@ def _fit_singles(job: _Job) -> TransformerEnsemble:
         plan = replace(job.plan, seed=seed, checkpoints=job.under(f"member-{member}"), again=True)
         losses.append(train(ensemble, job.rows(job.examples, [seed]), plan))
         found = {name: tensor for name, tensor in trained_tensors(ensemble).items() if name != "prototypes"}
-        tensors |= {f"member{member}.{name}": tensor.clone() for name, tensor in found.items()}
+        tensors |= {f"member{member}.{name}": tensor.cpu().clone() for name, tensor in found.items()}
         offsets.append(_mean_scores(ensemble, job.examples, job.config))
     assert ensemble is not None
     job.config["info"] |= {"loss": losses, "parameters": _numbers(ensemble, len(job.seeds), "singles")}

@@ -22,7 +22,7 @@ from prudent.rewards.columns import PairColumns
 from prudent.rewards.losses import pair_difference
 from prudent.rewards.transformers.contrastive import contrastive_term, views
 from prudent.rewards.transformers.external import last_state, padded
-from prudent.seeding import numpy_generator, torch_generator
+from prudent.seeding import numpy_generator, seeded, torch_generator
 
 HEAD_SCALE = 0.02  # transformers' own for new score heads
 PROTOTYPES = 16
@@ -100,9 +100,9 @@ class EnsembleModel(torch.nn.Module):
             raise PrudentError(f"no linear map named {', '.join(targets or ())} in the last {layers} blocks")
         for member, seed in enumerate(seeds):
             config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, lora_dropout=0.0, bias="none")
-            with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            number, device = int(seed.generate_state(1)[0]), next(self.backbone.parameters()).device
+            with seeded(number, device), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are meant
-                torch.manual_seed(int(seed.generate_state(1)[0]))
                 inject_adapter_in_model(config, self.backbone, f"member{member}")
             self.adapters.append(f"member{member}")
         for name, parameter in self.named_parameters():
