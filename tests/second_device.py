@@ -27,12 +27,11 @@ INDEXED = {"__getitem__", "__setitem__", "index_put", "index_put_"}
 
 
 class SecondDevice(TorchFunctionMode):
-    """Inside, tensors may be moved to ``cuda:0``; RuntimeError where two places meet. elsewhere: ids of generators
-    that are there. seen: names of the operations that ran there."""
+    """Inside, tensors may be moved to ``cuda:0``; RuntimeError where two places meet. seen: names of the operations
+    that ran there."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.elsewhere: set[int] = set()
         self.seen: set[str] = set()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -52,7 +51,7 @@ class SecondDevice(TorchFunctionMode):
             raise TypeError("can't convert cuda:0 device type tensor to numpy; use Tensor.cpu() first")
         wanted = kwargs.get("device")
         if wanted is not None:
-            wanted = torch.device(wanted)
+            wanted = CUDA if torch.device(wanted).type == "cuda" else CPU
             kwargs["device"] = CPU
         self._check(name, args, kwargs, wanted)
         where = wanted or self._place_of(name, args, kwargs)
@@ -102,11 +101,9 @@ class SecondDevice(TorchFunctionMode):
 
     def _check(self, name: str, args: Any, kwargs: dict[str, Any], wanted: torch.device | None) -> None:
         generator = kwargs.get("generator")
-        if isinstance(generator, torch.Generator):
-            there = id(generator) in self.elsewhere
-            here = (wanted or self._place_of(name, args, kwargs)).type == "cuda"
-            if there != here:
-                raise RuntimeError(f"{name}: the generator is on another device than the numbers that are drawn")
+        here = wanted or self._place_of(name, args, kwargs)
+        if isinstance(generator, torch.Generator) and generator.device != here:
+            raise RuntimeError(f"{name}: the generator is on another device than the numbers that are drawn")
         if name in CROSSING:
             return
         if name in INDEXED:
@@ -127,6 +124,12 @@ class SecondDevice(TorchFunctionMode):
             return next((place(one) for one in _tensors(args)), CPU)
         tensors = list(_tensors((args, kwargs)))
         return CUDA if any(place(one) == CUDA for one in tensors) else CPU
+
+
+class ElsewhereGenerator(torch.Generator):
+    """A generator that says it is on ``cuda:0``."""
+
+    device = CUDA
 
 
 def place(tensor: Any) -> torch.device:
@@ -159,16 +162,16 @@ def moved(module: Any) -> Any:
 def entered(monkeypatch: pytest.MonkeyPatch) -> Iterator[SecondDevice]:
     """The mode, on; generators are made on whichever device they are asked for."""
     mode = SecondDevice()
-    kept: list[torch.Generator] = []  # an id is of one generator as long as it lives
 
     def torch_generator(seed: seeding.Seed, device: Any = "cpu") -> torch.Generator:
         made = real(seed)
-        if torch.device(device).type == "cuda":
-            kept.append(made)
-            mode.elsewhere.add(id(made))
-        return made
+        return ElsewhereGenerator().manual_seed(made.initial_seed()) if torch.device(device).type == "cuda" else made
 
-    real = seeding.torch_generator
+    def deepcopy(parameter: Any, memo: dict[int, Any]) -> Any:
+        return _placed(copied(parameter, memo), place(parameter))
+
+    real, copied = seeding.torch_generator, torch.nn.Parameter.__deepcopy__
+    monkeypatch.setattr(torch.nn.Parameter, "__deepcopy__", deepcopy)
     monkeypatch.setattr(seeding, "torch_generator", torch_generator)
     monkeypatch.setattr("prudent.policies.rl.policy.torch_generator", torch_generator)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.empty(0))

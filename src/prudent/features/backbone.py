@@ -45,11 +45,17 @@ def backbone_of(model: Any, layer: int | None = None) -> Any:
     return cut(body, layer)
 
 
+def blocks_at(body: Any) -> str | None:
+    """Name of the list of a backbone's blocks among its modules; None where it shows none."""
+    total = body.config.num_hidden_layers
+    return next((n for n, m in body.named_modules() if isinstance(m, nn.ModuleList) and len(m) == total), None)
+
+
 def cut(body: Any, layer: int) -> Any:
     """``body`` with its first so many blocks alone, its final norm kept; the weights are shared."""
-    total = body.config.num_hidden_layers
-    path = next((n for n, m in body.named_modules() if isinstance(m, nn.ModuleList) and len(m) == total), None)
+    path = blocks_at(body)
     if path is None:
+        total = body.config.num_hidden_layers
         raise PrudentError(
             f"{type(body).__name__} shows no list of its {total} layers, so it can't be cut; leave layer out"
         )
@@ -222,7 +228,7 @@ class Runner:
             options["attention_mask"] = mask
         if self.left and self.causal:
             options["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
-        return pool(self.body(input_ids=ids, **options).last_hidden_state, read, self.pooling)
+        return self._pooled(self.body(input_ids=ids, **options).last_hidden_state, read)
 
     def _block(
         self,
@@ -279,7 +285,12 @@ class Runner:
             use_cache=True,
             **{self.argument: cache},
         )
-        return pool(output.last_hidden_state, read.to(device), self.pooling)
+        return self._pooled(output.last_hidden_state, read.to(device))
+
+    def _pooled(self, states: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
+        """(rows, width), or (rows, depths x width) from the states of several depths side by side (``depths``)."""
+        parts = states.split(self.body.config.hidden_size, -1)
+        return torch.cat([pool(part, read, self.pooling) for part in parts], -1)
 
 
 def _distinct(places: dict[tuple[int, ...], tuple[Any, int]]) -> list[Any]:

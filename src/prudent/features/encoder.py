@@ -13,7 +13,7 @@ import torch
 
 from prudent.errors import PrudentError, RowsError
 from prudent.features.cache import FORMAT, FeatureCache
-from prudent.features.known import known, known_of, template_of
+from prudent.features.known import Known, known, known_of, template_of
 from prudent.features.large import StoredRows, rows_of, together
 from prudent.features.models import (
     as_dtype,
@@ -89,13 +89,14 @@ class Encoder:
             if dtype is not None or device is not None:
                 raise PrudentError("dtype and device are the loader's; a model given as an object is used as it is")
             self.name, (self.model, self.tokenizer) = "object", model
+            self._device: torch.device | None = None
+            self._dtype: torch.dtype | None = None
             ensure_pad(self.tokenizer)
-            self.known = known_of(self.model, self.body, self.tokenizer)
         else:
             self.name = str(model)
             self._device = torch.device(device) if device is not None else best_device()
             self._dtype = as_dtype(dtype, self._device)
-            self.known = known(self.name, self._dtype, layer, lambda: known_of(self.model, self.body, self.tokenizer))
+        self.known = self._known()
         self.dtype: torch.dtype = getattr(torch, self.known.dtype)
         self.width = self.known.width * (2 if pooling == "last+mean" else 1)
         self.stats = EncodeStats()
@@ -105,7 +106,8 @@ class Encoder:
     @cached_property
     def model(self) -> Any:
         """The language model, loaded on first use."""
-        return load_model(self.name, dtype=self._dtype, device=self._device)
+        where = self._device if self.layer is None else "cpu"  # until it is cut: a card may not hold all of it
+        return load_model(self.name, dtype=self._dtype, device=where)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -117,7 +119,8 @@ class Encoder:
         """The part of the model that computes states: without its head, cut to ``layer`` blocks."""
         from prudent.features.backbone import backbone_of
 
-        return backbone_of(self.model, self.layer).eval()
+        found = backbone_of(self.model, self.layer).eval()
+        return found if self._device is None else found.to(self._device)
 
     @cached_property
     def runner(self) -> Runner:
@@ -135,6 +138,14 @@ class Encoder:
     def limit(self) -> int:
         """Tokens kept of a text: ``max_length``, or what the model reads at most."""
         return min(self.max_length, self.known.context or self.max_length)
+
+    def _known(self) -> Known:
+        """What features depend on besides the text; from disk where the model's files are known."""
+
+        def read() -> Known:
+            return known_of(self.model, self.body, self.tokenizer)
+
+        return read() if self._dtype is None else known(self.name, self._dtype, self.layer, read)
 
     @cached_property
     def fingerprint(self) -> str:

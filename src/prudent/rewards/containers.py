@@ -10,6 +10,7 @@ import torch
 
 from prudent.arrays import ArrayLike, as_tensor
 from prudent.data.bradley_terry import draw_preferences
+from prudent.data.formats import NEUTRAL
 from prudent.rewards.columns import NO_COLUMNS, PairColumns
 from prudent.rewards.stored import equal_rows, pick_rows
 from prudent.seeding import Seed
@@ -93,6 +94,28 @@ class GoldCandidates:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Noisy preferences on these prompts, see ``data.bradley_terry.draw_preferences``."""
         return draw_preferences(self.gold, prompts, pairs, slope, seed, present=self.present)
+
+
+def combine(parts: list[PairFeatures]) -> PairFeatures:
+    """Several files' pairs as one set; a column that only some of them have is neutral in the others."""
+    names = [name for name in PairColumns._fields if any(getattr(part.columns, name) is not None for part in parts)]
+    columns = {
+        name: torch.cat(
+            [
+                torch.full((len(part),), NEUTRAL[name], dtype=torch.float64)
+                if getattr(part.columns, name) is None
+                else getattr(part.columns, name)
+                for part in parts
+            ]
+        )
+        for name in names
+    }
+    return PairFeatures(
+        torch.cat([part.chosen for part in parts]),
+        torch.cat([part.rejected for part in parts]),
+        [group for part in parts for group in part.groups],
+        PairColumns(**columns),
+    )
 
 
 def candidate_features(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -146,7 +146,29 @@ def draw_counts(
     return counts
 
 
-def choose_ridge(
+class HeldOut(NamedTuple):
+    """Folds x grid of heads on the rows (n,) that cross-validation sees: score (grid, folds, n) of every pair, held
+    (folds, n): whether a fold's heads saw none of its prompt's pairs; weight (n,); columns of the rows."""
+
+    rows: torch.Tensor
+    score: torch.Tensor
+    held: torch.Tensor
+    weight: torch.Tensor
+    columns: PairColumns
+
+    @property
+    def mean_loss(self) -> torch.Tensor:
+        """(grid,) held-out loss over all pairs."""
+        losses = self.columns.losses(self.score.flatten(0, 1))
+        held = (self.held * self.weight).double().repeat(len(self.score), 1)
+        return (losses * held).reshape(len(self.score), -1).sum(1) / self.weight.double().sum()
+
+    def logits(self, index: int) -> torch.Tensor:
+        """(n,) float64: each pair's score, by the heads of this value of the grid that it was held out from."""
+        return (self.score[index] * self.held).sum(0)
+
+
+def held_out(
     difference: Any,
     *,
     columns: PairColumns = NO_COLUMNS,
@@ -154,11 +176,11 @@ def choose_ridge(
     seed: Seed = 0,
     folds: int = 5,
     grid: Sequence[float] = RIDGES,
-) -> tuple[float, dict[str, Any]]:
-    """Ridge with the lowest cross-validated mean loss, and the whole table. Folds x grid are fitted as one batch.
+) -> HeldOut:
+    """Every pair scored by heads of each ridge that saw none of its prompt's pairs; all are fitted as one batch.
 
     groups: (n,) prompt of each pair; a prompt's pairs fall into one fold. Above CV_ROWS pairs a random part of that
-    size is used and the choice scaled by part/n: on the mean loss, a fixed prior weighs 1/n.
+    size is used.
     """
     n = int(difference.shape[0])
     generator = numpy_generator(seed)
@@ -176,7 +198,8 @@ def choose_ridge(
     rows = difference[part] if n > CV_ROWS or not isinstance(difference, torch.Tensor) else difference
     chosen = columns.at(part)
     base = torch.ones(len(part)) if chosen.weight is None else chosen.weight.float()
-    train = torch.stack([(fold != k) * base for k in range(folds)])
+    held = torch.stack([fold == k for k in range(folds)])
+    train = ~held * base
     if bool((train.sum(1) == 0).any()):
         raise PrudentError("a fold leaves no pair with a positive weight to train on; give ridge as a number")
     fit = fit_heads(
@@ -187,12 +210,25 @@ def choose_ridge(
         margin=chosen.margin,
         tolerance=1e-4,
     )
-    score = (rows.double() @ fit.weights.T).T  # (grid * folds, pairs)
-    losses = chosen.losses(score)
-    held = torch.stack([(fold == k) * base for k in range(folds)]).double().repeat(len(grid), 1)
-    mean = (losses * held).reshape(len(grid), -1).sum(1) / base.double().sum()
-    best, table = lowest_loss(grid, mean)
-    return best * len(part) / n, {**table, "folds": folds, "pairs": len(part)}
+    score = (rows.double() @ fit.weights.T).T.unflatten(0, (len(grid), folds))
+    return HeldOut(part, score, held, base, chosen)
+
+
+def choose_ridge(
+    difference: Any,
+    *,
+    columns: PairColumns = NO_COLUMNS,
+    groups: Sequence[Any] | ArrayLike | None = None,
+    seed: Seed = 0,
+    folds: int = 5,
+    grid: Sequence[float] = RIDGES,
+) -> tuple[float, dict[str, Any]]:
+    """Ridge with the lowest held-out loss (``held_out``), and the whole table. Where a part of the pairs is used, the
+    choice is scaled by part/n: on the mean loss, a fixed prior weighs 1/n."""
+    found = held_out(difference, columns=columns, groups=groups, seed=seed, folds=folds, grid=grid)
+    best, table = lowest_loss(grid, found.mean_loss)
+    pairs = len(found.rows)
+    return best * pairs / int(difference.shape[0]), {**table, "folds": len(found.held), "pairs": pairs}
 
 
 def lowest_loss(grid: Sequence[float], mean: torch.Tensor) -> tuple[float, dict[str, Any]]:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prudent.commands.acquire.options import AcquireOptions
-from prudent.commands.preflight.inputs import combine, encode_distinct, encode_pool, pair_reading, short_names
+from prudent.commands.preflight.inputs import encode_distinct, encode_pool, pair_reading, short_names
 from prudent.data.messages import squeeze
 from prudent.data.pools import Pool, refuse_uneven
 from prudent.data.preferences import prompt_key, read_preferences_with_report
 from prudent.errors import PrudentError
-from prudent.rewards.containers import CandidateFeatures, PairFeatures
+from prudent.rewards.containers import CandidateFeatures, PairFeatures, combine
 
 if TYPE_CHECKING:
     from datasets import Dataset

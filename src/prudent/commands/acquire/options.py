@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+from prudent.commands.depth import ALL, layer_of
 from prudent.commands.options import (
     DEFAULT_MODEL,
     SOURCE,
@@ -12,11 +13,13 @@ from prudent.commands.options import (
     EncoderDtype,
     EncoderLength,
     EncoderPooling,
+    Layer,
     OnError,
     PairOptions,
     RunOptions,
     command,
     option,
+    said,
 )
 
 LABELS, FORECAST = "How people label", "How many labels"
@@ -82,10 +85,11 @@ class AcquireOptions(PairOptions, RunOptions):
     pooling: EncoderPooling = "last+mean"
     max_length: EncoderLength = 1024
     dtype: EncoderDtype = None
+    layer: Layer = ALL
 
     def problems(self) -> list[str]:
         """What is wrong with these options together."""
-        problems = super().problems()
+        problems = super().problems() + said(lambda: layer_of(self.layer))
         problems += [] if self.preferences else ["no labelled preferences were given; name a file with --preferences"]
         if not self.policy_tilt > 0:
             problems.append(f"--policy-tilt is {self.policy_tilt}, it must be positive")

@@ -17,6 +17,7 @@ from prudent.acquisition.rules import RULES
 from prudent.commands.acquire import inputs, page
 from prudent.commands.acquire.options import AcquireOptions
 from prudent.commands.common import say, timer
+from prudent.commands.depth import at_depth, layer_of
 from prudent.data.pools import Pool, read_pool
 from prudent.evaluation.risk_estimate import LEAST_PAIRS
 from prudent.rewards.containers import CandidateFeatures, PairFeatures
@@ -37,13 +38,20 @@ def acquire(options: AcquireOptions) -> dict[str, Any]:
             from prudent.features.encoder import Encoder
 
             encoder = Encoder(
-                options.encoder, pooling=options.pooling, max_length=options.max_length, dtype=options.dtype
+                options.encoder,
+                pooling=options.pooling,
+                max_length=options.max_length,
+                dtype=options.dtype,
+                layer=layer_of(options.layer),
             )
             whole = len(pool)
+            encoder, depth = at_depth(encoder, options.layer, [part for _, part in data], options.seed)
             pairs, pool, candidates = inputs.encode(encoder, data, pool, notes, options.on_error)
             if len(pool) < whole:
                 found = inputs.open_of(pool, options, data + ties)
             sides = inputs.sides_of(candidates, found)
+            texts = 2 * len(pairs) + sum(map(len, pool.responses))
+            notes += [] if depth is None else [depth.words(texts)]
         with stage("picking"):
             labels = LabelModel(options.noise, options.ties)
             index, score = pick(
@@ -71,6 +79,7 @@ def acquire(options: AcquireOptions) -> dict[str, Any]:
             "picked": len(rows),
             "second_labels": len(rows) - len(set(index.tolist())),
             "forecast": outlook,
+            "depth": None if depth is None else depth.as_dict(texts),
             "notes": notes,
         }
         run.manifest["hashes"] |= {"encoder": encoder.fingerprint}

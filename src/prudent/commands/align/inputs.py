@@ -10,7 +10,7 @@ import torch
 
 from prudent.commands.align.options import AlignOptions
 from prudent.commands.align.problem import Judged, Problem, crossed, drawn_heads, standardised_by
-from prudent.commands.preflight.inputs import combine, encode_distinct, held_out_prompts, prompt_origins, read_inputs
+from prudent.commands.preflight.inputs import encode_distinct, held_out_prompts, prompt_origins, read_inputs
 from prudent.commands.preflight.options import PreflightOptions
 from prudent.commands.preflight.truth import accuracy
 from prudent.data.failing import Origin, origins_of, picked, use_rows
@@ -19,7 +19,7 @@ from prudent.demo.world import World, draw_preferences, gold_reward, load_world
 from prudent.errors import PrudentError
 from prudent.features.limits import same_responses, words
 from prudent.features.models import DEFAULT_MODEL, context_of
-from prudent.rewards.containers import CandidateFeatures, PairFeatures, candidate_features
+from prudent.rewards.containers import CandidateFeatures, PairFeatures, candidate_features, combine
 from prudent.rewards.families import pair_scores
 from prudent.rewards.model import RewardModel
 from prudent.seeding import Seed, numpy_generator, spawn

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from prudent.commands.depth import ALL, layer_of
 from prudent.commands.options import (
     DEFAULT_MODEL,
     MOST_TOKENS,
     SOURCE,
+    Layer,
     PairOptions,
     ResumableOptions,
     command,
@@ -120,6 +122,7 @@ class AlignOptions(PairOptions, ResumableOptions):
     on_error: Annotated[Literal["raise", "skip"], option("Bad rows: raise or skip.", panel=DATA)] = "raise"
     pooling: Annotated[str, option("Features: last, mean or last+mean.", panel=DATA)] = "last+mean"
     max_length: Annotated[int, option("Tokens kept of a text.", min=16, max=MOST_TOKENS, panel=DATA)] = 1024
+    layer: Layer = ALL
     dtype: Annotated[str | None, option("float32, bfloat16; default by processor.")] = None
     images: Annotated[bool, option("Write the charts as PNG and SVG too.")] = True
     engine: Annotated[
@@ -191,7 +194,7 @@ class AlignOptions(PairOptions, ResumableOptions):
             )
         if not 0 < self.holdout < 1:
             problems.append(f"--holdout is {self.holdout}, it must lie between 0 and 1")
-        return problems + said(lambda: self.ridge_value)
+        return problems + said(lambda: self.ridge_value, lambda: layer_of(self.layer, chooses=False))
 
     def _trl_problems(self) -> list[str]:
         """Every option given that TRL's engine wouldn't honour."""

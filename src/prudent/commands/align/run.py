@@ -14,7 +14,9 @@ from prudent.commands.align.problem import Problem
 from prudent.commands.align.series import Models, policy_factory, run_series
 from prudent.commands.align.summary import summarise
 from prudent.commands.common import say
+from prudent.commands.depth import layer_of
 from prudent.commands.joined_run import joined_run
+from prudent.features.depths import blocks_of
 from prudent.features.encoder import Encoder
 from prudent.features.models import load_language_model
 from prudent.features.processes import Processes
@@ -27,14 +29,21 @@ Say = Callable[[str], None]
 
 def build_models(settings: AlignOptions) -> Models:
     """Encoder and a maker of fresh policies, both from the policy model's weights."""
-    encoder = Encoder(settings.policy, pooling=settings.pooling, max_length=settings.max_length, dtype=settings.dtype)
+    encoder = Encoder(
+        settings.policy,
+        pooling=settings.pooling,
+        max_length=settings.max_length,
+        dtype=settings.dtype,
+        layer=layer_of(settings.layer, chooses=False),
+    )
 
     def model_of() -> Any:
         model, _ = load_language_model(settings.policy, dtype=settings.dtype)
         return model.float() if settings.full else model
 
-    # Training every weight holds the policy in float32; its reference, a copy, then differs from the encoder's network.
-    shared = not settings.full
+    # Training every weight holds the policy in float32; its reference, a copy, then differs from the encoder's network,
+    # as the reference's last states differ from those of a network that is cut.
+    shared = not settings.full and blocks_of(encoder) == encoder.model.config.num_hidden_layers
     return Models(policy_factory(model_of, settings), encoder.tokenizer, encoder, shared)
 
 

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from prudent.commands.depth import ALL, layer_of
 from prudent.commands.engine import EngineOptions
 from prudent.commands.options import (
     DEFAULT_MODEL,
     MANY,
     READING,
     SOURCE,
+    Layer,
     MaxLength,
     MaxPairs,
     MaxTestPairs,
@@ -50,6 +52,7 @@ class CleanOptions(EngineOptions, PairOptions, RunOptions):
     ] = None
     pooling: Pooling = "last+mean"
     max_length: MaxLength = 1024
+    layer: Layer = ALL
     split: Annotated[str | None, option("Split of a hub data set.", panel=READING)] = None
     max_pairs: MaxPairs = None
     rating: Annotated[str | None, option("Rating column of single responses.", panel=READING)] = None
@@ -112,7 +115,9 @@ class CleanOptions(EngineOptions, PairOptions, RunOptions):
 
     def problems(self) -> list[str]:
         """What is wrong with these options, one sentence each; empty where nothing is."""
-        problems = super().problems() + said(lambda: self.ridge_value, lambda: self.sources_of_score)
+        problems = super().problems() + said(
+            lambda: self.ridge_value, lambda: self.sources_of_score, lambda: layer_of(self.layer)
+        )
         if self.conflict is None:
             problems += self.unusable(["--conflict-size"], "without --conflict, clean")
         if self.model is None and self.features is None:

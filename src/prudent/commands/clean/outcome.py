@@ -43,5 +43,6 @@ class Outcome:
     proof: dict[str, Any] | None = None
     planted: list[dict[str, Any]] = field(default_factory=list)
     features: str | None = None
+    depth: dict[str, Any] | None = None
     shown: dict[str, Any] | None = None
     timings: dict[str, float] = field(default_factory=dict)

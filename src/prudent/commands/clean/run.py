@@ -22,6 +22,7 @@ from prudent.commands.clean.options import CleanOptions
 from prudent.commands.clean.outcome import Judged, Outcome
 from prudent.commands.clean.plan import repair_plan, rule_actions
 from prudent.commands.clean.proof import judge, plant, prove, some_prompts, split_prompts
+from prudent.commands.depth import at_depth
 from prudent.data.cleaning import (
     Change,
     apply_changes,
@@ -85,6 +86,10 @@ def clean(settings: CleanOptions) -> Outcome:
     second = second_label(settings, inputs)
     lines, hashes = inputs.data["row"][:], hashes_of(inputs.data)
     clock.lap("read")
+    read = None
+    if encoder is not None and settings.features is None:
+        encoder, depth = at_depth(encoder, settings.layer, [inputs.data], settings.seed)
+        read = None if depth is None else depth.as_dict(2 * len(inputs.data))
     rows = Rows(inputs.data.to_list(), inputs.keys, inputs.others, token_ids(encoder), settings.max_length)
     rows.conflict = settings.sources_of_score
     changes = changes_of_findings(run_rules(rows, actions), actions, lines, hashes)
@@ -115,7 +120,8 @@ def clean(settings: CleanOptions) -> Outcome:
         ceiling,
         repeated_prompts(inputs.keys),
         judged,
-        features=None if features is None else features.what,
+        features=None if features is None else "; ".join([features.what, *([read["words"]] if read else [])]),
+        depth=read,
         shown=None if encoder is None or settings.features is not None else shown_counts(encoder),
     )
     clock.lap("apply")
@@ -254,6 +260,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
         "noise_ceiling": outcome.ceiling,
         "votes": outcome.inputs.votes,
         "features": outcome.features,
+        "depth": outcome.depth,
         "shown": outcome.shown,
         "strength": strength,
         "proof": outcome.proof,

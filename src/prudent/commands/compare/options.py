@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from prudent.commands.depth import ALL, layer_of
 from prudent.commands.options import (
     DEFAULT_MODEL,
     MANY,
     SOURCE,
     Dtype,
+    Layer,
     MaxLength,
     MaxPairs,
     MaxTestPairs,
@@ -19,6 +21,7 @@ from prudent.commands.options import (
     RunOptions,
     command,
     option,
+    said,
 )
 
 
@@ -46,6 +49,7 @@ class CompareOptions(PairOptions, RunOptions):
     pooling: Pooling = "last+mean"
     max_length: MaxLength = 1024
     dtype: Dtype = None
+    layer: Layer = ALL
     set_: Annotated[tuple[str, ...], option("An option of one family: lora.epochs=2; may be repeated.", "--set")] = ()
     level: Annotated[float, option("Coverage wanted of the conformal intervals.")] = 0.9
 
@@ -56,7 +60,7 @@ class CompareOptions(PairOptions, RunOptions):
 
     def problems(self) -> list[str]:
         """What is wrong with these options, one sentence each; empty where nothing is."""
-        problems = super().problems()
+        problems = super().problems() + said(lambda: layer_of(self.layer))
         if not self.names:
             problems.append("--families names none; give --families heads,mlp,...")
         if not 0 < self.level < 1:

@@ -15,6 +15,7 @@ from torch.nn.functional import logsigmoid
 from prudent.commands.common import say
 from prudent.commands.compare.options import CompareOptions
 from prudent.commands.compare.page import write_report
+from prudent.commands.depth import at_depth, layer_of
 from prudent.data.failing import FILE_COLUMN, origins_of, picked, use_rows
 from prudent.data.preferences import data_hash, draw_pairs, read_preferences, split_by_prompt
 from prudent.errors import PrudentError
@@ -31,10 +32,11 @@ from prudent.seeding import numpy_generator
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from prudent.rewards.depth import Depth
     from prudent.rewards.trial import Trial
 
 SHUFFLED = "the test pairs with the words of every answer shuffled"
-WRITTEN = ("preferences", "test", "ood", "model", "max_pairs", "pooling", "max_length", "dtype", "column")
+WRITTEN = ("preferences", "test", "ood", "model", "max_pairs", "pooling", "max_length", "dtype", "layer", "column")
 
 
 def compare(given: CompareOptions) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def compare(given: CompareOptions) -> dict[str, Any]:
     train, sets = read_sets(given)
     timings: dict[str, float] = {}
     notes: list[str] = []
-    features = None
+    features = depth = None
     if set(names) != {"external"}:  # all others read texts by this model's tokenizer
         options = {key: value for key, value in _encoder_options_of(given).items() if value is not None}
         encoder = Encoder(given.model, **options)
@@ -54,8 +56,10 @@ def compare(given: CompareOptions) -> dict[str, Any]:
         sets = dict(zip(sets, rest))
         for note in notes:
             say(f"warning: {note}")
+    count = 2 * (len(train) + sum(map(len, sets.values())))
     if any(name in ON_FEATURES for name in names):  # on features
-        count = 2 * (len(train) + sum(map(len, sets.values())))
+        encoder, depth = at_depth(encoder, given.layer, [train], seed)
+        notes += [] if depth is None else [depth.words(count)]
         say(f"encoding {count} conversations once for all families on features")
         started = time.perf_counter()
         features = encode_sets({"train": train, **sets}, encoder)
@@ -63,7 +67,7 @@ def compare(given: CompareOptions) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for name in names:
         say(f"fitting {name}")
-        results[name] = run_family(name, train, sets, features, given, own[name])
+        results[name] = run_family(name, train, sets, features, given, own[name], depth)
         if not isinstance(results[name], str) and family(name).members != 0:
             timings[name] = results[name].fit_seconds
     held = sets["test"]
@@ -77,6 +81,7 @@ def compare(given: CompareOptions) -> dict[str, Any]:
         "model": given.model,
         "ood": given.ood or SHUFFLED,
         "encode_seconds": timings.get("encode"),
+        "depth": None if depth is None else depth.as_dict(count),
         "families": [measure(name, found, wanted, groups, given.level, seed) for name, found in results.items()],
         "baseline": longer_answer(held),
     }
@@ -186,17 +191,30 @@ def encode_sets(sets: dict[str, Dataset], encoder: Encoder) -> dict[str, tuple[t
 
 
 def run_family(
-    name: str, train: Dataset, sets: dict[str, Dataset], features: Any, given: CompareOptions, own: dict[str, Any]
+    name: str,
+    train: Dataset,
+    sets: dict[str, Dataset],
+    features: Any,
+    given: CompareOptions,
+    own: dict[str, Any],
+    depth: Depth | None,
 ) -> Trial | str:
     """One family's trial in a process of its own, or why it could not be fitted."""
     how: dict[str, Any] = {key: getattr(given, key) for key in ("model", "members", "seed")}
     how["encoder_options"] = _encoder_options_of(given) | ({"pooling": "last"} if name in ON_TEXT else {})
+    if depth is not None:
+        how["encoder_options"]["layer"] = depth.layer
     data, features = {"train": train, **sets}, features if name in ON_FEATURES else None
     return trial_apart(name=name, data=data, features=features, options=own, **how)
 
 
 def _encoder_options_of(given: CompareOptions) -> dict[str, Any]:
-    return {"pooling": given.pooling, "max_length": given.max_length, "dtype": given.dtype}
+    return {
+        "pooling": given.pooling,
+        "max_length": given.max_length,
+        "dtype": given.dtype,
+        "layer": layer_of(given.layer),
+    }
 
 
 def column_of(data: Dataset, flag: str, name: str) -> list[Any]:

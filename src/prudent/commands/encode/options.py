@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from prudent.commands.engine import EngineOptions, FeatureLayer, Split
+from prudent.commands.depth import ALL, layer_of
+from prudent.commands.engine import EngineOptions, Split
 from prudent.commands.options import (
     DEFAULT_MODEL,
     SOURCE,
     Dtype,
+    Layer,
     MaxLength,
     ModelName,
     OnError,
@@ -16,6 +18,7 @@ from prudent.commands.options import (
     Pooling,
     command,
     option,
+    said,
 )
 
 
@@ -42,13 +45,13 @@ class EncodeOptions(EngineOptions, PairOptions):
     pooling: Pooling = "last+mean"
     max_length: MaxLength = 1024
     dtype: Dtype = None
-    feature_layer: FeatureLayer = None
+    layer: Layer = ALL
     split: Split = None
     on_error: OnError = "raise"
 
     def problems(self) -> list[str]:
         """What is wrong with these options, one sentence each; empty where nothing is."""
-        problems = super().problems()
+        problems = super().problems() + said(lambda: layer_of(self.layer, chooses=False))
         if not (self.preferences or self.data):
             problems.append("nothing to encode; name a file with --preferences or --data")
         return problems

@@ -6,13 +6,15 @@ import functools
 from pathlib import Path
 from typing import Annotated
 
-from prudent.commands.engine import EngineOptions, FeatureLayer, Split
+from prudent.commands.depth import ALL, layer_of
+from prudent.commands.engine import EngineOptions, Split
 from prudent.commands.options import (
     ABOVE_ZERO,
     DEFAULT_MODEL,
     MANY,
     SOURCE,
     Dtype,
+    Layer,
     MaxLength,
     MaxPairs,
     ModelName,
@@ -21,11 +23,13 @@ from prudent.commands.options import (
     RunOptions,
     command,
     option,
+    said,
 )
 
 PANEL = "Options of some families (the others refuse them)"
 NAMES = "heads, laplace, last-layer, network-laplace, mlp, dropout, novelty, quantile, singles, linear, lora, external"
 
+TRAINED = ("singles", "linear", "lora")  # the language model itself
 
 _panel = functools.partial(option, panel=PANEL)
 
@@ -49,7 +53,7 @@ class FitOptions(EngineOptions, PairOptions, RunOptions):
     pooling: Annotated[str | None, option("Features: last, mean or last+mean token states (by default both).")] = None
     max_length: MaxLength = 1024
     dtype: Dtype = None
-    feature_layer: FeatureLayer = None
+    layer: Layer = ALL
     diversity: Annotated[str | None, _panel("What members differ in: bootstrap, shuffle, init, init+shuffle.")] = None
     ridge: Annotated[str | None, _panel('Ridge of linear heads: a number, or "cv" (the default).')] = None
     epochs: Annotated[int | None, _panel("Passes over the pairs, in stochastic training.", min=1, max=1_000_000)] = None
@@ -94,13 +98,15 @@ class FitOptions(EngineOptions, PairOptions, RunOptions):
 
     def problems(self) -> list[str]:
         """What is wrong with these options, one sentence each; empty where nothing is."""
-        problems = super().problems()
-        if self.engine == "ray" and self.family in ("singles", "linear", "lora", "external"):
+        problems = super().problems() + said(lambda: layer_of(self.layer))
+        if self.engine == "ray" and self.family in (*TRAINED, "external"):
             problems.append(
                 f"--family {self.family} trains or reads whole models, which --engine ray doesn't; launch it with "
                 "accelerate, or leave --engine out"
             )
         if self.family == "external":
-            flags = ("--model", "--pooling", "--max-length", "--dtype", "--feature-layer", "--members")
+            flags = ("--model", "--pooling", "--max-length", "--dtype", "--layer", "--members")
             problems += self.unusable(flags, "--family external reads its own --models and")
+        elif self.family in TRAINED:
+            problems += self.unusable(("--layer",), f"--family {self.family} trains the language model itself and")
         return problems

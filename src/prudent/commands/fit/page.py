@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from prudent.commands.depth import depth_section
 from prudent.errors import PrudentError
 from prudent.features.limits import Groups, same_groups, words
 from prudent.runs import peak_bytes
@@ -106,6 +107,7 @@ def write_page(run: Run, result: dict[str, Any]) -> None:
         ("seconds", result["seconds"], "encoding and training"),
         ("peak memory, MiB", result["peak_mib"]),
     )
+    depth_section(report, result["depth"])
     counts = result["info"].get("parameters")
     if counts:
         report.text(
@@ -159,4 +161,6 @@ def show(result: dict[str, Any], options: FitOptions) -> None:
             print(f"  {found['left_out']} pairs that can't be scored were left out")
         if said := words(found["shown"]):
             print(f"  {said}" + (", left out" if found["shown"]["same"] else ""))
+    if result["depth"]:
+        print(f"depth: {result['depth']['words']}")
     print(f"wrote {options.out}")

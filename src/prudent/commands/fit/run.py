@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from prudent.commands.common import say
+from prudent.commands.depth import AUTO, layer_of
 from prudent.commands.fit.options import FitOptions
 from prudent.commands.fit.page import describe_fit, write_page
 from prudent.commands.fit.training_arguments import training_arguments
@@ -15,7 +16,9 @@ from prudent.commands.options import fields_of, number_or_cv
 from prudent.data.failing import counted, origins_of, picked, use_rows
 from prudent.data.preferences import data_hash, draw_pairs, read_preferences_with_report
 from prudent.errors import PrudentError
+from prudent.features.encoder import Encoder
 from prudent.features.processes import Processes
+from prudent.rewards.depth import choose_depth
 from prudent.rewards.families import FAMILIES, ON_TEXT, family, fit_reward_model
 from prudent.rewards.model import RewardModel
 from prudent.runs import new_run
@@ -33,7 +36,7 @@ def fit(options: FitOptions) -> dict[str, Any] | None:
         "pooling": options.pooling or ("last" if on_text else "last+mean"),
         "max_length": options.max_length,
         "dtype": options.dtype,
-        "layer": options.feature_layer,
+        "layer": layer_of(options.layer),
     }
     engine = options.ray_engine()
     beside = (("response",) if "ratings" in given else ()) + (("responses", "id") if "meta_pool" in given else ())
@@ -54,6 +57,13 @@ def fit(options: FitOptions) -> dict[str, Any] | None:
     if processes.first:
         say(f"{len(data)} pairs; family {options.family} on {options.model}")
     started = time.perf_counter()
+    features: dict[str, Any] = {"encoder_options": {**encoder_options, "engine": engine}}
+    depth = None
+    if options.layer == AUTO and not on_text:
+        features["encoder"], depth = choose_depth(
+            Encoder(options.model, **features["encoder_options"]), [data], options.seed
+        )
+        say(depth.words(2 * len(data)))
 
     alone = options.on_error if processes.size == 1 else "raise"  # those that train together need the same rows
 
@@ -64,7 +74,7 @@ def fit(options: FitOptions) -> dict[str, Any] | None:
             model=options.model,
             members=options.members,
             seed=options.seed,
-            encoder_options=encoder_options if engine is None else {**encoder_options, "engine": engine},
+            **features,
             on_error=alone,
             columns=options.columns,
             **given,
@@ -77,6 +87,7 @@ def fit(options: FitOptions) -> dict[str, Any] | None:
     seconds = time.perf_counter() - started
     result = describe_fit(reward_model, data, held, seconds, options.on_error)
     result["reading"] = {"read": report.read, "kept": report.kept, **report.counts(), **counted(failing)}
+    result["depth"] = None if depth is None else depth.as_dict(2 * len(data))
     say("\n".join([report.summary(), *map(str, failing[:20])]))
     wanted = {name: getattr(options, name) for name in WRITTEN}
     with new_run(options.out, "fit", {**wanted, **encoder_options, **given}, options.seed, options.overwrite) as run:

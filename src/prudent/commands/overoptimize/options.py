@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from prudent.commands.depth import ALL, layer_of
 from prudent.commands.options import (
     DEFAULT_MODEL,
     MANY,
     MOST_TOKENS,
+    Layer,
     OnError,
     RowOptions,
     RunOptions,
@@ -27,6 +29,7 @@ DRAWN = (
     "--members",
     "--draws",
     "--language-model",
+    "--layer",
     "--layers",
     "--pooling",
     "--max-length",
@@ -88,12 +91,17 @@ class OveroptimizeOptions(WorldOptions, RunOptions):
     ] = "2,8,15,22"
     pooling: Annotated[str, option("last, mean or last+mean token states.")] = "last+mean"
     max_length: Annotated[int, option("Longest text in tokens.", min=8, max=MOST_TOKENS)] = 1024
+    layer: Layer = ALL
 
     def problems(self) -> list[str]:
         """What is wrong with these options, one sentence each; empty where nothing is."""
-        problems = super().problems() + said(lambda: numbers("--layers", self.layers))
+        problems = super().problems() + said(
+            lambda: numbers("--layers", self.layers), lambda: layer_of(self.layer, chooses=False)
+        )
         if self.n is not None:
             problems += said(lambda: numbers("--n", self.n or ""))
+        if {"layers", "all"} & set(self.sweep):
+            problems += self.unusable(["--layer"], "--sweep layers reads all depths of --layers and")
         if self.model is not None:
             problems += self.unusable(DRAWN, f"--model {self.model} is pushed as it is, which")
         return problems

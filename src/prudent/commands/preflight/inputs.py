@@ -12,7 +12,6 @@ import torch
 
 from prudent.commands.preflight.options import PreflightOptions
 from prudent.data.failing import Origin, by_pair, origins_of, picked, use_rows
-from prudent.data.formats import NEUTRAL
 from prudent.data.pools import Pool, read_pool, refuse_uneven, use_pool
 from prudent.data.preferences import (
     ReadReport,
@@ -59,6 +58,11 @@ class Inputs:
     sources: list[Source]
     notes: list[str] = field(default_factory=list)
     reports: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def trains(self) -> list[Dataset]:
+        """The pairs that reward models learn from, of each source."""
+        return [source.train for source in self.sources]
 
     @property
     def pairs(self) -> int:
@@ -329,28 +333,6 @@ def encode_sources(
         for source, (train, _), (test, _) in zip(found.sources, trains, tests, strict=True)
     ]
     return replace(found, sources=sources, notes=notes), [pairs for _, pairs in trains], [pairs for _, pairs in tests]
-
-
-def combine(parts: list[PairFeatures]) -> PairFeatures:
-    """Several files' pairs as one set; a column that only some of them have is neutral in the others."""
-    names = [name for name in PairColumns._fields if any(getattr(part.columns, name) is not None for part in parts)]
-    columns = {
-        name: torch.cat(
-            [
-                torch.full((len(part),), NEUTRAL[name], dtype=torch.float64)
-                if getattr(part.columns, name) is None
-                else getattr(part.columns, name)
-                for part in parts
-            ]
-        )
-        for name in names
-    }
-    return PairFeatures(
-        torch.cat([part.chosen for part in parts]),
-        torch.cat([part.rejected for part in parts]),
-        [group for part in parts for group in part.groups],
-        PairColumns(**columns),
-    )
 
 
 def answer_length(messages: list[dict[str, str]]) -> int:

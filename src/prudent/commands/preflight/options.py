@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
+from prudent.commands.depth import ALL, layer_of
 from prudent.commands.engine import EngineOptions
 from prudent.commands.options import (
     DEFAULT_MODEL,
@@ -14,6 +15,7 @@ from prudent.commands.options import (
     EncoderDtype,
     EncoderLength,
     EncoderPooling,
+    Layer,
     OnError,
     PairOptions,
     RunOptions,
@@ -76,6 +78,7 @@ class PreflightOptions(EngineOptions, PairOptions, RunOptions):
     pooling: EncoderPooling = "last+mean"
     max_length: EncoderLength = 1024
     dtype: EncoderDtype = None
+    layer: Layer = ALL
     prompts: Annotated[int, option("Held-out prompts.", min=1, max=1_000_000, panel=SAMPLING)] = 40
     samples: Annotated[int, option("Responses a prompt.", min=2, max=10_000, panel=SAMPLING)] = 16
     max_new_tokens: Annotated[int, option("Longest response.", min=1, max=MOST_TOKENS, panel=SAMPLING)] = 48
@@ -121,4 +124,4 @@ class PreflightOptions(EngineOptions, PairOptions, RunOptions):
         for name, share in (("--max-risk", self.max_risk), ("--holdout", self.holdout)):
             if not 0 < share < 1:
                 problems.append(f"{name} is {share}, it must lie between 0 and 1")
-        return problems + said(lambda: self.ridge_value, lambda: self.budget_seconds)
+        return problems + said(lambda: self.ridge_value, lambda: self.budget_seconds, lambda: layer_of(self.layer))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from prudent.commands.common import clocked
+from prudent.commands.depth import AUTO, layer_of
 from prudent.commands.preflight.candidates import Sampler
 from prudent.commands.preflight.inputs import Inputs, Source, check_pairs, check_pool, check_prompts, held_out_prompts
 from prudent.commands.preflight.options import PreflightOptions
@@ -22,8 +23,10 @@ from prudent.data.pools import Pool
 from prudent.data.preferences import pair_groups
 from prudent.errors import RowsError
 from prudent.evaluation.risk_estimate import LEAST_PAIRS, LEAST_PROMPTS
+from prudent.features.depths import blocks_of, encoder_at, shallow
 from prudent.features.encoder import Encoder
 from prudent.progress import silent
+from prudent.rewards.depth import Depth, choose_depth
 from prudent.runs import Run, give_back_memory
 from prudent.seeding import numpy_generator
 
@@ -64,7 +67,9 @@ class Work:
     """What has to be sampled and encoded, and what of it is done. pieces: by kind, in order; done: how many of each.
 
     pool: what was given, or the held-out prompts, whose ``responses`` are filled piece by piece. sampler: None with
-    a given pool. judged: the judge's scores (K, n) of the responses, piece by piece; margins: those of held-out pairs.
+    a given pool. whole: the encoder at all blocks, until --layer auto has chosen (``settle``); before that, ``encoder``
+    is a shallow one. depth: how it chose. judged: the judge's scores (K, n) of the responses, piece by piece; margins:
+    those of held-out pairs.
     """
 
     settings: PreflightOptions
@@ -74,6 +79,8 @@ class Work:
     sampler: Sampler | None
     judge: RewardModel | None
     pieces: dict[str, list[Piece]]
+    whole: Encoder | None = None
+    depth: Depth | None = None
     done: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SHARES, 0))
     judged: list[torch.Tensor] = field(default_factory=list)
     margins: list[torch.Tensor] = field(default_factory=list)
@@ -96,6 +103,20 @@ class Work:
     def texts(self) -> int:
         """Texts of all pieces."""
         return sum(piece.texts for pieces in self.pieces.values() for piece in pieces)
+
+    @property
+    def encodings(self) -> int:
+        """Texts that all pieces encode."""
+        pairs = self.total(TRAIN) + self.total(TEST)
+        each = 0 if self.sampler is None else self.sampler.samples
+        return 2 * pairs + sum(len(texts) or each for texts in self.pool.responses)
+
+    def read_at(self) -> dict[str, Any] | None:
+        """What a result says of --layer auto; None without it."""
+        if self.whole is not None:
+            early = Depth(blocks_of(self.encoder), blocks_of(self.whole), reason="the run was stopped before")
+            return early.as_dict(self.encodings)
+        return None if self.depth is None else self.depth.as_dict(self.encodings)
 
     def left(self) -> list[Piece]:
         """Pieces that are not done yet, in their order."""
@@ -136,6 +157,22 @@ class Work:
         """The piece to do next."""
         kind = self.next_kind()
         return self.pieces[kind][self.done[kind]]
+
+    def settle(self, run: Run) -> None:
+        """Choose the depth, where --layer auto hasn't yet; what was read at another one counts as not done."""
+        if self.whole is None:
+            return
+        with clocked(run, "encoding"):
+            chosen, self.depth = choose_depth(self.whole, self.found.trains, self.settings.seed)
+        again, self.encoder, self.whole = chosen.layer != self.encoder.layer, chosen, None
+        if not again:
+            return
+        for kind, done in self.done.items():
+            self.pieces[kind][:done] = [p._replace(sampled=0, left=p.read) for p in self.pieces[kind][:done]]
+        self.done = dict.fromkeys(SHARES, 0)
+        self._enough.clear()
+        self.judged.clear()
+        self.margins.clear()
 
     def step(self, run: Run) -> None:
         """Do the next piece; interrupted, it counts as not begun."""
@@ -202,16 +239,15 @@ class Work:
 def plan_work(settings: PreflightOptions, found: Inputs, pool: Pool | None, judge: RewardModel | None) -> Work:
     """Load the models, hold every text to them (unusable rows are named or left out here), cut all into pieces."""
     if pool is not None:
-        encoder = encoder_of(settings)
+        encoder, whole, depth = at_first(settings, found, encoder_of(settings))
         encode_all(encoder, found, pool)
         found, pieces = _plan_pairs(settings, found, encoder)
         pool, tokens, held = check_pool(encoder, pool, found.notes, settings.on_error)
-        return Work(
-            settings, found, pool, encoder, None, judge, {CANDIDATES: pool_pieces(pool, tokens, held), **pieces}
-        )
+        pieces[CANDIDATES] = pool_pieces(pool, tokens, held)
+        return Work(settings, found, pool, encoder, None, judge, pieces, whole, depth)
     prompts = held_out_prompts(found, settings.prompts, settings.seed)
     sampler = Sampler.load(settings)
-    encoder = encoder_of(settings, sampler)
+    encoder, whole, depth = at_first(settings, found, encoder_of(settings, sampler))
     encode_all(encoder, found)
     found, pieces = _plan_pairs(settings, found, encoder)
     if len(prompts) < settings.prompts:
@@ -219,7 +255,7 @@ def plan_work(settings: PreflightOptions, found: Inputs, pool: Pool | None, judg
     prompts, lengths = check_prompts(sampler, found, prompts, settings.on_error)
     pieces[CANDIDATES] = sampling_pieces(sampler, prompts, lengths)
     pool = Pool(prompts, [[] for _ in prompts], None, [f"prompt-{row}" for row in range(len(prompts))])
-    return Work(settings, found, pool, encoder, sampler, judge, pieces)
+    return Work(settings, found, pool, encoder, sampler, judge, pieces, whole, depth)
 
 
 def _plan_pairs(settings: PreflightOptions, found: Inputs, encoder: Encoder) -> tuple[Inputs, dict[str, list[Piece]]]:
@@ -241,11 +277,26 @@ def _plan_pairs(settings: PreflightOptions, found: Inputs, encoder: Encoder) -> 
 
 def encoder_of(settings: PreflightOptions, sampler: Sampler | None = None) -> Encoder:
     """The encoder of the features; where it is the policy, the model is in memory once."""
-    how: dict[str, Any] = {"pooling": settings.pooling, "max_length": settings.max_length}
+    how: dict[str, Any] = {
+        "pooling": settings.pooling,
+        "max_length": settings.max_length,
+        "layer": layer_of(settings.layer),
+    }
     engine = settings.ray_engine()
     if sampler is not None and settings.encoder == settings.policy and engine is None:
         return Encoder((sampler.model, sampler.tokenizer), **how)
     return Encoder(settings.encoder, **how, dtype=settings.dtype, engine=engine)
+
+
+def at_first(settings: PreflightOptions, found: Inputs, whole: Encoder) -> tuple[Encoder, Encoder | None, Depth | None]:
+    """The encoder to begin with, and what ``Work`` holds of depths. With --layer auto it is a shallow one, for the
+    rough first verdict; where an engine reads all texts at once, the depth is chosen before."""
+    if settings.layer != AUTO:
+        return whole, None, None
+    if whole.engine is not None:
+        chosen, depth = choose_depth(whole, found.trains, settings.seed)
+        return chosen, None, depth
+    return encoder_at(whole, shallow(blocks_of(whole))), whole, None
 
 
 def encode_all(encoder: Encoder, found: Inputs, pool: Pool | None = None) -> None:

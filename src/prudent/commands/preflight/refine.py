@@ -42,13 +42,18 @@ def refine(
     rough: the verdict on what there is. KeyboardInterrupt before there is enough for any answer passes through.
     """
     speed = speeds(work)
+    if seconds(work.left(), speed) <= FIRST + WORTH_WAITING:  # no rough verdict comes before the whole one
+        speed = settled(work, run, say, speed)
     say(forecast(work, speed))
     if limit is None and seconds(work.left(), speed) > FIRST + WORTH_WAITING:
         say(f"a rough verdict comes after about {duration(FIRST)}; Ctrl-C ends with a report of what there is by then")
     due, pace = FIRST, _Pace(speed)
     try:
         with meter("sampling and encoding", work.texts, gathers=True):
-            while not work.complete:
+            while not work.complete or work.whole is not None:
+                if work.complete:  # sooner than any rough verdict
+                    speed = settled(work, run, say, speed)
+                    continue
                 now = time.monotonic() - began
                 if limit is not None and work.ready and now + pace.expects([work.next_piece()]) > limit - REPORT:
                     return "--budget"
@@ -56,6 +61,9 @@ def refine(
                     with silent():
                         say(_rough_line(work, now, rough()))
                     spent = time.monotonic() - began - now
+                    if work.whole is not None:
+                        speed = settled(work, run, say, speed)
+                        pace = _Pace(speed)
                     due = max(2 * now, now + RATIO * spent)
                     continue
                 piece, start = work.next_piece(), time.monotonic()
@@ -67,6 +75,16 @@ def refine(
         say("Ctrl-C: the report of what there is follows (Ctrl-C again ends without one)")
         return "Ctrl-C"
     return None
+
+
+def settled(work: Work, run: Run, say: Say, speed: tuple[float, float]) -> tuple[float, float]:
+    """The speed when the depth is chosen, where --layer auto hasn't chosen one yet."""
+    if work.whole is None:
+        return speed
+    work.settle(run)
+    if work.depth is not None:
+        say(work.depth.words(work.encodings))
+    return speeds(work)
 
 
 class _Pace:

@@ -28,7 +28,7 @@ from prudent.commands.preflight.verdict import Verdict
 from prudent.data.pools import Pool, write_pool
 from prudent.files import hash_text
 from prudent.progress import silent
-from prudent.rewards.containers import CandidateFeatures, PairFeatures
+from prudent.rewards.containers import CandidateFeatures, PairFeatures, combine
 from prudent.rewards.heads import HeadEnsemble
 from prudent.runs import Run, new_run, peak_bytes
 from prudent.seeding import Seed, spawn
@@ -58,10 +58,12 @@ def preflight(settings: PreflightOptions, *, say: Say = say) -> dict[str, Any]:
         )
         with clocked(run, "encoding"):
             found, trains, tests, pool, candidates = _read(settings, work)
+        depth = work.read_at()
+        found.notes.extend([depth["words"]] if depth else [])
         truth = _truth(settings, work, pool, candidates)
         with stage("draws and policies"):
             answered = answer(
-                reading.combine(trains), candidates, truth, plan, check=settings.check, seed=fit_seed, advance=say
+                combine(trains), candidates, truth, plan, check=settings.check, seed=fit_seed, advance=say
             )
             answered = dataclasses.replace(answered, verdict=labelled(answered.verdict, work, stopped))
         with stage("variability study"):
@@ -76,6 +78,7 @@ def preflight(settings: PreflightOptions, *, say: Say = say) -> dict[str, Any]:
         about = {
             "notes": found.notes,
             "done": work.share(),
+            "depth": depth,
             "stopped": stopped,
             "reading": found.reports,
             "settings": settings.chosen(),
@@ -122,7 +125,7 @@ def _read(
 
 def _rough_verdict(settings: PreflightOptions, work: Work, plan: Plan, seed: Seed) -> Verdict:
     _, trains, _, pool, candidates = _read(settings, work)
-    return rough(reading.combine(trains), candidates, _truth(settings, work, pool, candidates), plan, seed=seed)
+    return rough(combine(trains), candidates, _truth(settings, work, pool, candidates), plan, seed=seed)
 
 
 def _pool_hash(pool: Pool) -> str:
@@ -158,7 +161,7 @@ def _study(
     settings: PreflightOptions, found: Inputs, trains: Sequence[PairFeatures], tests: Sequence[PairFeatures], seed: Seed
 ) -> tuple[list[StudiedFile], list[dict[str, Any]]]:
     """The variability study of each file, and members that differ by resample beside those that differ by training."""
-    pairs = reading.combine(list(trains))
+    pairs = combine(list(trains))
     files: list[StudiedFile] = []
     diversities = []
     for diversity, child in zip(("bootstrap", "init+shuffle"), spawn(seed, 2)):

@@ -46,6 +46,8 @@ def show(found: dict[str, Any], options: PreflightOptions) -> None:
                 percent(row["worse"]),
             )
     console.print(table)
+    if found["depth"]:
+        console.print(f"Depth: {found['depth']['words']}.", markup=False, highlight=False)
     console.print(TERMS, style="dim")
     console.print(f"Report: {options.out / 'report.html'}", soft_wrap=True)
 

@@ -61,6 +61,7 @@ def refresh_by_rl(given: RlpOptions) -> dict[str, Any]:
         eval_prompts=prompts - prompts // 2,
         pooling=given.pooling,
         max_length=given.max_length,
+        layer=given.layer,
         seed=given.seed,
         demo_side=given.side,
         demo_pairs=given.pairs,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from prudent.commands.options import DEFAULT_MODEL, MANY, MOST_TOKENS, ResumableOptions, command, option
+from prudent.commands.depth import ALL, layer_of
+from prudent.commands.options import DEFAULT_MODEL, MANY, MOST_TOKENS, Layer, ResumableOptions, command, option, said
 from prudent.commands.overoptimize.options import WorldOptions
 
 EXACT_ONLY = ("--kl", "--repetitions", "--repeats", "--weight", "--column", "--on-error")
@@ -60,10 +61,11 @@ class RlpOptions(WorldOptions, ResumableOptions):
     language_model: Annotated[str, option("Feature model (and policy of --policy align).")] = DEFAULT_MODEL
     pooling: Annotated[str, option("last, mean or last+mean token states.")] = "last+mean"
     max_length: Annotated[int, option("Longest text in tokens.", min=8, max=MOST_TOKENS)] = 1024
+    layer: Layer = ALL
 
     def problems(self) -> list[str]:
         """What is wrong with these options, one sentence each; empty where nothing is."""
-        problems = super().problems()
+        problems = super().problems() + said(lambda: layer_of(self.layer, chooses=False))
         problems += [
             f"--kind {kind!r} is unknown; known: {', '.join(KINDS)}" for kind in self.kind if kind not in KINDS
         ]
