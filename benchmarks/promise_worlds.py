@@ -52,6 +52,8 @@ GOLDS: dict[str, Callable[[str], float]] = {
     "first_person": lambda text: sum(w in {"i", "me", "my", "i'm"} for w in words(text)) / max(5, len(words(text))),
 }
 
+STEEP = ("tone", "balanced")  # also with slope 2 a standard deviation of gold
+
 
 def unit(gold: np.ndarray) -> np.ndarray:
     """Centred within prompts, root mean square 1."""
@@ -96,6 +98,7 @@ def worlds(real: bool) -> dict[str, World]:
     golds = {name: unit(np.array([[rule(t) for t in row] for row in texts])) for name, rule in GOLDS.items()}
     golds["balanced"] = unit(embedded.gold.numpy())
     found = {name: World(features, lambda g, gold=gold: gold) for name, gold in golds.items()}
+    found |= {f"{name}_steep": World(features, lambda g, gold=2 * golds[name]: gold) for name in STEEP}
     found |= {name: World(features, draw) for name, draw in planted(z).items()}
     restraint, demand = (side_indices(embedded, side).numpy() for side in ("restraint", "demand"))
     own = unit(embedded.gold.numpy()[restraint])
@@ -119,7 +122,7 @@ def solutions() -> World:
 
 
 def draw_pairs(world: World, gold: np.ndarray, n: int, g: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Prompts of the n pairs, places of chosen and rejected, and the prompts that the policies are valued on."""
+    """Prompts of the n pairs, indices of chosen and rejected, and the prompts that the policies are valued on."""
     order = g.permutation(len(gold))
     train, test = world.sides or (order[: len(order) // 2], order[len(order) // 2 :])
     prompts = np.concatenate([g.permutation(train) for _ in range(-(-n // len(train)))])[:n]
