@@ -24,6 +24,7 @@ import torch
 from promise_worlds import World, draw_pairs, worlds
 
 from prudent.evaluation.intervals import wilson
+from prudent.evaluation.posterior_risk import separate_pairs
 from prudent.evaluation.risk_estimate import Fit, fit_rewards, policy_moves, promised
 from prudent.rewards.draws import standardisation
 
@@ -71,7 +72,9 @@ def fitted(path: Path, data: Drawn, seed: int) -> tuple[Fit, torch.Tensor]:
         ridge = float(file["ridge"])
     difference = ((data.better - data.worse) / scale).float()
     midpoint = ((data.better + data.worse) / 2 - mean) / scale
-    return Fit(difference, midpoint, (data.pool - mean) / scale, ridge, full, ensemble, full[:0], data.weight), moved
+    separate = separate_pairs(data.better.numpy(), data.worse.numpy(), data.groups)
+    standard = (data.pool - mean) / scale
+    return Fit(difference, midpoint, standard, ridge, full, ensemble, full[:0], data.weight, separate), moved
 
 
 def cell(folder: Path, name: str, world: World, n: int, sets: int, forecasts: int) -> list[list[dict[str, Any]]]:

@@ -16,10 +16,16 @@ and the risk is the average of Phi(-mean / deviation) over the posterior of (s, 
 (Hoeting et al. 1999). high: the upper end of the central 95 % of that posterior of the risk. low: 0, since pairs alone
 never exclude a world in which policies like this one are all better (docs/calibration.md: the posterior's lower end was
 above the share that came more often than not).
+
+The model takes what the features don't say about a response for noise of its pair. Where a response stands in several
+pairs that noise is the same in each, and would pass for signal, so the posterior is that of ``separate_pairs``.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
@@ -70,6 +76,29 @@ def _spectrum(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values, right = np.linalg.eigh(rows.T @ rows)
     kept = values > 1e-12 * values[-1]
     return values[kept], (rows @ right[:, kept]) / np.sqrt(values[kept])
+
+
+def separate_pairs(chosen: np.ndarray, rejected: np.ndarray, groups: Sequence[Hashable]) -> np.ndarray:
+    """Indices, ascending, of pairs of which no two share a response, as many as a greedy choice finds.
+
+    chosen, rejected: features (n, d); groups: the n pairs' prompts. Responses of one prompt with the same features are
+    one. Pairs of rare responses come first, then the order of the features' digests: the rows' order changes nothing.
+    """
+    sides = [
+        [(group, blake2b(row.tobytes(), digest_size=16).digest()) for group, row in zip(groups, side)]
+        for side in (np.ascontiguousarray(chosen), np.ascontiguousarray(rejected))
+    ]
+    often = Counter(sides[0] + sides[1])
+    order = sorted(
+        range(len(sides[0])), key=lambda i: (often[sides[0][i]] + often[sides[1][i]], sides[0][i][1], sides[1][i][1])
+    )
+    used: set[tuple[Hashable, bytes]] = set()
+    kept = []
+    for i in order:
+        if used.isdisjoint((sides[0][i], sides[1][i])):
+            used.update((sides[0][i], sides[1][i]))
+            kept.append(i)
+    return np.sort(np.array(kept, int))
 
 
 def reward_posterior(pairs: np.ndarray, no_signal: float = NO_SIGNAL) -> Posterior:

@@ -25,6 +25,7 @@ from prudent.evaluation.posterior_risk import (
     reward_posterior,
     risk_with_gold,
     risk_without_gold,
+    separate_pairs,
     weighted_interval,
 )
 from prudent.evaluation.risk import at_or_below
@@ -66,7 +67,8 @@ def estimate_risk(
     reward is the head fitted on all pairs; ``members`` bootstrap heads serve the mean and the variance.
 
     risk, low, high, gain: the data-set risk. Without ``gold`` by the posterior of the reward given the pairs
-    (``posterior_risk``; gain in logits of the preference model; low is 0, high that posterior's 97.5 %). With ``gold``
+    (``posterior_risk``; gain in logits of the preference model; low is 0, high that posterior's 97.5 %); of pairs that
+    share a response it takes one. With ``gold``
     (P, C), the true reward, by Student's t over prompts.
 
     procedure_risk, procedure_low, procedure_high: the share of fresh data sets of this size whose policy is no better,
@@ -105,12 +107,12 @@ def estimate_risk(
     return out
 
 
-def too_few(groups: Sequence[Any]) -> str | None:
-    """Why pairs of these prompts (n,) give no estimate; None where they do."""
+def too_few(groups: Sequence[Any], kind: str = "") -> str | None:
+    """Why pairs of these prompts (n,) give no estimate; None where they do. kind: said of the pairs."""
     prompts = len(set(groups))
     if len(groups) >= LEAST_PAIRS and prompts >= LEAST_PROMPTS:
         return None
-    return f"{len(groups)} pairs of {prompts} prompts; an estimate needs {LEAST_PAIRS} of {LEAST_PROMPTS}"
+    return f"{len(groups)} pairs of {prompts} prompts{kind}; an estimate needs {LEAST_PAIRS} of {LEAST_PROMPTS}"
 
 
 def too_few_valued(prompts: int) -> str | None:
@@ -135,7 +137,7 @@ def by_gold(moved: torch.Tensor, gold: torch.Tensor) -> list[dict[str, Any]]:
 class Fit:
     """What the pairs give. difference, midpoint (n, d): of both sides, standardised. standard (P, C, d): candidates
     likewise. ridge. full (1, P, C), ensemble (K, P, C), fresh (resampled, P, C): scores of the head on all pairs, the
-    members, and more resamples. weight (P, C): the reference's probabilities."""
+    members, and more resamples. weight (P, C): the reference's probabilities. separate: ``separate_pairs``."""
 
     difference: torch.Tensor
     midpoint: torch.Tensor
@@ -145,11 +147,12 @@ class Fit:
     ensemble: torch.Tensor
     fresh: torch.Tensor
     weight: torch.Tensor
+    separate: np.ndarray
 
     @cached_property
     def posterior(self) -> Posterior:
-        """The reward's, given the pairs."""
-        return reward_posterior(self.difference.double().numpy())
+        """The reward's, given the separate pairs."""
+        return reward_posterior(self.difference[self.separate].double().numpy())
 
     @cached_property
     def centred(self) -> torch.Tensor:
@@ -193,7 +196,8 @@ def fit_rewards(
     scores = _scores(fitted.weights, standard)
     full, ensemble, fresh = scores[:1], scores[1 : members + 1], scores[members + 1 :]
     midpoint = ((better + worse) / 2 - mean) / scale
-    return Fit(difference, midpoint, standard, fitted.ridge, full, ensemble, fresh, weight)
+    separate = separate_pairs(better.numpy(), worse.numpy(), groups)
+    return Fit(difference, midpoint, standard, fitted.ridge, full, ensemble, fresh, weight, separate)
 
 
 def policy_moves(fit: Fit, rows: Sequence[dict[str, Any]]) -> torch.Tensor:
@@ -231,6 +235,9 @@ def promised(
     fit: Fit, moved: torch.Tensor, groups: Sequence[Any], rows: Sequence[dict[str, Any]], *, draws: int, seed: Seed
 ) -> list[dict[str, Any]]:
     """``estimate_risk`` without gold, of a fit and its policies less the reference (rows, P, C): the same rows."""
+    reason = too_few([groups[k] for k in fit.separate], " without a response in common")
+    if reason is not None:
+        return [{**row, **unknown(reason)} for row in rows]
     posterior = fit.posterior
     found = risk_without_gold(posterior, fit.feature_moves(moved))
     reach = limits(fit, groups, seed)

@@ -14,7 +14,7 @@ import torch
 
 from prudent.arrays import ArrayLike, as_tensor, require_finite
 from prudent.errors import PrudentError
-from prudent.evaluation.posterior_risk import reward_posterior, risk_without_gold
+from prudent.evaluation.posterior_risk import reward_posterior, risk_without_gold, separate_pairs
 from prudent.evaluation.risk_estimate import too_few
 from prudent.rewards.draws import standardisation
 
@@ -47,11 +47,12 @@ def estimate_trained_risk(
     require_finite(base, "reference", ("prompt", "sample", "feature"))
     if bool((better == worse).all()):
         raise PrudentError(f"chosen and rejected are equal in all {len(better)} pairs: there is nothing to learn from")
-    reason = too_few(groups)
+    separate = separate_pairs(better.numpy(), worse.numpy(), groups)
+    reason = too_few(groups) or too_few([groups[k] for k in separate], " without a response in common")
     if reason is not None:
         return {"risk": None, "low": 0.0, "high": 1.0, "gain": None, "reason": reason}
     scale = standardisation(better.float(), worse.float())[1].double()
-    posterior = reward_posterior(((better - worse) / scale).numpy())
+    posterior = reward_posterior(((better - worse) / scale)[separate].numpy())
     shift = ((own.mean(1) - base.mean(1)) / scale).mean(0)
     found = risk_without_gold(posterior, shift[None].numpy())
     numbers = {name: float(getattr(found, name)[0]) for name in ("risk", "low", "high", "gain")}
