@@ -164,18 +164,16 @@ def test_a_draw_is_taken_about_the_fit_on_all_pairs_whatever_the_others_are(meth
 def test_pairs_that_share_a_response_count_once():
     generator = np.random.default_rng(3)
     responses = generator.normal(size=(6, 4))  # of two prompts, three each
-    groups = ["a", "a", "a", "b", "b"]
-    chosen, rejected = responses[[0, 0, 1, 3, 3]], responses[[1, 2, 2, 4, 5]]
+    groups = ["a", "a", "a", "b", "b", "b"]
+    chosen, rejected = responses[[0, 0, 1, 3, 3, 4]], responses[[1, 2, 2, 4, 5, 5]]
     kept = separate_pairs(chosen, rejected, groups)
-    assert len(kept) == 2 and {groups[k] for k in kept} == {"a", "b"}
-    order = np.array([4, 2, 0, 3, 1])
+    assert {groups[k] for k in kept} == {"a", "b"} and len(kept) == 2
+    order = np.array([4, 2, 0, 3, 1, 5])
     again = order[separate_pairs(chosen[order], rejected[order], [groups[k] for k in order])]
     assert set(again) == set(kept)  # whatever the rows' order
-    apart = np.concatenate([chosen, chosen + 10]), np.concatenate([rejected, rejected + 10])
-    names = [*groups, *(name + "'" for name in groups)]
-    assert len(separate_pairs(*apart, names)) == 4
-    # The same text under another prompt is another response.
+    # The same text under another prompt is another response; responses that seldom recur leave all pairs.
     assert len(separate_pairs(chosen[[0, 0]], rejected[[0, 0]], ["a", "b"])) == 2
+    assert len(separate_pairs(chosen[[0, 1, 3]], rejected[[0, 1, 3]], ["a", "a", "b"])) == 3
 
 
 def test_answers_without_signal_about_few_responses_promise_nothing():

@@ -18,7 +18,7 @@ never exclude a world in which policies like this one are all better (docs/calib
 above the share that came more often than not).
 
 The model takes what the features don't say about a response for noise of its pair. Where a response stands in several
-pairs that noise is the same in each, and would pass for signal, so the posterior is that of ``separate_pairs``.
+pairs that noise is the same in each, and passes for signal, so the posterior is that of ``separate_pairs``.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ SCALE_MEDIAN, SCALE_SIGMA = 0.7, 0.7
 NO_SIGNAL = 0.15  # docs/calibration.md: what other values promise
 STEPS, TOLERANCE = 80, 1e-4
 LEVERAGE_ROWS = 1000
+SHARED = 1.5  # pairs a response up to which all pairs are taken; docs/calibration.md
 
 
 class Posterior(NamedTuple):
@@ -79,7 +80,8 @@ def _spectrum(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def separate_pairs(chosen: np.ndarray, rejected: np.ndarray, groups: Sequence[Hashable]) -> np.ndarray:
-    """Indices, ascending, of pairs of which no two share a response, as many as a greedy choice finds.
+    """Indices, ascending, of the pairs to learn from: all n, or, where a response stands in more than SHARED of them on
+    average, pairs of which no two share a response, as many as a greedy choice finds.
 
     chosen, rejected: features (n, d); groups: the n pairs' prompts. Responses of one prompt with the same features are
     one. Pairs of rare responses come first, then the order of the features' digests: the rows' order changes nothing.
@@ -89,6 +91,8 @@ def separate_pairs(chosen: np.ndarray, rejected: np.ndarray, groups: Sequence[Ha
         for side in (np.ascontiguousarray(chosen), np.ascontiguousarray(rejected))
     ]
     often = Counter(sides[0] + sides[1])
+    if 2 * len(groups) <= SHARED * len(often):
+        return np.arange(len(groups))
     order = sorted(
         range(len(sides[0])), key=lambda i: (often[sides[0][i]] + often[sides[1][i]], sides[0][i][1], sides[1][i][1])
     )

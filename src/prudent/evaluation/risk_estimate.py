@@ -67,8 +67,8 @@ def estimate_risk(
     reward is the head fitted on all pairs; ``members`` bootstrap heads serve the mean and the variance.
 
     risk, low, high, gain: the data-set risk. Without ``gold`` by the posterior of the reward given the pairs
-    (``posterior_risk``; gain in logits of the preference model; low is 0, high that posterior's 97.5 %); of pairs that
-    share a response it takes one. With ``gold``
+    (``posterior_risk``; gain in logits of the preference model; low is 0, high that posterior's 97.5 %) given
+    ``separate_pairs``. With ``gold``
     (P, C), the true reward, by Student's t over prompts.
 
     procedure_risk, procedure_low, procedure_high: the share of fresh data sets of this size whose policy is no better,
