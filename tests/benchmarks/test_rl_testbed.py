@@ -68,7 +68,7 @@ def test_without_a_step_the_policy_is_the_reference(base, pool):
 
 
 def test_the_reward_rises_under_training(base, pool):
-    settings = replace(SETTINGS, steps=25, prompts=8, completions=4, rate=2e-2)
+    settings = replace(SETTINGS, steps=10, prompts=8, completions=8, rate=1e-3)
     _, steps = trained(base, runs_on(pool, ["vanilla"]), settings)
     early, late = (torch.stack([step["reward"] for step in part]).mean() for part in (steps[:4], steps[-4:]))
     assert late > early and steps[-1]["kl"] > 0.05
@@ -120,11 +120,11 @@ def test_a_policy_on_its_reference_s_samples_is_uniform_before_training_and_move
     runs = runs_on(pool, ["vanilla", "vanilla"])
     untrained = rl_testbed.Batch(base, runs, SETTINGS)
     torch.testing.assert_close(rl_causes.reweighted(untrained, 1), torch.full_like(pool[2], 0.25), atol=1e-4, rtol=0)
-    trained_batch, _ = trained(base, runs, replace(SETTINGS, steps=25, prompts=8, completions=4, rate=2e-2))
+    trained_batch, _ = trained(base, runs, replace(SETTINGS, steps=10, prompts=8, completions=8, rate=1e-3))
     for number, run in enumerate(runs):
         moved = rl_causes.reweighted(trained_batch, number) - 0.25
         scores = run.heads.scores(pool[1].flatten(0, 1))[0].double().view(moved.shape)
-        assert moved.sum(-1).abs().max() < 1e-9 and float((moved * scores).sum(-1).mean()) > 0
+        assert moved.sum(-1).abs().max() < 1e-9 and float((moved * scores).sum(-1).mean()) > 0.1
 
 
 def test_judged_features_are_the_mean_of_the_judged_samples_states(base, pool):

@@ -182,7 +182,7 @@ class RewardModel:
     def _score(self, prompts: Sequence[Prompt], responses: Sequence[Any]) -> torch.Tensor:
         scores = torch.empty(self.members, len(prompts))
         for rows, part in self._pieces(prompts, responses):
-            scores[:, torch.from_numpy(rows)] = part
+            scores[:, torch.from_numpy(rows)] = part.float()
         return scores
 
     def _pieces(
