@@ -1,6 +1,6 @@
 """Is the promised risk what comes? Worlds whose truth is known, fresh pairs each time, promised beside realised.
 
-    python benchmarks/promise.py [--quick] [--worlds tone gsm8k] [--sets 40] [--cells runs/promise]
+    python benchmarks/promise.py [--quick] [--worlds tone gsm8k] [--sets 40] [--cells runs/promise] [--kept]
 
 A data set: half of the prompts give pairs (Bradley-Terry on gold, slope 1 a standard deviation of gold within prompts;
 slope 2 in worlds called steep), the policies are valued by gold on the other half. Worlds that no setting was chosen on
@@ -77,10 +77,15 @@ def fitted(path: Path, data: Drawn, seed: int) -> tuple[Fit, torch.Tensor]:
     return Fit(difference, midpoint, standard, ridge, full, ensemble, full[:0], data.weight, separate), moved
 
 
+def rows_of(folder: Path, name: str, n: int, sets: int, forecasts: int) -> Path:
+    """Where a cell's rows are kept."""
+    return folder / f"{name}-{n}-{sets}-{forecasts}.json"
+
+
 def cell(folder: Path, name: str, world: World, n: int, sets: int, forecasts: int) -> list[list[dict[str, Any]]]:
     """Rows of ``estimate_risk`` of a cell's data sets, and ``realised``: the gain in gold of their own policies."""
     started, rows = time.perf_counter(), []
-    kept = folder / f"{name}-{n}-{sets}-{forecasts}.json"
+    kept = rows_of(folder, name, n, sets, forecasts)
     if kept.exists():
         return list(json.loads(kept.read_text(encoding="utf-8")))
     for seed in range(sets):
@@ -272,6 +277,7 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=None, help="data sets a cell (40; quick: 20)")
     parser.add_argument("--forecasts", type=int, default=10, help="data sets a cell whose procedure risk is estimated")
     parser.add_argument("--cells", default="runs/promise", help="folder of fitted policies")
+    parser.add_argument("--kept", action="store_true", help="tables of the cells that --cells holds rows of, alone")
     parser.add_argument("--out", default=None, help="result file as JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -283,6 +289,8 @@ def main() -> None:
     for size in options.sizes or (QUICK_SIZES if options.quick else SIZES):
         for name in options.worlds or (QUICK if options.quick else every):
             forecasts = options.forecasts if name in QUICK and size <= LARGEST_FORECAST else 0
+            if options.kept and not rows_of(folder, name, size, many, forecasts).exists():
+                continue
             collected += summary(name, size, cell(folder, name, every[name], size, many, forecasts))
     collected.sort(key=lambda row: (row["world"], row["pairs"]))
     parts = {
