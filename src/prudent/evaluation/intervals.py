@@ -302,11 +302,11 @@ class McNemar:
 
 def mcnemar(a: ArrayLike, b: ArrayLike) -> McNemar:
     """Exact McNemar test (binomial on the discordant items). With credits of 1/2 it is the sign test on a - b."""
+    from scipy import stats  # takes three times as long to import as special, which everything else here needs
+
     x, y = array(a, "a"), array(b, "b")
     n = same_length(a=x, b=y)
     more, less = int((x > y).sum()), int((x < y).sum())
-    from scipy import stats  # takes three times as long to import as special, which everything else here needs
-
     p = float(stats.binomtest(more, more + less, 0.5).pvalue) if more + less else 1.0
     return McNemar(more, less, n - more - less, p)
 

@@ -68,8 +68,7 @@ def estimate_risk(
 
     risk, low, high, gain: the data-set risk. Without ``gold`` by the posterior of the reward given the pairs
     (``posterior_risk``; gain in logits of the preference model; low is 0, high that posterior's 97.5 %) given
-    ``separate_pairs``. With ``gold``
-    (P, C), the true reward, by Student's t over prompts.
+    ``separate_pairs``. With ``gold`` (P, C), the true reward, by Student's t over prompts.
 
     procedure_risk, procedure_low, procedure_high: the share of fresh data sets of this size whose policy is no better,
     each fitted once, with the variance of the given data. With gold over ``draws`` resamples of the pairs, with a
@@ -107,12 +106,14 @@ def estimate_risk(
     return out
 
 
-def too_few(groups: Sequence[Any], kind: str = "") -> str | None:
-    """Why pairs of these prompts (n,) give no estimate; None where they do. kind: said of the pairs."""
-    prompts = len(set(groups))
-    if len(groups) >= LEAST_PAIRS and prompts >= LEAST_PROMPTS:
+def too_few(groups: Sequence[Any], separate: np.ndarray | None = None) -> str | None:
+    """Why pairs of these prompts (n,) give no estimate; None where they do. separate: of all pairs, those to count."""
+    counted = groups if separate is None else [groups[k] for k in separate]
+    prompts = len(set(counted))
+    if len(counted) >= LEAST_PAIRS and prompts >= LEAST_PROMPTS:
         return None
-    return f"{len(groups)} pairs of {prompts} prompts{kind}; an estimate needs {LEAST_PAIRS} of {LEAST_PROMPTS}"
+    kind = "" if len(counted) == len(groups) else " without a response in common"
+    return f"{len(counted)} pairs of {prompts} prompts{kind}; an estimate needs {LEAST_PAIRS} of {LEAST_PROMPTS}"
 
 
 def too_few_valued(prompts: int) -> str | None:
@@ -235,7 +236,7 @@ def promised(
     fit: Fit, moved: torch.Tensor, groups: Sequence[Any], rows: Sequence[dict[str, Any]], *, draws: int, seed: Seed
 ) -> list[dict[str, Any]]:
     """``estimate_risk`` without gold, of a fit and its policies less the reference (rows, P, C): the same rows."""
-    reason = too_few([groups[k] for k in fit.separate], " without a response in common")
+    reason = too_few(groups, fit.separate)
     if reason is not None:
         return [{**row, **unknown(reason)} for row in rows]
     posterior = fit.posterior
@@ -354,6 +355,16 @@ def _numbers(found: Risks, row: int) -> dict[str, float]:
     return {name: float(getattr(found, name)[row]) for name in ("risk", "low", "high", "gain")}
 
 
+def check_pairs(better: torch.Tensor, worse: torch.Tensor, groups: Sequence[Any]) -> None:
+    """PrudentError for pairs (n, d) and their prompts (n,) that no reward can be learnt from."""
+    if better.ndim != 2 or better.shape != worse.shape or len(groups) != len(better):
+        shapes = f"{tuple(better.shape)}, {tuple(worse.shape)} and {len(groups)} prompts"
+        raise PrudentError(f"chosen and rejected must be (n, d) with n prompt names, got {shapes}")
+    require_finite(torch.stack([better, worse]), "pair features", ("side", "pair", "feature"))
+    if bool((better == worse).all()):
+        raise PrudentError(f"chosen and rejected are equal in all {len(better)} pairs: there is nothing to learn from")
+
+
 def _check(
     better: torch.Tensor,
     worse: torch.Tensor,
@@ -363,16 +374,11 @@ def _check(
     betas: Sequence[float],
     methods: Sequence[str],
 ) -> None:
-    if better.ndim != 2 or better.shape != worse.shape or len(groups) != len(better):
-        shapes = f"{tuple(better.shape)}, {tuple(worse.shape)} and {len(groups)} prompts"
-        raise PrudentError(f"chosen and rejected must be (n, d) with n prompt names, got {shapes}")
+    check_pairs(better, worse, groups)
     if features.ndim != 3 or features.shape[:2] != weight.shape or features.shape[-1] != better.shape[-1]:
         shapes = f"{tuple(features.shape)} and {tuple(weight.shape)} for features of width {better.shape[-1]}"
         raise PrudentError(f"candidates must be (P, C, d) and reference (P, C), got {shapes}")
-    require_finite(torch.stack([better, worse]), "pair features", ("side", "pair", "feature"))
     require_finite(torch.where(weight[..., None] > 0, features, 0.0), "candidates", ("prompt", "candidate", "feature"))
-    if bool((better == worse).all()):
-        raise PrudentError(f"chosen and rejected are equal in all {len(better)} pairs: there is nothing to learn from")
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
         raise PrudentError(f"methods {', '.join(unknown) or 'none'}: must be of {', '.join(METHODS)}")

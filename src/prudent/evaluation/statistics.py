@@ -22,6 +22,24 @@ from prudent.evaluation.intervals import (
 )
 from prudent.evaluation.resampling import resampled_means, resampled_sums
 
-__all__ = ["Calibration", "Estimate", "McNemar", "Paired", "RiskCoverage", "auroc", "bootstrap", "bounded_mean"]
-__all__ += ["calibration", "correlation", "holm", "mcnemar", "paired_bootstrap", "proportion", "resampled_means"]
-__all__ += ["resampled_sums", "risk_coverage", "simultaneous_bootstrap", "wilson"]
+__all__ = [
+    "Calibration",
+    "Estimate",
+    "McNemar",
+    "Paired",
+    "RiskCoverage",
+    "auroc",
+    "bootstrap",
+    "bounded_mean",
+    "calibration",
+    "correlation",
+    "holm",
+    "mcnemar",
+    "paired_bootstrap",
+    "proportion",
+    "resampled_means",
+    "resampled_sums",
+    "risk_coverage",
+    "simultaneous_bootstrap",
+    "wilson",
+]

@@ -15,7 +15,7 @@ import torch
 from prudent.arrays import ArrayLike, as_tensor, require_finite
 from prudent.errors import PrudentError
 from prudent.evaluation.posterior_risk import reward_posterior, risk_without_gold, separate_pairs
-from prudent.evaluation.risk_estimate import too_few
+from prudent.evaluation.risk_estimate import check_pairs, too_few
 from prudent.rewards.draws import standardisation
 
 
@@ -31,9 +31,7 @@ def estimate_trained_risk(
     Raises PrudentError for shapes that don't fit, values that aren't finite, and sides that are all equal.
     """
     better, worse, own, base = (as_tensor(x, torch.float64) for x in (chosen, rejected, samples, reference))
-    if better.ndim != 2 or better.shape != worse.shape or len(groups) != len(better):
-        shapes = f"{tuple(better.shape)}, {tuple(worse.shape)} and {len(groups)} prompts"
-        raise PrudentError(f"chosen and rejected must be (n, d) with n prompt names, got {shapes}")
+    check_pairs(better, worse, groups)
     if (
         own.ndim != 3
         or base.ndim != 3
@@ -42,13 +40,10 @@ def estimate_trained_risk(
     ):
         shapes = f"{tuple(own.shape)} and {tuple(base.shape)} beside pairs of width {better.shape[-1]}"
         raise PrudentError(f"samples and reference must be (P, S, d) and (P, C, d) of the same prompts, got {shapes}")
-    require_finite(torch.stack([better, worse]), "pair features", ("side", "pair", "feature"))
     require_finite(own, "samples", ("prompt", "sample", "feature"))
     require_finite(base, "reference", ("prompt", "sample", "feature"))
-    if bool((better == worse).all()):
-        raise PrudentError(f"chosen and rejected are equal in all {len(better)} pairs: there is nothing to learn from")
     separate = separate_pairs(better.numpy(), worse.numpy(), groups)
-    reason = too_few(groups) or too_few([groups[k] for k in separate], " without a response in common")
+    reason = too_few(groups) or too_few(groups, separate)
     if reason is not None:
         return {"risk": None, "low": 0.0, "high": 1.0, "gain": None, "reason": reason}
     scale = standardisation(better.float(), worse.float())[1].double()

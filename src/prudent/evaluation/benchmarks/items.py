@@ -279,10 +279,11 @@ def read_solutions(how: Reading) -> Items:
             rows.note(line, "eval_solution", "not-a-solution", needed)
             continue
         for kind, steps in solutions:
-            if kind == "right" and tuple(steps) in entry["known"]:
-                continue  # the pairwise format repeats the correct solution in every row
-            entry["known"].add(tuple(steps) if kind == "right" else ())
-            entry[kind].append((steps, str(value.get("solution_reference", "")) if kind == "wrong" else "correct"))
+            if kind == "wrong":
+                entry["wrong"].append((steps, str(value.get("solution_reference", ""))))
+            elif tuple(steps) not in entry["known"]:  # the pairwise format repeats the correct solution in every row
+                entry["known"].add(tuple(steps))
+                entry["right"].append((steps, "correct"))
     return _settle_problems(problems, rows, how)
 
 
@@ -317,11 +318,17 @@ def _settle_problems(problems: dict[str, dict[str, Any]], rows: Rows, how: Readi
         raise PrudentError(f"{how.source} holds no problem with one correct and some incorrect solutions")
     solutions = [[*entry["right"], *entry["wrong"]] for entry in kept.values()]
     steps, sources = ([[pair[part] for pair in item] for item in solutions] for part in (0, 1))
-    texts_, alike = (
-        [["\n".join(s) for s in item] for item in steps],
-        ([1] * len(kept), [how.subset or "all"] * len(kept)),
-    )
-    prompts, lines = ([entry[name] for entry in kept.values()] for name in ("problem", "line"))
     return Items(
-        how.benchmark, str(how.source), list(kept), prompts, texts_, *alike, sources, steps, True, left_out, lines
+        how.benchmark,
+        str(how.source),
+        ids=list(kept),
+        prompts=[entry["problem"] for entry in kept.values()],
+        candidates=[["\n".join(texts_of_steps) for texts_of_steps in item] for item in steps],
+        correct=[1] * len(kept),
+        subsets=[how.subset or "all"] * len(kept),
+        sources=sources,
+        steps=steps,
+        has_ids=True,
+        left_out=left_out,
+        lines=[entry["line"] for entry in kept.values()],
     )

@@ -134,9 +134,9 @@ def table_rows(
     rows = []
     for section, weights in sections.items():
         for name, weight in weights.items():
-            mine, ties = values[names == name], (values > 0) & (values < 1)
+            mine = values[names == name]
             accuracy = proportion(mine, clusters=None if clusters is None else clusters[names == name])
-            tied = int(ties[names == name].sum())
+            tied = int(((mine > 0) & (mine < 1)).sum())
             rows.append(SubsetRow(name, section, accuracy, len(mine), items.get(name), tied, weight))
     return rows
 

@@ -69,8 +69,8 @@ def counted(which: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.bincount(np.repeat(np.arange(len(counts)), counts)[which], minlength=len(counts))
 
 
-def place(flat: int, counts: np.ndarray) -> tuple[int, int]:
-    """(problem, solution) of a score's place among all."""
+def problem_and_solution(flat: int, counts: np.ndarray) -> tuple[int, int]:
+    """(problem, solution) of a score's index among all."""
     ends = np.cumsum(counts)
     problem = int(np.searchsorted(ends, flat, side="right"))
     return problem, int(flat - ends[problem] + counts[problem])
@@ -114,10 +114,10 @@ def rewardmath(
     if on_nan not in ("error", "worst"):
         raise PrudentError(f"on_nan is {on_nan!r}, expected 'error' or 'worst'")
     flat, counts = rows_of(scores)
-    first = np.cumsum(counts) - counts + correct_columns(correct, counts)  # place of each correct solution
+    first = np.cumsum(counts) - counts + correct_columns(correct, counts)  # index of each correct solution
     missing = np.isnan(flat)
     if missing.any() and on_nan == "error":
-        problem, solution = place(int(np.flatnonzero(missing)[0]), counts)
+        problem, solution = problem_and_solution(int(np.flatnonzero(missing)[0]), counts)
         raise PrudentError(
             f"score of problem {problem}, solution {solution} is NaN ({int(missing.sum())} of {len(flat)}); "
             'fix it, or rank such problems worst with on_nan="worst"'
@@ -170,7 +170,7 @@ def rewardmath_pairwise(wins: Any, *, rounds: int = 1000, seed: Seed = 0) -> Rew
     flat, counts = rows_of(wins)
     bad = np.flatnonzero(~np.isin(flat, (0.0, 0.5, 1.0)))
     if len(bad):
-        problem, comparison = place(int(bad[0]), counts)
+        problem, comparison = problem_and_solution(int(bad[0]), counts)
         raise PrudentError(f"comparison {comparison} of problem {problem} is {flat[bad[0]]}, not 0, 0.5 or 1")
     return summarise(counted(flat == 0, counts), counted(flat == 0.5, counts), counts + 1, [], rounds, seed)
 

@@ -249,6 +249,18 @@ def fit_overoptimization(
         if high is None:
             warnings.append("the peak is not bounded from above: beta is not clearly above 0")
     alpha_error, beta_error = (None, None) if covariance is None else covariance.diagonal().clamp(min=0).sqrt().tolist()
-    r_squared = 1 - squared / total if total > 0 else None
-    errors, tops = (alpha_error, beta_error), (peak, value, low, high)
-    return Overoptimization(form, alpha, beta, *errors, r_squared, *tops, len(d), level, warnings)
+    return Overoptimization(
+        form=form,
+        alpha=alpha,
+        beta=beta,
+        alpha_error=alpha_error,
+        beta_error=beta_error,
+        r_squared=1 - squared / total if total > 0 else None,
+        peak=peak,
+        peak_value=value,
+        peak_low=low,
+        peak_high=high,
+        points=len(d),
+        level=level,
+        warnings=warnings,
+    )
