@@ -64,8 +64,13 @@ def fitted(path: Path, data: Drawn, seed: int) -> tuple[Fit, torch.Tensor]:
     """The fit and its policies, which no setting of the estimate moves: from their file where they are there."""
     if not path.exists():
         fit = fit_rewards(data.better, data.worse, data.groups, data.pool, data.weight, members=10, seed=seed)
-        kept = {"full": fit.full.numpy(), "ensemble": fit.ensemble.numpy(), "moved": policy_moves(fit, ROWS).numpy()}
-        np.savez_compressed(path, ridge=fit.ridge, **{k: v.astype(np.float32) for k, v in kept.items()})
+        np.savez_compressed(
+            path,
+            ridge=fit.ridge,
+            full=fit.full.float().numpy(),
+            ensemble=fit.ensemble.float().numpy(),
+            moved=policy_moves(fit, ROWS).float().numpy(),
+        )
     mean, scale = standardisation(data.better.float(), data.worse.float())
     with np.load(path) as file:
         full, ensemble, moved = (torch.tensor(file[name]).double() for name in ("full", "ensemble", "moved"))
@@ -193,7 +198,10 @@ def figures(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
             note=f"of {low.sum()}",
         ),
         results.figure(
-            "worlds whose Brier score is no worse than their own mean's", 100 * np.mean(beaten), unit="%", at_least=100
+            "worlds whose Brier score is no worse than their own mean's",
+            float(100 * np.mean(beaten)),
+            unit="%",
+            at_least=100,
         ),
         results.figure(
             "0 to high holds the realised share", 100 * np.mean([r["holds"] for r in cells]), unit="%", at_least=95

@@ -61,6 +61,11 @@ def unit(gold: np.ndarray) -> np.ndarray:
     return centred / np.sqrt((centred**2).mean())
 
 
+def always(gold: np.ndarray) -> Callable[[np.random.Generator], np.ndarray]:
+    """A gold that is the same for every data set."""
+    return lambda _: gold
+
+
 def planted(z: np.ndarray) -> dict[str, Callable[[np.random.Generator], np.ndarray]]:
     """Golds drawn anew on standardised features z (P, C, d)."""
     width = z.shape[-1]
@@ -97,12 +102,12 @@ def worlds(real: bool) -> dict[str, World]:
     texts = embedded.responses
     golds = {name: unit(np.array([[rule(t) for t in row] for row in texts])) for name, rule in GOLDS.items()}
     golds["balanced"] = unit(embedded.gold.numpy())
-    found = {name: World(features, lambda g, gold=gold: gold) for name, gold in golds.items()}
-    found |= {f"{name}_steep": World(features, lambda g, gold=2 * golds[name]: gold) for name in STEEP}
+    found = {name: World(features, always(gold)) for name, gold in golds.items()}
+    found |= {f"{name}_steep": World(features, always(2 * golds[name])) for name in STEEP}
     found |= {name: World(features, draw) for name, draw in planted(z).items()}
     restraint, demand = (side_indices(embedded, side).numpy() for side in ("restraint", "demand"))
     own = unit(embedded.gold.numpy()[restraint])
-    found["restraint"] = World(features[restraint], lambda g: own)
+    found["restraint"] = World(features[restraint], always(own))
     short = np.argsort([[len(words(t)) for t in row] for row in texts], axis=1)[:, :8]
     found["polite_short"] = found["polite"]._replace(half=short)
     found["other_prompts"] = found["balanced"]._replace(sides=(restraint, demand))

@@ -8,10 +8,8 @@ the run's own policy reweighted onto those samples, which holds no new text; the
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import time
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -21,7 +19,7 @@ import numpy as np
 import results
 import torch
 from rl_study import BLOCK, REGIMES, STUDY, Draw, cell, draw, fit_of, runs_of, shift, world
-from rl_tables import column
+from rl_tables import begin, column, options
 from rl_testbed import LINEARS, Batch, Settings, log_probabilities, merge, pool_of
 
 from prudent.evaluation.posterior_risk import risk_without_gold
@@ -118,17 +116,11 @@ def summary(regime: str, kind: str, rows: list[dict[str, Any]]) -> dict[str, Any
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, "runs/rl-study")
     parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=["high", "low"])
     parser.add_argument("--draws", type=int, default=32)
-    parser.add_argument("--minutes", type=float, default=1e9, help="begin no cell after so long")
-    parser.add_argument("--cells", type=Path, default=Path("runs/rl-study"))
-    parser.add_argument("--page", type=Path, help="docs/rl-study.md: put the table there")
-    parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    given.cells.mkdir(parents=True, exist_ok=True)
-    began, rows = time.monotonic(), []
+    given, time_left = begin(parser)
+    rows = []
     starts = range(0, given.draws, BLOCK)
     for name in given.regimes:
         found: dict[str, list[dict[str, Any]]] = {}
@@ -140,7 +132,7 @@ def main() -> None:
             regime, label = replace(REGIMES[name], settings=settings), f"cause-{name}-{kind.replace(' ', '-')}"
             for first in starts:
                 made = (given.cells / f"{label}-{first:04d}.json").is_file()
-                if made or time.monotonic() - began < 60 * given.minutes:
+                if made or time_left():
                     betas, draws = {"vanilla": regime.beta}, range(first, first + BLOCK)
                     found.setdefault(kind, []).extend(cell(label, regime, draws, betas, given.cells)["rows"])
         rows += [summary(name, kind, some) for kind, some in found.items()]

@@ -10,10 +10,8 @@ Three monitors watch the same 24 completions a step: drift without labels, and g
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ import results
 import rl_text
 import torch
 from rl_study import Regime, draw, runs_of, world
+from rl_tables import begin, options
 from rl_testbed import Batch, Settings, gold_of, pool_of
 
 from prudent.evaluation.intervals import wilson
@@ -76,9 +75,9 @@ def block(name: str, first: int) -> dict[str, Any]:
             own = gold_of(found["ids"][i]).tolist() if extra is not None else None
             for which, monitor in some.items():
                 kind, *rest = which.split(", ")
-                labels = None if kind == "drift" or own is None or extra is None else own
-                if labels is not None and rest == ["96 labels"]:
-                    labels = extra[i].tolist()
+                labels = None
+                if extra is not None and kind != "drift":
+                    labels = extra[i].tolist() if rest == ["96 labels"] else own
                 shown = monitor.observe(
                     asked,
                     said,
@@ -204,22 +203,15 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, "runs/rl-monitor")
     parser.add_argument("--first", type=int, default=8, help="runs before it served to choose the rules")
-    parser.add_argument("--minutes", type=float, default=1e9, help="begin no block after so long")
-    parser.add_argument("--cells", type=Path, default=Path("runs/rl-monitor"))
-    parser.add_argument("--page", type=Path, help="docs/rl-study.md: put the table there")
-    parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    given.cells.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
+    given, time_left = begin(parser)
     for first in range(given.first, max(RUNS.values()), BLOCK):
         for name in REGIMES:
             if first >= RUNS[name]:
                 continue
             path = given.cells / f"{name}-{first:04d}.json"
-            if not path.is_file() and time.monotonic() - began < 60 * given.minutes:
+            if not path.is_file() and time_left():
                 write_atomic(path, dumps(block(name, first)))
     rows, seconds = [], []
     for name in REGIMES:

@@ -9,7 +9,6 @@ friendliness. A cell is one run and one JSON file of ``--cells``. About half a m
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from functools import cache
@@ -21,7 +20,7 @@ import results
 import rl_text
 import torch
 from rl_study import Draw, Regime, World, draw, promise, shift, statistics_of
-from rl_tables import adjusted, arm_row, markdown
+from rl_tables import adjusted, arm_row, begin, markdown, options
 from rl_testbed import Settings
 from safetensors.torch import load_file, save_file
 
@@ -126,23 +125,17 @@ def run(one: Draw, number: int, arm: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, "runs/rl-smollm2")
     parser.add_argument("--draws", type=int, nargs=2, default=(0, 8), help="from, to")
-    parser.add_argument("--minutes", type=float, default=1e9, help="begin no run after so long")
-    parser.add_argument("--cells", type=Path, default=Path("runs/rl-smollm2"))
     parser.add_argument("--table", action="store_true", help="run nothing")
-    parser.add_argument("--page", type=Path, help="docs/rl-study.md: put the table there")
-    parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    given.cells.mkdir(parents=True, exist_ok=True)
-    began, rows = time.monotonic(), []
+    given, time_left = begin(parser)
+    rows = []
     known = None if given.table else reference_world(given.cells)
     for number in range(*given.draws):
         paths = {arm: given.cells / f"{number:03d}-{arm}.json" for arm in ARMS}
         one = draw(REGIME, BRANCH, number, known) if known and not all(p.is_file() for p in paths.values()) else None
         for arm, path in paths.items():
-            if one is not None and not path.is_file() and time.monotonic() - began < 60 * given.minutes:
+            if one is not None and not path.is_file() and time_left():
                 row = run(one, number, arm)
                 write_atomic(path, dumps(row))
                 print(

@@ -336,7 +336,7 @@ def main() -> None:
     world()
     until = time.time() + 60 * given.minutes
     starts = range(given.draws[0], given.draws[1], BLOCK)
-    stages = [
+    stages: list[list[tuple[str, str, float]]] = [
         [("draws from", name, first) for first in starts if first < FRESH for name in given.regimes],
         [("calibration", name, factor) for factor in GRID for name in given.regimes],
         [("draws from", name, first) for first in starts if first >= FRESH for name in given.regimes],

@@ -8,11 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import results
+import torch
 from rl_study import REGIMES
 from scipy.stats import pearsonr
 from scipy.stats import t as student
@@ -160,12 +163,28 @@ def read_cells(folder: Path, name: str) -> tuple[Rows, list[float]]:
     return [row for one in found for row in one["rows"]], [one["seconds_a_run"] for one in found]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", type=Path, default=Path("runs/rl-study"))
+def options(about: str | None, cells: str) -> argparse.ArgumentParser:
+    """Options of a script that makes tables from the cells of a folder."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=Path, default=Path(cells))
     parser.add_argument("--page", type=Path, help="docs/rl-study.md: put the tables there")
     parser.add_argument("--out", type=Path)
+    return parser
+
+
+def begin(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Callable[[], bool]]:
+    """What is given, ``--minutes`` too, and whether they last for one cell more; for a script that makes cells itself,
+    on one thread."""
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no cell after so long")
     given = parser.parse_args()
+    torch.set_num_threads(1)
+    given.cells.mkdir(parents=True, exist_ok=True)
+    ends = time.monotonic() + 60 * given.minutes
+    return given, lambda: time.monotonic() < ends
+
+
+def main() -> None:
+    given = options(__doc__, "runs/rl-study").parse_args()
     rows, every, seconds = [], [], []
     for view, suffix in VIEWS.items():
         for name in REGIMES:

@@ -163,7 +163,7 @@ def rewardbench(case: dict[str, Any]) -> dict[str, list[float]]:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    BatchEncoding.to = lambda self, device: self  # type: ignore[method-assign]  # it asks for "cuda"
+    BatchEncoding.to = lambda self, device: self  # type: ignore[assignment, method-assign, misc]  # it asks for "cuda"
     tokenizer = AutoTokenizer.from_pretrained(case["rule"])
     tokenizer.padding_side = "left"  # as its script sets it
     model = AutoModelForSequenceClassification.from_pretrained(case["rule"])
@@ -213,11 +213,12 @@ def trl_step(
         bf16=False,
         disable_tqdm=True,
     )
+    rewards: list[Any] = [reward, case["rule"]]
     trainer = Recording(
         model=str(converted_default()) if policy == DEFAULT_MODEL else policy,
         args=args,
         train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in case["prompts"]]),
-        reward_funcs=[reward, case["rule"]],
+        reward_funcs=rewards,
         peft_config=LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"),
     )
     trainer.train()
@@ -239,8 +240,9 @@ def checked(root: Path, peers: str, language_model: str) -> tuple[list[dict[str,
     service = serving.Service(root / "rm", serving.free_port())
     atexit.register(service.process.kill)
     tokenizer = model.renderer().tokenizer
+    url = f"http://127.0.0.1:{service.port}"
     case = {
-        "url": f"http://127.0.0.1:{service.port}",
+        "url": url,
         "prompts": prompts,
         "answers": answers,
         "rendered": [prompt_text(tokenizer, prompt) for prompt in prompts],
@@ -255,7 +257,7 @@ def checked(root: Path, peers: str, language_model: str) -> tuple[list[dict[str,
         worst = max(abs(one - want) for one, want in zip(found, wanted.tolist(), strict=True))
         figures.append(results.figure(f"{name}: largest difference from offline", worst, unit="", at_most=most))
 
-    environment = {**os.environ, "PRUDENT_SERVE_URL": case["url"], "PYTHONPATH": str(ADAPTERS.parents[2])}
+    environment = {**os.environ, "PRUDENT_SERVE_URL": url, "PYTHONPATH": str(ADAPTERS.parents[2])}
     versions: dict[str, str] = {}
     for client in CLIENTS:
         command = [peers, str(Path(__file__).resolve()), "--client", client, "--case", str(root / "case.json")]

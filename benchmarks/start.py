@@ -24,6 +24,13 @@ from typing import Any
 import results
 
 FILE = "preference/hh_harmless.train.jsonl.gz"
+AIMS = {  # seconds of the processor, MiB
+    "preflight, nothing cached": (300.0, 2048.0),
+    "fit from a full cache": (5.0, None),
+    "score of ten new texts": (4.0, None),
+    "score of ten texts scored before": (4.0, None),
+    "preflight without data": (0.5, None),
+}
 SAMPLING = ["--prompts", "16", "--samples", "8", "--max-new-tokens", "48"]
 
 
@@ -61,6 +68,17 @@ def ten_texts(path: Path, run: int) -> Path:
     return path
 
 
+def figures_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Processor seconds and peak memory of each command."""
+    figures = []
+    for name in dict.fromkeys(row["command"] for row in rows):
+        aims = AIMS.get(name, (None, None))
+        for kind, unit, aim in zip(("processor", "memory"), ("s", "MiB"), aims):
+            values = [row[kind] for row in rows if row["command"] == name]
+            figures.append(results.figure(f"{name}, {kind}", values, unit=unit, at_most=aim))
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -86,26 +104,12 @@ def main() -> None:
             rows.append(found)
 
         if given.whole:
-            run(
-                "preflight, nothing cached",
-                "preflight",
-                *pairs,
-                *SAMPLING,
-                "--out",
-                str(work / "preflight"),
-                cache=fresh,
-            )
+            whole = ["preflight", *pairs, *SAMPLING, "--out", str(work / "preflight")]
+            run("preflight, nothing cached", *whole, cache=fresh)
         fit = ["fit", *pairs, "--out", str(work / "model"), "--overwrite"]
         measured(fit, cache)  # fills the cache
-        score = [
-            "score",
-            "--model",
-            str(work / "model"),
-            "--output",
-            str(work / "scored.jsonl"),
-            "--overwrite",
-            "--data",
-        ]
+        output = ["--output", str(work / "scored.jsonl"), "--overwrite"]
+        score = ["score", "--model", str(work / "model"), *output, "--data"]
         for number in range(given.repeats):
             new = str(ten_texts(work / "ten.jsonl", number))
             run("import torch", "torch")
@@ -113,20 +117,7 @@ def main() -> None:
             run("fit from a full cache", *fit)
             run("score of ten new texts", *score, new)
             run("score of ten texts scored before", *score, new)
-    aims = {
-        "preflight, nothing cached": (300.0, 2048.0),
-        "fit from a full cache": (5.0, None),
-        "score of ten new texts": (4.0, None),
-        "score of ten texts scored before": (4.0, None),
-        "preflight without data": (0.5, None),
-    }
-    figures = []
-    for name in dict.fromkeys(row["command"] for row in rows):
-        most = dict(zip(("processor", "memory"), aims.get(name, (None, None))))
-        for kind, unit in (("processor", "s"), ("memory", "MiB")):
-            values = [row[kind] for row in rows if row["command"] == name]
-            figures.append(results.figure(f"{name}, {kind}", values, unit=unit, at_most=most[kind]))
-    results.write(given.out, f"What commands cost on {given.pairs} pairs of hh_harmless", figures, rows=rows)
+    results.write(given.out, f"What commands cost on {given.pairs} pairs of hh_harmless", figures_of(rows), rows=rows)
 
 
 if __name__ == "__main__":
