@@ -1,4 +1,4 @@
-"""The reward service under load: are all requests answered rightly, and how much throughput does a service cost?
+"""The reward service under load: are all requests answered correctly, and how much throughput does a service cost?
 
     python benchmarks/serving.py [--short] [--requests 2000] [--connections 64] [--parts load,kills]
 
