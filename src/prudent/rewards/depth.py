@@ -23,7 +23,7 @@ from prudent.files import cache_folder, dumps, hash_text, write_atomic
 from prudent.rewards.accuracy import credit
 from prudent.rewards.columns import pair_columns
 from prudent.rewards.containers import PairFeatures, combine
-from prudent.rewards.draws import held_out, standard_difference, standardisation
+from prudent.rewards.draws import held_out, standard_difference, standardisation, unit_members
 from prudent.seeding import Seed
 
 if TYPE_CHECKING:
@@ -55,10 +55,8 @@ def held_at(pairs: PairFeatures, seed: Seed) -> Held:
 def difference_of(one: torch.Tensor, other: torch.Tensor, groups: Sequence[Any]) -> tuple[float, float]:
     """Mean of one - other (n,) and its standard error, the pairs of a prompt taken together."""
     values = one - other
-    names = {name: index for index, name in enumerate(dict.fromkeys(groups))}
-    index = torch.tensor([names[name] for name in groups])
-    sums = torch.zeros(len(names), dtype=torch.float64).index_add_(0, index, values - values.mean())
-    size = len(names)
+    index, size = unit_members(groups, len(values))
+    sums = torch.zeros(size, dtype=torch.float64).index_add_(0, index, values - values.mean())
     return float(values.mean()), float((sums.square().sum() * size / max(size - 1, 1)).sqrt()) / len(values)
 
 

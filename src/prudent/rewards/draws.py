@@ -25,6 +25,7 @@ from prudent.seeding import Seed, numpy_generator, spawn
 
 DRAW_TOLERANCE = 1e-5  # gradient norm of drawn heads: scores are then exact to three digits, far below the noise
 RIDGES = tuple(float(value) for value in 10.0 ** np.arange(-3, 2.01, 0.5))
+FOLDS = 5
 CV_ROWS = 20_000  # cross-validation sees at most so many pairs; the chosen ridge is then scaled by 1/n
 
 
@@ -70,7 +71,7 @@ class PairDifference:
         return (part_of(self.chosen, rows) - part_of(self.rejected, rows)) / self.scale
 
 
-def _unit_members(groups: Sequence[Any] | ArrayLike | None, n: int) -> tuple[torch.Tensor, int]:
+def unit_members(groups: Sequence[Any] | ArrayLike | None, n: int) -> tuple[torch.Tensor, int]:
     """Unit number of each pair (its prompt's, or its own) and the number of units."""
     if groups is None:
         return torch.arange(n), n
@@ -93,7 +94,7 @@ def bootstrap_counts(
     groups: (n,) prompt of each pair; whole prompts are then resampled, since their pairs are not independent.
     base: (units,) counts of the sample that is resampled (a draw's own counts); None is one of each.
     """
-    index, units = _unit_members(groups, n)
+    index, units = unit_members(groups, n)
     pool = np.arange(units) if base is None else np.repeat(np.arange(units), as_tensor(base).long().numpy())
     counts = torch.empty(len(seeds), units)
     for member, seed in enumerate(seeds):
@@ -136,7 +137,7 @@ def draw_counts(
     [:, 0] is the draw itself: how often each of the n pairs occurs when pairs (or whole prompts) are resampled.
     [:, 1:] are its members' resamples of that draw.
     """
-    index, units = _unit_members(groups, n)
+    index, units = unit_members(groups, n)
     counts = torch.empty(draws, 1 + members, n)
     for draw, child in enumerate(spawn(seed, draws)):
         own, *rest = spawn(child, members + 1)
@@ -147,7 +148,7 @@ def draw_counts(
 
 
 class HeldOut(NamedTuple):
-    """Folds x grid of heads on the rows (n,) that cross-validation sees: score (grid, folds, n) of every pair, held
+    """Folds x RIDGES of heads on the rows (n,) that cross-validation sees: score (grid, folds, n) of every pair, held
     (folds, n): whether a fold's heads saw none of its prompt's pairs; weight (n,); columns of the rows."""
 
     rows: torch.Tensor
@@ -174,10 +175,8 @@ def held_out(
     columns: PairColumns = NO_COLUMNS,
     groups: Sequence[Any] | ArrayLike | None = None,
     seed: Seed = 0,
-    folds: int = 5,
-    grid: Sequence[float] = RIDGES,
 ) -> HeldOut:
-    """Every pair scored by heads of each ridge that saw none of its prompt's pairs; all are fitted as one batch.
+    """Every pair scored by heads of each of RIDGES that saw none of its prompt's pairs; all are fitted as one batch.
 
     groups: (n,) prompt of each pair; a prompt's pairs fall into one fold. Above CV_ROWS pairs a random part of that
     size is used.
@@ -185,7 +184,7 @@ def held_out(
     n = int(difference.shape[0])
     generator = numpy_generator(seed)
     part = torch.arange(n) if n <= CV_ROWS else torch.from_numpy(np.sort(generator.choice(n, CV_ROWS, replace=False)))
-    index, _ = _unit_members(groups, n)
+    index, _ = unit_members(groups, n)
     _, unit = torch.unique(index[part], return_inverse=True)
     units = int(unit.max()) + 1
     if units < 2:
@@ -193,7 +192,7 @@ def held_out(
             f"cross-validation of the ridge needs at least 2 {'prompts' if groups is not None else 'pairs'}, found "
             f"{units}; give ridge as a number"
         )
-    folds = min(folds, units)
+    folds = min(FOLDS, units)
     fold = torch.from_numpy(generator.permutation(units) % folds)[unit]
     rows = difference[part] if n > CV_ROWS or not isinstance(difference, torch.Tensor) else difference
     chosen = columns.at(part)
@@ -204,13 +203,13 @@ def held_out(
         raise PrudentError("a fold leaves no pair with a positive weight to train on; give ridge as a number")
     fit = fit_heads(
         rows,
-        train.repeat(len(grid), 1),
-        ridge=torch.tensor(grid, dtype=torch.float64).repeat_interleave(folds),
+        train.repeat(len(RIDGES), 1),
+        ridge=torch.tensor(RIDGES, dtype=torch.float64).repeat_interleave(folds),
         soft_label=chosen.soft_label,
         margin=chosen.margin,
         tolerance=1e-4,
     )
-    score = (rows.double() @ fit.weights.T).T.unflatten(0, (len(grid), folds))
+    score = (rows.double() @ fit.weights.T).T.unflatten(0, (len(RIDGES), folds))
     return HeldOut(part, score, held, base, chosen)
 
 
@@ -220,13 +219,11 @@ def choose_ridge(
     columns: PairColumns = NO_COLUMNS,
     groups: Sequence[Any] | ArrayLike | None = None,
     seed: Seed = 0,
-    folds: int = 5,
-    grid: Sequence[float] = RIDGES,
 ) -> tuple[float, dict[str, Any]]:
     """Ridge with the lowest held-out loss (``held_out``), and the whole table. Where a part of the pairs is used, the
     choice is scaled by part/n: on the mean loss, a fixed prior weighs 1/n."""
-    found = held_out(difference, columns=columns, groups=groups, seed=seed, folds=folds, grid=grid)
-    best, table = lowest_loss(grid, found.mean_loss)
+    found = held_out(difference, columns=columns, groups=groups, seed=seed)
+    best, table = lowest_loss(RIDGES, found.mean_loss)
     pairs = len(found.rows)
     return best * pairs / int(difference.shape[0]), {**table, "folds": len(found.held), "pairs": pairs}
 

@@ -18,15 +18,13 @@ from prudent.arrays import ArrayLike
 from prudent.errors import PrudentError
 from prudent.rewards.columns import BOUNDS, PairColumns, pair_columns
 from prudent.rewards.convex import fit_heads
-from prudent.rewards.draws import RIDGES, lowest_loss, paired_features
+from prudent.rewards.draws import FOLDS, RIDGES, lowest_loss, paired_features
 from prudent.rewards.laplace import LaplacePosterior
 from prudent.rewards.mlp import MLPEnsemble
 from prudent.rewards.stored import named_under, part_of, part_under
 from prudent.rewards.strength import prompt_folds, standard_differences
 from prudent.rewards.training import shared_seed
 from prudent.seeding import Seed
-
-FOLDS = 5
 
 
 @dataclass(frozen=True)
