@@ -47,8 +47,8 @@ def halves(digest: bytes) -> tuple[int, int]:
 class FeatureCache:
     """Features of one fingerprint in one folder.
 
-    ``find`` tells which keys are held and reads them; ``add`` buffers rows and writes a shard now and then; ``flush``
-    writes what is buffered. Only complete shards are ever visible.
+    ``held`` tells which keys are held, ``find`` reads them too; ``add`` buffers rows and writes a shard now and then;
+    ``flush`` writes what is buffered. Only complete shards are ever visible.
     """
 
     def __init__(self, folder: str | Path, width: int) -> None:
@@ -79,6 +79,11 @@ class FeatureCache:
                 for name in sorted(names - set(self._shards)):
                     self._shards[name] = open_shard(self.folder / name, self.width)
                     self._index.add(self._shards[name])
+
+    def held(self, keys: np.ndarray) -> np.ndarray:
+        """Mask (n,) of the keys (n, 2) that are held; no features are read."""
+        self.refresh()
+        return self._index.locate(keys)[0]
 
     def find(self, keys: np.ndarray) -> tuple[np.ndarray, torch.Tensor]:
         """(mask (n,) of the keys that are held, their features (held, width) float32). keys: (n, 2) int64."""

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from prudent.errors import PrudentError
-from prudent.features.encoder import Encoder, EncodeStats
+from prudent.features.encoder import Encoder
 from prudent.features.outlines import outlines_of
 from prudent.features.rendering import Prompt, Response
+from prudent.features.stats import EncodeStats
 
 PARTS = 8  # depths between which a choice is made; the quality is flat between neighbours
 

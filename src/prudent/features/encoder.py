@@ -13,7 +13,7 @@ import torch
 
 from prudent.errors import PrudentError, RowsError
 from prudent.features.cache import FORMAT, FeatureCache
-from prudent.features.known import Known, known, known_of, template_of
+from prudent.features.known import Known, known, known_of
 from prudent.features.large import StoredRows, rows_of, together
 from prudent.features.models import (
     as_dtype,
@@ -27,7 +27,7 @@ from prudent.features.models import (
 )
 from prudent.features.outlines import FOLDER, WIDTH, Outlines, find_outlines, keep_outlines, outlines_of, text_keys
 from prudent.features.pooling import POOLINGS
-from prudent.features.rendering import Prompt, Rendered, Renderer, Response, require_length
+from prudent.features.rendering import Renderer, require_length, require_pairs, template_of
 from prudent.features.stats import EncodeStats
 from prudent.files import cache_folder, hash_text
 from prudent.progress import meter
@@ -35,6 +35,7 @@ from prudent.progress import meter
 if TYPE_CHECKING:
     from prudent.features.backbone import Runner
     from prudent.features.ray import RayEngine
+    from prudent.features.rendering import Prompt, Rendered, Response
 
 FEW = 32  # texts that are encoded here sooner than an engine starts
 CHUNK = 8192  # rows rendered and sorted together; bounds memory whatever the number of rows
@@ -151,16 +152,9 @@ class Encoder:
     def fingerprint(self) -> str:
         """SHA-256 (hex) of all that the features depend on besides the text: the weights in use (adapters and cut
         layers included), the model's settings, template, tokenizer, pooling, length and dtype."""
-        return hash_text(
-            FORMAT,
-            self.known.weights,
-            self.known.settings,
-            self.known.template,
-            self.known.tokenizer,
-            self.pooling,
-            str(self.max_length),
-            self.known.dtype,
-        )
+        found = self.known
+        about = found.weights, found.settings, found.template, found.tokenizer
+        return hash_text(FORMAT, *about, self.pooling, str(self.max_length), found.dtype)
 
     @cached_property
     def cache(self) -> FeatureCache | None:
@@ -185,7 +179,7 @@ class Encoder:
         prompt for each of its answers: its tokens are still computed once). Raises PrudentError for unequal numbers
         and RowsError for turns that the chat template refuses, all rows at once.
         """
-        _same_number(prompts, responses)
+        require_pairs(prompts, responses)
         out = torch.empty(len(prompts), self.width)
         for rows, features in self.pieces(prompts, responses):
             out[torch.from_numpy(rows)] = features
@@ -196,7 +190,7 @@ class Encoder:
     ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
         """Like ``encode``, in pieces (row numbers, features) of at most 8,192 rows in an order that keeps the answers
         to a prompt together: for features that are used or written as they come, so that memory stays flat."""
-        _same_number(prompts, responses)
+        require_pairs(prompts, responses)
         return ((rows, features) for rows, _, features in self._pieces(prompts, responses, together(prompts)))
 
     @torch.inference_mode()
@@ -207,7 +201,7 @@ class Encoder:
         wait. What was computed of prompts stays in memory a while, for further answers to them."""
         from prudent.features.cpu import fast_attention
 
-        _same_number(prompts, responses)
+        require_pairs(prompts, responses)
         texts = self._render(prompts, responses)
         with fast_attention(self.body):
             for rows, values in self.runner.run(texts, keep=True):
@@ -219,14 +213,14 @@ class Encoder:
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """Like ``encode``, in pieces (first row, features) of at most 8,192 rows, read as they are needed: memory
         stays flat. Only answers in one piece share their prompt's computation, so keep them together."""
-        _same_number(prompts, responses)
+        require_pairs(prompts, responses)
         for rows, _, features in self._pieces(prompts, responses, np.arange(len(prompts))):
             yield int(rows[0]), features
 
     def stored(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> StoredRows:
         """Like ``encode``, as the features lie in the cache: rows are read when they are asked for, and nothing is
         copied. Raises PrudentError without a cache."""
-        _same_number(prompts, responses)
+        require_pairs(prompts, responses)
         if self.cache is None:
             raise PrudentError("features can stay in the cache only where there is one; turn it on")
         return self.cache.rows(self.keys(prompts, responses))
@@ -248,7 +242,7 @@ class Encoder:
     def sizes(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> tuple[np.ndarray, np.ndarray]:
         """What encoding N conversations takes: tokens (N, 2) of their prompts and responses, and which (N,) are on disk
         already. RowsError names all that can't be rendered."""
-        _same_number(prompts, responses)
+        require_pairs(prompts, responses)
         tokens, held = np.zeros((len(prompts), 2), np.int64), np.zeros(len(prompts), bool)
         bad: dict[int, str] = {}
         for start in range(0, len(prompts), CHUNK):
@@ -260,7 +254,7 @@ class Encoder:
                 continue
             tokens[part] = np.stack([found.prompt, found.response], 1)
             if self.cache is not None:
-                held[part] = self.cache.find(found.keys)[0]
+                held[part] = self.cache.held(found.keys)
         if bad:
             raise RowsError(bad)
         return tokens, held
@@ -403,8 +397,3 @@ class Encoder:
             wanted = {keys[row].tobytes() for row in bad}
             shown = {row: repr(self.tokenizer.decode(text.ids)[:200]) for row, text in enumerate(texts)}
             raise RowsError({row: said + shown[row] for row, key in enumerate(keys) if key.tobytes() in wanted})
-
-
-def _same_number(prompts: Sequence[Prompt], responses: Sequence[Response]) -> None:
-    if len(prompts) != len(responses):
-        raise PrudentError(f"{len(prompts)} prompts but {len(responses)} responses; give one response a prompt")

@@ -20,6 +20,7 @@ import torch
 
 from prudent.features.adapters import find_adapter
 from prudent.features.models import DEFAULT_MODEL, context_of, default_gguf, dtype_name, embedded_ids, named_path
+from prudent.features.rendering import template_of
 from prudent.files import cache_folder, dumps, hash_text, write_atomic
 from prudent.runs import versions
 
@@ -80,8 +81,8 @@ def _note(name: str, dtype: torch.dtype, layer: int | None) -> Path | None:
         return None
     states = [(file, file.stat()) for file in files]
     about = [f"{file.resolve()} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}" for file, s in states]
-    read_by = versions()
-    using = [dtype_name(dtype), str(layer), *(read_by.get(package, "") for package in ("torch", "transformers"))]
+    read_by = versions(("torch", "transformers"))
+    using = [dtype_name(dtype), str(layer), read_by.get("torch", ""), read_by.get("transformers", "")]
     return cache_folder() / "known" / f"{hash_text(FORMAT, *using, *about)[:32]}.json"
 
 
@@ -111,11 +112,6 @@ def hash_weights(module: torch.nn.Module) -> str:
 
     with ThreadPoolExecutor() as threads:
         return hash_text(*threads.map(one, sorted(module.state_dict().items())))
-
-
-def template_of(tokenizer: Any) -> str:
-    """A tokenizer's chat template, "None" where it has none."""
-    return str(getattr(tokenizer, "chat_template", None))
 
 
 def hash_tokenizer(tokenizer: Any) -> str:

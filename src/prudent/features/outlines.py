@@ -54,7 +54,7 @@ def find_outlines(kept: FeatureCache, texts: np.ndarray) -> Outlines | None:
 
 def keep_outlines(kept: FeatureCache, texts: np.ndarray, outlines: Outlines) -> None:
     """Write the outlines of texts that are not held yet."""
-    new = np.flatnonzero(~kept.find(texts)[0])
+    new = np.flatnonzero(~kept.held(texts))
     if not len(new):
         return
     sizes = np.stack(outlines[1:], 1)[new].astype(np.int32)

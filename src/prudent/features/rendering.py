@@ -155,6 +155,11 @@ def has_template(tokenizer: Any) -> bool:
     return bool(getattr(tokenizer, "chat_template", None))
 
 
+def template_of(tokenizer: Any) -> str:
+    """A tokenizer's chat template, "None" where it has none."""
+    return str(getattr(tokenizer, "chat_template", None))
+
+
 def _content(turn: dict[str, Any]) -> str:
     content = turn.get("content")
     if not isinstance(content, str):
@@ -194,6 +199,12 @@ def each_row(function: Callable[..., T], *columns: Sequence[Any]) -> list[T]:
     return found
 
 
+def require_pairs(prompts: Sequence[Prompt], responses: Sequence[Response]) -> None:
+    """PrudentError unless there is one response a prompt."""
+    if len(prompts) != len(responses):
+        raise PrudentError(f"{len(prompts)} prompts but {len(responses)} responses; give one response a prompt")
+
+
 def require_length(max_length: int | None) -> None:
     """PrudentError unless a length limit (None: no limit) leaves at least one token."""
     if max_length is not None and max_length < 1:
@@ -229,9 +240,8 @@ class Renderer:
 
         A text that is asked for again soon is not rendered again (``KEPT``).
         """
-        if len(prompts) != len(responses):
-            raise PrudentError(f"{len(prompts)} prompts but {len(responses)} responses; give one response a prompt")
-        template = str(getattr(self.tokenizer, "chat_template", None))
+        require_pairs(prompts, responses)
+        template = template_of(self.tokenizer)
         keys = [(template, identity(prompt), identity(response)) for prompt, response in zip(prompts, responses)]
         kept = self._kept
         new = [row for row, key in enumerate(keys) if key not in kept]

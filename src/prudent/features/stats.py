@@ -27,11 +27,6 @@ class EncodeStats:
         """Share of the computed positions that were padding."""
         return self.padding / self.tokens if self.tokens else 0.0
 
-    @property
-    def tokens_per_second(self) -> float:
-        """Tokens of text read a second: computed ones without padding, and shared ones."""
-        return (self.tokens - self.padding + self.shared) / self.seconds if self.seconds else 0.0
-
 
 def add_stats(total: EncodeStats, more: dict[str, Any]) -> None:
     """Add the counts of one more call."""
