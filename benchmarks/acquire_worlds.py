@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from promise_worlds import GSM8K, encoded, solutions
+from promise_worlds import GSM8K, encoded, solutions, unit
 
 from prudent.demo.shipped import load_features
 from prudent.demo.tone import tone_world
@@ -46,8 +46,7 @@ def gold_split(
     """Pairs of half of a world's prompts, labelled by Bradley-Terry on gold; noisy False: only pairs of unequal gold,
     labelled by it."""
     g = np.random.default_rng(seed)
-    unit = gold - gold.mean(1, keepdims=True)
-    unit = unit / np.sqrt((unit**2).mean())
+    scaled = unit(gold)
     order = g.permutation(len(gold))
     train, test = order[: len(order) // 2], order[len(order) // 2 :]
     project = components(features[train].reshape(-1, features.shape[-1]), width)
@@ -59,16 +58,16 @@ def gold_split(
         one, two = np.tile(a, len(chosen)), np.tile(b, len(chosen))
         kept = g.permutation(len(prompt))
         if not noisy:
-            kept = kept[unit[prompt[kept], one[kept]] != unit[prompt[kept], two[kept]]]
+            kept = kept[scaled[prompt[kept], one[kept]] != scaled[prompt[kept], two[kept]]]
         prompt, one, two = prompt[kept[:count]], one[kept[:count]], two[kept[:count]]
-        ahead = unit[prompt, one] - unit[prompt, two]
+        ahead = scaled[prompt, one] - scaled[prompt, two]
         chance = 1 / (1 + np.exp(-ahead)) if noisy else (ahead > 0).astype(float)
         wins = g.random(len(prompt)) < chance
         return np.stack([made[prompt, one], made[prompt, two]], 1), prompt, wins, chance
 
     pool, prompts, first, chance = pairs(train, most)
     held, _, held_first, _ = pairs(test, 4000)
-    return Split(pool, prompts, first, held, held_first, made[test], unit[test], chance)
+    return Split(pool, prompts, first, held, held_first, made[test], scaled[test], chance)
 
 
 def people_split(name: str, width: int, seed: int) -> Split:
@@ -104,20 +103,24 @@ def worlds(width: int) -> dict[str, Callable[[int], Split]]:
     """A split by seed, for every world that can be had here."""
     toned = tone_world()
     features = load_features(toned)[0].numpy()
-    embedded = load_world()
-    places = side_indices(embedded, "restraint")
     found: dict[str, Callable[[int], Split]] = {
         "tone": lambda seed: gold_split(features, toned.gold.numpy(), width, seed),
-        "restraint": lambda seed: gold_split(
-            encoded(*embedded.flat(), (len(embedded), 16))[places], embedded.gold[places].numpy(), width, seed
-        ),
+        "restraint": lambda seed: gold_split(*restrained(), width, seed),
     }
     for name in ("hh_harmless", "alpacaeval_gpt4"):
         if (SHARED / f"{name}.train.jsonl.gz").exists():
-            found[name] = lambda seed, name=name: people_split(name, width, seed)
+            found[name] = functools.partial(people_split, name, width)
     if GSM8K.exists():
         found["gsm8k"] = lambda seed: gold_split(*solved(), width, seed, noisy=False)
     return found
+
+
+@functools.cache
+def restrained() -> tuple[np.ndarray, np.ndarray]:
+    """Features and gold of the embedded world's prompts that ask for less; encoded when they are first asked for."""
+    embedded = load_world()
+    places = side_indices(embedded, "restraint")
+    return encoded(*embedded.flat(), (len(embedded), 16))[places], embedded.gold[places].numpy()
 
 
 @functools.cache

@@ -10,7 +10,6 @@ Three monitors watch the same 24 completions a step: drift without labels, and g
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
@@ -19,7 +18,7 @@ import results
 import rl_text
 import torch
 from rl_study import Regime, draw, runs_of, world
-from rl_tables import begin, options
+from rl_tables import begin, options, read_cells
 from rl_testbed import Batch, Settings, gold_of, pool_of
 
 from prudent.evaluation.intervals import wilson
@@ -215,9 +214,9 @@ def main() -> None:
                 write_atomic(path, dumps(block(name, first)))
     rows, seconds = [], []
     for name in REGIMES:
-        cells = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(given.cells.glob(f"{name}-*.json"))]
-        seconds += [cell["seconds_a_run"] for cell in cells]
-        rows += points(name, [row for cell in cells for row in cell["rows"]]) if cells else []
+        runs, took = read_cells(given.cells, name)
+        seconds += took
+        rows += points(name, runs) if runs else []
     print(markdown(rows))
     if given.page:
         results.fill(given.page, "monitor", markdown(rows))

@@ -174,7 +174,7 @@ with new_run(sys.argv[1], "fit", {}) as run:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in RESUMABLE])
 def test_what_a_killed_run_left_is_removed_by_the_next(
-    name: str, tmp_path: Path, commands: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, commands: dict[str, list[Any]]
 ) -> None:
     out = tmp_path / "out"
     killed = subprocess.run([sys.executable, "-c", KILLED, str(out)], check=False)
