@@ -124,6 +124,12 @@ def write_atomic(path: str | Path, data: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_copy(path: Path, text: str) -> None:
+    """``write_atomic`` of what can be made again: a full disk costs the copy, not the run."""
+    with contextlib.suppress(OSError):
+        write_atomic(path, text)
+
+
 def output_faults(path: Path, overwrite: bool, inputs: Sequence[Path] = (), flag: str = "--output") -> list[str]:
     """Why a file to be written can't be: it is a folder, one of the inputs, there already, or in no writable folder."""
     try:

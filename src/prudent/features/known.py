@@ -21,7 +21,7 @@ import torch
 from prudent.features.adapters import find_adapter
 from prudent.features.models import DEFAULT_MODEL, context_of, default_gguf, dtype_name, embedded_ids, named_path
 from prudent.features.rendering import template_of
-from prudent.files import cache_folder, dumps, hash_text, write_atomic
+from prudent.files import cache_folder, dumps, hash_text, write_copy
 from prudent.runs import versions
 
 FORMAT = "1"
@@ -95,8 +95,7 @@ def known(name: str, dtype: torch.dtype, layer: int | None, load: Callable[[], K
             return Known(**json.loads(note.read_text(encoding="utf-8")))
     found = load()
     if note is not None and note == _note(name, dtype, layer):
-        with contextlib.suppress(OSError):  # a full disk costs the note, not the run
-            write_atomic(note, dumps(dataclasses.asdict(found)))
+        write_copy(note, dumps(dataclasses.asdict(found)))
     return found
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from prudent.files import cache_folder, clean_text, plain, write_atomic
+from prudent.files import cache_folder, clean_text, plain, write_copy
 from prudent.runs import Run
 
 TONES = ("good", "warn", "bad", "neutral")
@@ -295,8 +295,7 @@ def chart_library() -> str:
         return kept.read_text(encoding="utf-8")
     bundle = vl_convert.javascript_bundle(vl_version=VEGA_LITE)  # type: ignore[call-arg]
     safe = re.sub(r"</(script)", r"<\\/\1", bundle, flags=re.IGNORECASE)
-    with contextlib.suppress(OSError):
-        write_atomic(kept, safe)
+    write_copy(kept, safe)
     return safe
 
 

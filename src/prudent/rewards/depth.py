@@ -19,7 +19,7 @@ from prudent.data.failing import by_pair
 from prudent.data.preferences import data_hash, draw_pairs, pair_groups, training_columns
 from prudent.errors import PrudentError, RowsError
 from prudent.features.depths import blocks_of, depths_of, encode_depths, encoder_at, keep_features
-from prudent.files import cache_folder, dumps, hash_text, write_atomic
+from prudent.files import cache_folder, dumps, hash_text, write_copy
 from prudent.rewards.accuracy import credit
 from prudent.rewards.columns import pair_columns
 from prudent.rewards.containers import PairFeatures, combine
@@ -139,8 +139,7 @@ def choose_depth(encoder: Encoder, data: Sequence[Dataset], seed: int = 0, pairs
     chosen = encoder_at(encoder, found.layer)
     keep_features(chosen, *texts, features)
     if file is not None:
-        with contextlib.suppress(OSError):  # a full disk costs the copy, not the run
-            write_atomic(file, dumps(asdict(found)))
+        write_copy(file, dumps(asdict(found)))
     return chosen, found
 
 

@@ -15,7 +15,7 @@ from prudent.features.known import hash_tokenizer, hash_weights
 from prudent.features.models import load_language_model, padding_id
 from prudent.features.rendering import Renderer
 from prudent.features.sampling import sample
-from prudent.files import cache_folder, dumps, hash_text, write_atomic
+from prudent.files import cache_folder, dumps, hash_text, write_copy
 
 FORMAT = "1"  # of kept responses: changes whenever the same prompts would get others
 Messages = list[dict[str, str]]
@@ -61,8 +61,7 @@ class Sampler:
             if [len(texts) for texts in kept] == [self.samples] * len(prompts):
                 return kept
         drawn = self.fresh(prompts, self.longest)
-        with contextlib.suppress(OSError):  # a full disk costs the copy, not the run
-            write_atomic(file, dumps(drawn, indent=None))
+        write_copy(file, dumps(drawn, indent=None))
         return drawn
 
     def fresh(self, prompts: list[Messages], longest: int) -> list[list[str]]:
