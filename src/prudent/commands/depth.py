@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from prudent.commands.options import MANY
+from prudent.commands.options import FEATURES, MANY, CommonOptions, option, said
 from prudent.errors import PrudentError
 
 if TYPE_CHECKING:
@@ -30,6 +31,29 @@ def layer_of(text: str, chooses: bool = True) -> int | None:
         if 0 < int(text) <= MANY:
             return int(text)
     raise PrudentError(f"--layer is {text!r}, must be a number of blocks from 1 to {MANY}, all or auto")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthOptions(CommonOptions):
+    """Options of a command that reads features, at a depth. chooses: whether it can choose one, with --layer auto."""
+
+    chooses: ClassVar[bool] = True
+    layer: Annotated[
+        str,
+        option(
+            "Blocks of the language model to read features at: a number, all, or auto (by held-out log loss).",
+            panel=FEATURES,
+        ),
+    ] = ALL
+
+    @property
+    def blocks(self) -> int | None:
+        """Blocks that --layer names; None for all of them, and for auto."""
+        return layer_of(self.layer, self.chooses)
+
+    def problems(self) -> list[str]:
+        """What is wrong with these options, one sentence each; empty where nothing is."""
+        return super().problems() + said(lambda: self.blocks)
 
 
 def at_depth(encoder: Encoder, layer: str, data: Sequence[Dataset], seed: int) -> tuple[Encoder, Depth | None]:

@@ -205,14 +205,6 @@ Encoder = Annotated[str, option("Language model that gives the features.", panel
 EncoderPooling = Annotated[str, option("Token states: last, mean or last+mean.", panel=FEATURES)]
 EncoderLength = Annotated[int, option("Longest text in tokens.", min=8, max=MOST_TOKENS, panel=FEATURES)]
 EncoderDtype = Annotated[str | None, option("Precision of language models; by default what is fast.", panel=FEATURES)]
-Layer = Annotated[
-    str,
-    option(
-        "Blocks of the language model to read features at: a number, all, or auto (by held-out log loss).",
-        "--layer",
-        panel=FEATURES,
-    ),
-]
 LanguageModel = Annotated[
     str | None, option("Language model to use in place of the one named in the folder (same weights).")
 ]

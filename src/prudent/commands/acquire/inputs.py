@@ -121,6 +121,19 @@ def open_of(pool: Pool, options: AcquireOptions, data: list[tuple[str, Dataset]]
     return found
 
 
+def open_encoder(options: AcquireOptions) -> Encoder:
+    """The encoder of the features, at the depth that is named."""
+    from prudent.features.encoder import Encoder
+
+    return Encoder(
+        options.encoder,
+        pooling=options.pooling,
+        max_length=options.max_length,
+        dtype=options.dtype,
+        layer=options.blocks,
+    )
+
+
 def encode(
     encoder: Encoder, data: list[tuple[str, Dataset]], pool: Pool, notes: list[str], on_error: str
 ) -> tuple[PairFeatures, Pool, CandidateFeatures]:

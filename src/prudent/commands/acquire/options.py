@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from prudent.commands.depth import ALL, layer_of
+from prudent.commands.depth import DepthOptions
 from prudent.commands.options import (
     DEFAULT_MODEL,
     SOURCE,
@@ -13,20 +13,18 @@ from prudent.commands.options import (
     EncoderDtype,
     EncoderLength,
     EncoderPooling,
-    Layer,
     OnError,
     PairOptions,
     RunOptions,
     command,
     option,
-    said,
 )
 
 LABELS, FORECAST = "How people label", "How many labels"
 
 
 @command("acquire", run="acquire.run:acquire", show="acquire.page:show")
-class AcquireOptions(PairOptions, RunOptions):
+class AcquireOptions(DepthOptions, PairOptions, RunOptions):
     """Say which pairs to label next, and how many labels until the risk is low enough.
 
     Writes to_label.jsonl in the order to label, label.html (a form for people, offline), argilla.json, and a report.
@@ -85,11 +83,10 @@ class AcquireOptions(PairOptions, RunOptions):
     pooling: EncoderPooling = "last+mean"
     max_length: EncoderLength = 1024
     dtype: EncoderDtype = None
-    layer: Layer = ALL
 
     def problems(self) -> list[str]:
         """What is wrong with these options together."""
-        problems = super().problems() + said(lambda: layer_of(self.layer))
+        problems = super().problems()
         problems += [] if self.preferences else ["no labelled preferences were given; name a file with --preferences"]
         if not self.policy_tilt > 0:
             problems.append(f"--policy-tilt is {self.policy_tilt}, it must be positive")

@@ -17,7 +17,7 @@ from prudent.acquisition.rules import RULES
 from prudent.commands.acquire import inputs, page
 from prudent.commands.acquire.options import AcquireOptions
 from prudent.commands.common import say, timer
-from prudent.commands.depth import at_depth, layer_of
+from prudent.commands.depth import at_depth
 from prudent.data.pools import Pool, read_pool
 from prudent.evaluation.risk_estimate import LEAST_PAIRS
 from prudent.rewards.containers import CandidateFeatures, PairFeatures
@@ -35,16 +35,8 @@ def acquire(options: AcquireOptions) -> dict[str, Any]:
             pool = read_pool(options.candidates, columns=options.columns, on_error=options.on_error)
             found = inputs.open_of(pool, options, data + ties)
         with stage("encoding"):
-            from prudent.features.encoder import Encoder
-
-            encoder = Encoder(
-                options.encoder,
-                pooling=options.pooling,
-                max_length=options.max_length,
-                dtype=options.dtype,
-                layer=layer_of(options.layer),
-            )
             whole = len(pool)
+            encoder = inputs.open_encoder(options)
             encoder, depth = at_depth(encoder, options.layer, [part for _, part in data], options.seed)
             pairs, pool, candidates = inputs.encode(encoder, data, pool, notes, options.on_error)
             if len(pool) < whole:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from prudent.commands.depth import ALL, layer_of
+from prudent.commands.depth import DepthOptions
 from prudent.commands.options import (
     DEFAULT_MODEL,
     MOST_TOKENS,
     SOURCE,
-    Layer,
     PairOptions,
     ResumableOptions,
     command,
@@ -42,7 +41,7 @@ TRL_TAKES |= {"--reward-model", "--seed", "--trl-config"}
     show="align.page:show",
     interrupted="give the same command with --out {out} again: it goes on from its last checkpoint (--save-every)",
 )
-class AlignOptions(PairOptions, ResumableOptions):
+class AlignOptions(DepthOptions, PairOptions, ResumableOptions):
     """Fine-tune a policy so that it moves less where the reward is uncertain, and measure what that gains.
 
     An interrupted series goes on where it stopped when the same command is given again.
@@ -50,6 +49,7 @@ class AlignOptions(PairOptions, ResumableOptions):
     Example: prudent align --preferences train.jsonl --objective vanilla --objective proportional --out runs/a
     """
 
+    chooses: ClassVar[bool] = False
     preferences: Annotated[tuple[str, ...], option("Preference files or hub ids."), SOURCE] = ()
     demo: Annotated[bool, option("Train on the embedded prompts, whose gold is exact.", "--demo")] = False
     demo_side: Annotated[
@@ -122,7 +122,6 @@ class AlignOptions(PairOptions, ResumableOptions):
     on_error: Annotated[Literal["raise", "skip"], option("Bad rows: raise or skip.", panel=DATA)] = "raise"
     pooling: Annotated[str, option("Features: last, mean or last+mean.", panel=DATA)] = "last+mean"
     max_length: Annotated[int, option("Tokens kept of a text.", min=16, max=MOST_TOKENS, panel=DATA)] = 1024
-    layer: Layer = ALL
     dtype: Annotated[str | None, option("float32, bfloat16; default by processor.")] = None
     images: Annotated[bool, option("Write the charts as PNG and SVG too.")] = True
     engine: Annotated[
@@ -194,7 +193,7 @@ class AlignOptions(PairOptions, ResumableOptions):
             )
         if not 0 < self.holdout < 1:
             problems.append(f"--holdout is {self.holdout}, it must lie between 0 and 1")
-        return problems + said(lambda: self.ridge_value, lambda: layer_of(self.layer, chooses=False))
+        return problems + said(lambda: self.ridge_value)
 
     def _trl_problems(self) -> list[str]:
         """Every option given that TRL's engine wouldn't honour."""

@@ -14,7 +14,6 @@ from prudent.commands.align.problem import Problem
 from prudent.commands.align.series import Models, policy_factory, run_series
 from prudent.commands.align.summary import summarise
 from prudent.commands.common import say
-from prudent.commands.depth import layer_of
 from prudent.commands.joined_run import joined_run
 from prudent.features.depths import blocks_of
 from prudent.features.encoder import Encoder
@@ -34,7 +33,7 @@ def build_models(settings: AlignOptions) -> Models:
         pooling=settings.pooling,
         max_length=settings.max_length,
         dtype=settings.dtype,
-        layer=layer_of(settings.layer, chooses=False),
+        layer=settings.blocks,
     )
 
     def model_of() -> Any:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prudent.commands.clean.options import CleanOptions
-from prudent.commands.depth import layer_of
 from prudent.data.failing import origins_of, picked, use_rows
 from prudent.data.files import open_records
 from prudent.data.preferences import draw_pairs, pair_groups, read_preferences_with_report
@@ -124,7 +123,7 @@ def open_encoder(settings: CleanOptions) -> Any:
         settings.model,
         pooling=settings.pooling,
         max_length=settings.max_length,
-        layer=layer_of(settings.layer),
+        layer=settings.blocks,
         engine=settings.ray_engine(),
     )
 

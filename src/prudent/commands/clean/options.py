@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from prudent.commands.depth import ALL, layer_of
+from prudent.commands.depth import DepthOptions
 from prudent.commands.engine import EngineOptions
 from prudent.commands.options import (
     DEFAULT_MODEL,
     MANY,
     READING,
     SOURCE,
-    Layer,
     MaxLength,
     MaxPairs,
     MaxTestPairs,
@@ -35,7 +34,7 @@ BY_STRENGTH = ("--flip", "--soften", "--widen", "--weigh", "--drop-deciles", "--
 
 
 @command("clean", run="clean.run:run", show="clean.output:show")
-class CleanOptions(EngineOptions, PairOptions, RunOptions):
+class CleanOptions(DepthOptions, EngineOptions, PairOptions, RunOptions):
     """Find faulty preference pairs, show why, and write a cleaned file in which every change has its evidence.
 
     Example: prudent clean train.jsonl --flip 0.1 --test test.jsonl --out runs/clean
@@ -52,7 +51,6 @@ class CleanOptions(EngineOptions, PairOptions, RunOptions):
     ] = None
     pooling: Pooling = "last+mean"
     max_length: MaxLength = 1024
-    layer: Layer = ALL
     split: Annotated[str | None, option("Split of a hub data set.", panel=READING)] = None
     max_pairs: MaxPairs = None
     rating: Annotated[str | None, option("Rating column of single responses.", panel=READING)] = None
@@ -115,9 +113,7 @@ class CleanOptions(EngineOptions, PairOptions, RunOptions):
 
     def problems(self) -> list[str]:
         """What is wrong with these options, one sentence each; empty where nothing is."""
-        problems = super().problems() + said(
-            lambda: self.ridge_value, lambda: self.sources_of_score, lambda: layer_of(self.layer)
-        )
+        problems = super().problems() + said(lambda: self.ridge_value, lambda: self.sources_of_score)
         if self.conflict is None:
             problems += self.unusable(["--conflict-size"], "without --conflict, clean")
         if self.model is None and self.features is None:

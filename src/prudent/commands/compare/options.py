@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from prudent.commands.depth import ALL, layer_of
+from prudent.commands.depth import DepthOptions
 from prudent.commands.options import (
     DEFAULT_MODEL,
     MANY,
     SOURCE,
     Dtype,
-    Layer,
     MaxLength,
     MaxPairs,
     MaxTestPairs,
@@ -21,12 +20,11 @@ from prudent.commands.options import (
     RunOptions,
     command,
     option,
-    said,
 )
 
 
 @command("compare", run="compare.run:compare", show="compare.page:show")
-class CompareOptions(PairOptions, RunOptions):
+class CompareOptions(DepthOptions, PairOptions, RunOptions):
     """Fit each family on the same pairs, each in a process of its own, and compare what its standard deviation says.
 
     Accuracy, calibration, whether the standard deviation finds errors (AUROC, risk-coverage), its size on unlike pairs,
@@ -49,7 +47,6 @@ class CompareOptions(PairOptions, RunOptions):
     pooling: Pooling = "last+mean"
     max_length: MaxLength = 1024
     dtype: Dtype = None
-    layer: Layer = ALL
     set_: Annotated[tuple[str, ...], option("An option of one family: lora.epochs=2; may be repeated.", "--set")] = ()
     level: Annotated[float, option("Coverage wanted of the conformal intervals.")] = 0.9
 
@@ -60,7 +57,7 @@ class CompareOptions(PairOptions, RunOptions):
 
     def problems(self) -> list[str]:
         """What is wrong with these options, one sentence each; empty where nothing is."""
-        problems = super().problems() + said(lambda: layer_of(self.layer))
+        problems = super().problems()
         if not self.names:
             problems.append("--families names none; give --families heads,mlp,...")
         if not 0 < self.level < 1:

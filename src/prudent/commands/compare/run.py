@@ -15,7 +15,7 @@ from torch.nn.functional import logsigmoid
 from prudent.commands.common import say
 from prudent.commands.compare.options import CompareOptions
 from prudent.commands.compare.page import write_report
-from prudent.commands.depth import at_depth, layer_of
+from prudent.commands.depth import at_depth
 from prudent.data.failing import FILE_COLUMN, origins_of, picked, use_rows
 from prudent.data.preferences import data_hash, draw_pairs, read_preferences, split_by_prompt
 from prudent.errors import PrudentError
@@ -209,12 +209,7 @@ def run_family(
 
 
 def _encoder_options_of(given: CompareOptions) -> dict[str, Any]:
-    return {
-        "pooling": given.pooling,
-        "max_length": given.max_length,
-        "dtype": given.dtype,
-        "layer": layer_of(given.layer),
-    }
+    return {"pooling": given.pooling, "max_length": given.max_length, "dtype": given.dtype, "layer": given.blocks}
 
 
 def column_of(data: Dataset, flag: str, name: str) -> list[Any]:

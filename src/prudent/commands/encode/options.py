@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-from prudent.commands.depth import ALL, layer_of
+from prudent.commands.depth import DepthOptions
 from prudent.commands.engine import EngineOptions, Split
 from prudent.commands.options import (
     DEFAULT_MODEL,
     SOURCE,
     Dtype,
-    Layer,
     MaxLength,
     ModelName,
     OnError,
@@ -18,7 +17,6 @@ from prudent.commands.options import (
     Pooling,
     command,
     option,
-    said,
 )
 
 
@@ -28,7 +26,7 @@ from prudent.commands.options import (
     show="encode.run:show",
     interrupted="what was encoded is in the cache; the same command goes on from there",
 )
-class EncodeOptions(EngineOptions, PairOptions):
+class EncodeOptions(DepthOptions, EngineOptions, PairOptions):
     """Encode texts into the feature cache, from which fit, score, clean and preflight read them.
 
     Files are read piece by piece and memory stays flat. What is in the cache already isn't encoded again, so that a run
@@ -37,6 +35,7 @@ class EncodeOptions(EngineOptions, PairOptions):
     Example: prudent encode --preferences train.jsonl --model smollm2 --engine ray
     """
 
+    chooses: ClassVar[bool] = False
     preferences: Annotated[
         tuple[str, ...], option("Preference files or hub ids: both answers of every pair."), SOURCE
     ] = ()
@@ -45,13 +44,12 @@ class EncodeOptions(EngineOptions, PairOptions):
     pooling: Pooling = "last+mean"
     max_length: MaxLength = 1024
     dtype: Dtype = None
-    layer: Layer = ALL
     split: Split = None
     on_error: OnError = "raise"
 
     def problems(self) -> list[str]:
         """What is wrong with these options, one sentence each; empty where nothing is."""
-        problems = super().problems() + said(lambda: layer_of(self.layer, chooses=False))
+        problems = super().problems()
         if not (self.preferences or self.data):
             problems.append("nothing to encode; name a file with --preferences or --data")
         return problems

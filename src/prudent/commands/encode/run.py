@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prudent.commands.common import say
-from prudent.commands.depth import layer_of
 from prudent.commands.encode.options import EncodeOptions
 from prudent.errors import BadRow, DataError, PrudentError
 
@@ -74,7 +73,7 @@ def results_of(options: EncodeOptions, reads: Sequence[Read]) -> Iterator[Result
         "pooling": options.pooling,
         "max_length": options.max_length,
         "dtype": options.dtype,
-        "layer": layer_of(options.layer),
+        "layer": options.blocks,
         "cache": str((cache_folder() / "features").resolve()),
     }
     engine = options.ray_engine()

@@ -6,7 +6,7 @@ import functools
 from pathlib import Path
 from typing import Annotated
 
-from prudent.commands.depth import ALL, layer_of
+from prudent.commands.depth import DepthOptions
 from prudent.commands.engine import EngineOptions, Split
 from prudent.commands.options import (
     ABOVE_ZERO,
@@ -14,7 +14,6 @@ from prudent.commands.options import (
     MANY,
     SOURCE,
     Dtype,
-    Layer,
     MaxLength,
     MaxPairs,
     ModelName,
@@ -23,7 +22,6 @@ from prudent.commands.options import (
     RunOptions,
     command,
     option,
-    said,
 )
 
 PANEL = "Options of some families (the others refuse them)"
@@ -35,7 +33,7 @@ _panel = functools.partial(option, panel=PANEL)
 
 
 @command("fit", run="fit.run:fit", show="fit.page:show")
-class FitOptions(EngineOptions, PairOptions, RunOptions):
+class FitOptions(DepthOptions, EngineOptions, PairOptions, RunOptions):
     """Train K members on preference pairs and write a reward-model folder: weights, golden scores, fit.json.
 
     Example: prudent fit --preferences train.jsonl --test test.jsonl --members 10 --out runs/rm
@@ -53,7 +51,6 @@ class FitOptions(EngineOptions, PairOptions, RunOptions):
     pooling: Annotated[str | None, option("Features: last, mean or last+mean token states (by default both).")] = None
     max_length: MaxLength = 1024
     dtype: Dtype = None
-    layer: Layer = ALL
     diversity: Annotated[str | None, _panel("What members differ in: bootstrap, shuffle, init, init+shuffle.")] = None
     ridge: Annotated[str | None, _panel('Ridge of linear heads: a number, or "cv" (the default).')] = None
     epochs: Annotated[int | None, _panel("Passes over the pairs, in stochastic training.", min=1, max=1_000_000)] = None
@@ -98,7 +95,7 @@ class FitOptions(EngineOptions, PairOptions, RunOptions):
 
     def problems(self) -> list[str]:
         """What is wrong with these options, one sentence each; empty where nothing is."""
-        problems = super().problems() + said(lambda: layer_of(self.layer))
+        problems = super().problems()
         if self.engine == "ray" and self.family in (*TRAINED, "external"):
             problems.append(
                 f"--family {self.family} trains or reads whole models, which --engine ray doesn't; launch it with "

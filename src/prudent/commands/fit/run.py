@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prudent.commands.common import say
-from prudent.commands.depth import AUTO, layer_of
+from prudent.commands.depth import AUTO
 from prudent.commands.fit.options import FitOptions
 from prudent.commands.fit.page import describe_fit, write_page
 from prudent.commands.fit.training_arguments import training_arguments
 from prudent.commands.options import fields_of, number_or_cv
 from prudent.data.failing import counted, origins_of, picked, use_rows
-from prudent.data.preferences import data_hash, draw_pairs, read_preferences_with_report
+from prudent.data.preferences import ReadReport, data_hash, draw_pairs, read_preferences_with_report
 from prudent.errors import PrudentError
 from prudent.features.encoder import Encoder
 from prudent.features.processes import Processes
@@ -22,6 +22,9 @@ from prudent.rewards.depth import choose_depth
 from prudent.rewards.families import FAMILIES, ON_TEXT, family, fit_reward_model
 from prudent.rewards.model import RewardModel
 from prudent.runs import new_run
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 RENAMED = {"training_args": "training", "crossing": "monotone"}  # options by the families' own names
 WRITTEN = ("preferences", "family", "model", "members", "max_pairs", "test")
@@ -36,18 +39,10 @@ def fit(options: FitOptions) -> dict[str, Any] | None:
         "pooling": options.pooling or ("last" if on_text else "last+mean"),
         "max_length": options.max_length,
         "dtype": options.dtype,
-        "layer": layer_of(options.layer),
+        "layer": options.blocks,
     }
-    engine = options.ray_engine()
-    beside = (("response",) if "ratings" in given else ()) + (("responses", "id") if "meta_pool" in given else ())
-    columns = {ours: theirs for ours, theirs in options.columns.items() if ours not in beside}
-    reading: dict[str, Any] = {"on_error": options.on_error, "columns": columns}
-    reading["without_prompt"] = options.without_prompt
-    data, report = read_preferences_with_report(
-        options.preferences, split=options.split, stream=options.stream, **reading
-    )
-    data = draw_pairs(data, options.max_pairs, options.seed)
-    held = read_preferences_with_report(options.test, **reading)[0] if options.test else None
+    features: dict[str, Any] = {"encoder_options": {**encoder_options, "engine": options.ray_engine()}}
+    data, report, held = read_pairs(options, given)
     processes = Processes()
     if processes.size > 1 and not on_text:
         raise PrudentError(
@@ -57,14 +52,11 @@ def fit(options: FitOptions) -> dict[str, Any] | None:
     if processes.first:
         say(f"{len(data)} pairs; family {options.family} on {options.model}")
     started = time.perf_counter()
-    features: dict[str, Any] = {"encoder_options": {**encoder_options, "engine": engine}}
     depth = None
     if options.layer == AUTO and not on_text:
-        features["encoder"], depth = choose_depth(
-            Encoder(options.model, **features["encoder_options"]), [data], options.seed
-        )
+        encoder = Encoder(options.model, **features["encoder_options"])
+        features["encoder"], depth = choose_depth(encoder, [data], options.seed)
         say(depth.words(2 * len(data)))
-
     alone = options.on_error if processes.size == 1 else "raise"  # those that train together need the same rows
 
     def train(rows: list[int]) -> RewardModel:
@@ -97,6 +89,20 @@ def fit(options: FitOptions) -> dict[str, Any] | None:
         run.write_json("fit.json", result)
         write_page(run, result)
     return {**result, "out": str(options.out)}
+
+
+def read_pairs(options: FitOptions, given: Mapping[str, Any]) -> tuple[Dataset, ReadReport, Dataset | None]:
+    """The pairs to train on, the report of their reading, and those to report accuracy on. given: what the family was
+    given; --column also names columns of files among it, which pairs don't have."""
+    beside = (("response",) if "ratings" in given else ()) + (("responses", "id") if "meta_pool" in given else ())
+    columns = {ours: theirs for ours, theirs in options.columns.items() if ours not in beside}
+    reading: dict[str, Any] = {"on_error": options.on_error, "columns": columns}
+    reading["without_prompt"] = options.without_prompt
+    data, report = read_preferences_with_report(
+        options.preferences, split=options.split, stream=options.stream, **reading
+    )
+    held = read_preferences_with_report(options.test, **reading)[0] if options.test else None
+    return draw_pairs(data, options.max_pairs, options.seed), report, held
 
 
 def family_options(options: FitOptions) -> dict[str, Any]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from prudent.commands.depth import ALL, layer_of
+from prudent.commands.depth import DepthOptions
 from prudent.commands.options import (
     DEFAULT_MODEL,
     MANY,
     MOST_TOKENS,
-    Layer,
     OnError,
     RowOptions,
     RunOptions,
@@ -62,7 +61,7 @@ class WorldOptions(RowOptions):
 
 
 @command("overoptimize", run="overoptimize.run:run", show="overoptimize.run:show")
-class OveroptimizeOptions(WorldOptions, RunOptions):
+class OveroptimizeOptions(DepthOptions, WorldOptions, RunOptions):
     """Gold and proxy against optimisation, with fits of the published forms, sweeps, and what is seen of the published.
 
     Best of n is the unbiased estimate from the samples, never with replacement; beyond the samples the pool's own
@@ -71,6 +70,7 @@ class OveroptimizeOptions(WorldOptions, RunOptions):
     Example: prudent overoptimize --prompts 60 --sweep pairs --sweep members --out runs/goodhart
     """
 
+    chooses: ClassVar[bool] = False
     model: Annotated[str | None, option("Push this reward model (folder or hub id) instead of drawing fresh ones.")] = (
         None
     )
@@ -91,13 +91,10 @@ class OveroptimizeOptions(WorldOptions, RunOptions):
     ] = "2,8,15,22"
     pooling: Annotated[str, option("last, mean or last+mean token states.")] = "last+mean"
     max_length: Annotated[int, option("Longest text in tokens.", min=8, max=MOST_TOKENS)] = 1024
-    layer: Layer = ALL
 
     def problems(self) -> list[str]:
         """What is wrong with these options, one sentence each; empty where nothing is."""
-        problems = super().problems() + said(
-            lambda: numbers("--layers", self.layers), lambda: layer_of(self.layer, chooses=False)
-        )
+        problems = super().problems() + said(lambda: numbers("--layers", self.layers))
         if self.n is not None:
             problems += said(lambda: numbers("--n", self.n or ""))
         if {"layers", "all"} & set(self.sweep):

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from prudent.commands.common import result_console, say
-from prudent.commands.depth import layer_of
 from prudent.commands.options import numbers
 from prudent.commands.overoptimize.options import OveroptimizeOptions, WorldOptions
 from prudent.errors import PrudentError
@@ -97,9 +96,7 @@ def drawn(
     text: TextWorld, sweeps: list[str], given: OveroptimizeOptions
 ) -> tuple[dict[str, list[Curve]], list[MethodCurve], TextWorld]:
     """Curves of freshly drawn reward models: the base setting, and every sweep. And the prompts that were used."""
-    layers: list[int | None] = (
-        [*numbers("--layers", given.layers), None] if "layers" in sweeps else [layer_of(given.layer, chooses=False)]
-    )
+    layers: list[int | None] = [*numbers("--layers", given.layers), None] if "layers" in sweeps else [given.blocks]
     split = spawn(given.seed, 3)[0]
 
     def encoded(part: TextWorld) -> tuple[dict[int, World], dict[str, Any]]:

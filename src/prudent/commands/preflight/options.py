@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from prudent.commands.depth import ALL, layer_of
+from prudent.commands.depth import DepthOptions
 from prudent.commands.engine import EngineOptions
 from prudent.commands.options import (
     DEFAULT_MODEL,
@@ -15,7 +15,6 @@ from prudent.commands.options import (
     EncoderDtype,
     EncoderLength,
     EncoderPooling,
-    Layer,
     OnError,
     PairOptions,
     RunOptions,
@@ -37,7 +36,7 @@ DRAWS, SAMPLING = "Draws and risk", "Candidates sampled from the policy"
     show="preflight.terminal:show",
     interrupted="there was not enough for an answer yet; what is sampled and encoded is kept for the next run",
 )
-class PreflightOptions(EngineOptions, PairOptions, RunOptions):
+class PreflightOptions(DepthOptions, EngineOptions, PairOptions, RunOptions):
     """Tell the risk of optimising a policy against reward models trained on these preferences, before any training.
 
     Example: prudent preflight --preferences train.jsonl --policy smollm2 --out runs/preflight
@@ -78,7 +77,6 @@ class PreflightOptions(EngineOptions, PairOptions, RunOptions):
     pooling: EncoderPooling = "last+mean"
     max_length: EncoderLength = 1024
     dtype: EncoderDtype = None
-    layer: Layer = ALL
     prompts: Annotated[int, option("Held-out prompts.", min=1, max=1_000_000, panel=SAMPLING)] = 40
     samples: Annotated[int, option("Responses a prompt.", min=2, max=10_000, panel=SAMPLING)] = 16
     max_new_tokens: Annotated[int, option("Longest response.", min=1, max=MOST_TOKENS, panel=SAMPLING)] = 48
@@ -124,4 +122,4 @@ class PreflightOptions(EngineOptions, PairOptions, RunOptions):
         for name, share in (("--max-risk", self.max_risk), ("--holdout", self.holdout)):
             if not 0 < share < 1:
                 problems.append(f"{name} is {share}, it must lie between 0 and 1")
-        return problems + said(lambda: self.ridge_value, lambda: self.budget_seconds, lambda: layer_of(self.layer))
+        return problems + said(lambda: self.ridge_value, lambda: self.budget_seconds)

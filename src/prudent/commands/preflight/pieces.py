@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from prudent.commands.common import clocked
-from prudent.commands.depth import AUTO, layer_of
+from prudent.commands.depth import AUTO
 from prudent.commands.preflight.candidates import Sampler
 from prudent.commands.preflight.inputs import Inputs, Source, check_pairs, check_pool, check_prompts, held_out_prompts
 from prudent.commands.preflight.options import PreflightOptions
@@ -277,11 +277,7 @@ def _plan_pairs(settings: PreflightOptions, found: Inputs, encoder: Encoder) -> 
 
 def encoder_of(settings: PreflightOptions, sampler: Sampler | None = None) -> Encoder:
     """The encoder of the features; where it is the policy, the model is in memory once."""
-    how: dict[str, Any] = {
-        "pooling": settings.pooling,
-        "max_length": settings.max_length,
-        "layer": layer_of(settings.layer),
-    }
+    how: dict[str, Any] = {"pooling": settings.pooling, "max_length": settings.max_length, "layer": settings.blocks}
     engine = settings.ray_engine()
     if sampler is not None and settings.encoder == settings.policy and engine is None:
         return Encoder((sampler.model, sampler.tokenizer), **how)

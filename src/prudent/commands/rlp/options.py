@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from prudent.commands.depth import ALL, layer_of
-from prudent.commands.options import DEFAULT_MODEL, MANY, MOST_TOKENS, Layer, ResumableOptions, command, option, said
+from prudent.commands.depth import DepthOptions
+from prudent.commands.options import DEFAULT_MODEL, MANY, MOST_TOKENS, ResumableOptions, command, option
 from prudent.commands.overoptimize.options import WorldOptions
 
 EXACT_ONLY = ("--kl", "--repetitions", "--repeats", "--weight", "--column", "--on-error")
@@ -18,7 +18,7 @@ KINDS = ("spg", "uml", "spg-reference", "self")
     show="rlp.run:show",
     interrupted="give the same command with --out {out} again: it goes on with the rounds that are missing",
 )
-class RlpOptions(WorldOptions, ResumableOptions):
+class RlpOptions(DepthOptions, WorldOptions, ResumableOptions):
     """Reward learning on policy: reward model, policy, its samples, reward model again; any number of rounds.
 
     Every round is a run folder of its own, and an interrupted run goes on with the rounds that are missing. Gold keeps
@@ -27,6 +27,7 @@ class RlpOptions(WorldOptions, ResumableOptions):
     Example: prudent rlp --pool solutions.jsonl --group answer --rounds 2 --repetitions 100 --out runs/rlp
     """
 
+    chooses: ClassVar[bool] = False
     policy: Annotated[
         Literal["exact", "align"],
         option("exact: over each prompt's candidates. align: RL on the language model (embedded world)."),
@@ -61,11 +62,10 @@ class RlpOptions(WorldOptions, ResumableOptions):
     language_model: Annotated[str, option("Feature model (and policy of --policy align).")] = DEFAULT_MODEL
     pooling: Annotated[str, option("last, mean or last+mean token states.")] = "last+mean"
     max_length: Annotated[int, option("Longest text in tokens.", min=8, max=MOST_TOKENS)] = 1024
-    layer: Layer = ALL
 
     def problems(self) -> list[str]:
         """What is wrong with these options, one sentence each; empty where nothing is."""
-        problems = super().problems() + said(lambda: layer_of(self.layer, chooses=False))
+        problems = super().problems()
         problems += [
             f"--kind {kind!r} is unknown; known: {', '.join(KINDS)}" for kind in self.kind if kind not in KINDS
         ]

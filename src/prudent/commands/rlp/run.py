@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from prudent.commands.common import result_console, say
-from prudent.commands.depth import layer_of
 from prudent.commands.overoptimize.run import text_world, with_notes_said
 from prudent.commands.rlp.options import RlpOptions
 from prudent.errors import PrudentError
@@ -88,8 +87,7 @@ def pool_problem(text: TextWorld, given: RlpOptions) -> tuple[PoolProblem, str, 
     from prudent.features.encoder import Encoder
 
     refuse_many_pairs(text)
-    layer = layer_of(given.layer, chooses=False)
-    encoder = Encoder(given.language_model, pooling=given.pooling, max_length=given.max_length, layer=layer)
+    encoder = Encoder(given.language_model, pooling=given.pooling, max_length=given.max_length, layer=given.blocks)
     vectors, text = text.use(lambda part: encoder.encode(*part.flat()), given.on_error)
     text = with_notes_said(text, text.shown(partial(shown, encoder.renderer)))
     gold, present = text.padded_gold()
