@@ -16,15 +16,10 @@ import altair as alt
 
 from prudent.reporting import style
 from prudent.reporting.distributions import calibration, histogram, ridges
-from prudent.reporting.style import Frame, Rows, colour, colour_map, highlight, names_in, shape, tips, values
+from prudent.reporting.style import Frame, Rows, colour, colour_map, highlight, names_in, rows_of, shape, tips, values
 
 __all__ = ["bars", "calibration", "colour_map", "dot_intervals", "histogram", "lines", "points", "ridges", "scatter"]
 Ends = tuple[str, str]
-
-
-def _rows(data: Rows, *fields: str) -> list[dict[str, Any]]:
-    """Rows in which none of these fields is null."""
-    return [row for row in style.rows_of(data) if all(row.get(field) is not None for field in fields)]
 
 
 def lines(
@@ -42,7 +37,7 @@ def lines(
     order: field along which points are joined (default x). frame: of ``Frame``.
     """
     framed = Frame(**{"height": 320, **frame})
-    rows = style.with_text(_rows(data, x, y), group)
+    rows = style.with_text(rows_of(data, x, y), group)
     names = names_in(rows, group)
     picked, opacity = highlight(group)
     hue, vertical, base = colour(group, names), framed.y(y), alt.Chart(values(rows))
@@ -77,7 +72,7 @@ def points(
 ) -> Any:
     """Points with vertical error bars; several groups at the same x stand side by side when x is text."""
     framed = Frame(**{"height": 320, **frame})
-    rows = _rows(data, y)
+    rows = rows_of(data, y)
     named = any(isinstance(row[x], str) for row in rows)
     rows = style.with_text(rows, group, x if named else None)
     names, sort, title = names_in(rows, group), names_in(rows, x), framed.x_title
@@ -103,7 +98,7 @@ def dot_intervals(
 ) -> Any:
     """A table as a chart: one line per label, its estimate as a dot and its interval as a bar (groups dodge)."""
     framed = Frame(**frame)
-    rows = style.with_text(_rows(data, value), label, group)
+    rows = style.with_text(rows_of(data, value), label, group)
     labels, names = names_in(rows, label), names_in(rows, group)
     longest = max((len(name) for name in labels), default=1)
     room = 330 - min(176, 7 * longest + 6)  # the legend begins where the labels of the lines end
@@ -137,7 +132,7 @@ def scatter(
     """Points of x against y. label: field written beside each point. diagonal: draw y = x."""
     framed = Frame(**{"height": 340, **frame})
     logs = [field for field, scale in ((x, framed.x_scale), (y, framed.y_scale)) if scale == "log"]
-    rows = style.with_text([row for row in _rows(data, x, y) if all(row[field] > 0 for field in logs)], group)
+    rows = style.with_text([row for row in rows_of(data, x, y) if all(row[field] > 0 for field in logs)], group)
     names = names_in(rows, group)
     picked, _ = highlight(group)
     solid = alt.value(0.9 if len(rows) < 120 else 0.45)
@@ -162,7 +157,7 @@ def scatter(
 def bars(data: Rows, label: str, value: str, **frame: Any) -> Any:
     """Horizontal bars: labels stay readable on a phone."""
     framed = Frame(**{"x_zero": True, **frame})
-    rows = style.with_text(_rows(data, value), label)
+    rows = style.with_text(rows_of(data, value), label)
     labels = names_in(rows, label)
     vertical = alt.Y(f"{label}:N", sort=labels, title=None, axis=alt.Axis(labelLimit=170, grid=False))
     drawn = {"x": framed.x(value), "y": vertical, "color": alt.value(style.PALETTE[0])}

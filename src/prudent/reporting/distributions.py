@@ -116,8 +116,7 @@ def calibration(
 ) -> Any:
     """Calibration curve: observed share against predicted probability, with the diagonal of perfect calibration."""
     framed = Frame(**{"x_title": "predicted probability", "y_title": "observed share", "height": 340, **frame})
-    rows = [row for row in style.rows_of(data) if row.get(predicted) is not None and row.get(observed) is not None]
-    rows = style.with_text(rows, group)
+    rows = style.with_text(style.rows_of(data, predicted, observed), group)
     names, unit = names_in(rows, group), alt.Scale(domain=[0, 1])
     both: dict[str, Any] = {
         "x": alt.X(f"{predicted}:Q", title=framed.x_title, scale=unit),

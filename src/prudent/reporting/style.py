@@ -92,8 +92,9 @@ THEME: dict[str, Any] = {
 Rows = Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]] | Any
 
 
-def rows_of(data: Rows) -> list[dict[str, Any]]:
-    """Rows of ``data``: a list of rows, a mapping of equally long columns, or a data frame. Non-finite becomes null."""
+def rows_of(data: Rows, *fields: str) -> list[dict[str, Any]]:
+    """Rows of ``data`` (a list of rows, a mapping of equally long columns, or a data frame) in which none of the fields
+    is null. Non-finite becomes null."""
     if hasattr(data, "to_dict") and not isinstance(data, Mapping):
         data = data.to_dict(orient="list")
     if isinstance(data, Mapping):
@@ -101,8 +102,10 @@ def rows_of(data: Rows) -> list[dict[str, Any]]:
         lengths = {len(values) for values in columns.values()}
         if len(lengths) > 1:
             raise ValueError(f"chart columns differ in length: { {key: len(v) for key, v in columns.items()} }")
-        return [dict(zip(columns, values)) for values in zip(*columns.values())]
-    return [{str(key): plain(value) for key, value in row.items()} for row in data]
+        rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
+    else:
+        rows = [{str(key): plain(value) for key, value in row.items()} for row in data]
+    return [row for row in rows if all(row.get(field) is not None for field in fields)]
 
 
 def with_text(rows: list[dict[str, Any]], *fields: str | None) -> list[dict[str, Any]]:
