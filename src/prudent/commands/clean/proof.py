@@ -12,7 +12,7 @@ import torch
 from prudent.commands.clean.options import CleanOptions
 from prudent.commands.clean.plan import repair_plan
 from prudent.data.repairs import Plan, plan_repairs
-from prudent.evaluation.label_noise import Labels, Variant, compare_labels, find_flips, plant_flips
+from prudent.evaluation.label_noise import Labels, compare_labels, find_flips, plant_flips
 from prudent.rewards.strength import Strength, decile_groups, strength_of_differences
 from prudent.seeding import spawn
 
@@ -101,9 +101,8 @@ def prove(
     chosen = {"your options": plan} if plan.changes_anything else {}
     for name, option in {**chosen, **OPTIONS}.items():
         variants[name] = to_all_pairs(repaired_labels(found, option, part), rows, n)
-    how: dict[str, Any] = {"seeds": settings.seeds, "ridge": settings.ridge_value, "seed": compare_seed}
-    table = compare_labels(difference, test_difference, variants, groups=keys, test_groups=test_keys, **how)
-    return {"train_pairs": n, "test_pairs": len(test_difference), "seeds": settings.seeds, "table": rows_of(table)}
+    table = compared(difference, test_difference, variants, keys, test_keys, settings, compare_seed)
+    return {"train_pairs": n, "test_pairs": len(test_difference), "seeds": settings.seeds, "table": table}
 
 
 def to_all_pairs(labels: Labels, rows: np.ndarray, n: int) -> Labels:
@@ -118,8 +117,26 @@ def to_all_pairs(labels: Labels, rows: np.ndarray, n: int) -> Labels:
     return Labels(**values)
 
 
-def rows_of(table: Mapping[str, Variant]) -> list[dict[str, Any]]:
+def compared(
+    difference: torch.Tensor,
+    test_difference: torch.Tensor,
+    variants: Mapping[str, Labels],
+    keys: Sequence[str],
+    test_keys: Sequence[str],
+    settings: CleanOptions,
+    seed: Any,
+) -> list[dict[str, Any]]:
     """Variants as plain rows for tables and JSON; intervals of the gains and p hold for all rows together."""
+    table = compare_labels(
+        difference,
+        test_difference,
+        variants,
+        groups=keys,
+        test_groups=test_keys,
+        seeds=settings.seeds,
+        ridge=settings.ridge_value,
+        seed=seed,
+    )
     return [
         {
             "labels": name,
@@ -167,7 +184,5 @@ def plant(
         "lowest decile dropped": repaired_labels(found, Plan(drop={1}), given),
         "soft labels": repaired_labels(found, Plan(soften=range(1, 11)), given),
     }
-    how: dict[str, Any] = {"seeds": settings.seeds, "ridge": settings.ridge_value, "seed": compare_seed}
-    table = compare_labels(damaged, test_difference, variants, groups=keys, test_groups=test_keys, **how)
-    result["training"] = rows_of(table)
+    result["training"] = compared(damaged, test_difference, variants, keys, test_keys, settings, compare_seed)
     return result

@@ -86,16 +86,16 @@ def clean(settings: CleanOptions) -> Outcome:
     second = second_label(settings, inputs)
     lines, hashes = inputs.data["row"][:], hashes_of(inputs.data)
     clock.lap("read")
-    read = None
-    if encoder is not None and settings.features is None:
-        encoder, depth = at_depth(encoder, settings.layer, [inputs.data], settings.seed)
-        read = None if depth is None else depth.as_dict(2 * len(inputs.data))
     rows = Rows(inputs.data.to_list(), inputs.keys, inputs.others, token_ids(encoder), settings.max_length)
     rows.conflict = settings.sources_of_score
     changes = changes_of_findings(run_rules(rows, actions), actions, lines, hashes)
     ceiling = {"exact": noise_ceiling(rows.rows), "white_space_set_aside": noise_ceiling(rows.rows, squeezed_text)}
     del rows  # every text as Python objects: the largest thing beside the features
     clock.lap("rules")
+    read = None
+    if encoder is not None and settings.features is None:
+        encoder, depth = at_depth(encoder, settings.layer, [inputs.data], settings.seed)
+        read = None if depth is None else depth.as_dict(2 * len(inputs.data))
     features = load_features(settings, inputs, encoder)
     clock.lap("features")
     judged = None
