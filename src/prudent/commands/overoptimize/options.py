@@ -79,7 +79,7 @@ class OveroptimizeOptions(DepthOptions, WorldOptions, RunOptions):
         tuple[str, ...], option("pairs, layers, noise, members, rule, variance, all or none; several may be given.")
     ] = ()
     pairs: Annotated[int, option("Preferences a reward model is fitted on.", min=2, max=1_000_000)] = 400
-    slope: Annotated[float, option("Bradley-Terry slope on gold; inf means no label noise.", min=0)] = 4.0
+    slope: Annotated[float, option("Bradley-Terry slope on gold; the larger, the less label noise.", min=0)] = 4.0
     members: Annotated[int, option("Heads of a reward model.", min=1, max=MANY)] = 5
     rule: Annotated[str, option("Rule over members: mean, min, lcb, uwo, ...")] = "mean"
     draws: Annotated[int, option("Reward models drawn for every curve.", min=1, max=100_000)] = 20
