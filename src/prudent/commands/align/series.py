@@ -180,8 +180,9 @@ def one_run(
     heads, judged = problem.heads[run], problem.judged[run]
     policy = models.new_policy(policy_seed)
     options, monitor = train_options(settings, objective, run, train_seed), monitor_of(settings, heads, problem.train)
-    how = {"folder": folder, "monitor": monitor}
-    trainer = trainer_of(policy, models, heads, judged, problem.train, options, settings.floor, **how)
+    trainer = trainer_of(
+        policy, models, heads, judged, problem.train, options, settings.floor, folder=folder, monitor=monitor
+    )
     history = trainer.train(report)
     test_ids = models.encoder.renderer.prompts(problem.test.prompts)
     found, rollouts = judge(policy, models, problem.test, judged, test_ids, settings, judge_seed)

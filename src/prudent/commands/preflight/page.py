@@ -204,7 +204,7 @@ def equal_kl_section(report: Report, answer: Answer) -> None:
         "response is uncertain."
     )
     chart = charts.lines(
-        [row for row in rows if row["method"] in (*MAIN, "mean", *CONTROLS)],
+        [row for row in rows if row["method"] in SPREAD],
         "kl",
         "gain",
         group="method",
@@ -295,7 +295,7 @@ def _check_part(report: Report, answer: Answer) -> None:
         + " One data set can't show whether a promise was right; docs/calibration.md does so over many."
     )
     chart = charts.scatter(
-        [row for row in rows if row["method"] in (*MAIN, "mean", *CONTROLS)],
+        [row for row in rows if row["method"] in SPREAD],
         "promised_risk",
         "procedure_risk",
         group="method",

@@ -133,12 +133,27 @@ def add_sweep(report: Report, model: Model, found: Comparison) -> None:
             report.text(f"The tail's Recall@20 ({view}) is {values.pop():.3f} at every w, so it has no chart.")
             continue
         swept = sorted(found.sweep, key=lambda row: row["weight"] in marks)  # named points on top
-        points = [(row["weight"], row[OVERALL], row[metric], marks.get(row["weight"], "other w")) for row in swept]
-        rows = [dict(zip(("w", "overall", "tail", "point"), point)) for point in points]
-        frame: dict[str, Any] = {"x_title": "overall Recall@20", "y_title": f"tail Recall@20 ({view})", "height": 260}
-        frame["title"] = f"Tail ({view}) against overall recall as the blend moves"
-        shown: dict[str, Any] = {"group": "point", "label": "w", "tooltip": ["w"]}
-        chart = charts.scatter(rows, "overall", "tail", **shown, **frame)
+        rows = [
+            {
+                "w": row["weight"],
+                "overall": row[OVERALL],
+                "tail": row[metric],
+                "point": marks.get(row["weight"], "other w"),
+            }
+            for row in swept
+        ]
+        chart = charts.scatter(
+            rows,
+            "overall",
+            "tail",
+            group="point",
+            label="w",
+            tooltip=["w"],
+            x_title="overall Recall@20",
+            y_title=f"tail Recall@20 ({view})",
+            title=f"Tail ({view}) against overall recall as the blend moves",
+            height=260,
+        )
         who = "All items compete." if view == "absolute" else "Only tail items compete."
         report.chart(chart, f"blend-{view}", f"Beside each point its w. Up and to the right is better. {who}")
     by_weight = [[row["weight"], row[OVERALL], row[TAIL], row[RELATIVE]] for row in found.sweep]
@@ -186,7 +201,7 @@ def add_popularity(report: Report, found: Comparison) -> None:
     for name, label in (("score", "score"), ("log_variance", "uncertainty")):
         about = found.correlations[name]
         rho = numbers.interval(about["spearman"], about["low"], about["high"], "+.2f")
-        words.append(f"{label} {'n/a' if rho == '–' else rho}")
+        words.append(f"{label} {'n/a' if about['spearman'] is None else rho}")
     report.text(
         "Rank correlation of an item's mean with its popularity, over the users who have not met it: "
         f"{'; '.join(words)}."
@@ -202,9 +217,16 @@ def add_popularity(report: Report, found: Comparison) -> None:
         sides = np.where(items["tail"][known], "tail", "head").tolist()
         columns = (items["popularity"][known].tolist(), items[name][known].tolist(), sides)
         rows = [dict(zip(("popularity", "value", "side"), row)) for row in zip(*columns)]
-        frame: dict[str, Any] = {"x_scale": "log", "x_title": "popularity (training positives)", "y_title": label}
-        frame["title"] = f"{label[0].upper()}{label[1:]} of items by popularity"
-        chart = charts.scatter(rows, "popularity", "value", group="side", **frame)
+        chart = charts.scatter(
+            rows,
+            "popularity",
+            "value",
+            group="side",
+            x_scale="log",
+            x_title="popularity (training positives)",
+            y_title=label,
+            title=f"{label[0].upper()}{label[1:]} of items by popularity",
+        )
         note = f", {len(rows):,} of {len(items['popularity']):,} items" if len(rows) < len(items["popularity"]) else ""
         report.chart(chart, name.replace("_", "-"), f"One point an item{note}.")
 
@@ -257,7 +279,13 @@ def add_data(report: Report, model: Model, found: Comparison) -> None:
         for row in curve.rows
     ]
     if curves:
-        frame: dict[str, Any] = {"x_title": "epoch", "y_title": "validation Recall@20"}
-        frame["title"] = "Validation Recall@20 as training goes on"
-        chart = charts.lines(curves, "epoch", "recall", group="stage", **frame)
+        chart = charts.lines(
+            curves,
+            "epoch",
+            "recall",
+            group="stage",
+            x_title="epoch",
+            y_title="validation Recall@20",
+            title="Validation Recall@20 as training goes on",
+        )
         report.chart(chart, "training", "The weights of the best epoch are kept.")

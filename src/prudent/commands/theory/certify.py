@@ -210,8 +210,16 @@ def _page(result: dict[str, Any]) -> Report:
         ("improvement", "improvement", "Improvement by beta", "Above the line a policy is expected to improve."),
         ("bound", "lower bound", "Certified by beta", "Above the line the improvement is certified."),
     ):
-        frame = {"x_scale": "log", "reference": (0.0, "reference"), "y_title": axis, "title": title}
-        chart = charts.lines(result["overall"], "beta", name, ends=None, group="method", order=None, **frame)
+        chart = charts.lines(
+            result["overall"],
+            "beta",
+            name,
+            group="method",
+            x_scale="log",
+            reference=(0.0, "reference"),
+            y_title=axis,
+            title=title,
+        )
         report.chart(chart, name, caption)
     if result["risk_curves"]:
         risk_chart(report, result["risk_curves"], "method")

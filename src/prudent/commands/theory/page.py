@@ -60,15 +60,31 @@ def reproduce_page(claims: Sequence[Claim], rows: Mapping[str, Any]) -> Report:
 
 def _pairs(report: Report, pairs: Sequence[Any]) -> None:
     data = [{"vanilla": pair.vanilla, "aware": pair.aware} for pair in pairs]
-    axes, title = ("risk, vanilla", "risk, variance-aware"), "Exact risks of 400 random rewards and covariances"
-    chart = charts.scatter(data, "vanilla", "aware", x_title=axes[0], y_title=axes[1], diagonal=True, title=title)
+    chart = charts.scatter(
+        data,
+        "vanilla",
+        "aware",
+        x_title="risk, vanilla",
+        y_title="risk, variance-aware",
+        diagonal=True,
+        title="Exact risks of 400 random rewards and covariances",
+    )
     report.chart(chart, "risks", "No point lies above the dashed line: the variance-aware step is never riskier.")
 
 
 def _risk_lines(data: Any, x: str, title: str, x_title: str) -> Any:
     """Risk of each method, with its interval, by ``x`` on a log scale."""
-    titles = {"x_title": x_title, "y_title": "risk", "title": title}
-    return charts.lines(data, x, "risk", ends=("low", "high"), group="method", order=None, x_scale="log", **titles)
+    return charts.lines(
+        data,
+        x,
+        "risk",
+        ends=("low", "high"),
+        group="method",
+        x_scale="log",
+        x_title=x_title,
+        y_title="risk",
+        title=title,
+    )
 
 
 def _sizes(report: Report, rows: Mapping[str, Any]) -> None:
